@@ -1,0 +1,39 @@
+//! Ethernet and VLAN tags (IEEE 802.3, 802.1Q, 802.1ad).
+
+use super::Malformed;
+use crate::frame::Frame;
+
+pub(super) const IPV4: u16 = 0x0800;
+pub(super) const IPV6: u16 = 0x86dd;
+const VLAN: u16 = 0x8100;
+const QINQ: u16 = 0x88a8;
+/// The EtherType that switches used for outer tags before 802.1ad.
+const QINQ_OLD: u16 = 0x9100;
+
+/// A customer's tag and a provider's; a third one is `TooDeep`.
+pub const MAX_VLAN_TAGS: u8 = 2;
+
+const fn is_vlan(ether_type: u16) -> bool {
+    matches!(ether_type, VLAN | QINQ | QINQ_OLD)
+}
+
+/// The inner EtherType, the offset of what follows, and how many tags there were.
+#[inline(always)]
+pub(super) fn parse(frame: &Frame<'_>) -> Result<(u16, usize, u8), Malformed> {
+    let header: [u8; 14] = frame.read(0).ok_or(Malformed::Truncated)?;
+    let mut ether_type = u16::from_be_bytes([header[12], header[13]]);
+    if !is_vlan(ether_type) {
+        return Ok((ether_type, 14, 0));
+    }
+    let tag: [u8; 4] = frame.read(14).ok_or(Malformed::Truncated)?;
+    ether_type = u16::from_be_bytes([tag[2], tag[3]]);
+    if !is_vlan(ether_type) {
+        return Ok((ether_type, 18, 1));
+    }
+    let tag: [u8; 4] = frame.read(18).ok_or(Malformed::Truncated)?;
+    ether_type = u16::from_be_bytes([tag[2], tag[3]]);
+    if !is_vlan(ether_type) {
+        return Ok((ether_type, 22, MAX_VLAN_TAGS));
+    }
+    Err(Malformed::TooDeep)
+}

@@ -1,0 +1,1 @@
+//! Frames built with `etherparse`, cut and bent by hand.
