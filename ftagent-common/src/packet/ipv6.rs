@@ -77,6 +77,16 @@ pub(super) fn parse(frame: &Frame<'_>, l3: usize, wire_len: usize) -> Result<Pac
     dst.copy_from_slice(&h[24..40]);
     l4::finish(
         frame,
-        l4::Network { src: Ip::v6(src), dst: Ip::v6(dst), version: 6, protocol: next, ttl: h[7], fragment, l3, l4: at, total },
+        l4::Network {
+            src: Ip::v6(src),
+            dst: Ip::v6(dst),
+            version: 6,
+            protocol: next,
+            ttl: h[7],
+            fragment,
+            l3,
+            l4: at,
+            total,
+        },
     )
 }

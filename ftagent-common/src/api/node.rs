@@ -1,0 +1,135 @@
+//! What a node says of itself: deployment, heartbeat, metrics.
+
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use crate::vocab::{AttachMode, Mode};
+
+/// `POST /api/deploy`, with the deploy token: a machine becomes a node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct DeployRequest {
+    /// 1 to 128 characters; unique in the workspace.
+    pub name: String,
+    #[serde(default)]
+    pub ip: String,
+    #[serde(default)]
+    pub location: String,
+    #[serde(default)]
+    pub os: String,
+    #[serde(default)]
+    pub interface: String,
+}
+
+/// The answer to a deployment; the key is shown this once.
+#[derive(Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct DeployResponse {
+    pub ok: bool,
+    pub node_uuid: Uuid,
+    /// 64 hex characters.
+    pub api_key: String,
+}
+
+/// `POST /agent/heartbeat`, every 30 s.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Heartbeat {
+    pub protocol_version: u32,
+    pub agent_version: String,
+    #[serde(default)]
+    pub kernel: String,
+    #[serde(default)]
+    pub uptime_secs: u64,
+    pub mode: Mode,
+    #[serde(default)]
+    pub interfaces: Vec<InterfaceReport>,
+    #[serde(default)]
+    pub baseline: BaselineReport,
+    #[serde(default)]
+    pub maps: Vec<MapReport>,
+    /// Messages that wait on the node's disk for the control plane.
+    #[serde(default)]
+    pub queued: u64,
+    /// Messages lost because the queue was full.
+    #[serde(default)]
+    pub queue_dropped: u64,
+    /// Highest rate over threshold of any target, 0 without traffic.
+    #[serde(default)]
+    pub threshold_ratio: f64,
+    #[serde(default)]
+    pub active_incidents: u32,
+    /// The configuration version that is in force.
+    #[serde(default)]
+    pub config_version: u64,
+    /// What needs an operator's look, such as a map that is full.
+    #[serde(default)]
+    pub warnings: Vec<String>,
+}
+
+/// How frames of one interface reach the datapath, and why not better.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct InterfaceReport {
+    pub name: String,
+    pub mode: AttachMode,
+    /// Why a better mode was not possible; empty for `native`.
+    #[serde(default)]
+    pub reason: String,
+    #[serde(default)]
+    pub link_id: Option<u32>,
+    #[serde(default)]
+    pub program_id: Option<u32>,
+}
+
+/// How much is known of what is normal.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct BaselineReport {
+    /// Whether thresholds still rest on the floor alone.
+    pub learning: bool,
+    pub learnt_secs: u64,
+    pub pps: u64,
+    pub bps: u64,
+    pub targets: u32,
+}
+
+/// How full one kernel map is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct MapReport {
+    pub name: String,
+    pub entries: u64,
+    pub max_entries: u64,
+    pub bytes: u64,
+}
+
+/// `POST /agent/metrics`: samples of one second each, sent every 5 s.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct MetricsBatch {
+    /// 1 to 300 samples.
+    pub samples: Vec<MetricsSample>,
+}
+
+/// One second of a node's traffic.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct MetricsSample {
+    #[serde(with = "time::serde::rfc3339")]
+    #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
+    pub at: OffsetDateTime,
+    /// Packets and bits per second received, dropped ones included.
+    pub pps: u64,
+    pub bps: u64,
+    pub dropped_pps: u64,
+    #[serde(default)]
+    pub tcp_pps: u64,
+    #[serde(default)]
+    pub udp_pps: u64,
+    #[serde(default)]
+    pub icmp_pps: u64,
+    #[serde(default)]
+    pub other_pps: u64,
+}

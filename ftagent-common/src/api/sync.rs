@@ -1,0 +1,105 @@
+//! What the control plane tells a node: the configuration as a whole, and commands.
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::{AllowEntry, FirewallRule, HostThreshold};
+use crate::vocab::Mode;
+
+/// Everything that the control plane decides for one node. Always sent whole: the newest one is enough.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct NodeConfig {
+    /// Grows with every change; also the `ETag` of `GET /agent/config`.
+    pub version: u64,
+    #[serde(default)]
+    pub rules: Vec<FirewallRule>,
+    #[serde(default)]
+    pub allowlist: Vec<AllowEntry>,
+    #[serde(default)]
+    pub thresholds: Vec<HostThreshold>,
+    /// Overrides of the node's own file; absent fields leave the file's value.
+    #[serde(default)]
+    pub detection: DetectionOverrides,
+}
+
+/// Detection settings that the control plane may override.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct DetectionOverrides {
+    #[serde(default)]
+    pub mode: Option<Mode>,
+    /// Packets and bits per second below which nothing is an attack.
+    #[serde(default)]
+    pub floor_pps: Option<u64>,
+    #[serde(default)]
+    pub floor_bps: Option<u64>,
+    /// How many times the baseline is too much, 1.1 to 100.
+    #[serde(default)]
+    pub multiplier: Option<f64>,
+    /// Whether the agent's own response may act without a rule.
+    #[serde(default)]
+    pub auto_respond: Option<bool>,
+}
+
+/// One line of `GET /agent/stream?from=VERSION` (newline-delimited JSON).
+///
+/// The first line is `config`, or `ping` when the node already has the newest version. Pings come at least every
+/// 15 s; a node that hears nothing for 45 s opens a new stream.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub enum StreamMessage {
+    Config { config: NodeConfig },
+    Command { command: NodeCommand },
+    Ping { version: u64 },
+}
+
+/// An order to one node, repeated until it is acknowledged.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct NodeCommand {
+    pub command_id: Uuid,
+    pub order: Order,
+}
+
+/// What a node can be told to do.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub enum Order {
+    /// Blocks a source now, for `ttl_secs` (1 to 86,400).
+    Block {
+        #[cfg_attr(feature = "openapi", schema(value_type = String))]
+        source: ipnet::IpNet,
+        ttl_secs: u32,
+    },
+    /// Lifts every block of exactly this source.
+    Unblock {
+        #[cfg_attr(feature = "openapi", schema(value_type = String))]
+        source: ipnet::IpNet,
+    },
+    /// Ends an incident by hand and undoes what was done.
+    ResolveIncident { incident: Uuid, false_positive: bool },
+}
+
+/// `POST /agent/commands/ack`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct CommandAck {
+    pub command_id: Uuid,
+    pub status: AckStatus,
+    #[serde(default)]
+    pub error: String,
+    #[serde(default)]
+    pub output: String,
+}
+
+/// How a command ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub enum AckStatus {
+    Applied,
+    Failed,
+}
