@@ -1,0 +1,172 @@
+//! What the kernel counts.
+
+use super::{Reason, map_type};
+use crate::vocab::TrafficClass;
+
+/// Frames and their bytes as received, Ethernet header included.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Counter {
+    pub packets: u64,
+    pub bytes: u64,
+}
+
+impl Counter {
+    /// Adds one frame; wraps after 2^64.
+    #[inline(always)]
+    pub fn add(&mut self, bytes: u64) {
+        self.packets = self.packets.wrapping_add(1);
+        self.bytes = self.bytes.wrapping_add(bytes);
+    }
+}
+
+impl core::ops::AddAssign for Counter {
+    fn add_assign(&mut self, other: Self) {
+        self.packets = self.packets.wrapping_add(other.packets);
+        self.bytes = self.bytes.wrapping_add(other.bytes);
+    }
+}
+
+/// What passed and what was dropped, apart: the end of an attack is seen while it is being dropped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Flow {
+    pub passed: Counter,
+    pub dropped: Counter,
+}
+
+impl Flow {
+    /// Passed and dropped together.
+    pub fn total(&self) -> Counter {
+        let mut sum = self.passed;
+        sum += self.dropped;
+        sum
+    }
+}
+
+impl core::ops::AddAssign for Flow {
+    fn add_assign(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.dropped += other.dropped;
+    }
+}
+
+/// One interface's counters on one CPU: each frame once in `reasons` and once in `classes`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct InterfaceCounters {
+    pub reasons: [Counter; Reason::SLOTS],
+    pub classes: [Flow; TrafficClass::COUNT],
+}
+
+impl Default for InterfaceCounters {
+    fn default() -> Self {
+        Self { reasons: [Counter::default(); Reason::SLOTS], classes: [Flow::default(); TrafficClass::COUNT] }
+    }
+}
+
+impl core::ops::AddAssign<&Self> for InterfaceCounters {
+    fn add_assign(&mut self, other: &Self) {
+        for (sum, part) in self.reasons.iter_mut().zip(&other.reasons) {
+            *sum += *part;
+        }
+        for (sum, part) in self.classes.iter_mut().zip(&other.classes) {
+            *sum += *part;
+        }
+    }
+}
+
+/// What came for one target address on one CPU, by class.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct TargetCounters {
+    pub classes: [Flow; TrafficClass::COUNT],
+}
+
+impl Default for TargetCounters {
+    fn default() -> Self {
+        Self { classes: [Flow::default(); TrafficClass::COUNT] }
+    }
+}
+
+impl core::ops::AddAssign<&Self> for TargetCounters {
+    fn add_assign(&mut self, other: &Self) {
+        for (sum, part) in self.classes.iter_mut().zip(&other.classes) {
+            *sum += *part;
+        }
+    }
+}
+
+/// What one heavy source sent, counted from the moment the sketch promoted it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct SourceCounters {
+    pub flow: Flow,
+    /// When the source was last seen, nanoseconds of the coarse monotonic clock.
+    pub last_seen_ns: u64,
+}
+
+/// Events that concern the engine itself; slots of a per-CPU array, see [`Health`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Health {
+    /// A target could not be counted by itself because the map is full.
+    TargetsFull = 0,
+    /// A heavy source could not be promoted because the map is full.
+    SourcesFull = 1,
+    /// A sample was lost because the ring buffer was full.
+    SamplesLost = 2,
+    /// Automatic rules were ignored because user space is silent for too long; counted once per frame.
+    DeadMan = 3,
+}
+
+impl Health {
+    /// Slots in the map.
+    pub const SLOTS: u32 = 8;
+    /// Every event in slot order.
+    pub const ALL: &'static [Self] = &[Self::TargetsFull, Self::SourcesFull, Self::SamplesLost, Self::DeadMan];
+
+    /// The spelling in status and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::TargetsFull => "targets_full",
+            Self::SourcesFull => "sources_full",
+            Self::SamplesLost => "samples_lost",
+            Self::DeadMan => "dead_man",
+        }
+    }
+}
+
+/// Bytes of the frame that a sample carries at most, from the Ethernet header on.
+pub const SAMPLE_BYTES: usize = 128;
+
+/// One sampled frame, as it lies in the ring buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct SampleEvent {
+    /// Nanoseconds of the monotonic clock.
+    pub time_ns: u64,
+    /// Length of the frame in bytes.
+    pub wire_len: u32,
+    /// How many frames this one stands for.
+    pub one_in: u32,
+    /// Counter slot of the rule that judged it, or `u32::MAX`.
+    pub rule: u32,
+    /// Slot of the interface.
+    pub interface: u16,
+    /// Bytes of `frame` that are filled in.
+    pub captured: u16,
+    /// [`Reason`] as a number.
+    pub reason: u8,
+    pub padding: [u8; 7],
+    pub frame: [u8; SAMPLE_BYTES],
+}
+
+map_type!(
+    Counter = 16,
+    Flow = 32,
+    InterfaceCounters = 1024,
+    TargetCounters = 512,
+    SourceCounters = 40,
+    SampleEvent = 160
+);
