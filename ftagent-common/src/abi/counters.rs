@@ -106,6 +106,16 @@ pub struct SourceCounters {
     pub last_seen_ns: u64,
 }
 
+/// What one rule did on one CPU.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct RuleHits {
+    pub counter: Counter,
+    /// Nanoseconds of the coarse monotonic clock; 0: never hit.
+    pub first_ns: u64,
+    pub last_ns: u64,
+}
+
 /// Events that concern the engine itself; slots of a per-CPU array, see [`Health`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]

@@ -1,6 +1,6 @@
 //! Ethernet and VLAN tags (IEEE 802.3, 802.1Q, 802.1ad).
 
-use super::Malformed;
+use super::{Malformed, Packet};
 use crate::frame::Frame;
 
 pub(super) const IPV4: u16 = 0x0800;
@@ -17,23 +17,20 @@ const fn is_vlan(ether_type: u16) -> bool {
     matches!(ether_type, VLAN | QINQ | QINQ_OLD)
 }
 
-/// The inner EtherType, the offset of what follows, and how many tags there were.
+/// Where what follows the last tag begins.
 #[inline(always)]
-pub(super) fn parse(frame: &Frame<'_>) -> Result<(u16, usize, u8), Malformed> {
+pub(super) fn parse(frame: &Frame<'_>, packet: &mut Packet) -> Result<usize, Malformed> {
     let header: [u8; 14] = frame.read(0).ok_or(Malformed::Truncated)?;
-    let mut ether_type = u16::from_be_bytes([header[12], header[13]]);
-    if !is_vlan(ether_type) {
-        return Ok((ether_type, 14, 0));
+    packet.ether_type = u16::from_be_bytes([header[12], header[13]]);
+    let mut next = 14;
+    for _ in 0..MAX_VLAN_TAGS {
+        if !is_vlan(packet.ether_type) {
+            return Ok(next);
+        }
+        let tag: [u8; 4] = frame.read(next).ok_or(Malformed::Truncated)?;
+        packet.ether_type = u16::from_be_bytes([tag[2], tag[3]]);
+        packet.vlan_tags += 1;
+        next += 4;
     }
-    let tag: [u8; 4] = frame.read(14).ok_or(Malformed::Truncated)?;
-    ether_type = u16::from_be_bytes([tag[2], tag[3]]);
-    if !is_vlan(ether_type) {
-        return Ok((ether_type, 18, 1));
-    }
-    let tag: [u8; 4] = frame.read(18).ok_or(Malformed::Truncated)?;
-    ether_type = u16::from_be_bytes([tag[2], tag[3]]);
-    if !is_vlan(ether_type) {
-        return Ok((ether_type, 22, MAX_VLAN_TAGS));
-    }
-    Err(Malformed::TooDeep)
+    if is_vlan(packet.ether_type) { Err(Malformed::TooDeep) } else { Ok(next) }
 }

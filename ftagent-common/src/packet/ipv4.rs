@@ -6,8 +6,14 @@ use crate::frame::Frame;
 const MORE_FRAGMENTS: u16 = 0x2000;
 const OFFSET: u16 = 0x1fff;
 
+/// Fills in what the network header says; the place of the transport header.
 #[inline(always)]
-pub(super) fn parse(frame: &Frame<'_>, l3: usize, wire_len: usize) -> Result<Packet, Malformed> {
+pub(super) fn parse(
+    frame: &Frame<'_>,
+    l3: usize,
+    wire_len: usize,
+    packet: &mut Packet,
+) -> Result<l4::Place, Malformed> {
     let h: [u8; 20] = frame.read(l3).ok_or(Malformed::Truncated)?;
     let header_len = usize::from(h[0] & 0x0f) * 4;
     if h[0] >> 4 != 4 || header_len < 20 {
@@ -28,29 +34,21 @@ pub(super) fn parse(frame: &Frame<'_>, l3: usize, wire_len: usize) -> Result<Pac
 
     let flags_offset = u16::from_be_bytes([h[6], h[7]]);
     let more = flags_offset & MORE_FRAGMENTS != 0;
-    let fragment = match (flags_offset & OFFSET, more) {
+    packet.fragment = match (flags_offset & OFFSET, more) {
         (0, false) => Fragment::Whole,
         (0, true) => Fragment::First,
         (_, true) => Fragment::Middle,
         (_, false) => Fragment::Last,
     };
-    let protocol = h[9];
-    if protocol == proto::TCP && flags_offset & OFFSET == 1 {
+    packet.version = 4;
+    packet.protocol = h[9];
+    packet.ttl = h[8];
+    packet.src = Ip::v4([h[12], h[13], h[14], h[15]]);
+    packet.dst = Ip::v4([h[16], h[17], h[18], h[19]]);
+    packet.ip_len = (total & 0xffff) as u16;
+    if packet.protocol == proto::TCP && flags_offset & OFFSET == 1 {
         // Eight bytes in: it would overwrite the flags of a header that was already judged.
         return Err(Malformed::TinyFragment);
     }
-    l4::finish(
-        frame,
-        l4::Network {
-            src: Ip::v4([h[12], h[13], h[14], h[15]]),
-            dst: Ip::v4([h[16], h[17], h[18], h[19]]),
-            version: 4,
-            protocol,
-            ttl: h[8],
-            fragment,
-            l3,
-            l4: l3 + header_len,
-            total,
-        },
-    )
+    Ok(l4::Place { at: l3 + header_len, room: total - header_len })
 }

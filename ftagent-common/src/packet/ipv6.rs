@@ -19,8 +19,14 @@ const fn is_extension(next: u8) -> bool {
     matches!(next, HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION | MOBILITY | HIP | SHIM6)
 }
 
+/// Fills in what the network header and its extensions say; the place of the transport header.
 #[inline(always)]
-pub(super) fn parse(frame: &Frame<'_>, l3: usize, wire_len: usize) -> Result<Packet, Malformed> {
+pub(super) fn parse(
+    frame: &Frame<'_>,
+    l3: usize,
+    wire_len: usize,
+    packet: &mut Packet,
+) -> Result<l4::Place, Malformed> {
     let h: [u8; 40] = frame.read(l3).ok_or(Malformed::Truncated)?;
     if h[0] >> 4 != 6 {
         return Err(Malformed::BadHeader);
@@ -33,15 +39,23 @@ pub(super) fn parse(frame: &Frame<'_>, l3: usize, wire_len: usize) -> Result<Pac
     if total > available {
         return Err(Malformed::Truncated);
     }
+    packet.version = 6;
+    packet.ttl = h[7];
+    packet.src = Ip::v6([
+        h[8], h[9], h[10], h[11], h[12], h[13], h[14], h[15], h[16], h[17], h[18], h[19], h[20], h[21], h[22], h[23],
+    ]);
+    packet.dst = Ip::v6([
+        h[24], h[25], h[26], h[27], h[28], h[29], h[30], h[31], h[32], h[33], h[34], h[35], h[36], h[37], h[38], h[39],
+    ]);
+    packet.ip_len = if total > 0xffff { 0xffff } else { (total & 0xffff) as u16 };
 
-    let end = l3 + total;
-    let mut at = l3 + 40;
+    let mut used = 40;
     let mut fragment = Fragment::Whole;
     for _ in 0..MAX_EXTENSION_HEADERS {
         if !is_extension(next) {
             break;
         }
-        let e: [u8; 8] = frame.read(at).ok_or(Malformed::Truncated)?;
+        let e: [u8; 4] = frame.read(l3 + used).ok_or(Malformed::Truncated)?;
         let mut len = 8 + usize::from(e[1]) * 8;
         if next == AUTHENTICATION {
             // Counted in words of four bytes, less two (RFC 4302 section 2.2).
@@ -58,8 +72,8 @@ pub(super) fn parse(frame: &Frame<'_>, l3: usize, wire_len: usize) -> Result<Pac
             };
         }
         next = e[0];
-        at += len;
-        if at > end {
+        used += len;
+        if used > total {
             return Err(Malformed::Truncated);
         }
         if matches!(fragment, Fragment::Middle | Fragment::Last) {
@@ -67,26 +81,10 @@ pub(super) fn parse(frame: &Frame<'_>, l3: usize, wire_len: usize) -> Result<Pac
             break;
         }
     }
-    let carries_headers = matches!(fragment, Fragment::Whole | Fragment::First);
-    if carries_headers && is_extension(next) {
+    if is_extension(next) && matches!(fragment, Fragment::Whole | Fragment::First) {
         return Err(Malformed::TooDeep);
     }
-    let mut src = [0; 16];
-    let mut dst = [0; 16];
-    src.copy_from_slice(&h[8..24]);
-    dst.copy_from_slice(&h[24..40]);
-    l4::finish(
-        frame,
-        l4::Network {
-            src: Ip::v6(src),
-            dst: Ip::v6(dst),
-            version: 6,
-            protocol: next,
-            ttl: h[7],
-            fragment,
-            l3,
-            l4: at,
-            total,
-        },
-    )
+    packet.fragment = fragment;
+    packet.protocol = next;
+    Ok(l4::Place { at: l3 + used, room: total - used })
 }

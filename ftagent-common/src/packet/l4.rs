@@ -1,81 +1,58 @@
 //! Transport headers, and the class that a packet is counted and policed in.
 
-use super::{Fragment, Ip, Malformed, Packet, proto, tcp_flag};
+use super::{Fragment, Malformed, Packet, proto, tcp_flag};
 use crate::frame::Frame;
 use crate::vocab::TrafficClass;
 
-/// What the network header said.
-pub(super) struct Network {
-    pub(super) src: Ip,
-    pub(super) dst: Ip,
-    pub(super) version: u8,
-    pub(super) protocol: u8,
-    pub(super) ttl: u8,
-    pub(super) fragment: Fragment,
-    /// Where the network header begins.
-    pub(super) l3: usize,
-    /// Where the transport header begins.
-    pub(super) l4: usize,
-    /// Length of the datagram in bytes; never above 65,575.
-    pub(super) total: usize,
+/// Where the transport header is.
+#[derive(Clone, Copy)]
+pub(super) struct Place {
+    /// Bytes from the start of the frame.
+    pub(super) at: usize,
+    /// Bytes of the datagram from there on: what comes after them is padding, not a header.
+    pub(super) room: usize,
 }
 
+/// Fills in ports, flags and class.
 #[inline(always)]
-pub(super) fn finish(frame: &Frame<'_>, n: Network) -> Result<Packet, Malformed> {
-    let mut packet = Packet {
-        src: n.src,
-        dst: n.dst,
-        class: TrafficClass::Fragment,
-        version: n.version,
-        protocol: n.protocol,
-        ttl: n.ttl,
-        fragment: n.fragment,
-        tcp_flags: 0,
-        icmp_type: 0,
-        icmp_code: 0,
-        src_port: 0,
-        dst_port: 0,
-        ip_len: if n.total > 0xffff { 0xffff } else { (n.total & 0xffff) as u16 },
-        l4_offset: (n.l4 & 0xffff) as u16,
-        payload_offset: (n.l4 & 0xffff) as u16,
-        vlan_tags: 0,
+pub(super) fn parse(frame: &Frame<'_>, place: Place, packet: &mut Packet) -> Result<(), Malformed> {
+    packet.l4_offset = (place.at & 0xffff) as u16;
+    packet.payload_offset = packet.l4_offset;
+    packet.class = TrafficClass::Fragment;
+    if matches!(packet.fragment, Fragment::Middle | Fragment::Last) {
+        return Ok(());
+    }
+    let parsed = match packet.protocol {
+        proto::TCP => tcp(frame, place, packet),
+        proto::UDP => udp(frame, place, packet),
+        proto::ICMP | proto::ICMPV6 => icmp(frame, place, packet),
+        _ => Ok(0),
     };
-    if matches!(n.fragment, Fragment::Middle | Fragment::Last) {
-        return Ok(packet);
-    }
-    // A transport header must lie inside the datagram: bytes after it are padding, not ports.
-    let room = (n.l3 + n.total).saturating_sub(n.l4);
-    let header_len = match n.protocol {
-        proto::TCP => tcp(frame, &mut packet, n.l4, room)?,
-        proto::UDP => udp(frame, &mut packet, n.l4, room)?,
-        proto::ICMP | proto::ICMPV6 => icmp(frame, &mut packet, n.l4, room)?,
-        _ => 0,
+    let header_len = match (parsed, packet.fragment) {
+        (Ok(len), _) => len,
+        // Without its transport header a first fragment is an evasion, a whole datagram a cut.
+        (Err(Malformed::Truncated), Fragment::First) => return Err(Malformed::TinyFragment),
+        (Err(why), _) => return Err(why),
     };
-    packet.payload_offset = ((n.l4 + header_len) & 0xffff) as u16;
-    if n.fragment == Fragment::Whole {
-        packet.class = class(&packet);
+    packet.payload_offset = ((place.at + header_len) & 0xffff) as u16;
+    if packet.fragment == Fragment::Whole {
+        packet.class = class(packet);
     }
-    Ok(packet)
-}
-
-/// What a missing transport header means: in a first fragment it is an evasion, else a cut.
-#[inline(always)]
-fn missing(packet: &Packet) -> Malformed {
-    if packet.fragment == Fragment::First { Malformed::TinyFragment } else { Malformed::Truncated }
+    Ok(())
 }
 
 #[inline(always)]
-fn tcp(frame: &Frame<'_>, packet: &mut Packet, l4: usize, room: usize) -> Result<usize, Malformed> {
-    if room < 20 {
-        return Err(missing(packet));
+fn tcp(frame: &Frame<'_>, place: Place, packet: &mut Packet) -> Result<usize, Malformed> {
+    if place.room < 20 {
+        return Err(Malformed::Truncated);
     }
-    let h: [u8; 20] = frame.read(l4).ok_or_else(|| missing(packet))?;
+    let h: [u8; 20] = frame.read(place.at).ok_or(Malformed::Truncated)?;
     let header_len = usize::from(h[12] >> 4) * 4;
     if header_len < 20 {
         return Err(Malformed::BadHeader);
     }
-    if header_len > room {
-        return Err(missing(packet));
+    if header_len > place.room {
+        return Err(Malformed::Truncated);
     }
     packet.src_port = u16::from_be_bytes([h[0], h[1]]);
     packet.dst_port = u16::from_be_bytes([h[2], h[3]]);
@@ -84,22 +61,22 @@ fn tcp(frame: &Frame<'_>, packet: &mut Packet, l4: usize, room: usize) -> Result
 }
 
 #[inline(always)]
-fn udp(frame: &Frame<'_>, packet: &mut Packet, l4: usize, room: usize) -> Result<usize, Malformed> {
-    if room < 8 {
-        return Err(missing(packet));
+fn udp(frame: &Frame<'_>, place: Place, packet: &mut Packet) -> Result<usize, Malformed> {
+    if place.room < 8 {
+        return Err(Malformed::Truncated);
     }
-    let h: [u8; 8] = frame.read(l4).ok_or_else(|| missing(packet))?;
+    let h: [u8; 8] = frame.read(place.at).ok_or(Malformed::Truncated)?;
     packet.src_port = u16::from_be_bytes([h[0], h[1]]);
     packet.dst_port = u16::from_be_bytes([h[2], h[3]]);
     Ok(8)
 }
 
 #[inline(always)]
-fn icmp(frame: &Frame<'_>, packet: &mut Packet, l4: usize, room: usize) -> Result<usize, Malformed> {
-    if room < 4 {
-        return Err(missing(packet));
+fn icmp(frame: &Frame<'_>, place: Place, packet: &mut Packet) -> Result<usize, Malformed> {
+    if place.room < 4 {
+        return Err(Malformed::Truncated);
     }
-    let h: [u8; 4] = frame.read(l4).ok_or_else(|| missing(packet))?;
+    let h: [u8; 4] = frame.read(place.at).ok_or(Malformed::Truncated)?;
     packet.icmp_type = h[0];
     packet.icmp_code = h[1];
     Ok(4)

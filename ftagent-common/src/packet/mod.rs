@@ -138,6 +138,31 @@ pub struct Packet {
     /// Where the bytes after the transport header begin; equal to `l4_offset` where there is no known header.
     pub payload_offset: u16,
     pub vlan_tags: u8,
+    /// The EtherType after all VLAN tags.
+    pub ether_type: u16,
+}
+
+impl Packet {
+    /// What a packet is parsed into.
+    pub const EMPTY: Self = Self {
+        src: Ip([0; 4]),
+        dst: Ip([0; 4]),
+        class: TrafficClass::NotIp,
+        version: 0,
+        protocol: 0,
+        ttl: 0,
+        fragment: Fragment::Whole,
+        tcp_flags: 0,
+        icmp_type: 0,
+        icmp_code: 0,
+        src_port: 0,
+        dst_port: 0,
+        ip_len: 0,
+        l4_offset: 0,
+        payload_offset: 0,
+        vlan_tags: 0,
+        ether_type: 0,
+    };
 }
 
 /// Why a frame is no packet that may be judged by rules.
@@ -155,34 +180,52 @@ pub enum Malformed {
 
 /// What a frame turned out to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// All fields of the packet are filled in.
+    Ip,
+    /// Only `ether_type` and `vlan_tags` are filled in.
+    NotIp,
+    /// The packet's fields are not to be used.
+    Malformed(Malformed),
+}
+
+/// A parsed frame as one value, for user space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Parsed {
     Ip(Packet),
-    /// Not IP; the EtherType in host order, 0 for a frame too short to have one.
+    /// Not IP; the EtherType in host order.
     NotIp(u16),
     Malformed(Malformed),
 }
 
-/// Parses a frame that begins with an Ethernet header.
-///
-/// `wire_len` is the frame's whole length in bytes where more of it exists than can be read (the non-linear part of a
-/// socket buffer); pass `frame.len()` otherwise.
-#[inline(always)]
+/// Parses a frame of `wire_len` bytes in all that begins with an Ethernet header; see [`parse_into`].
 pub fn parse(frame: &Frame<'_>, wire_len: usize) -> Parsed {
-    let (ether_type, l3, vlan_tags) = match eth::parse(frame) {
-        Ok(found) => found,
-        Err(why) => return Parsed::Malformed(why),
+    let mut packet = Packet::EMPTY;
+    match parse_into(frame, wire_len, &mut packet) {
+        Kind::Ip => Parsed::Ip(packet),
+        Kind::NotIp => Parsed::NotIp(packet.ether_type),
+        Kind::Malformed(why) => Parsed::Malformed(why),
+    }
+}
+
+/// Parses a frame of `wire_len` bytes in all into `packet`, which the caller starts as [`Packet::EMPTY`].
+///
+/// `wire_len` exceeds `frame.len()` where more of the frame exists than can be read: the non-linear part of a socket
+/// buffer, or what a snap length cut off. The packet is filled in place because the BPF stack has 512 bytes in all.
+#[inline(always)]
+pub fn parse_into(frame: &Frame<'_>, wire_len: usize, packet: &mut Packet) -> Kind {
+    let l3 = match eth::parse(frame, packet) {
+        Ok(l3) => l3,
+        Err(why) => return Kind::Malformed(why),
     };
-    let parsed = match ether_type {
-        eth::IPV4 => ipv4::parse(frame, l3, wire_len),
-        eth::IPV6 => ipv6::parse(frame, l3, wire_len),
-        other => return Parsed::NotIp(other),
+    let parsed = match packet.ether_type {
+        eth::IPV4 => ipv4::parse(frame, l3, wire_len, packet),
+        eth::IPV6 => ipv6::parse(frame, l3, wire_len, packet),
+        _ => return Kind::NotIp,
     };
-    match parsed {
-        Ok(mut packet) => {
-            packet.vlan_tags = vlan_tags;
-            Parsed::Ip(packet)
-        }
-        Err(why) => Parsed::Malformed(why),
+    match parsed.and_then(|l4| l4::parse(frame, l4, packet)) {
+        Ok(()) => Kind::Ip,
+        Err(why) => Kind::Malformed(why),
     }
 }
 

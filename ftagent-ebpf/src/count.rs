@@ -1,0 +1,78 @@
+//! Accounts for a frame: by reason and class, by target, by rule.
+
+use ftagent_common::abi::{Health, RuleHits};
+use ftagent_common::packet::{Ip, Kind, Packet};
+use ftagent_common::vocab::TrafficClass;
+
+use crate::maps;
+use crate::stages::Verdict;
+
+/// Counts one frame in every place that it belongs to.
+#[inline(always)]
+pub(crate) fn frame(kind: Kind, packet: &Packet, verdict: &Verdict, dropped: bool, now_ns: u64, bytes: u64) {
+    let class = match kind {
+        Kind::Ip => packet.class,
+        Kind::NotIp | Kind::Malformed(_) => TrafficClass::NotIp,
+    };
+    if let Some(counters) = maps::VERDICTS.get_ptr_mut(maps::INTERFACE.load()) {
+        // SAFETY: the map's own memory of this CPU; a program is not interrupted by itself on its CPU.
+        let counters = unsafe { &mut *counters };
+        if let Some(counter) = counters.reasons.get_mut(verdict.reason.index()) {
+            counter.add(bytes);
+        }
+        if let Some(flow) = counters.classes.get_mut(class.index()) {
+            if dropped { flow.dropped.add(bytes) } else { flow.passed.add(bytes) }
+        }
+    }
+    if verdict.rule < ftagent_common::abi::MAX_RULES {
+        rule(verdict.rule, now_ns, bytes);
+    }
+    if verdict.is_protected {
+        target(&packet.dst, class, dropped, bytes);
+    }
+}
+
+/// Counts a hit of a rule.
+#[inline(always)]
+pub(crate) fn rule(slot: u32, now_ns: u64, bytes: u64) {
+    if let Some(hits) = maps::RULE_HITS.get_ptr_mut(slot) {
+        // SAFETY: as above.
+        let hits: &mut RuleHits = unsafe { &mut *hits };
+        hits.counter.add(bytes);
+        if hits.first_ns == 0 {
+            hits.first_ns = now_ns;
+        }
+        hits.last_ns = now_ns;
+    }
+}
+
+#[inline(always)]
+fn target(dst: &Ip, class: TrafficClass, dropped: bool, bytes: u64) {
+    let counters = match maps::TARGETS.get_ptr_mut(dst) {
+        Some(counters) => counters,
+        None => {
+            let Some(zero) = maps::ZERO_TARGET.get(0) else { return };
+            // Another CPU may have been first; whoever was, the entry is there or the map is full.
+            _ = maps::TARGETS.insert(dst, zero, 0);
+            let Some(counters) = maps::TARGETS.get_ptr_mut(dst) else {
+                health(Health::TargetsFull);
+                return;
+            };
+            counters
+        }
+    };
+    // SAFETY: as above.
+    let counters = unsafe { &mut *counters };
+    if let Some(flow) = counters.classes.get_mut(class.index()) {
+        if dropped { flow.dropped.add(bytes) } else { flow.passed.add(bytes) }
+    }
+}
+
+/// Counts an event of the datapath itself.
+#[inline(always)]
+pub(crate) fn health(event: Health) {
+    if let Some(counter) = maps::HEALTH.get_ptr_mut(event as u32) {
+        // SAFETY: as above.
+        unsafe { (*counter).add(0) };
+    }
+}

@@ -1,0 +1,66 @@
+//! Copies a bounded share of the frames to user space, whatever the flood.
+
+use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_ns};
+use ftagent_common::abi::{Health, SAMPLE_BYTES, SampleEvent, Settings, feature};
+
+use crate::stages::Verdict;
+use crate::{Hook, count, maps};
+
+/// User space reads the ring at every tick: waking it for each sample would cost more than the sample.
+const NO_WAKEUP: u64 = 1;
+
+/// Copies the frame if chance and the policer say so.
+#[inline(always)]
+pub(crate) fn frame<H: Hook>(hook: &H, settings: &Settings, verdict: &Verdict, wire_len: usize, now_ns: u64) {
+    if settings.features & feature::SAMPLE == 0 {
+        return;
+    }
+    let Some(cpu) = maps::CPU_STATES.get_ptr_mut(0) else { return };
+    // SAFETY: the map's own memory of this CPU; a program is not interrupted by itself on its CPU.
+    let cpu = unsafe { &mut *cpu };
+    if settings.sample_below != u32::MAX {
+        let mut x = cpu.random;
+        if x == 0 {
+            // SAFETY: helpers without arguments.
+            x = unsafe { (u64::from(bpf_get_prandom_u32()) << 32) | u64::from(bpf_get_prandom_u32()) | 1 };
+        }
+        // xorshift64 (Marsaglia): a helper call for each frame would cost more.
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        cpu.random = x;
+        if (x >> 32) as u32 >= settings.sample_below {
+            return;
+        }
+    }
+    let Some(state) = settings.sample_rate.conform(cpu.sample_state, now_ns, wire_len as u64) else { return };
+    cpu.sample_state = state;
+
+    let captured = if wire_len < SAMPLE_BYTES { wire_len as u32 } else { SAMPLE_BYTES as u32 };
+    if captured == 0 {
+        return;
+    }
+    let Some(mut entry) = maps::SAMPLES.reserve::<SampleEvent>(0) else {
+        count::health(Health::SamplesLost);
+        return;
+    };
+    let event: *mut SampleEvent = entry.as_mut_ptr();
+    // SAFETY: reserved memory of exactly this type; `captured` is at most SAMPLE_BYTES; bytes of `frame` beyond
+    // `captured` stay as they were and are never read.
+    let copied = unsafe {
+        (*event).time_ns = bpf_ktime_get_ns();
+        (*event).wire_len = wire_len as u32;
+        (*event).one_in = settings.sample_one_in;
+        (*event).rule = verdict.rule;
+        (*event).interface = maps::INTERFACE.load() as u16;
+        (*event).captured = captured as u16;
+        (*event).reason = verdict.reason as u8;
+        (*event).padding = [0; 7];
+        hook.load((&raw mut (*event).frame).cast(), captured)
+    };
+    if copied {
+        entry.submit(NO_WAKEUP);
+    } else {
+        entry.discard(NO_WAKEUP);
+    }
+}
