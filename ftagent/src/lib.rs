@@ -3,3 +3,4 @@
 //! `engine` decides and knows no clock, task, socket or file; everything else carries out what it decides.
 
 pub mod engine;
+pub mod object;
