@@ -178,5 +178,6 @@ map_type!(
     InterfaceCounters = 1024,
     TargetCounters = 512,
     SourceCounters = 40,
+    RuleHits = 32,
     SampleEvent = 160
 );

@@ -1,0 +1,443 @@
+//! Compiles the rules that should be in force into the entries of the kernel's maps. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ftagent_common::abi::{
+    AUTOMATIC, BITMAP_WORDS, Bitmaps, Block, MAX_RULES, RULES_PER_TARGET, Rate, SourceLimit, TRUST_ALL, TRUST_ALLOW,
+    TRUST_PORTS, TRUSTED_PORTS, TargetRule, Trust, feature, fragment_match, rule_action,
+};
+use ftagent_common::packet::Ip;
+use ipnet::IpNet;
+
+use super::table::TrieKey;
+use crate::engine::{Point, Rule, RuleId, RuleSet, Verdict};
+
+/// A prefix that nothing may drop on some ports, or on all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FailSafe {
+    pub prefix: IpNet,
+    /// Empty: all ports.
+    pub ports: Vec<u16>,
+}
+
+/// What does not change with the rules.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ground {
+    /// Destinations that are counted and can have rules.
+    pub protected: Vec<IpNet>,
+    pub fail_safe: Vec<FailSafe>,
+}
+
+/// Counter slots of rules. A rule keeps its slot while it lives, and gets the same one after a restart if it can.
+#[derive(Clone, Debug, Default)]
+pub struct Slots {
+    taken: BTreeMap<u32, RuleId>,
+    of: BTreeMap<RuleId, u32>,
+}
+
+impl Slots {
+    /// The slot of `rule`, taking a free one if it has none.
+    pub fn assign(&mut self, rule: RuleId) -> Option<u32> {
+        if let Some(slot) = self.of.get(&rule) {
+            return Some(*slot);
+        }
+        let first = u32::try_from(rule.0 % u64::from(MAX_RULES)).ok()?;
+        let slot = (0..MAX_RULES).map(|i| (first + i) % MAX_RULES).find(|slot| !self.taken.contains_key(slot))?;
+        self.taken.insert(slot, rule);
+        self.of.insert(rule, slot);
+        Some(slot)
+    }
+
+    /// Frees the slots of rules that are not in `alive`, and returns them.
+    pub fn retain(&mut self, alive: impl Fn(RuleId) -> bool) -> Vec<u32> {
+        let gone: Vec<RuleId> = self.of.keys().copied().filter(|id| !alive(*id)).collect();
+        let slots = gone.iter().filter_map(|id| self.of.remove(id)).collect::<Vec<_>>();
+        for slot in &slots {
+            self.taken.remove(slot);
+        }
+        slots
+    }
+
+    /// The slot of a rule that has one.
+    pub fn of(&self, rule: RuleId) -> Option<u32> {
+        self.of.get(&rule).copied()
+    }
+
+    /// The rule in a slot.
+    pub fn rule(&self, slot: u32) -> Option<RuleId> {
+        self.taken.get(&slot).copied()
+    }
+}
+
+/// The entries that the maps should have.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Tables {
+    pub block4: BTreeMap<u32, Block>,
+    pub block4_prefix: BTreeMap<TrieKey<u32>, Block>,
+    pub block6: BTreeMap<Ip, Block>,
+    pub block6_net: BTreeMap<[u32; 2], Block>,
+    pub block6_prefix: BTreeMap<TrieKey<Ip>, Block>,
+    pub source_limits: BTreeMap<TrieKey<Ip>, SourceLimit>,
+    /// Protected prefixes and their rule lists; an empty list only counts.
+    pub protected: BTreeMap<TrieKey<Ip>, Vec<TargetRule>>,
+    pub trust: BTreeMap<TrieKey<Ip>, Trust>,
+}
+
+/// The tables, and what could not be expressed in them.
+pub struct Compiled {
+    pub tables: Tables,
+    pub refused: Vec<(RuleId, String)>,
+}
+
+/// Compiles `set` on `ground`.
+pub fn compile(set: &RuleSet, ground: &Ground, slots: &mut Slots) -> Compiled {
+    let mut compiled = Compiled { tables: Tables::default(), refused: Vec::new() };
+    let rules: Vec<&Rule> = set.rules.values().filter(|r| r.point == Point::Datapath).collect();
+    compiled.tables.trust = trust(set, ground);
+    let mut on_targets = Vec::new();
+    for rule in &rules {
+        let Some(slot) = slots.assign(rule.id) else {
+            compiled.refused.push((rule.id, format!("all {MAX_RULES} counter slots of rules are taken")));
+            continue;
+        };
+        match rule.matches.source {
+            Some(source) if rule.matches.is_source_only() => compiled.tables.add_source(source, rule, slot),
+            Some(_) => compiled.refused.push((
+                rule.id,
+                "a rule of the datapath names either a source or a target with ports and protocols".to_owned(),
+            )),
+            None => on_targets.push((*rule, target_rule(rule, slot))),
+        }
+    }
+    compiled.tables.protected = protected(&on_targets, ground, &mut compiled.refused);
+    compiled
+}
+
+impl Tables {
+    fn add_source(&mut self, source: IpNet, rule: &Rule, slot: u32) {
+        let source = source.trunc();
+        let expires_at_ns = rule.expires_at_ns.unwrap_or(0);
+        let flags = flags(rule);
+        if let Some(rate) = rate(rule.verdict) {
+            let limit = SourceLimit { expires_at_ns, rate, state: 0, rule: slot, flags, padding: [0; 3] };
+            let there = self.source_limits.entry(key(source)).or_insert(limit);
+            // The tighter of two limits on one source holds.
+            if rate.cost > there.rate.cost {
+                *there = limit;
+            }
+            return;
+        }
+        let block = Block { expires_at_ns, rule: slot, flags, padding: [0; 3] };
+        match source {
+            IpNet::V4(v4) => {
+                let address = u32::from_ne_bytes(v4.addr().octets());
+                if v4.prefix_len() == 32 {
+                    merge(self.block4.entry(address), block);
+                } else {
+                    let key = TrieKey { prefix_len: v4.prefix_len().into(), data: address };
+                    merge(self.block4_prefix.entry(key), block);
+                }
+            }
+            IpNet::V6(v6) => {
+                let ip = Ip::v6(v6.addr().octets());
+                match v6.prefix_len() {
+                    128 => merge(self.block6.entry(ip), block),
+                    64 => merge(self.block6_net.entry([ip.0[0], ip.0[1]]), block),
+                    len => merge(self.block6_prefix.entry(TrieKey { prefix_len: len.into(), data: ip }), block),
+                }
+            }
+        }
+    }
+
+    /// The stages that must be in the path for these entries.
+    pub fn features(&self) -> u32 {
+        let stages = [
+            (!self.trust.is_empty(), feature::TRUST),
+            (!self.block4.is_empty(), feature::BLOCK4),
+            (!self.block4_prefix.is_empty(), feature::BLOCK4_PREFIX),
+            (!self.block6.is_empty(), feature::BLOCK6),
+            (!self.block6_net.is_empty(), feature::BLOCK6_NET),
+            (!self.block6_prefix.is_empty(), feature::BLOCK6_PREFIX),
+            (!self.source_limits.is_empty(), feature::SOURCE_LIMIT),
+        ];
+        stages.iter().filter(|(on, _)| *on).fold(0, |mask, (_, bit)| mask | bit)
+    }
+
+    /// The bitmaps in front of the tries.
+    pub fn bitmaps(&self) -> Box<Bitmaps> {
+        const EMPTY: [u64; BITMAP_WORDS] = [0; BITMAP_WORDS];
+        let mut bitmaps = Box::new(Bitmaps { trust4: EMPTY, trust6: EMPTY, block4: EMPTY, block6: EMPTY });
+        for key in self.trust.keys() {
+            let (prefix_len, ip) = (key.prefix_len, key.data);
+            if ip.is_v4() && prefix_len >= 96 {
+                set_bits(&mut bitmaps.trust4, ip.0[3], prefix_len - 96);
+            } else {
+                set_bits(&mut bitmaps.trust6, ip.0[0], prefix_len);
+            }
+        }
+        for key in self.block4_prefix.keys() {
+            set_bits(&mut bitmaps.block4, key.data, key.prefix_len);
+        }
+        for key in self.block6_prefix.keys() {
+            let ip = key.data;
+            set_bits(&mut bitmaps.block6, ip.0[0], key.prefix_len);
+        }
+        bitmaps
+    }
+}
+
+/// Of two blocks of one source the one that lasts longer holds, and an operator's before an automatic one.
+fn merge<K: Ord>(entry: std::collections::btree_map::Entry<'_, K, Block>, block: Block) {
+    let rank = |b: &Block| (b.flags & AUTOMATIC == 0, if b.expires_at_ns == 0 { u64::MAX } else { b.expires_at_ns });
+    entry
+        .and_modify(|there| {
+            if rank(&block) > rank(there) {
+                *there = block
+            }
+        })
+        .or_insert(block);
+}
+
+/// Sets the bits of every first half-word that the prefix reaches; `word` is in memory order.
+fn set_bits(bitmap: &mut [u64; BITMAP_WORDS], word: u32, prefix_len: u32) {
+    let first = u32::from_be(word) >> 16;
+    let count = if prefix_len >= 16 { 1 } else { 1u32 << (16 - prefix_len) };
+    let start = first & !(count - 1);
+    for half in start..start + count {
+        bitmap[(half >> 6) as usize] |= 1 << (half & 63);
+    }
+}
+
+/// The key of a prefix among both families.
+pub fn key(prefix: IpNet) -> TrieKey<Ip> {
+    let prefix = prefix.trunc();
+    let extra = if prefix.addr().is_ipv4() { 96 } else { 0 };
+    TrieKey { prefix_len: extra + u32::from(prefix.prefix_len()), data: Ip::from(prefix.addr()) }
+}
+
+/// The prefix of a key.
+pub fn prefix(key: &TrieKey<Ip>) -> Option<IpNet> {
+    let (len, ip) = (key.prefix_len, key.data);
+    let addr = IpAddr::from(ip);
+    let len = if addr.is_ipv4() && len >= 96 { len - 96 } else { len };
+    IpNet::new(addr, u8::try_from(len).ok()?).ok()
+}
+
+fn flags(rule: &Rule) -> u8 {
+    if rule.origin.is_automatic() { AUTOMATIC } else { 0 }
+}
+
+fn rate(verdict: Verdict) -> Option<Rate> {
+    match verdict {
+        Verdict::Drop => None,
+        Verdict::LimitPps { pps, burst } => Some(Rate::packets(pps, burst)),
+        Verdict::LimitBps { bps, burst } => Some(Rate::bits(bps, burst)),
+    }
+}
+
+fn target_rule(rule: &Rule, slot: u32) -> TargetRule {
+    let m = &rule.matches;
+    let rate = rate(rule.verdict);
+    TargetRule {
+        expires_at_ns: rule.expires_at_ns.unwrap_or(0),
+        action: if rate.is_some() { rule_action::LIMIT } else { rule_action::DROP },
+        rate: rate.unwrap_or_default(),
+        rule: slot,
+        src_port: m.src_port.unwrap_or(TargetRule::ANY.src_port),
+        dst_port: m.dst_port.unwrap_or(TargetRule::ANY.dst_port),
+        length: m.length.unwrap_or(TargetRule::ANY.length),
+        ttl: m.ttl.unwrap_or(TargetRule::ANY.ttl),
+        icmp_type: m.icmp_type.unwrap_or(TargetRule::ANY.icmp_type),
+        protocol: m.protocol.unwrap_or(0),
+        tcp_mask: m.tcp_flags.map_or(0, |[mask, _]| mask),
+        tcp_value: m.tcp_flags.map_or(0, |[mask, value]| value & mask),
+        fragment: match m.fragment {
+            None => fragment_match::ANY,
+            Some(true) => fragment_match::FRAGMENT,
+            Some(false) => fragment_match::WHOLE,
+        },
+        flags: flags(rule),
+        padding: [0; 2],
+    }
+}
+
+/// Rule lists by destination: the longest match alone counts in the kernel, so each list holds the rules of every
+/// prefix around it too. Drops come before limits: what is dropped anyway must not use up a limit.
+fn protected(
+    rules: &[(&Rule, TargetRule)],
+    ground: &Ground,
+    refused: &mut Vec<(RuleId, String)>,
+) -> BTreeMap<TrieKey<Ip>, Vec<TargetRule>> {
+    let everywhere = ground.protected.iter().map(IpNet::trunc);
+    let named = rules.iter().filter_map(|(rule, _)| rule.matches.target.map(|t| t.trunc()));
+    let prefixes: BTreeSet<IpNet> = everywhere.chain(named).collect();
+    let mut lists = BTreeMap::new();
+    let mut overflowed = BTreeSet::new();
+    for prefix in prefixes {
+        let mut list: Vec<(&Rule, TargetRule)> = rules
+            .iter()
+            .filter(|(rule, _)| rule.matches.target.is_none_or(|target| target.trunc().contains(&prefix)))
+            .map(|(rule, compiled)| (*rule, *compiled))
+            .collect();
+        list.sort_by_key(|(rule, compiled)| {
+            let len = rule.matches.target.map_or(0, |t| t.prefix_len());
+            (compiled.action != rule_action::DROP, u8::MAX - len, rule.id)
+        });
+        for (rule, _) in list.iter().skip(RULES_PER_TARGET) {
+            if overflowed.insert(rule.id) {
+                refused.push((
+                    rule.id,
+                    format!("{prefix} has {RULES_PER_TARGET} rules already, the most a target can have"),
+                ));
+            }
+        }
+        lists.insert(key(prefix), list.into_iter().take(RULES_PER_TARGET).map(|(_, compiled)| compiled).collect());
+    }
+    lists
+}
+
+/// Trusted prefixes, each with what the prefixes around it grant.
+fn trust(set: &RuleSet, ground: &Ground) -> BTreeMap<TrieKey<Ip>, Trust> {
+    let allowed: Vec<IpNet> = set.allow.iter().map(|entry| entry.prefix.trunc()).collect();
+    let prefixes: BTreeSet<IpNet> =
+        allowed.iter().copied().chain(ground.fail_safe.iter().map(|f| f.prefix.trunc())).collect();
+    let mut entries = BTreeMap::new();
+    for prefix in prefixes {
+        let mut trust = Trust::default();
+        if allowed.iter().any(|a| a.contains(&prefix)) {
+            trust.flags |= TRUST_ALLOW;
+        }
+        let mut ports = BTreeSet::new();
+        for fail_safe in ground.fail_safe.iter().filter(|f| f.prefix.trunc().contains(&prefix)) {
+            if fail_safe.ports.is_empty() {
+                trust.flags |= TRUST_ALL;
+            } else {
+                trust.flags |= TRUST_PORTS;
+                ports.extend(fail_safe.ports.iter().copied());
+            }
+        }
+        if ports.len() > TRUSTED_PORTS {
+            // More ports than an entry holds: trusting the prefix on all of them locks nobody out.
+            trust.flags |= TRUST_ALL;
+        }
+        for (slot, port) in trust.ports.iter_mut().zip(&ports) {
+            *slot = *port;
+            trust.port_count += 1;
+        }
+        entries.insert(key(prefix), trust);
+    }
+    entries
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use ftagent_common::api::AllowEntry;
+
+    use super::*;
+    use crate::engine::{Matches, Origin};
+
+    fn rule(id: u64, matches: Matches, verdict: Verdict) -> Rule {
+        let origin = Origin::Response { incident: uuid::Uuid::nil() };
+        Rule { id: RuleId(id), matches, verdict, point: Point::Datapath, origin, expires_at_ns: Some(id) }
+    }
+
+    fn set(rules: Vec<Rule>) -> RuleSet {
+        RuleSet { rules: rules.into_iter().map(|r| (r.id, r)).collect::<BTreeMap<_, _>>(), ..RuleSet::default() }
+    }
+
+    fn net(text: &str) -> IpNet {
+        text.parse().expect(text)
+    }
+
+    #[test]
+    fn sources_go_to_the_map_of_their_length() {
+        let rules = ["192.0.2.1/32", "192.0.2.0/24", "2001:db8::1/128", "2001:db8::/64", "2001:db8::/48"];
+        let rules = rules.iter().zip(1..).map(|(s, id)| rule(id, Matches::source(net(s)), Verdict::Drop)).collect();
+        let tables = compile(&set(rules), &Ground::default(), &mut Slots::default()).tables;
+        let sizes = (tables.block4.len(), tables.block4_prefix.len(), tables.block6.len(), tables.block6_net.len());
+        assert_eq!(sizes, (1, 1, 1, 1));
+        assert_eq!(tables.block6_prefix.len(), 1);
+        let all =
+            feature::BLOCK4 | feature::BLOCK4_PREFIX | feature::BLOCK6 | feature::BLOCK6_NET | feature::BLOCK6_PREFIX;
+        assert_eq!(tables.features(), all);
+    }
+
+    #[test]
+    fn a_target_inside_a_ruled_prefix_keeps_the_rules_of_the_prefix() {
+        let wide = rule(1, Matches::target(net("203.0.113.0/24")), Verdict::LimitPps { pps: 10, burst: 1 });
+        let narrow = rule(2, Matches::target(net("203.0.113.7/32")), Verdict::Drop);
+        let tables = compile(&set(vec![wide, narrow]), &Ground::default(), &mut Slots::default()).tables;
+        assert_eq!(tables.protected[&key(net("203.0.113.7/32"))].len(), 2);
+        assert_eq!(tables.protected[&key(net("203.0.113.0/24"))].len(), 1);
+    }
+
+    #[test]
+    fn drops_are_asked_before_limits() {
+        let limit = rule(1, Matches::target(net("203.0.113.7/32")), Verdict::LimitPps { pps: 10, burst: 1 });
+        let drop = rule(2, Matches::target(net("203.0.113.7/32")), Verdict::Drop);
+        let tables = compile(&set(vec![limit, drop]), &Ground::default(), &mut Slots::default()).tables;
+        let actions: Vec<u8> = tables.protected[&key(net("203.0.113.7/32"))].iter().map(|r| r.action).collect();
+        assert_eq!(actions, [rule_action::DROP, rule_action::LIMIT]);
+    }
+
+    #[test]
+    fn the_seventeenth_rule_of_a_target_is_refused_and_said() {
+        let rules = (1..=17).map(|id| rule(id, Matches::target(net("203.0.113.7/32")), Verdict::Drop)).collect();
+        let compiled = compile(&set(rules), &Ground::default(), &mut Slots::default());
+        assert_eq!(compiled.refused.len(), 1);
+        assert_eq!(compiled.refused[0].0, RuleId(17));
+    }
+
+    #[test]
+    fn an_allowed_address_inside_a_management_network_has_both() {
+        let ground = Ground {
+            fail_safe: vec![FailSafe { prefix: net("198.51.100.0/24"), ports: vec![22] }],
+            ..Ground::default()
+        };
+        let allow = vec![AllowEntry { prefix: net("198.51.100.9/32"), label: String::new() }];
+        let set = RuleSet { allow, ..RuleSet::default() };
+        let tables = compile(&set, &ground, &mut Slots::default()).tables;
+        let trust = tables.trust[&key(net("198.51.100.9/32"))];
+        assert_eq!(trust.flags, TRUST_ALLOW | TRUST_PORTS);
+        assert_eq!((trust.port_count, trust.ports[0]), (1, 22));
+    }
+
+    #[test]
+    fn bitmaps_cover_exactly_the_prefixes() {
+        let rules = vec![rule(1, Matches::source(net("10.0.0.0/8")), Verdict::Drop)];
+        let tables = compile(&set(rules), &Ground::default(), &mut Slots::default()).tables;
+        let ones: u32 = tables.bitmaps().block4.iter().map(|w| w.count_ones()).sum();
+        assert_eq!(ones, 256);
+    }
+
+    #[test]
+    fn an_operators_block_outranks_an_automatic_one_of_the_same_source() {
+        let mut by_hand = rule(1, Matches::source(net("192.0.2.1/32")), Verdict::Drop);
+        by_hand.origin = Origin::Operator;
+        by_hand.expires_at_ns = None;
+        let automatic = rule(2, Matches::source(net("192.0.2.1/32")), Verdict::Drop);
+        let tables = compile(&set(vec![by_hand, automatic]), &Ground::default(), &mut Slots::default()).tables;
+        let block = tables.block4.values().next().expect("one block");
+        assert_eq!((block.flags, block.expires_at_ns), (0, 0));
+    }
+
+    #[test]
+    fn a_rule_keeps_its_slot_while_it_lives() {
+        let mut slots = Slots::default();
+        let first = slots.assign(RuleId(5));
+        let clash = slots.assign(RuleId(5 + u64::from(MAX_RULES)));
+        assert_ne!(first, clash);
+        assert_eq!(slots.retain(|id| id != RuleId(5)), vec![5]);
+        assert_eq!(slots.assign(RuleId(5 + u64::from(MAX_RULES))), clash);
+    }
+
+    #[test]
+    fn keys_and_prefixes_are_inverse() {
+        for text in ["0.0.0.0/0", "192.0.2.0/24", "2001:db8::/32", "::/0", "192.0.2.1/32"] {
+            assert_eq!(prefix(&key(net(text))), Some(net(text)));
+        }
+    }
+}

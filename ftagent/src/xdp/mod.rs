@@ -1,0 +1,15 @@
+//! The datapath from user space: the only place that knows aya and map layouts.
+//!
+//! * [`pins`] and [`program`]: where things live, loading and attaching.
+//! * [`table`] and [`maps`]: the maps, typed.
+//! * [`counters`] and [`samples`]: what the kernel saw, as the engine's inputs.
+//! * [`compile`]: rules as map entries; a pure function.
+
+pub mod compile;
+pub mod counters;
+pub mod info;
+pub mod maps;
+pub mod pins;
+pub mod program;
+pub mod samples;
+pub mod table;

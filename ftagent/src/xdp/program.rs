@@ -1,0 +1,467 @@
+//! Loads the datapath and attaches it: natively, else generic, else tc; else nftables alone is left.
+//!
+//! The order is load, fill the maps, attach: a program never runs with fewer rules than there should be. What an
+//! earlier daemon left pinned is adopted: its maps are used again and its link gets the new program in one step.
+
+use std::fs;
+use std::path::PathBuf;
+
+use aya::programs::links::{FdLink, PinnedLink};
+use aya::programs::tc::{SchedClassifierLink, TcAttachType};
+use aya::programs::xdp::{XdpLink, XdpMode};
+use aya::programs::{ProgramError, SchedClassifier, Xdp};
+use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
+use ftagent_common::vocab::AttachMode;
+
+use super::pins::{self, Pins, PinsError};
+use crate::object;
+
+/// The oldest kernel that every feature was tried on.
+pub const MIN_KERNEL: (u32, u32) = (6, 1);
+
+/// What the operator wants for one interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AttachChoice {
+    /// The best that works.
+    Auto,
+    Native,
+    Generic,
+    Tc,
+    /// No program on this interface.
+    Nftables,
+}
+
+/// One interface and the slot of its counters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InterfacePlan {
+    pub name: String,
+    pub slot: u32,
+    pub choice: AttachChoice,
+}
+
+/// Sizes of the maps that the configuration may change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MapSizes {
+    pub targets: u32,
+    pub sources: u32,
+    /// Of each kind of exact block.
+    pub blocks: u32,
+    /// Of each trie of prefixes.
+    pub prefixes: u32,
+    /// Bytes; a power of two.
+    pub samples: u32,
+}
+
+impl Default for MapSizes {
+    fn default() -> Self {
+        Self { targets: 4_096, sources: 8_192, blocks: 262_144, prefixes: 65_536, samples: 2 << 20 }
+    }
+}
+
+/// How frames of one interface reach the datapath.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attached {
+    pub interface: String,
+    pub slot: u32,
+    pub mode: AttachMode,
+    /// Why a better mode was not possible; empty for native.
+    pub reason: String,
+    pub link_id: Option<u32>,
+    pub program_id: Option<u32>,
+    /// Whether the link was there before and only got a new program.
+    pub adopted: bool,
+}
+
+/// Why the datapath cannot be loaded or attached.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    #[error("this program was built without the datapath: run `cargo xtask setup` and build again")]
+    NotBuilt,
+    #[error("kernel {found} is too old: ftagent needs {}.{} or newer", MIN_KERNEL.0, MIN_KERNEL.1)]
+    OldKernel { found: String },
+    #[error("loading programs needs root, or CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON")]
+    NotPermitted,
+    #[error("interface {name} does not exist; interfaces here: {there}")]
+    NoInterface { name: String, there: String },
+    #[error("interface {interface}: {choice} was asked for and does not work: {reason}")]
+    Refused { interface: String, choice: &'static str, reason: String },
+    #[error(transparent)]
+    Pins(#[from] PinsError),
+    #[error("cannot load the datapath: {0}")]
+    Load(String),
+}
+
+/// A program for every interface, loaded and not yet attached.
+pub struct Loaded {
+    pins: Pins,
+    programs: Vec<(InterfacePlan, Option<Ebpf>)>,
+    /// Maps that were made anew although pins of other sizes were there.
+    pub resized: Vec<String>,
+}
+
+/// Loads one copy of the datapath for each interface of `plans`, all on the same pinned maps.
+///
+/// # Errors
+/// See [`LoadError`]; nothing is attached yet, and what was pinned before goes on.
+pub fn load(plans: &[InterfacePlan], pins: &Pins, sizes: &MapSizes) -> Result<Loaded, LoadError> {
+    if !object::is_built() {
+        return Err(LoadError::NotBuilt);
+    }
+    check_kernel()?;
+    for plan in plans {
+        check_interface(&plan.name)?;
+    }
+    pins.create()?;
+    let resized = drop_resized(pins, sizes)?;
+    let seed = secret()?;
+    let mut programs = Vec::new();
+    for plan in plans {
+        let ebpf = if plan.choice == AttachChoice::Nftables { None } else { Some(load_one(plan, pins, sizes, seed)?) };
+        programs.push((plan.clone(), ebpf));
+    }
+    if programs.iter().all(|(_, ebpf)| ebpf.is_none()) {
+        // The maps are wanted even where no program is: rules and status go through them.
+        let plan = InterfacePlan { name: String::new(), slot: 0, choice: AttachChoice::Auto };
+        load_one(&plan, pins, sizes, seed)?;
+    }
+    Ok(Loaded { pins: pins.clone(), programs, resized })
+}
+
+/// Maps whose size the configuration decides, with that size.
+fn configured(sizes: &MapSizes) -> [(&'static str, u32); 12] {
+    let cpus = u32::try_from(aya::util::nr_cpus().unwrap_or(1)).unwrap_or(1);
+    [
+        ("TARGETS", sizes.targets),
+        ("SOURCES", sizes.sources),
+        ("SOURCE_STATES", sizes.sources),
+        ("BLOCK4", sizes.blocks),
+        ("BLOCK6", sizes.blocks),
+        ("BLOCK6_NET", sizes.blocks),
+        ("BLOCK4_PREFIX", sizes.prefixes),
+        ("BLOCK6_PREFIX", sizes.prefixes),
+        ("SOURCE_LIMITS", sizes.prefixes),
+        ("PROTECTED", sizes.prefixes),
+        ("SAMPLES", sizes.samples),
+        ("SKETCHES", cpus),
+    ]
+}
+
+/// Every map of the datapath with its type's sizes: (name, key bytes, value bytes, entries).
+fn declared(sizes: &MapSizes) -> Result<Vec<(String, u32, u32, u32)>, LoadError> {
+    let parsed = aya_obj::Object::parse(object::DATAPATH).map_err(|e| LoadError::Load(e.to_string()))?;
+    let configured = configured(sizes);
+    let maps = parsed.maps.iter().filter(|(name, _)| !name.starts_with('.'));
+    Ok(maps
+        .map(|(name, map)| {
+            let entries = configured.iter().find(|(n, _)| n == name).map_or(map.max_entries(), |(_, size)| *size);
+            (name.clone(), map.key_size(), map.value_size(), entries)
+        })
+        .collect())
+}
+
+/// Unpins maps whose layout or size is not the one wanted: aya would use them without looking.
+fn drop_resized(pins: &Pins, sizes: &MapSizes) -> Result<Vec<String>, LoadError> {
+    let mut dropped = Vec::new();
+    for (name, key, value, entries) in declared(sizes)? {
+        let path = pins.maps().join(&name);
+        if !path.exists() {
+            continue;
+        }
+        let info =
+            aya::maps::MapInfo::from_pin(&path).map_err(|e| LoadError::Load(format!("{}: {e}", path.display())))?;
+        let is_same = (info.key_size(), info.value_size(), info.max_entries()) == (key, value, entries);
+        // A ring buffer has neither keys nor values, only its bytes.
+        let is_ring = (key, value) == (0, 0) && info.max_entries() == entries;
+        if !is_same && !is_ring {
+            pins::remove(&path)?;
+            dropped.push(name);
+        }
+    }
+    Ok(dropped)
+}
+
+fn load_one(plan: &InterfacePlan, pins: &Pins, sizes: &MapSizes, seed: u64) -> Result<Ebpf, LoadError> {
+    let mut loader = EbpfLoader::new();
+    loader.verifier_log_level(VerifierLogLevel::STATS);
+    loader.override_global("INTERFACE", &plan.slot, true);
+    loader.override_global("SEED", &seed, true);
+    for (name, entries) in configured(sizes) {
+        loader.map_max_entries(name, entries);
+    }
+    let declared = declared(sizes)?;
+    for (name, ..) in &declared {
+        loader.map_pin_path(name, pins.maps().join(name));
+    }
+    loader.load(object::DATAPATH).map_err(|e| load_error(&chain(&e)))
+}
+
+/// A load error in words: the common ones by cause, the rest in the kernel's.
+fn load_error(text: &str) -> LoadError {
+    if text.contains("Operation not permitted") || text.contains("EPERM") {
+        return LoadError::NotPermitted;
+    }
+    LoadError::Load(text.chars().take(4_000).collect())
+}
+
+/// An error with all its causes.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let words = cause.to_string();
+        if !text.contains(&words) {
+            text.push_str(": ");
+            text.push_str(&words);
+        }
+        source = cause.source();
+    }
+    text
+}
+
+impl Loaded {
+    /// Attaches every program and pins what holds it; a link that is pinned already gets the new program.
+    ///
+    /// # Errors
+    /// [`LoadError::Refused`] when the operator asked for one mode by name and it does not work. What was attached
+    /// before the error stays: it enforces.
+    pub fn attach(self) -> Result<Vec<Attached>, LoadError> {
+        let mut attached = Vec::new();
+        for (plan, ebpf) in self.programs {
+            let Some(mut ebpf) = ebpf else {
+                attached.push(nftables_alone(&plan, "asked for by the configuration".to_owned()));
+                continue;
+            };
+            attached.push(attach_one(&plan, &mut ebpf, &self.pins)?);
+        }
+        Ok(attached)
+    }
+}
+
+fn nftables_alone(plan: &InterfacePlan, reason: String) -> Attached {
+    Attached {
+        interface: plan.name.clone(),
+        slot: plan.slot,
+        mode: AttachMode::Nftables,
+        reason,
+        link_id: None,
+        program_id: None,
+        adopted: false,
+    }
+}
+
+fn attach_one(plan: &InterfacePlan, ebpf: &mut Ebpf, pins: &Pins) -> Result<Attached, LoadError> {
+    let modes: &[AttachMode] = match plan.choice {
+        AttachChoice::Auto => &[AttachMode::Native, AttachMode::Generic, AttachMode::Tc],
+        AttachChoice::Native => &[AttachMode::Native],
+        AttachChoice::Generic => &[AttachMode::Generic],
+        AttachChoice::Tc => &[AttachMode::Tc],
+        AttachChoice::Nftables => &[],
+    };
+    let mut reasons: Vec<String> = Vec::new();
+    let there = adoptable(plan, pins, modes);
+    if let Some(mode) = there {
+        match attach_mode(plan, ebpf, pins, mode, true) {
+            Ok(mut found) => {
+                found.reason = best_reason(mode, &["the mode of the link that was adopted".to_owned()]);
+                return Ok(found);
+            }
+            Err(reason) => {
+                tracing::warn!(interface = %plan.name, %reason, "pinned link cannot be adopted: attaching anew");
+                pins::remove(&pins.link(mode, &plan.name))?;
+            }
+        }
+    }
+    for mode in modes {
+        match attach_mode(plan, ebpf, pins, *mode, false) {
+            Ok(mut found) => {
+                found.reason = best_reason(*mode, &reasons);
+                return Ok(found);
+            }
+            Err(reason) if plan.choice != AttachChoice::Auto => {
+                return Err(LoadError::Refused { interface: plan.name.clone(), choice: mode.as_str(), reason });
+            }
+            Err(reason) => reasons.push(format!("{mode}: {reason}")),
+        }
+    }
+    Ok(nftables_alone(plan, reasons.join("; ")))
+}
+
+fn best_reason(mode: AttachMode, reasons: &[String]) -> String {
+    if mode == AttachMode::Native { String::new() } else { reasons.join("; ") }
+}
+
+/// The mode of a pinned link of this interface that may be adopted; links in other modes, or of an interface that was
+/// made anew under the same name, are unpinned.
+fn adoptable(plan: &InterfacePlan, pins: &Pins, modes: &[AttachMode]) -> Option<AttachMode> {
+    let index = interface_index(&plan.name)?;
+    let mut found = None;
+    for mode in [AttachMode::Native, AttachMode::Generic, AttachMode::Tc] {
+        let path = pins.link(mode, &plan.name);
+        if !path.exists() {
+            continue;
+        }
+        let is_ours = super::info::link(&path).is_ok_and(|link| link.interface == Some(index));
+        if is_ours && modes.contains(&mode) && found.is_none() {
+            found = Some(mode);
+        } else if let Err(error) = pins::remove(&path) {
+            tracing::warn!(%error, "stale link stays pinned");
+        }
+    }
+    found
+}
+
+/// Attaches in one mode, or says in the kernel's words why not.
+fn attach_mode(
+    plan: &InterfacePlan,
+    ebpf: &mut Ebpf,
+    pins: &Pins,
+    mode: AttachMode,
+    adopt: bool,
+) -> Result<Attached, String> {
+    let link_path = pins.link(mode, &plan.name);
+    let program_path = pins.program(&plan.name);
+    let words = |e: &dyn std::error::Error| chain(e);
+    let old = if adopt { Some(PinnedLink::from_pin(&link_path).map_err(|e| words(&e))?.into()) } else { None };
+    let program_id = match mode {
+        AttachMode::Tc => attach_tc(plan, ebpf, old, &link_path, &program_path)?,
+        _ => attach_xdp(plan, ebpf, mode, old, &link_path, &program_path)?,
+    };
+    let link = super::info::link(&link_path).map_err(|e| e.to_string())?;
+    Ok(Attached {
+        interface: plan.name.clone(),
+        slot: plan.slot,
+        mode,
+        reason: String::new(),
+        link_id: Some(link.id),
+        program_id: Some(program_id),
+        adopted: adopt,
+    })
+}
+
+fn attach_xdp(
+    plan: &InterfacePlan,
+    ebpf: &mut Ebpf,
+    mode: AttachMode,
+    old: Option<FdLink>,
+    link_path: &PathBuf,
+    program_path: &PathBuf,
+) -> Result<u32, String> {
+    let program: &mut Xdp = program(ebpf, "ftagent_xdp")?;
+    load_program(program.load())?;
+    let id = match old {
+        // The pin stays: it holds the same link, which now runs the new program.
+        Some(old) => {
+            let old: XdpLink = old.try_into().map_err(|e| chain(&e))?;
+            let id = program.attach_to_link(old).map_err(|e| attach_error(&e))?;
+            program.take_link(id).map(drop).map_err(|e| chain(&e))?;
+            None
+        }
+        None => {
+            let mode = if mode == AttachMode::Native { XdpMode::Driver } else { XdpMode::Skb };
+            Some(program.attach(&plan.name, mode).map_err(|e| attach_error(&e))?)
+        }
+    };
+    if let Some(id) = id {
+        let link = program.take_link(id).map_err(|e| chain(&e))?;
+        pin_link(link.try_into().map_err(|_| "the kernel gave no link that can be pinned".to_owned())?, link_path)?;
+    }
+    let info = program.info().map_err(|e| chain(&e))?;
+    replace_pin(program_path, |path| program.pin(path).map_err(|e| chain(&e)))?;
+    Ok(info.id())
+}
+
+fn attach_tc(
+    plan: &InterfacePlan,
+    ebpf: &mut Ebpf,
+    old: Option<FdLink>,
+    link_path: &PathBuf,
+    program_path: &PathBuf,
+) -> Result<u32, String> {
+    let program: &mut SchedClassifier = program(ebpf, "ftagent_tc")?;
+    load_program(program.load())?;
+    match old {
+        Some(old) => {
+            let old: SchedClassifierLink = old.try_into().map_err(|e| chain(&e))?;
+            let id = program.attach_to_link(old).map_err(|e| attach_error(&e))?;
+            program.take_link(id).map(drop).map_err(|e| chain(&e))?;
+        }
+        None => {
+            let id = program.attach(&plan.name, TcAttachType::Ingress).map_err(|e| attach_error(&e))?;
+            let link = program.take_link(id).map_err(|e| chain(&e))?;
+            let link: FdLink =
+                link.try_into().map_err(|_| "tc links that can be pinned (TCX) need kernel 6.6".to_owned())?;
+            pin_link(link, link_path)?;
+        }
+    }
+    let info = program.info().map_err(|e| chain(&e))?;
+    replace_pin(program_path, |path| program.pin(path).map_err(|e| chain(&e)))?;
+    Ok(info.id())
+}
+
+fn program<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut P, String>
+where
+    &'a mut P: TryFrom<&'a mut aya::programs::Program, Error = ProgramError>,
+{
+    let program = ebpf.program_mut(name).ok_or_else(|| format!("the datapath has no program {name}"))?;
+    program.try_into().map_err(|e: ProgramError| chain(&e))
+}
+
+/// A program that is loaded already is as good as one just loaded.
+fn load_program(result: Result<(), ProgramError>) -> Result<(), String> {
+    match result {
+        Ok(()) | Err(ProgramError::AlreadyLoaded) => Ok(()),
+        Err(e) => Err(chain(&e).chars().take(4_000).collect()),
+    }
+}
+
+fn pin_link(link: FdLink, path: &PathBuf) -> Result<(), String> {
+    // `PinnedLink` leaves the pin where it is when dropped.
+    link.pin(path).map(drop).map_err(|e| chain(&e))
+}
+
+fn replace_pin(path: &PathBuf, pin: impl FnOnce(&PathBuf) -> Result<(), String>) -> Result<(), String> {
+    pins::remove(path).map_err(|e| chain(&e))?;
+    pin(path)
+}
+
+fn attach_error(error: &ProgramError) -> String {
+    let text = chain(error);
+    if text.contains("os error 16") || text.contains("os error 17") {
+        return format!(
+            "another XDP program is attached, and is left alone (`ip link show` names it, `ip link set dev NAME xdp off` removes it): {text}"
+        );
+    }
+    text
+}
+
+fn check_kernel() -> Result<(), LoadError> {
+    let name = nix::sys::utsname::uname().map_err(|e| LoadError::Load(e.to_string()))?;
+    let release = name.release().to_string_lossy().into_owned();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse::<u32>().unwrap_or(0));
+    let found = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    if found < MIN_KERNEL { Err(LoadError::OldKernel { found: release }) } else { Ok(()) }
+}
+
+/// The kernel's index of an interface, if it exists.
+pub fn interface_index(name: &str) -> Option<u32> {
+    nix::net::if_::if_nametoindex(name).ok()
+}
+
+fn check_interface(name: &str) -> Result<(), LoadError> {
+    if interface_index(name).is_some() {
+        return Ok(());
+    }
+    let all = nix::net::if_::if_nameindex().map_err(|e| LoadError::Load(e.to_string()))?;
+    let there: Vec<String> = all.iter().map(|i| i.name().to_string_lossy().into_owned()).collect();
+    Err(LoadError::NoInterface { name: name.to_owned(), there: there.join(", ") })
+}
+
+/// A fresh secret from the kernel's generator.
+fn secret() -> Result<u64, LoadError> {
+    use std::io::Read;
+    let mut bytes = [0; 8];
+    let read = fs::File::open("/dev/urandom").and_then(|mut f| f.read_exact(&mut bytes));
+    read.map_err(|e| LoadError::Load(format!("/dev/urandom: {e}")))?;
+    Ok(u64::from_ne_bytes(bytes))
+}
