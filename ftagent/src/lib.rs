@@ -1,1 +1,3 @@
+//! The agent: everything that runs on an edge node.
 
+pub mod object;

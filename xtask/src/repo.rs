@@ -1,0 +1,47 @@
+//! Where things are: the repository, the target folder, the files that git lists.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::{env, fs};
+
+use anyhow::{Context, Result};
+
+use crate::process;
+
+/// The repository's root folder.
+pub(crate) fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask is a folder of the repository")
+}
+
+/// The target folder, as cargo chooses it for the workspace.
+pub(crate) fn target() -> PathBuf {
+    match env::var_os("CARGO_TARGET_DIR").filter(|path| !path.is_empty()) {
+        // A relative path is relative to where cargo was called, which is where we still are.
+        Some(path) => std::path::absolute(&path).unwrap_or_else(|_| path.into()),
+        None => root().join("target"),
+    }
+}
+
+/// The cargo that called us.
+pub(crate) fn cargo() -> Command {
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(root());
+    process::remove_package_variables(&mut command);
+    command
+}
+
+/// Paths, relative to the root, of the files that git tracks or would track, without those deleted in the work tree.
+///
+/// # Errors
+/// When git is missing or this is no work tree.
+#[expect(dead_code, reason = "for fmt")]
+pub(crate) fn files() -> Result<Vec<PathBuf>> {
+    let mut git = Command::new("git");
+    git.current_dir(root()).args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"]);
+    let listed = process::capture(&mut git).context("the files to look at come from `git ls-files`")?;
+    let mut files: Vec<PathBuf> = listed.split('\0').filter(|path| !path.is_empty()).map(PathBuf::from).collect();
+    files.retain(|path| fs::symlink_metadata(root().join(path)).is_ok_and(|meta| meta.is_file()));
+    files.sort();
+    files.dedup();
+    Ok(files)
+}

@@ -1,0 +1,74 @@
+//! The programs that labs, tests and builds call, and the package that holds each.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+
+use super::distribution::{self, Family};
+use crate::process;
+
+/// One program that must be there.
+pub(crate) struct Tool {
+    pub(crate) program: &'static str,
+    /// What needs it.
+    pub(crate) purpose: &'static str,
+    debian: &'static str,
+    fedora: &'static str,
+    arch: &'static str,
+    alpine: &'static str,
+}
+
+#[rustfmt::skip]
+pub(crate) const TOOLS: &[Tool] = &[
+    Tool { program: "cc", purpose: "links every program here", debian: "build-essential", fedora: "gcc", arch: "base-devel", alpine: "build-base" },
+    Tool { program: "git", purpose: "lists the files that lint and fmt look at", debian: "git", fedora: "git", arch: "git", alpine: "git" },
+    Tool { program: "ip", purpose: "shows a lab's devices, addresses and routes", debian: "iproute2", fedora: "iproute", arch: "iproute2", alpine: "iproute2" },
+    Tool { program: "tc", purpose: "shows the tc fall-back of the datapath", debian: "iproute2", fedora: "iproute-tc", arch: "iproute2", alpine: "iproute2-tc" },
+    Tool { program: "nft", purpose: "reads back the nftables rules that the agent wrote", debian: "nftables", fedora: "nftables", arch: "nftables", alpine: "nftables" },
+    Tool { program: "bpftool", purpose: "shows programs and maps as the kernel holds them", debian: "bpftool", fedora: "bpftool", arch: "bpf", alpine: "bpftool" },
+];
+
+impl Tool {
+    pub(crate) fn find(&self) -> Option<PathBuf> {
+        process::find_program(self.program)
+    }
+
+    /// The package on this distribution; Debian's name where we do not know the distribution.
+    pub(crate) fn package(&self) -> &'static str {
+        match Family::here() {
+            Family::Debian | Family::Other => self.debian,
+            Family::Fedora => self.fedora,
+            Family::Arch => self.arch,
+            Family::Alpine => self.alpine,
+        }
+    }
+}
+
+pub(crate) fn missing() -> Vec<&'static Tool> {
+    TOOLS.iter().filter(|tool| tool.find().is_none()).collect()
+}
+
+/// Installs the packages of `tools`, saying what each is for.
+pub(crate) fn install(tools: &[&Tool]) -> Result<()> {
+    let mut packages = Vec::new();
+    for tool in tools {
+        eprintln!("  {} is missing: {}", tool.program, tool.purpose);
+        if !packages.contains(&tool.package()) {
+            packages.push(tool.package());
+        }
+    }
+    if packages.is_empty() { Ok(()) } else { distribution::install(&packages) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_program_stands_once_in_the_table() {
+        let mut programs: Vec<_> = TOOLS.iter().map(|tool| tool.program).collect();
+        programs.sort_unstable();
+        programs.dedup();
+        assert_eq!(programs.len(), TOOLS.len());
+    }
+}
