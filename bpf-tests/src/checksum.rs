@@ -19,7 +19,7 @@ pub fn sum(bytes: &[u8], start: u32) -> u32 {
 }
 
 /// Whether the checksums of a frame are right.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Verdict {
     /// All that could be checked are right.
     Right,

@@ -2,7 +2,7 @@
 //!
 //! Attack frames carry [`ATTACK_MAC`] as their source MAC, which no rule looks at. [`Meter`] sits behind an XDP program,
 //! at the ingress hook of traffic control: what it counts got through, whatever the program under test says itself.
-//! [`Sink`] is an XDP program of its own that counts and drops everything.
+//! [`XdpCounter`] is an XDP program of its own.
 
 use aya::Ebpf;
 use aya::maps::{MapData, PerCpuArray};
@@ -72,19 +72,26 @@ impl Meter {
     }
 }
 
-/// Counts and drops everything that a device receives, in native XDP.
-pub struct Sink(Ebpf);
+/// What an [`XdpCounter`] does with a frame that it counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Then {
+    Drop,
+    Pass,
+}
 
-impl Sink {
+/// Counts everything that a device receives, in native XDP.
+pub struct XdpCounter(Ebpf);
+
+impl XdpCounter {
     /// Attaches to `device` of the calling thread's network namespace; detaches when dropped.
     ///
     /// # Errors
     /// The programs are not built, or the kernel refused them.
-    pub fn attach(device: &str) -> Result<Self, LabProgramError> {
-        const PROGRAM: &str = "lab_count";
-        let fail = |source| LabProgramError::Program { program: PROGRAM, source };
+    pub fn attach(device: &str, then: Then) -> Result<Self, LabProgramError> {
+        let name = if then == Then::Drop { "lab_drop" } else { "lab_pass" };
+        let fail = |source| LabProgramError::Program { program: name, source };
         let mut ebpf = object::load()?;
-        let program = ebpf.program_mut(PROGRAM).ok_or(LabProgramError::Missing(PROGRAM))?;
+        let program = ebpf.program_mut(name).ok_or(LabProgramError::Missing(name))?;
         let program: &mut Xdp = program.try_into().map_err(fail)?;
         program.load().map_err(fail)?;
         program.attach(device, XdpMode::Driver).map_err(fail)?;

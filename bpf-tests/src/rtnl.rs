@@ -50,10 +50,19 @@ impl Rtnl {
     }
 
     pub(crate) fn set_up(&self, name: &str) -> io::Result<()> {
+        self.set_flags(name, LinkFlags::Up)
+    }
+
+    /// Switches address resolution off, and with it the group memberships that IPv6 would announce.
+    pub(crate) fn set_silent(&self, name: &str) -> io::Result<()> {
+        self.set_flags(name, LinkFlags::Noarp)
+    }
+
+    fn set_flags(&self, name: &str, flags: LinkFlags) -> io::Result<()> {
         let mut message = LinkMessage::default();
         message.attributes.push(LinkAttribute::IfName(name.to_owned()));
-        message.header.flags = LinkFlags::Up;
-        message.header.change_mask = LinkFlags::Up;
+        message.header.flags = flags;
+        message.header.change_mask = flags;
         self.change(RouteNetlinkMessage::SetLink(message), 0)
     }
 

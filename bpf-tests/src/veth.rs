@@ -1,7 +1,7 @@
 //! One wire between two namespaces: addresses, static neighbours, nothing that talks by itself.
 //!
-//! Link-local addresses, router solicitations and duplicate address detection are off and neighbours are permanent, so
-//! every frame on the wire was sent by the test.
+//! Link-local addresses, router solicitations, duplicate address detection, address resolution and with it multicast
+//! listener reports are off, and neighbours are permanent: every frame on the wire was sent by the test.
 
 use std::fs;
 use std::io;
@@ -127,6 +127,7 @@ fn configure(own: &EndSpec, other: &EndSpec) -> Result<Device, VethError> {
     for key in ["all", &own.name] {
         fs::write(format!("/proc/sys/net/ipv4/conf/{key}/rp_filter"), "0").map_err(fail("switch off rp_filter"))?;
     }
+    rtnl.set_silent(&own.name).map_err(fail("switch off address resolution"))?;
     rtnl.set_up(&own.name).map_err(fail("set the device up"))?;
     for &(address, prefix_len) in &own.addresses {
         rtnl.add_address(index, address, prefix_len).map_err(fail("add an address"))?;

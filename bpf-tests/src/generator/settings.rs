@@ -22,6 +22,7 @@ mod bit {
     pub(super) const IP_ID: u32 = 1 << 6;
     pub(super) const SUM_HAS_ADDRESSES: u32 = 1 << 7;
     pub(super) const IPV6: u32 = 1 << 8;
+    pub(super) const UDP: u32 = 1 << 9;
 }
 
 const NO_SUM: u32 = 0xffff;
@@ -77,6 +78,9 @@ pub(super) fn words(template: &[u8], vary: &Vary) -> Result<Words, &'static str>
     if vary.ip_id && !v6 {
         flags |= bit::IP_ID;
     }
+    if packet.protocol == proto::UDP {
+        flags |= bit::UDP;
+    }
     if v6 || packet.protocol != proto::ICMP {
         flags |= bit::SUM_HAS_ADDRESSES;
     }
@@ -97,18 +101,13 @@ pub(super) fn words(template: &[u8], vary: &Vary) -> Result<Words, &'static str>
         payload_at as u32,
         ip_sum,
         l4_sum,
-        u32::from(packet_protocol(template, &packet, &places)),
+        u32::from(template[places.l3 + if v6 { 6 } else { 9 }]),
     ]);
     words[8..12].copy_from_slice(&src);
     words[12..16].copy_from_slice(&src_mask);
     words[16..20].copy_from_slice(&dst);
     words[20..].copy_from_slice(&[dst_mask, src_port, src_ports, dst_port, dst_ports, ttl, ttls, ip_id]);
     Ok(words)
-}
-
-/// The number in the IPv4 header's own field, which shares a word with the TTL; the transport's in IPv6.
-fn packet_protocol(template: &[u8], packet: &Packet, places: &Places) -> u8 {
-    if packet.version == 4 { template[places.l3 + 9] } else { packet.protocol }
 }
 
 /// The header's sum without what the program writes, and the identification in memory order.
