@@ -30,7 +30,13 @@ impl LabDir {
         let dir = Self { path, keep: false };
         let bpf = dir.bpf();
         fs::create_dir(&bpf)?;
-        mount(Some("bpf"), &bpf, Some("bpf"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC, None::<&str>)?;
+        mount(
+            Some("bpf"),
+            &bpf,
+            Some("bpf"),
+            MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC,
+            None::<&str>,
+        )?;
         Ok(dir)
     }
 

@@ -135,7 +135,8 @@ impl Generator {
         Array::<&mut MapData, settings::Words>::try_from(map)?.set(0, words, 0)?;
         let map = ebpf.map_mut("LAB_PROGRESS").ok_or(LabProgramError::Missing("LAB_PROGRESS"))?;
         let cpus = nr_cpus().map_err(|(_, e)| aya::maps::MapError::IoError(e))?;
-        let slots: Vec<[u64; 3]> = (0..cpus as u64).map(|cpu| [0, 0, (seed ^ (cpu << 56)).wrapping_mul(0x9e37_79b9_7f4a_7c15)]).collect();
+        let slots: Vec<[u64; 3]> =
+            (0..cpus as u64).map(|cpu| [0, 0, (seed ^ (cpu << 56)).wrapping_mul(0x9e37_79b9_7f4a_7c15)]).collect();
         let slots = PerCpuValues::try_from(slots).map_err(aya::maps::MapError::IoError)?;
         PerCpuArray::<&mut MapData, [u64; 3]>::try_from(map)?.set(0, slots, 0)?;
         Ok(Self { ebpf, template: template.to_vec() })
@@ -153,7 +154,10 @@ impl Generator {
         let (before, dropped_before) = (self.progress()?, stats()?.tx_dropped);
         let first = Instant::now();
         let mut sent = 0;
-        while sent < bounds.frames && first.elapsed() < bounds.time && !bounds.stop.is_some_and(|s| s.load(Ordering::Relaxed)) {
+        while sent < bounds.frames
+            && first.elapsed() < bounds.time
+            && !bounds.stop.is_some_and(|s| s.load(Ordering::Relaxed))
+        {
             let left = bounds.frames - sent;
             let chunk = match pace {
                 Pace::Full => left.min(CHUNK),

@@ -11,15 +11,19 @@
 
 pub mod bpffs;
 pub mod capability;
+pub mod captures;
 pub mod checksum;
-pub mod inside;
-pub mod netns;
+pub mod generate;
 pub mod generator;
+pub mod http;
+pub mod inside;
 pub mod meter;
+pub mod netns;
 mod object;
 pub mod packet;
-pub mod run;
+pub mod replay;
 mod rtnl;
+pub mod run;
 pub mod veth;
 
 pub use capability::skip_without_root;

@@ -109,8 +109,7 @@ impl XdpCounter {
 
 fn counts(ebpf: &Ebpf) -> Result<Counts, LabProgramError> {
     const MAP: &str = "LAB_METER";
-    let map: PerCpuArray<&MapData, u64> =
-        PerCpuArray::try_from(ebpf.map(MAP).ok_or(LabProgramError::Missing(MAP))?)?;
+    let map: PerCpuArray<&MapData, u64> = PerCpuArray::try_from(ebpf.map(MAP).ok_or(LabProgramError::Missing(MAP))?)?;
     let class = |index| map.get(&index, 0).map(|values| values.iter().sum::<u64>());
     Ok(Counts { attack: class(0)?, other: class(1)? })
 }

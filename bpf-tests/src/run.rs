@@ -17,10 +17,8 @@ pub struct Outcome {
 /// A program that takes a frame: XDP or a tc classifier.
 pub trait FrameProgram: for<'a> TestRun<Opts<'a> = TestRunOptions<'a>, Result = aya::programs::TestRunResult> {}
 
-impl<P> FrameProgram for P where
-    P: for<'a> TestRun<Opts<'a> = TestRunOptions<'a>, Result = aya::programs::TestRunResult>
-{
-}
+impl<P> FrameProgram for P where P: for<'a> TestRun<Opts<'a> = TestRunOptions<'a>, Result = aya::programs::TestRunResult>
+{}
 
 /// Runs an XDP program once on `frame`, which has at least 14 bytes.
 ///

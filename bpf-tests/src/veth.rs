@@ -84,11 +84,8 @@ pub fn connect(near: (&Netns, &EndSpec), far: (&Netns, &EndSpec)) -> Result<(Dev
 /// The namespace or the device is gone.
 pub fn stats(netns: &Netns, device: &Device) -> Result<DeviceStats, VethError> {
     let read = netns.run(|| Rtnl::open()?.stats(device.index))?;
-    let s = read.map_err(|source| VethError::Setup {
-        device: device.name.clone(),
-        action: "read the statistics",
-        source,
-    })?;
+    let s =
+        read.map_err(|source| VethError::Setup { device: device.name.clone(), action: "read the statistics", source })?;
     Ok(DeviceStats {
         rx_packets: s.rx_packets,
         tx_packets: s.tx_packets,
@@ -109,7 +106,8 @@ fn prepare_defaults() -> io::Result<()> {
 fn quiet_ipv6(device: &str) -> io::Result<()> {
     let folder = format!("/proc/sys/net/ipv6/conf/{device}");
     // 1 = no link-local address is made up.
-    for (key, value) in [("addr_gen_mode", "1"), ("accept_dad", "0"), ("accept_ra", "0"), ("router_solicitations", "0")] {
+    for (key, value) in [("addr_gen_mode", "1"), ("accept_dad", "0"), ("accept_ra", "0"), ("router_solicitations", "0")]
+    {
         fs::write(format!("{folder}/{key}"), value)?;
     }
     Ok(())
@@ -121,7 +119,8 @@ fn configure(own: &EndSpec, other: &EndSpec) -> Result<Device, VethError> {
         move |source| VethError::Setup { device: device.clone(), action, source }
     };
     let rtnl = Rtnl::open().map_err(fail("open netlink"))?;
-    let index = nix::net::if_::if_nametoindex(own.name.as_str()).map_err(io::Error::from).map_err(fail("find the device"))?;
+    let index =
+        nix::net::if_::if_nametoindex(own.name.as_str()).map_err(io::Error::from).map_err(fail("find the device"))?;
     quiet_ipv6(&own.name).map_err(fail("silence IPv6"))?;
     // Forged sources have no route back by this device; they must still reach the socket layer.
     for key in ["all", &own.name] {

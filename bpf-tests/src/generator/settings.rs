@@ -86,9 +86,9 @@ pub(super) fn words(template: &[u8], vary: &Vary) -> Result<Words, &'static str>
     }
 
     // A UDP checksum of zero stays: the sender computes none.
-    let sum_at = places.transport_sum.filter(|&at| {
-        !(packet.protocol == proto::UDP && !v6 && template[at] == 0 && template[at + 1] == 0)
-    });
+    let sum_at = places
+        .transport_sum
+        .filter(|&at| !(packet.protocol == proto::UDP && !v6 && template[at] == 0 && template[at + 1] == 0));
     let l4_sum = transport_sum(template, &packet, &places, flags, payload_at);
     let (ip_sum, ip_id) = if v6 { (0, 0) } else { ip_sum(template, &places) };
 

@@ -32,7 +32,11 @@ fn every_transport_has_right_lengths_and_checksums() {
 #[test]
 fn options_and_tags_lie_where_they_belong() {
     let frame = checked(
-        &PacketBuilder::v4([192, 0, 2, 1], [198, 51, 100, 7]).vlan(QINQ, 5).vlan(VLAN, 6).options(&[7, 3, 4, 1, 1]).udp(9, 10),
+        &PacketBuilder::v4([192, 0, 2, 1], [198, 51, 100, 7])
+            .vlan(QINQ, 5)
+            .vlan(VLAN, 6)
+            .options(&[7, 3, 4, 1, 1])
+            .udp(9, 10),
     );
     let sliced = SlicedPacket::from_ethernet(&frame).expect("a right frame");
     assert_eq!(sliced.vlan_ids().iter().map(|id| id.value()).collect::<Vec<_>>(), [5, 6]);

@@ -36,7 +36,11 @@ fn a_million_frames_sent_are_a_million_received() {
     }
     let lab = Lab::new();
     let sink = lab.edge.run(|| XdpCounter::attach("edge0", Then::Drop)).expect("inside").expect("native XDP on veth");
-    let vary = Vary { sources: Some("198.18.0.0/15".parse().expect("a prefix")), source_ports: Some(1024..=65535), ..Vary::default() };
+    let vary = Vary {
+        sources: Some("198.18.0.0/15".parse().expect("a prefix")),
+        source_ports: Some(1024..=65535),
+        ..Vary::default()
+    };
     let before = veth::stats(&lab.edge, &lab.edge0).expect("statistics");
     let sent = lab
         .wan
@@ -94,8 +98,11 @@ fn a_run_ends_at_its_time_limit() {
 
 /// Frames as a socket behind XDP receives them.
 fn capture(lab: &Lab, template: &[u8], vary: &Vary, frames: u64) -> Vec<Vec<u8>> {
-    use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, setsockopt, socket, sockopt};
-    let _receiver = lab.edge.run(|| XdpCounter::attach("edge0", Then::Pass)).expect("inside").expect("native XDP on veth");
+    use nix::sys::socket::{
+        AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, setsockopt, socket, sockopt,
+    };
+    let _receiver =
+        lab.edge.run(|| XdpCounter::attach("edge0", Then::Pass)).expect("inside").expect("native XDP on veth");
     let socket = lab
         .edge
         .run(|| socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_NONBLOCK, SockProtocol::EthAll))
@@ -103,7 +110,13 @@ fn capture(lab: &Lab, template: &[u8], vary: &Vary, frames: u64) -> Vec<Vec<u8>>
         .expect("a packet socket");
     setsockopt(&socket, sockopt::RcvBufForce, &(64 << 20)).expect("a large buffer");
     lab.wan
-        .run(|| Generator::load(template, vary, 7).expect("loads").send(lab.wan0.index, Pace::PerSecond(20_000), bounds(frames)))
+        .run(|| {
+            Generator::load(template, vary, 7).expect("loads").send(
+                lab.wan0.index,
+                Pace::PerSecond(20_000),
+                bounds(frames),
+            )
+        })
         .expect("inside")
         .expect("sends");
     let mut received = Vec::new();

@@ -24,10 +24,13 @@ fn a_wire_carries_both_families_and_goes_with_its_guards() {
     }
     let lab = Lab::new();
     let path = lab.edge.path().to_owned();
-    let listeners = lab.edge.run(|| {
-        let bind = |address: std::net::SocketAddr| TcpListener::bind(address).expect("a listener");
-        (bind((EDGE_V4, 80).into()), bind((EDGE_V6, 80).into()))
-    }).expect("inside");
+    let listeners = lab
+        .edge
+        .run(|| {
+            let bind = |address: std::net::SocketAddr| TcpListener::bind(address).expect("a listener");
+            (bind((EDGE_V4, 80).into()), bind((EDGE_V6, 80).into()))
+        })
+        .expect("inside");
     lab.wan
         .run(|| {
             TcpStream::connect_timeout(&(EDGE_V4, 80).into(), Duration::from_secs(2)).expect("IPv4 through the wire");
@@ -66,7 +69,8 @@ fn child(end: &str) -> (std::process::Child, String, String) {
         .spawn()
         .expect("a child process");
     let stdout = BufReader::new(child.stdout.take().expect("piped"));
-    let line = stdout.lines().map_while(Result::ok).find(|l| l.starts_with("made ")).expect("the child says what it made");
+    let line =
+        stdout.lines().map_while(Result::ok).find(|l| l.starts_with("made ")).expect("the child says what it made");
     let mut words = line.split(' ').skip(1).map(str::to_owned);
     (child, words.next().expect("a name"), words.next().expect("a path"))
 }
@@ -107,7 +111,8 @@ fn a_program_inside_sees_the_devices_of_its_namespace_alone() {
     }
     let lab = Lab::new();
     let helper = Path::new(env!("CARGO_BIN_EXE_inside"));
-    let output = inside::command(helper, &lab.edge, Path::new("/bin/ls")).arg("/sys/class/net").output().expect("ls runs");
+    let output =
+        inside::command(helper, &lab.edge, Path::new("/bin/ls")).arg("/sys/class/net").output().expect("ls runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let devices: Vec<String> = String::from_utf8_lossy(&output.stdout).split_whitespace().map(str::to_owned).collect();
     assert!(devices.contains(&"edge0".to_owned()) && !devices.contains(&"wan0".to_owned()), "{devices:?}");

@@ -2,4 +2,7 @@
 
 mod generator;
 mod guards;
+mod http;
 mod lab;
+mod replay;
+mod run;

@@ -133,8 +133,14 @@ fn write_variations(ctx: &XdpContext, s: &Settings, progress: &mut Progress) -> 
     if s.vary & vary::IPV6 != 0 {
         let at: *mut [u16; 16] = field(ctx, l3 + 8)?;
         let words = [
-            halves(src[0]), halves(src[1]), halves(src[2]), halves(src[3]),
-            halves(dst[0]), halves(dst[1]), halves(dst[2]), halves(dst[3]),
+            halves(src[0]),
+            halves(src[1]),
+            halves(src[2]),
+            halves(src[3]),
+            halves(dst[0]),
+            halves(dst[1]),
+            halves(dst[2]),
+            halves(dst[3]),
         ];
         let mut i = 0;
         while i < 8 {
