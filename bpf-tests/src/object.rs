@@ -1,0 +1,30 @@
+//! The lab's own BPF object.
+
+use aya::{Ebpf, EbpfError};
+
+/// Why the lab's programs could not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum LabProgramError {
+    #[error("this build has no BPF programs in it: run `cargo xtask setup` and build again")]
+    NotBuilt,
+    #[error("cannot load the lab's BPF programs")]
+    Load(#[from] EbpfError),
+    #[error("the lab's BPF object has no {0}")]
+    Missing(&'static str),
+    #[error("the lab's program {program} was refused")]
+    Program {
+        program: &'static str,
+        #[source]
+        source: aya::programs::ProgramError,
+    },
+    #[error("a map of the lab's programs cannot be used")]
+    Map(#[from] aya::maps::MapError),
+}
+
+/// Loads the object; its maps exist then, its programs not yet.
+pub(crate) fn load() -> Result<Ebpf, LabProgramError> {
+    if ftagent::object::LAB_GENERATOR.is_empty() {
+        return Err(LabProgramError::NotBuilt);
+    }
+    Ok(Ebpf::load(ftagent::object::LAB_GENERATOR)?)
+}

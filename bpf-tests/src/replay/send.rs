@@ -1,0 +1,102 @@
+//! Sends frames from a packet socket, many with one system call.
+
+use std::io::{self, IoSlice};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::ifaddrs::getifaddrs;
+use nix::sys::socket::{
+    AddressFamily, LinkAddr, MsgFlags, MultiHeaders, SockFlag, SockType, bind, sendmmsg, setsockopt, socket, sockopt,
+};
+
+use super::{Recording, ReplayError, TimedFrame};
+use crate::generator::{Bounds, Pace, Sent};
+use crate::rtnl::Rtnl;
+
+/// Frames of one system call.
+const BATCH: usize = 32;
+const TICK: Duration = Duration::from_micros(500);
+
+/// When each frame goes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Timing {
+    /// By the capture's time stamps, this many times faster; above 0. A loop follows the one before at once.
+    Recorded {
+        speed: f64,
+    },
+    Paced(Pace),
+}
+
+/// Sends a recording from `device` of the calling thread's network namespace, over and over, until a bound is reached.
+///
+/// # Errors
+/// The device does not exist or the kernel refused a frame.
+pub fn send(device: &str, recording: &Recording, timing: Timing, bounds: Bounds<'_>) -> Result<Sent, ReplayError> {
+    let fail = |source| ReplayError::Send { device: device.to_owned(), source };
+    let length = recording.frames.len() as u64;
+    let Some(span) = recording.frames.last().map(|f| f.at) else { return Err(ReplayError::Empty) };
+    let socket = open(device).map_err(fail)?;
+    let index = nix::net::if_::if_nametoindex(device).map_err(|e| fail(e.into()))?;
+    let dropped = || Rtnl::open().and_then(|rtnl| rtnl.stats(index)).map(|s| s.tx_dropped).map_err(fail);
+    let dropped_before = dropped()?;
+    let mut headers = MultiHeaders::preallocate(BATCH, None);
+    let first = Instant::now();
+    let mut sent: u64 = 0;
+    while sent < bounds.frames
+        && first.elapsed() < bounds.time
+        && !bounds.stop.is_some_and(|stop| stop.load(Ordering::Relaxed))
+    {
+        let at = (sent % length) as usize;
+        let room = (recording.frames.len() - at).min(BATCH).min(usize::try_from(bounds.frames - sent).unwrap_or(BATCH));
+        let next = &recording.frames[at..at + room];
+        let due = match timing {
+            Timing::Paced(Pace::Full) => room,
+            Timing::Paced(Pace::PerSecond(rate)) => {
+                let due = (first.elapsed().as_nanos() * u128::from(rate) / 1_000_000_000) as u64 + 1;
+                room.min(due.saturating_sub(sent) as usize)
+            }
+            Timing::Recorded { speed } => {
+                let into_loop = first.elapsed().mul_f64(speed).saturating_sub(span * (sent / length) as u32);
+                next.iter().take_while(|frame| frame.at <= into_loop).count()
+            }
+        };
+        if due == 0 {
+            thread::sleep(TICK);
+            continue;
+        }
+        match send_some(&socket, &mut headers, &next[..due]) {
+            Ok(count) => sent += count as u64,
+            Err(Errno::ENOBUFS | Errno::EAGAIN | Errno::EINTR) => thread::sleep(TICK),
+            Err(error) => return Err(fail(error.into())),
+        }
+    }
+    let last = Instant::now();
+    Ok(Sent { frames: sent, ring_dropped: dropped()? - dropped_before, first, last })
+}
+
+/// A packet socket that receives nothing, bound to the device.
+fn open(device: &str) -> io::Result<OwnedFd> {
+    let socket = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, None)?;
+    // Best effort: with the default size the loop in `send` waits more often.
+    setsockopt(&socket, sockopt::SndBufForce, &(4 << 20)).ok();
+    bind(socket.as_raw_fd(), &address(device)?)?;
+    Ok(socket)
+}
+
+/// The device's own link-layer address, whose protocol number is zero: a socket bound to it receives nothing.
+fn address(device: &str) -> io::Result<LinkAddr> {
+    getifaddrs()?
+        .filter(|entry| entry.interface_name == device)
+        .find_map(|entry| entry.address?.as_link_addr().copied())
+        .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("there is no device {device}")))
+}
+
+fn send_some(socket: &OwnedFd, headers: &mut MultiHeaders<LinkAddr>, frames: &[TimedFrame]) -> Result<usize, Errno> {
+    let slices: Vec<[IoSlice<'_>; 1]> = frames.iter().map(|frame| [IoSlice::new(&frame.bytes)]).collect();
+    let addresses = vec![None; frames.len()];
+    let results = sendmmsg(socket.as_raw_fd(), headers, &slices, addresses, [], MsgFlags::empty())?;
+    Ok(results.count())
+}

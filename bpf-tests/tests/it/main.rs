@@ -1,0 +1,8 @@
+//! Kernel tests: they need root and say so when they are skipped. Run with `--test-threads=1`.
+
+mod generator;
+mod guards;
+mod http;
+mod lab;
+mod replay;
+mod run;
