@@ -225,3 +225,33 @@ fn name(command: &Command) -> String {
     let words: Vec<_> = words.map(|word| word.to_string_lossy().into_owned()).collect();
     format!("`{}`", words.join(" "))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_end_is_stopped() {
+        let began = Instant::now();
+        let limit = Some(Duration::from_millis(50));
+        let error = run_long("sleeping", Command::new("sleep").arg("60"), limit).expect_err("it takes longer");
+        assert!(began.elapsed() < Duration::from_secs(20));
+        assert!(error.to_string().contains("`sleep 60` was not done"), "{error}");
+    }
+
+    #[test]
+    fn a_failure_shows_the_last_lines() {
+        let mut command = Command::new("ls");
+        command.arg("/no/such/file");
+        let error = run_long("listing", &mut command, None).expect_err("the file does not exist");
+        assert!(error.to_string().contains("/no/such/file"), "{error}");
+        let (succeeded, output) = observe("listing", &mut command).expect("ls starts");
+        assert!(!succeeded && output.contains("/no/such/file"), "{output}");
+    }
+
+    #[test]
+    fn programs_are_found_and_missing_ones_are_not() {
+        assert!(find_program("ls").is_some());
+        assert_eq!(find_program("no-such-program-here"), None);
+    }
+}
