@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, IsTerminal, Read, Write as _, stderr, stdin};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError, SyncSender};
 use std::time::{Duration, Instant};
 use std::{env, fs, thread};
@@ -48,34 +48,15 @@ pub(crate) fn capture(command: &mut Command) -> Result<String> {
 /// When it cannot be started, does not succeed (with its last lines), or is not done after `limit`.
 pub(crate) fn run_long(step: &str, command: &mut Command, limit: Option<Duration>) -> Result<Duration> {
     let began = Instant::now();
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().with_context(|| format!("cannot run {}", name(command)))?;
-    let (lines, received) = mpsc::sync_channel(64);
-    forward(child.stdout.take().expect("stdout is piped"), lines.clone());
-    forward(child.stderr.take().expect("stderr is piped"), lines);
-
     let mut tail = VecDeque::with_capacity(TAIL);
-    let mut progress = Progress::new(step);
-    loop {
-        match received.recv_timeout(Duration::from_millis(500)) {
-            Ok(line) => {
-                if tail.len() == TAIL {
-                    tail.pop_front();
-                }
-                tail.push_back(line);
-            }
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => break,
+    let status = watch(step, command, limit, |line| {
+        if tail.len() == TAIL {
+            tail.pop_front();
         }
-        progress.show(began.elapsed(), tail.back().map_or("", String::as_str));
-        if limit.is_some_and(|limit| began.elapsed() > limit) {
-            progress.clear();
-            child.kill().and_then(|()| child.wait()).context("cannot stop it")?;
-            bail!("{} was not done after {} s", name(command), began.elapsed().as_secs());
+        if !line.is_empty() {
+            tail.push_back(line);
         }
-    }
-    let status = child.wait()?;
-    progress.clear();
+    })?;
     if !status.success() {
         let mut message = format!("{} failed ({status})", name(command));
         for line in tail {
@@ -86,13 +67,64 @@ pub(crate) fn run_long(step: &str, command: &mut Command, limit: Option<Duration
     Ok(began.elapsed())
 }
 
+/// Runs something long in the same way and returns whether it succeeded, and all that it wrote.
+///
+/// # Errors
+/// When it cannot be started.
+pub(crate) fn observe(step: &str, command: &mut Command) -> Result<(bool, String)> {
+    let mut output = String::new();
+    let status = watch(step, command, None, |line| {
+        output.push_str(&line);
+        output.push('\n');
+    })?;
+    Ok((status.success(), output))
+}
+
+fn watch(
+    step: &str,
+    command: &mut Command,
+    limit: Option<Duration>,
+    mut on_line: impl FnMut(String),
+) -> Result<ExitStatus> {
+    let began = Instant::now();
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().with_context(|| format!("cannot run {}", name(command)))?;
+    let (lines, received) = mpsc::sync_channel(64);
+    forward(child.stdout.take().expect("stdout is piped"), lines.clone());
+    forward(child.stderr.take().expect("stderr is piped"), lines);
+
+    let mut progress = Progress::new(step);
+    let mut latest = String::new();
+    loop {
+        match received.recv_timeout(Duration::from_millis(500)) {
+            Ok(line) => {
+                if !line.is_empty() {
+                    latest.clone_from(&line);
+                }
+                on_line(line);
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => break,
+        }
+        progress.show(began.elapsed(), &latest);
+        if limit.is_some_and(|limit| began.elapsed() > limit) {
+            progress.clear();
+            child.kill().and_then(|()| child.wait()).context("cannot stop it")?;
+            bail!("{} was not done after {} s", name(command), began.elapsed().as_secs());
+        }
+    }
+    let status = child.wait()?;
+    progress.clear();
+    Ok(status)
+}
+
 fn forward(pipe: impl Read + Send + 'static, lines: SyncSender<String>) {
     thread::spawn(move || {
         for line in BufReader::new(pipe).split(b'\n').map_while(Result::ok) {
             let line = String::from_utf8_lossy(&line);
             // Progress bars rewrite their line: the last state is the one to show.
             let line = line.trim_end().rsplit('\r').next().unwrap_or_default().to_owned();
-            if !line.is_empty() && lines.send(line).is_err() {
+            if lines.send(line).is_err() {
                 break;
             }
         }
@@ -192,4 +224,34 @@ fn name(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
     let words: Vec<_> = words.map(|word| word.to_string_lossy().into_owned()).collect();
     format!("`{}`", words.join(" "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_end_is_stopped() {
+        let began = Instant::now();
+        let limit = Some(Duration::from_millis(50));
+        let error = run_long("sleeping", Command::new("sleep").arg("60"), limit).expect_err("it takes longer");
+        assert!(began.elapsed() < Duration::from_secs(20));
+        assert!(error.to_string().contains("`sleep 60` was not done"), "{error}");
+    }
+
+    #[test]
+    fn a_failure_shows_the_last_lines() {
+        let mut command = Command::new("ls");
+        command.arg("/no/such/file");
+        let error = run_long("listing", &mut command, None).expect_err("the file does not exist");
+        assert!(error.to_string().contains("/no/such/file"), "{error}");
+        let (succeeded, output) = observe("listing", &mut command).expect("ls starts");
+        assert!(!succeeded && output.contains("/no/such/file"), "{output}");
+    }
+
+    #[test]
+    fn programs_are_found_and_missing_ones_are_not() {
+        assert!(find_program("ls").is_some());
+        assert_eq!(find_program("no-such-program-here"), None);
+    }
 }

@@ -34,7 +34,6 @@ pub(crate) fn cargo() -> Command {
 ///
 /// # Errors
 /// When git is missing or this is no work tree.
-#[expect(dead_code, reason = "for fmt")]
 pub(crate) fn files() -> Result<Vec<PathBuf>> {
     let mut git = Command::new("git");
     git.current_dir(root()).args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"]);

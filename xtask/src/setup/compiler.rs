@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use super::{Kind, Source, distribution};
+use super::{BPF_TARGET, Kind, Source, distribution};
 use crate::{process, repo};
 
 /// The oldest rustc that our dependencies for BPF compile with.
@@ -146,7 +146,7 @@ fn installed_compilers() -> Vec<Compiler> {
         }
         let sysroot = process::capture(Command::new(&rustc).args(["--print", "sysroot"])).ok()?;
         let sysroot = PathBuf::from(sysroot.trim());
-        let libraries = sysroot.join(format!("lib/rustlib/{}/lib", bpf_target()));
+        let libraries = sysroot.join(format!("lib/rustlib/{BPF_TARGET}/lib"));
         let has_core = fs::read_dir(libraries).ok()?.flatten().any(|entry| {
             let name = entry.file_name();
             let name = name.to_string_lossy();
@@ -187,10 +187,6 @@ fn rustup() -> Result<Command> {
     // cargo, called through a proxy, names its own toolchain; rust-toolchain.toml is to decide.
     command.env_remove("RUSTUP_TOOLCHAIN");
     Ok(command)
-}
-
-fn bpf_target() -> &'static str {
-    if cfg!(target_endian = "big") { "bpfeb-unknown-none" } else { "bpfel-unknown-none" }
 }
 
 fn is_elf(path: &Path) -> bool {

@@ -61,7 +61,10 @@ pub(crate) fn install(packages: &[&str]) -> Result<()> {
     if family != Family::Debian || process::find_program("apt-get").is_none() {
         bail!("{} must be installed: {remedy}", packages.join(", "));
     }
-    if !process::is_root() && stdin().is_terminal() && process::find_program("sudo").is_some() {
+    if !process::is_root() && process::find_program("sudo").is_none() {
+        bail!("installing {} needs root, and there is no sudo: {remedy}", packages.join(", "));
+    }
+    if !process::is_root() && stdin().is_terminal() {
         eprintln!("  root is needed to install {}: sudo may ask for your password", packages.join(" "));
         let mut sudo = process::as_root("true")?;
         process::run(&mut sudo).with_context(|| remedy.clone())?;

@@ -1,7 +1,8 @@
 //! `target/toolchain/bpf.json`: what was found, for `ftagent/build.rs` and the next set-up.
 
-use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::{env, fs};
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
@@ -10,6 +11,10 @@ use super::Source;
 use super::compiler::{Compiler, Version};
 use super::linker::{self, Linker};
 use crate::repo;
+
+/// The target of the datapath on this machine.
+pub(crate) const BPF_TARGET: &str =
+    if cfg!(target_endian = "big") { "bpfeb-unknown-none" } else { "bpfel-unknown-none" };
 
 /// Where `core` for BPF comes from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -72,6 +77,43 @@ impl Record {
                 .iter()
                 .any(|target| sysroot.join(format!("lib/rustlib/{target}-unknown-none/lib")).is_dir()),
         }
+    }
+
+    /// `program`, one of this compiler's own, called with `subcommand` for the datapath's crate as
+    /// `ftagent/build.rs` calls it.
+    pub(crate) fn command(&self, program: &Path, subcommand: &str) -> Command {
+        let mut command = Command::new(program);
+        for (key, _) in env::vars_os() {
+            let key_text = key.to_string_lossy();
+            if ["CARGO_", "RUST", "LD_LIBRARY_PATH"].iter().any(|start| key_text.starts_with(start))
+                && ![
+                    "CARGO_HOME",
+                    "CARGO_NET",
+                    "CARGO_HTTP",
+                    "CARGO_REGISTR",
+                    "CARGO_SOURCE",
+                    "CARGO_TERM",
+                    "RUSTUP_HOME",
+                ]
+                .iter()
+                .any(|start| key_text.starts_with(start))
+            {
+                command.env_remove(&key);
+            }
+        }
+        let linker = self.bpf_linker.parent().unwrap_or(Path::new("/"));
+        let path = env::var_os("PATH").unwrap_or_default();
+        if let Ok(path) = env::join_paths([linker.to_owned()].into_iter().chain(env::split_paths(&path))) {
+            command.env("PATH", path);
+        }
+        command.current_dir(repo::root().join("ftagent-ebpf"));
+        command.env("CARGO", &self.cargo).env("RUSTC", &self.rustc).env("RUSTC_BOOTSTRAP", "1");
+        command.args([subcommand, "--release", "--bins", "--target", BPF_TARGET]);
+        command.arg("--target-dir").arg(repo::target().join("ebpf"));
+        if self.kind == Kind::BuildStd {
+            command.args(["-Z", "build-std=core"]);
+        }
+        command
     }
 
     pub(crate) fn summary(&self) -> String {

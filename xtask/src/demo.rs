@@ -1,0 +1,55 @@
+//! `cargo xtask demo`: an attack is seen, named, dropped and undone, in a lab on this machine.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result};
+use clap::Args;
+
+use crate::{process, repo, setup};
+
+#[derive(Args)]
+pub(crate) struct Options {
+    /// End with one line of JSON
+    #[arg(long)]
+    json: bool,
+    /// Leave the lab up and say how to look at it
+    #[arg(long)]
+    keep: bool,
+    /// Handed on to the demo
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    arguments: Vec<String>,
+}
+
+/// Builds what the demo shows and becomes it: from there on, stdout is the demo's alone.
+pub(crate) fn run(options: &Options) -> Result<ExitCode> {
+    setup::ensure(&setup::Options::default())?;
+    let step = "building the agent, the control plane and the lab";
+    let mut build = repo::cargo();
+    build.args(["build", "--release", "--bin", "ftagent", "--bin", "controlplane", "--bin", "demo"]);
+    build.env("FTAGENT_REQUIRE_EBPF", "1");
+    let took = process::run_long(step, &mut build, None)?;
+    eprintln!("  {step}: {} s", took.as_secs());
+
+    let folder = repo::target().join("release");
+    let mut demo = command(&folder)?;
+    for (given, flag) in [(options.json, "--json"), (options.keep, "--keep")] {
+        if given {
+            demo.arg(flag);
+        }
+    }
+    demo.args(&options.arguments);
+    let status = demo.status().context("cannot start the demo")?;
+    Ok(if status.success() { ExitCode::SUCCESS } else { exit_code(status.code()) })
+}
+
+fn command(folder: &Path) -> Result<Command> {
+    let program = |name: &str| -> PathBuf { folder.join(name) };
+    let mut demo = process::as_root(program("demo")).context("network namespaces and BPF need root")?;
+    demo.arg("--ftagent").arg(program("ftagent")).arg("--controlplane").arg(program("controlplane"));
+    Ok(demo)
+}
+
+fn exit_code(code: Option<i32>) -> ExitCode {
+    code.and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from)
+}

@@ -1,0 +1,108 @@
+//! `cargo xtask test`: every test there is, those that need root included.
+//!
+//! cargo compiles the test programs and says where they are; we run them one by one, because those of the lab need
+//! root and one thread, and because only then each can be counted by its kind.
+
+mod program;
+mod tally;
+
+use std::ffi::OsString;
+use std::io::{BufRead, BufReader};
+use std::process::{ExitCode, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+
+use self::program::{Kind, Program};
+use self::tally::{Tally, parse};
+use crate::{process, repo, setup};
+
+#[derive(Args, Default)]
+pub(crate) struct Options {
+    /// Leave out the tests that need root (package bpf-tests, program `it`)
+    #[arg(long)]
+    no_root: bool,
+    /// Run only tests whose name contains one of these
+    filters: Vec<OsString>,
+}
+
+pub(crate) fn run(options: &Options) -> Result<ExitCode> {
+    let began = Instant::now();
+    setup::ensure(&setup::Options::default())?;
+    let mut programs = compile()?;
+    // Pure tests first: a mistake there explains those of the lab.
+    programs.sort_by(|a, b| (a.kind, &a.package, &a.name).cmp(&(b.kind, &b.package, &b.name)));
+
+    let mut rows: Vec<(Kind, Tally)> = Vec::new();
+    for program in &programs {
+        if program.kind == Kind::Root && options.no_root {
+            eprintln!("test: {program}: left out (--no-root)");
+            continue;
+        }
+        let command = program.command(&options.filters)?;
+        rows.push((program.kind, execute(&program.to_string(), command)?));
+    }
+    let mut doc = repo::cargo();
+    doc.args(["test", "--workspace", "--doc", "--quiet", "--"]).args(&options.filters).arg("--show-output");
+    doc.env("FTAGENT_REQUIRE_EBPF", "1");
+    rows.push((Kind::Doc, execute("doc tests", doc)?));
+
+    Ok(conclude(&rows, began))
+}
+
+/// Runs one test program, shows what failed and what was skipped, and counts.
+fn execute(what: &str, mut command: std::process::Command) -> Result<Tally> {
+    let began = Instant::now();
+    let (succeeded, output) = process::observe(&format!("test: {what}"), &mut command)?;
+    let tally = parse(&output, succeeded);
+    for skipped in &tally.skips {
+        eprintln!("  {skipped}");
+    }
+    if tally.failed > 0 {
+        eprintln!("{output}");
+    }
+    eprintln!("test: {what}: {tally}, {:.1} s", began.elapsed().as_secs_f64());
+    Ok(tally)
+}
+
+/// Compiles all tests, and the programs that those of the lab start.
+fn compile() -> Result<Vec<Program>> {
+    eprintln!("test: compiling");
+    let began = Instant::now();
+    let mut build = repo::cargo();
+    build.args(["build", "--workspace", "--bins"]).env("FTAGENT_REQUIRE_EBPF", "1");
+    process::run(&mut build)?;
+    let mut cargo = repo::cargo();
+    cargo.args(["test", "--workspace", "--no-run", "--message-format=json-render-diagnostics"]);
+    cargo.env("FTAGENT_REQUIRE_EBPF", "1").stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut child = cargo.spawn().context("cannot run cargo")?;
+    let messages = BufReader::new(child.stdout.take().expect("stdout is piped"));
+    let mut programs = Vec::new();
+    for line in messages.lines() {
+        programs.extend(Program::from_message(&line?));
+    }
+    if !child.wait()?.success() {
+        bail!("the tests do not compile");
+    }
+    eprintln!("test: compiled {} test programs in {} s", programs.len(), began.elapsed().as_secs());
+    Ok(programs)
+}
+
+fn conclude(rows: &[(Kind, Tally)], began: Instant) -> ExitCode {
+    let mut all = Tally::default();
+    for kind in Kind::ALL {
+        let mut of_kind = Tally::default();
+        rows.iter().filter(|(row, _)| *row == kind).for_each(|(_, tally)| of_kind.add(tally));
+        if of_kind.total() > 0 {
+            println!("{:<12} {of_kind}", kind.as_str());
+        }
+        all.add(&of_kind);
+    }
+    println!("in {:.0} s", began.elapsed().as_secs_f64());
+    println!("{all}");
+    if all.passed + all.failed == 0 {
+        eprintln!("error: no test ran");
+    }
+    if all.failed == 0 && all.passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

@@ -1,0 +1,129 @@
+//! One compiled test program, as cargo's messages describe it.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use crate::{process, repo};
+
+/// The package whose integration tests make network namespaces and load programs.
+const LAB: &str = "bpf-tests";
+
+/// Kinds of tests, in the order in which they run.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum Kind {
+    Unit,
+    Integration,
+    Root,
+    Doc,
+}
+
+impl Kind {
+    pub(crate) const ALL: [Self; 4] = [Self::Unit, Self::Integration, Self::Root, Self::Doc];
+
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Unit => "unit",
+            Self::Integration => "integration",
+            Self::Root => "root",
+            Self::Doc => "doc",
+        }
+    }
+}
+
+#[derive(PartialEq, Eq, Debug)]
+pub(crate) struct Program {
+    pub(crate) kind: Kind,
+    pub(crate) package: String,
+    pub(crate) name: String,
+    folder: PathBuf,
+    path: PathBuf,
+}
+
+impl Program {
+    /// The test program that one line of `cargo test --no-run --message-format=json` announces, if it does.
+    pub(crate) fn from_message(line: &str) -> Option<Self> {
+        let message: Value = serde_json::from_str(line).ok()?;
+        let text = |value: &Value| value.as_str().map(str::to_owned);
+        if message["reason"] != "compiler-artifact" || message["profile"]["test"] != true {
+            return None;
+        }
+        let path = PathBuf::from(text(&message["executable"])?);
+        let folder = Path::new(message["manifest_path"].as_str()?).parent()?.to_owned();
+        let package = folder.file_name()?.to_string_lossy().into_owned();
+        let is_integration = message["target"]["kind"].as_array()?.iter().any(|kind| kind == "test");
+        let kind = match is_integration {
+            true if package == LAB => Kind::Root,
+            true => Kind::Integration,
+            false => Kind::Unit,
+        };
+        Some(Self { kind, package, name: text(&message["target"]["name"])?, folder, path })
+    }
+
+    /// The command that runs it; as root and one test at a time where the kernel's state is shared.
+    pub(crate) fn command(&self, filters: &[OsString]) -> Result<Command> {
+        let programs = repo::target().join("debug");
+        let variables = [
+            ("CARGO_MANIFEST_DIR", self.folder.clone()),
+            ("FTAGENT_BIN", programs.join("ftagent")),
+            ("CONTROLPLANE_BIN", programs.join("controlplane")),
+            ("FTAGENT_REQUIRE_EBPF", "1".into()),
+        ];
+        let mut command;
+        if self.kind == Kind::Root {
+            command = process::as_root("env")
+                .context("the tests of the lab need root: run them as root, or leave them out with --no-root")?;
+            for (key, value) in &variables {
+                let mut word = OsString::from(*key);
+                word.push("=");
+                word.push(value);
+                command.arg(word);
+            }
+            command.arg("FTAGENT_REQUIRE_ROOT=1").arg(&self.path).arg("--test-threads=1");
+        } else {
+            command = Command::new(&self.path);
+            command.envs(variables);
+        }
+        command.current_dir(&self.folder).arg("--show-output").args(filters);
+        Ok(command)
+    }
+}
+
+impl fmt::Display for Program {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} ({})", self.package, self.name, self.kind.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(package: &str, kind: &str, test: bool, executable: &str) -> String {
+        format!(
+            r#"{{"reason":"compiler-artifact","manifest_path":"/r/{package}/Cargo.toml","target":{{"kind":["{kind}"],
+            "name":"it"}},"profile":{{"test":{test}}},"executable":{executable}}}"#
+        )
+    }
+
+    #[test]
+    fn test_programs_are_told_from_other_artifacts() {
+        let cases = [
+            (message("ftagent", "lib", true, r#""/t/x""#), Some(Kind::Unit)),
+            (message("ftagent", "test", true, r#""/t/x""#), Some(Kind::Integration)),
+            (message("bpf-tests", "test", true, r#""/t/x""#), Some(Kind::Root)),
+            (message("bpf-tests", "lib", true, r#""/t/x""#), Some(Kind::Unit)),
+            (message("ftagent", "bin", false, r#""/t/x""#), None),
+            (message("ftagent", "lib", true, "null"), None),
+            (r#"{"reason":"build-finished","success":true}"#.to_owned(), None),
+            ("not JSON".to_owned(), None),
+        ];
+        for (line, expected) in cases {
+            assert_eq!(Program::from_message(&line).map(|program| program.kind), expected, "{line}");
+        }
+    }
+}
