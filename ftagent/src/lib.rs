@@ -3,3 +3,11 @@
 //! `engine` decides and knows no clock, task, socket or file; everything else carries out what it decides.
 
 pub mod engine;
+pub mod host;
+pub mod netlink;
+pub mod persist;
+
+#[cfg(test)]
+mod test_ground;
+#[cfg(test)]
+pub(crate) use test_ground::on_a_small_disk;
