@@ -6,6 +6,7 @@ pub mod engine;
 pub mod host;
 pub mod netlink;
 pub mod persist;
+pub mod sync;
 
 #[cfg(test)]
 mod test_ground;

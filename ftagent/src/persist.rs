@@ -206,6 +206,16 @@ impl StateLock {
     }
 }
 
+/// What an operator can do about an error of the disk.
+pub(crate) fn remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "free some space",
+        io::ErrorKind::ReadOnlyFilesystem => "mount it for writing",
+        io::ErrorKind::PermissionDenied => "let the agent own its state directory",
+        _ => "look at the disk",
+    }
+}
+
 fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
     file.write_all(bytes)?;

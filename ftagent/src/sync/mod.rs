@@ -1,0 +1,3 @@
+//! The link to the control plane.
+
+pub mod spool;
