@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use ftagent_common::abi::{Rate, Settings, feature, mode};
+use ftagent_common::api::MapReport;
 use ftagent_common::vocab::Mode;
 
 use crate::config::DatapathConfig;
@@ -28,6 +29,8 @@ pub struct Datapath {
     one_in: u32,
     in_force: BTreeMap<RuleId, Rule>,
     wanted: RuleSet,
+    /// Targets and heavy sources at the last reading.
+    pub seen: (u64, u64),
 }
 
 impl Datapath {
@@ -49,6 +52,7 @@ impl Datapath {
             one_in: 1,
             in_force: BTreeMap::new(),
             wanted: RuleSet::default(),
+            seen: (0, 0),
         })
     }
 
@@ -104,6 +108,34 @@ impl Datapath {
         let one_in = pps.div_ceil(u64::from(self.config.samples_per_sec)).clamp(1, 1 << 20);
         self.one_in = u32::try_from(one_in).unwrap_or(1);
         self.write_settings(now_mono_ns)
+    }
+
+    /// How full the maps are whose entries come and go. Counted from what was written, or by reading where the kernel
+    /// inserts.
+    pub fn occupancy(&self) -> Vec<MapReport> {
+        let there = &self.writer.there;
+        let maps = &self.maps;
+        let count = |len: usize| len as u64;
+        let of = |name: &str, entries: u64, max_entries: u32, entry_bytes: usize| MapReport {
+            name: name.to_owned(),
+            entries,
+            max_entries: u64::from(max_entries),
+            bytes: u64::from(max_entries) * entry_bytes as u64,
+        };
+        // A per-CPU value is there once for every CPU.
+        let cpus = maps.cpus();
+        vec![
+            of("BLOCK4", count(there.block4.len()), maps.block4.max_entries, maps.block4.entry_bytes()),
+            of("BLOCK4_PREFIX", count(there.block4_prefix.len()), maps.block4_prefix.max_entries, maps.block4_prefix.entry_bytes()),
+            of("BLOCK6", count(there.block6.len()), maps.block6.max_entries, maps.block6.entry_bytes()),
+            of("BLOCK6_NET", count(there.block6_net.len()), maps.block6_net.max_entries, maps.block6_net.entry_bytes()),
+            of("BLOCK6_PREFIX", count(there.block6_prefix.len()), maps.block6_prefix.max_entries, maps.block6_prefix.entry_bytes()),
+            of("SOURCE_LIMITS", count(there.source_limits.len()), maps.source_limits.max_entries, maps.source_limits.entry_bytes()),
+            of("PROTECTED", count(there.protected.len()), maps.protected.max_entries, maps.protected.entry_bytes()),
+            of("TRUST", count(there.trust.len()), maps.trust.max_entries, maps.trust.entry_bytes()),
+            of("TARGETS", self.seen.0, maps.targets.max_entries, maps.targets.entry_bytes() * cpus),
+            of("SOURCES", self.seen.1, maps.sources.max_entries, maps.sources.entry_bytes() * cpus),
+        ]
     }
 
     fn write_settings(&self, now_mono_ns: u64) -> Result<(), TableError> {

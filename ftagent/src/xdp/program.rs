@@ -160,6 +160,34 @@ fn declared(sizes: &MapSizes) -> Result<Vec<(String, u32, u32, u32)>, LoadError>
         .collect())
 }
 
+/// Bytes that the maps take in the kernel at most: every entry with its key, value and the kernel's own part, per-CPU
+/// values once for every CPU. Maps that are not preallocated take it only when they are full.
+///
+/// # Errors
+/// When the embedded object cannot be read.
+pub fn memory(sizes: &MapSizes) -> Result<u64, LoadError> {
+    /// `struct htab_elem` and `struct lpm_trie_node` with allocator rounding.
+    const OVERHEAD: u64 = 64;
+    if !object::is_built() {
+        return Err(LoadError::NotBuilt);
+    }
+    let parsed = aya_obj::Object::parse(object::DATAPATH).map_err(|e| LoadError::Load(e.to_string()))?;
+    let cpus = aya::util::nr_cpus().map_or(1, |n| n as u64);
+    let mut total = 0;
+    for (name, key, value, entries) in declared(sizes)? {
+        let per_cpu = parsed.maps.get(&name).is_some_and(|m| matches!(m.map_type(), PERCPU_HASH | PERCPU_ARRAY));
+        let values = u64::from(value) * if per_cpu { cpus } else { 1 };
+        let entry = u64::from(key) + values + OVERHEAD;
+        // A ring has no entries: its size is in bytes.
+        total += if (key, value) == (0, 0) { u64::from(entries) } else { u64::from(entries) * entry };
+    }
+    Ok(total)
+}
+
+/// `enum bpf_map_type`.
+const PERCPU_HASH: u32 = 5;
+const PERCPU_ARRAY: u32 = 6;
+
 /// Unpins maps whose layout or size is not the one wanted: aya would use them without looking.
 fn drop_resized(pins: &Pins, sizes: &MapSizes) -> Result<Vec<String>, LoadError> {
     let mut dropped = Vec::new();

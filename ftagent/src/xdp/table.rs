@@ -93,6 +93,11 @@ impl<K: Pod, V: Pod> Table<K, V> {
         Ok(Self { fd, name, max_entries: info.max_entries(), values_per_key: per_cpu, types: PhantomData })
     }
 
+    /// Bytes of one key with one value, without the kernel's own.
+    pub fn entry_bytes(&self) -> usize {
+        size_of::<K>() + size_of::<V>()
+    }
+
     /// The map's name in the kernel and in messages.
     pub fn name(&self) -> &'static str {
         self.name

@@ -1,0 +1,598 @@
+//! The one loop: inputs to the engine, its commands to those who carry them out. The only file that knows everybody.
+//!
+//! ```text
+//! every tick: ring of samples, counters ─┐                      ┌─> datapath (at once)
+//! control socket, link, host changes ────┼─> Engine ─> Commands ┼─> state file ─> nftables (one worker, in order)
+//! results of nftables ───────────────────┘                      └─> link (spool on disk), answers
+//! ```
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use ftagent_common::abi::InterfaceCounters;
+use ftagent_common::api::{DeployRequest, Heartbeat, MetricsSample, PROTOCOL_VERSION};
+use ftagent_common::vocab::AttachMode;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::MissedTickBehavior;
+use tracing::{debug, error, info, warn};
+
+use crate::clock;
+use crate::config::Config;
+use crate::control::{Answer, Asked, Control, Question};
+use crate::enforce::datapath::Datapath;
+use crate::enforce::worker::{Worker, WorkerHandle};
+use crate::engine::{Command, CounterReading, EnforceResult, Engine, EngineState, Input, Now, OrderOutcome, Settings};
+use crate::ground::Host;
+use crate::persist::{self, Loaded, StateLock};
+use crate::status::{self, LinkReport, RuleStatus, Status, TickReport};
+use crate::sync::spool::Limits;
+use crate::sync::{Incoming, Link, LinkConfig, LinkStatus, Outgoing, Timing};
+use crate::xdp::counters;
+use crate::xdp::maps::Maps;
+use crate::xdp::pins::Pins;
+use crate::xdp::program::{self, Attached, InterfacePlan};
+use crate::xdp::samples::Samples;
+
+/// Between two looks whether the maps are as they should be.
+const REPAIR: Duration = Duration::from_secs(10);
+/// Between two saves of what changed without anybody asking, such as baselines.
+const SAVE: Duration = Duration::from_secs(30);
+/// What the link may take to deliver when the agent stops.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// Everything that the loop owns.
+struct Daemon {
+    config: Config,
+    started_mono_ns: u64,
+    kernel: String,
+    engine: Engine,
+    datapath: Datapath,
+    samples: Samples,
+    attached: Vec<Attached>,
+    host: Host,
+    worker: WorkerHandle,
+    link: Option<Link>,
+    link_status: Option<tokio::sync::watch::Receiver<LinkStatus>>,
+    /// Who waits for the answer to the order that the engine is working on.
+    asking: Option<oneshot::Sender<Answer>>,
+    /// Frames and bytes at the last tick and at the last metrics sample.
+    last_tick: (u64, u64),
+    last_sample: (u64, MetricsCounters),
+    tick: TickReport,
+    warnings: Vec<String>,
+}
+
+/// The sums that a metrics sample is the difference of.
+#[derive(Clone, Copy, Default)]
+struct MetricsCounters {
+    packets: u64,
+    bytes: u64,
+    dropped: u64,
+    tcp: u64,
+    udp: u64,
+    icmp: u64,
+}
+
+/// Runs the agent until a signal ends it. Enforcement stays attached when it ends.
+///
+/// # Errors
+/// What keeps the agent from starting, with the remedy; nothing is left half done.
+pub async fn run(config: Config) -> Result<()> {
+    let started = clock::now();
+    if !nix::unistd::geteuid().is_root() {
+        warn!("not root: loading programs needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON");
+    }
+    persist::make_dir(&config.state_dir)?;
+    let _lock = StateLock::take(&config.state_dir)?;
+    let boot = boot_id();
+
+    let host = Host::watch(&config).await?;
+    let settings = host.settings(&config.settings);
+    let (engine, mut warnings) = start_engine(&config, settings, started, &boot)?;
+
+    let pins = Pins::below(&config.bpffs)?;
+    let plans: Vec<InterfacePlan> = config
+        .interfaces
+        .iter()
+        .zip(0..)
+        .map(|((name, choice), slot)| InterfacePlan { name: name.clone(), slot, choice: *choice })
+        .collect();
+    let needed = program::memory(&config.datapath.sizes)?;
+    if needed > config.datapath.max_memory_bytes {
+        bail!(
+            "the maps would take {needed} bytes and datapath.max_memory_bytes is {}: raise it, or lower datapath.max_*",
+            config.datapath.max_memory_bytes
+        );
+    }
+    let loaded = program::load(&plans, &pins, &config.datapath.sizes)?;
+    for name in &loaded.resized {
+        warnings.push(format!("map {name} was made anew: its size or layout changed, its counters began at 0"));
+    }
+    let maps = Maps::open(&pins.maps())?;
+    let mut datapath = Datapath::adopt(maps, config.datapath.clone(), config.dead_man_secs)?;
+    datapath.set_ground(host.ground(&config).datapath(), started.mono_ns);
+
+    let (worker, worker_handle, mut worker_results) = Worker::new(config.state_dir.join("engine.json"), boot);
+    let samples = Samples::open(&pins.maps()).context("the ring of samples")?;
+    let mut daemon = Daemon {
+        started_mono_ns: started.mono_ns,
+        kernel: kernel(),
+        engine,
+        datapath,
+        samples,
+        attached: Vec::new(),
+        host,
+        worker: worker_handle,
+        link: None,
+        link_status: None,
+        asking: None,
+        last_tick: (0, 0),
+        last_sample: (started.mono_ns, MetricsCounters::default()),
+        tick: TickReport::default(),
+        warnings,
+        config,
+    };
+    // What the engine remembers goes into the maps before any program runs on them.
+    daemon.carry_out();
+    daemon.attached = loaded.attach()?;
+    for interface in &daemon.attached {
+        info!(interface = %interface.interface, mode = %interface.mode, adopted = interface.adopted, reason = %interface.reason, "attached");
+    }
+    let is_fallback = daemon.attached.iter().any(|a| a.mode == AttachMode::Nftables);
+    daemon.worker.set_fallback(is_fallback);
+    let worker = tokio::task::spawn_blocking(move || worker.run());
+    daemon.last_sample = (started.mono_ns, daemon.sums().1);
+
+    let (questions, mut asked) = mpsc::channel(16);
+    let control = Control::listen(&daemon.config.socket())
+        .with_context(|| format!("control socket {}", daemon.config.socket().display()))?;
+    let control = tokio::spawn(control.serve(questions));
+    daemon.start_link().await?;
+    let metrics = crate::metrics_task::start(daemon.config.metrics, daemon.config.socket()).await?;
+
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    let mut tick = interval(Duration::from_millis(daemon.config.tick_ms));
+    let mut second = interval(Duration::from_secs(1));
+    let mut repair = interval(REPAIR);
+    let mut save = interval(SAVE);
+    println!("ready");
+    crate::notify::ready();
+    info!(version = env!("CARGO_PKG_VERSION"), "ready");
+
+    loop {
+        tokio::select! {
+            biased;
+            _ = tick.tick() => daemon.on_tick(),
+            Some(results) = worker_results.recv() => daemon.on_results(results),
+            Some(asked) = asked.recv() => daemon.on_question(asked),
+            Some(incoming) = next(&mut daemon.link) => daemon.on_incoming(incoming),
+            changed = daemon.host.changed() => daemon.on_host(changed).await,
+            _ = second.tick() => daemon.on_second(),
+            _ = repair.tick() => daemon.on_repair(),
+            _ = save.tick() => daemon.worker.save(daemon.engine.state()),
+            _ = hangup.recv() => daemon.on_reload(),
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+        }
+    }
+    info!("stopping; enforcement stays attached, `ftagent detach` removes it");
+    crate::notify::stopping();
+    drop(asked);
+    daemon.worker.save(daemon.engine.state());
+    let Daemon { worker: handle, link, .. } = daemon;
+    drop(handle);
+    worker.await.context("the worker for the state file and nftables")?;
+    if let Some(link) = link {
+        link.shutdown(GRACE).await;
+    }
+    if let Some(metrics) = metrics {
+        metrics.abort();
+    }
+    control.await.context("the control socket's task")?;
+    Ok(())
+}
+
+fn interval(period: Duration) -> tokio::time::Interval {
+    let mut interval = tokio::time::interval(period);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
+}
+
+/// The link's next word; never, where the agent works alone.
+async fn next(link: &mut Option<Link>) -> Option<Incoming> {
+    match link {
+        Some(link) => link.incoming.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Restores the engine from its file, or starts it anew.
+fn start_engine(config: &Config, settings: Settings, now: Now, boot: &str) -> Result<(Engine, Vec<String>)> {
+    let path = config.state_dir.join("engine.json");
+    let mut warnings = Vec::new();
+    let engine = match persist::load_json::<SavedState>(&path, now.wall.unix_timestamp())? {
+        Loaded::There(saved) => {
+            let same_boot = saved.boot == boot;
+            info!(same_boot, rules = saved.state.rules.len(), incidents = saved.state.incidents.len(), "state restored");
+            Engine::restore(settings, saved.state, now, same_boot)
+        }
+        Loaded::Absent => Engine::new(settings, now),
+        Loaded::Corrupt { moved_to, why } => {
+            let words = format!("{}: {why}; moved to {}, started anew", path.display(), moved_to.display());
+            warn!("{words}");
+            warnings.push(words);
+            Engine::new(settings, now)
+        }
+    };
+    Ok((engine, warnings))
+}
+
+/// The engine's state with the boot in which it is true.
+#[derive(serde::Serialize, serde::Deserialize)]
+pub(crate) struct SavedState {
+    pub(crate) boot: String,
+    pub(crate) state: EngineState,
+}
+
+fn boot_id() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned()).unwrap_or_default()
+}
+
+fn kernel() -> String {
+    nix::sys::utsname::uname().map(|u| u.release().to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+impl Daemon {
+    fn on_tick(&mut self) {
+        let now = clock::now();
+        let samples = self.samples.take();
+        if !samples.is_empty() {
+            self.engine.on(Input::Samples(samples), now);
+        }
+        match counters::read(&self.datapath.maps, &self.attached) {
+            Ok(reading) => {
+                let pps = self.rate(&reading, now.mono_ns);
+                self.datapath.seen = (reading.targets.len() as u64, reading.sources.len() as u64);
+                if let Err(error) = self.datapath.heartbeat(pps, now.mono_ns) {
+                    error!(%error, "heartbeat");
+                }
+                self.engine.on(Input::Counters(reading), now);
+            }
+            Err(error) => error!(%error, "counters cannot be read"),
+        }
+        self.carry_out();
+        self.tick.last = (clock::mono_ns().saturating_sub(now.mono_ns)) / 1_000;
+        self.tick.max = self.tick.max.max(self.tick.last);
+    }
+
+    /// Packets per second since the last tick, all interfaces together.
+    fn rate(&mut self, reading: &CounterReading, now_ns: u64) -> u64 {
+        let packets: u64 = reading.interfaces.iter().map(|(_, c)| sum(c).packets).sum();
+        let (then, before) = std::mem::replace(&mut self.last_tick, (now_ns, packets));
+        let nanos = now_ns.saturating_sub(then).max(1);
+        let grown = u128::from(packets.saturating_sub(before));
+        if then == 0 { 0 } else { u64::try_from(grown * 1_000_000_000 / u128::from(nanos)).unwrap_or(u64::MAX) }
+    }
+
+    /// Carries out everything that the engine asks for.
+    fn carry_out(&mut self) {
+        let mut results = Vec::new();
+        loop {
+            while let Some(command) = self.engine.poll_command() {
+                self.carry_out_one(command, &mut results);
+            }
+            if results.is_empty() {
+                return;
+            }
+            self.engine.on(Input::Enforced(std::mem::take(&mut results)), clock::now());
+        }
+    }
+
+    fn carry_out_one(&mut self, command: Command, results: &mut Vec<EnforceResult>) {
+        match command {
+            Command::Persist => self.worker.save(self.engine.state()),
+            Command::Enforce(set) => {
+                // The maps need no journal: they are read at start, and automatic entries end by themselves.
+                results.extend(self.datapath.reconcile(&set, clock::mono_ns()));
+                self.worker.enforce(set);
+            }
+            Command::Report(report) => {
+                info!(
+                    incident = %report.uuid, revision = report.revision, target = %report.target, family = %report.family,
+                    status = %report.status, severity = %report.severity, confidence = report.confidence,
+                    peak_pps = report.peak_pps, dropped = report.dropped_packets, "incident"
+                );
+                self.send(Outgoing::Incident(report));
+            }
+            Command::Ack(ack) => self.send(Outgoing::Ack(ack)),
+            Command::Answer(outcome) => match self.asking.take() {
+                // Whoever asked may have gone.
+                Some(asking) => drop(asking.send(Answer::Order { outcome })),
+                None => debug!(?outcome, "an answer that nobody waits for"),
+            },
+        }
+    }
+
+    fn send(&mut self, message: Outgoing) {
+        let Some(link) = &self.link else { return };
+        if let Err(error) = link.outgoing.try_send(message) {
+            error!(%error, "the link takes no message: its disk is slower than the reports");
+        }
+    }
+
+    fn on_results(&mut self, results: Vec<EnforceResult>) {
+        for result in &results {
+            if let Err(error) = &result.result {
+                error!(rule = result.rule.0, %error, "rule failed");
+            }
+        }
+        self.engine.on(Input::Enforced(results), clock::now());
+        self.carry_out();
+    }
+
+    fn on_incoming(&mut self, incoming: Incoming) {
+        let now = clock::now();
+        match incoming {
+            Incoming::Config(config) => {
+                info!(version = config.version, rules = config.rules.len(), allowlist = config.allowlist.len(), "configuration of the control plane");
+                self.engine.on(Input::Remote(config), now);
+            }
+            Incoming::Command(command) => self.engine.on(Input::Command(command), now),
+            Incoming::Status(status) => {
+                info!(connected = status.connected, error = status.last_error.as_deref(), "control plane");
+                if status.connected {
+                    self.beat();
+                }
+            }
+        }
+        self.carry_out();
+    }
+
+    fn on_question(&mut self, asked: Asked) {
+        let answer = match asked.question {
+            Question::Status {} => self.status().and_then(to_value).map(|status| Answer::Status { status }),
+            Question::Incidents {} => to_value(self.engine.view().incidents).map(|incidents| Answer::Incidents { incidents }),
+            Question::Rules {} => to_value(self.rules()).map(|rules| Answer::Rules { rules }),
+            Question::Order { order } => {
+                self.asking = Some(asked.answer);
+                self.engine.on(Input::Operator(order), clock::now());
+                self.carry_out();
+                if let Some(unanswered) = self.asking.take() {
+                    let outcome = OrderOutcome::Refused { why: "the engine gave no answer".to_owned() };
+                    drop(unanswered.send(Answer::Order { outcome }));
+                }
+                return;
+            }
+        };
+        let answer = answer.unwrap_or_else(|error| Answer::Error { message: format!("{error:#}") });
+        // Whoever asked may have gone.
+        drop(asked.answer.send(answer));
+    }
+
+    async fn on_host(&mut self, changed: bool) {
+        if !changed {
+            warn!("changes of addresses and routes are no longer told: looking every 10 s instead");
+        }
+        self.host.look().await;
+        self.apply_host();
+    }
+
+    fn apply_host(&mut self) {
+        let now = clock::now();
+        let results = self.datapath.set_ground(self.host.ground(&self.config).datapath(), now.mono_ns);
+        self.engine.on(Input::Settings(Box::new(self.host.settings(&self.config.settings))), now);
+        self.on_results(results);
+    }
+
+    fn on_reload(&mut self) {
+        match Config::load(&self.config.path) {
+            Ok(fresh) => {
+                info!("configuration read again: thresholds, response, rules and lists take effect; interfaces, sizes and directories need a restart");
+                self.config.settings = fresh.settings;
+                self.config.management = fresh.management;
+                self.config.protect = fresh.protect;
+                self.apply_host();
+            }
+            Err(error) => error!(%error, "configuration not read again: the old one stays in force"),
+        }
+    }
+
+    fn on_second(&mut self) {
+        let now = clock::now();
+        let (_, sums) = self.sums();
+        let (then, before) = std::mem::replace(&mut self.last_sample, (now.mono_ns, sums));
+        let nanos = now.mono_ns.saturating_sub(then).max(1);
+        let per_sec = |after: u64, before: u64| {
+            let grown = u128::from(after.saturating_sub(before)) * 1_000_000_000 / u128::from(nanos);
+            u64::try_from(grown).unwrap_or(u64::MAX)
+        };
+        let sample = MetricsSample {
+            at: now.wall,
+            pps: per_sec(sums.packets, before.packets),
+            bps: per_sec(sums.bytes, before.bytes).saturating_mul(8),
+            dropped_pps: per_sec(sums.dropped, before.dropped),
+            tcp_pps: per_sec(sums.tcp, before.tcp),
+            udp_pps: per_sec(sums.udp, before.udp),
+            icmp_pps: per_sec(sums.icmp, before.icmp),
+            other_pps: per_sec(
+                sums.packets.saturating_sub(sums.tcp + sums.udp + sums.icmp),
+                before.packets.saturating_sub(before.tcp + before.udp + before.icmp),
+            ),
+        };
+        self.send(Outgoing::Metrics(sample));
+        self.beat();
+    }
+
+    fn on_repair(&mut self) {
+        let now_ns = clock::mono_ns();
+        match self.datapath.repair(now_ns) {
+            Ok(results) => self.on_results(results),
+            Err(error) => error!(%error, "the maps cannot be read"),
+        }
+        if let Err(error) = counters::sweep_sources(&self.datapath.maps, now_ns) {
+            error!(%error, "silent sources are not swept");
+        }
+        self.worker.repair();
+    }
+
+    /// Publishes the newest heartbeat; the link sends one every 30 s.
+    fn beat(&mut self) {
+        let Some(link) = &self.link else { return };
+        let view = self.engine.view();
+        let heartbeat = Heartbeat {
+            protocol_version: PROTOCOL_VERSION,
+            agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+            kernel: self.kernel.clone(),
+            uptime_secs: self.uptime_secs(),
+            mode: view.mode,
+            interfaces: self.attached.iter().map(status::interface).collect(),
+            baseline: view.baseline.clone(),
+            maps: self.datapath.occupancy(),
+            queued: 0,
+            queue_dropped: 0,
+            threshold_ratio: view.threshold_ratio,
+            active_incidents: view.active_incidents,
+            config_version: view.config_version,
+            warnings: self.all_warnings(),
+        };
+        link.heartbeat.send_replace(Some(heartbeat));
+    }
+
+    fn uptime_secs(&self) -> u64 {
+        clock::mono_ns().saturating_sub(self.started_mono_ns) / 1_000_000_000
+    }
+
+    fn all_warnings(&self) -> Vec<String> {
+        let mut warnings = self.warnings.clone();
+        warnings.extend(self.host.warning());
+        warnings.extend(self.worker.warning());
+        for interface in self.attached.iter().filter(|a| a.mode != AttachMode::Native) {
+            warnings.push(format!("{}: {} instead of native: {}", interface.interface, interface.mode, interface.reason));
+        }
+        for map in self.datapath.occupancy() {
+            if map.max_entries > 0 && map.entries * 10 >= map.max_entries * 9 {
+                warnings.push(format!("map {} is at {} of {} entries", map.name, map.entries, map.max_entries));
+            }
+        }
+        warnings
+    }
+
+    fn status(&self) -> Result<Status> {
+        let view = self.engine.view();
+        let mut verdicts = std::collections::BTreeMap::new();
+        let mut classes = std::collections::BTreeMap::new();
+        for interface in &self.attached {
+            let counted = counters::interface(&self.datapath.maps, interface.slot)?;
+            verdicts.insert(interface.interface.clone(), status::verdicts(&counted));
+            classes.insert(interface.interface.clone(), status::classes(&counted));
+        }
+        let health = counters::health(&self.datapath.maps)?;
+        let link = self.link_status.as_ref().zip(self.config.control_plane.as_ref());
+        Ok(Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            name: self.config.name.clone(),
+            uptime_secs: self.uptime_secs(),
+            kernel: self.kernel.clone(),
+            mode: view.mode,
+            ready: true,
+            interfaces: self.attached.iter().map(status::interface).collect(),
+            verdicts,
+            classes,
+            maps: self.datapath.occupancy(),
+            health: health.into_iter().map(|(event, count)| (event.as_str().to_owned(), count)).collect(),
+            link: link.map(|(status, config)| LinkReport { url: config.url.clone(), status: status.borrow().clone() }),
+            tick_us: self.tick,
+            warnings: self.all_warnings(),
+            engine: view,
+        })
+    }
+
+    fn rules(&self) -> Vec<RuleStatus> {
+        let hits = |id| {
+            let slot = self.datapath.slots.of(id)?;
+            counters::rule_hits(&self.datapath.maps, slot).ok()
+        };
+        let rules = self.engine.view().rules.into_iter();
+        rules
+            .map(|rule| {
+                let hits = hits(rule.id).unwrap_or_default();
+                RuleStatus {
+                    id: rule.id,
+                    matches: rule.matches,
+                    verdict: rule.verdict,
+                    origin: rule.origin,
+                    point: rule.point,
+                    expires_in_secs: rule.expires_in_secs,
+                    packets: hits.counter.packets,
+                    bytes: hits.counter.bytes,
+                    first_hit_mono_ns: (hits.first_ns != 0).then_some(hits.first_ns),
+                }
+            })
+            .collect()
+    }
+
+    /// All frames, and the sums of a metrics sample, over all interfaces.
+    fn sums(&self) -> (u64, MetricsCounters) {
+        use ftagent_common::vocab::TrafficClass as Class;
+        let mut sums = MetricsCounters::default();
+        for interface in &self.attached {
+            let Ok(counted) = counters::interface(&self.datapath.maps, interface.slot) else { continue };
+            for class in Class::ALL {
+                let flow = &counted.classes[class.index()];
+                let total = flow.total();
+                sums.packets += total.packets;
+                sums.bytes += total.bytes;
+                sums.dropped += flow.dropped.packets;
+                match class {
+                    c if c.is_tcp() => sums.tcp += total.packets,
+                    c if c.is_udp() => sums.udp += total.packets,
+                    Class::Icmp | Class::Icmpv6 => sums.icmp += total.packets,
+                    _ => {}
+                }
+            }
+        }
+        (sums.packets, sums)
+    }
+
+    async fn start_link(&mut self) -> Result<()> {
+        let Some(config) = &self.config.control_plane else { return Ok(()) };
+        let link = Link::start(LinkConfig {
+            url: config.url.clone(),
+            ca_file: config.ca_file.clone(),
+            state_dir: self.config.state_dir.clone(),
+            deploy_token: config.deploy_token.clone(),
+            deploy: DeployRequest {
+                name: self.config.name.clone(),
+                ip: self.host.first_address(&self.config).unwrap_or_default(),
+                location: self.config.location.clone(),
+                os: format!("Linux {}", self.kernel),
+                interface: self.config.interfaces.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(","),
+            },
+            limits: Limits::default(),
+            timing: Timing::default(),
+            wall: clock::wall,
+        })
+        .await
+        .context("link to the control plane")?;
+        self.link_status = Some(link.status());
+        self.link = Some(link);
+        Ok(())
+    }
+}
+
+fn sum(counters: &InterfaceCounters) -> ftagent_common::abi::Counter {
+    let mut sum = ftagent_common::abi::Counter::default();
+    for counter in &counters.reasons {
+        sum += *counter;
+    }
+    sum
+}
+
+fn to_value<T: serde::Serialize>(value: T) -> Result<serde_json::Value> {
+    serde_json::to_value(value).context("cannot be written as JSON")
+}
+

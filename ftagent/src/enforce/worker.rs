@@ -1,0 +1,148 @@
+//! The one worker for what may take long: the state file, and nftables after it, in the order they were asked for.
+//!
+//! Runs on a thread of its own, so that a slow disk delays neither detection nor the datapath. Only the newest state
+//! and the newest rules wait: both are whole.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::mpsc;
+use tracing::error;
+
+use super::nftables::Nftables;
+use crate::clock;
+use crate::daemon::SavedState;
+use crate::engine::{EnforceResult, EngineState, RuleSet};
+use crate::persist;
+
+/// What waits for the worker.
+#[derive(Default)]
+struct Waiting {
+    state: Option<Box<EngineState>>,
+    rules: Option<RuleSet>,
+    fallback: Option<bool>,
+    repair: bool,
+    closed: bool,
+    /// Why the state file is not written.
+    fault: Option<String>,
+}
+
+#[derive(Default)]
+struct Shared {
+    waiting: Mutex<Waiting>,
+    more: Condvar,
+}
+
+impl Shared {
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        // Every change is one assignment: a panic cannot leave it half done.
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The worker's own side.
+pub struct Worker {
+    shared: Arc<Shared>,
+    path: PathBuf,
+    boot: String,
+    results: mpsc::UnboundedSender<Vec<EnforceResult>>,
+}
+
+/// The daemon's side; the worker ends when it is dropped.
+pub struct WorkerHandle {
+    shared: Arc<Shared>,
+}
+
+impl Worker {
+    /// A worker that saves to `path`, its handle, and where its results come out. Results are at most one for each
+    /// rule that was asked for.
+    pub fn new(path: PathBuf, boot: String) -> (Self, WorkerHandle, mpsc::UnboundedReceiver<Vec<EnforceResult>>) {
+        let shared = Arc::new(Shared::default());
+        let (results, receiver) = mpsc::unbounded_channel();
+        (Self { shared: Arc::clone(&shared), path, boot, results }, WorkerHandle { shared }, receiver)
+    }
+
+    /// Works until the handle is dropped and nothing waits.
+    pub fn run(self) {
+        let mut nftables = Nftables::new(false);
+        let mut rules = RuleSet::default();
+        loop {
+            let work = {
+                let mut waiting = self.shared.waiting();
+                while waiting.state.is_none() && waiting.rules.is_none() && !waiting.repair && !waiting.closed {
+                    waiting = self.shared.more.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+                }
+                let is_last = waiting.closed && waiting.state.is_none() && waiting.rules.is_none();
+                if is_last {
+                    return;
+                }
+                let repair = std::mem::take(&mut waiting.repair);
+                (waiting.state.take(), waiting.rules.take(), waiting.fallback.take(), repair)
+            };
+            let (state, desired, fallback, repair) = work;
+            if let Some(state) = state {
+                self.save(*state);
+            }
+            if let Some(fallback) = fallback {
+                nftables.set_fallback(fallback);
+            }
+            let is_asked = desired.is_some() || fallback.is_some() || repair;
+            if let Some(desired) = desired {
+                rules = desired;
+            }
+            if is_asked {
+                let results = nftables.reconcile(&rules, clock::mono_ns());
+                if !results.is_empty() && self.results.send(results).is_err() {
+                    return;
+                }
+            }
+        }
+    }
+
+    fn save(&self, state: EngineState) {
+        let saved = SavedState { boot: self.boot.clone(), state };
+        let fault = persist::save_json(&self.path, &saved).err().map(|error| error.to_string());
+        if let Some(fault) = &fault {
+            error!(%fault, "the state is not saved: after a crash the agent would start from the last one");
+        }
+        self.shared.waiting().fault = fault;
+    }
+}
+
+impl WorkerHandle {
+    /// Saves `state`, before any rules that are handed over later.
+    pub fn save(&self, state: EngineState) {
+        self.shared.waiting().state = Some(Box::new(state));
+        self.shared.more.notify_one();
+    }
+
+    /// Brings nftables to `rules`.
+    pub fn enforce(&self, rules: RuleSet) {
+        self.shared.waiting().rules = Some(rules);
+        self.shared.more.notify_one();
+    }
+
+    /// Looks whether nftables is as it should be.
+    pub fn repair(&self) {
+        self.shared.waiting().repair = true;
+        self.shared.more.notify_one();
+    }
+
+    /// Whether nftables carries the datapath's rules too.
+    pub fn set_fallback(&self, fallback: bool) {
+        self.shared.waiting().fallback = Some(fallback);
+        self.shared.more.notify_one();
+    }
+
+    /// Why the state file is not written, if it is not.
+    pub fn warning(&self) -> Option<String> {
+        self.shared.waiting().fault.clone()
+    }
+}
+
+impl Drop for WorkerHandle {
+    fn drop(&mut self) {
+        self.shared.waiting().closed = true;
+        self.shared.more.notify_one();
+    }
+}

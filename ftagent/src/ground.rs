@@ -1,0 +1,202 @@
+//! What the node stands on: its own addresses, gateways, resolvers, control plane and management sources. None of it
+//! is ever blocked by anything automated, and all of it may change while the agent runs.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use ipnet::IpNet;
+use tracing::warn;
+
+use crate::config::Config;
+use crate::engine::Settings;
+use crate::host::{HostFacts, host_facts};
+use crate::netlink::Changes;
+use crate::xdp::compile::{FailSafe, Ground as Compiled};
+
+/// BGP, and BFD's single-hop and echo ports (RFC 4271, RFC 5881): what a router itself says to us. What it forwards
+/// carries the senders' own addresses and needs no trust.
+const ROUTER_PORTS: [u16; 3] = [179, 3784, 3785];
+/// Between two looks where changes are not told.
+const LOOK: Duration = Duration::from_secs(10);
+/// For the name of the control plane.
+const RESOLVE: Duration = Duration::from_secs(2);
+
+/// The node's facts and how to learn that they changed.
+pub struct Host {
+    facts: Option<HostFacts>,
+    /// Why the newest look failed: until one succeeds nothing automated acts.
+    unreadable: Option<String>,
+    changes: Option<Changes>,
+    control_plane: Option<(String, u16)>,
+    control_plane_addresses: Vec<IpAddr>,
+    management: Vec<FailSafe>,
+}
+
+/// Facts as the datapath takes them.
+pub struct Ground(Compiled);
+
+impl Ground {
+    /// The compiled form.
+    pub fn datapath(self) -> Compiled {
+        self.0
+    }
+}
+
+impl Host {
+    /// Looks once, and listens for changes from before that on.
+    ///
+    /// # Errors
+    /// When the control plane's URL has no host. Facts that cannot be read are no error: the guard then refuses.
+    pub async fn watch(config: &Config) -> Result<Self> {
+        let control_plane = match &config.control_plane {
+            Some(control_plane) => Some(host_and_port(&control_plane.url).context("control_plane.url has no host")?),
+            None => None,
+        };
+        let changes = match Changes::subscribe() {
+            Ok(changes) => Some(changes),
+            Err(error) => {
+                warn!(%error, "changes of addresses and routes are not told");
+                None
+            }
+        };
+        let mut host = Self {
+            facts: None,
+            unreadable: None,
+            changes,
+            control_plane,
+            control_plane_addresses: Vec::new(),
+            management: config.management.clone(),
+        };
+        host.look().await;
+        Ok(host)
+    }
+
+    /// Waits until something changed, or is worth another look. False: changes are not told any more.
+    pub async fn changed(&mut self) -> bool {
+        let retry = self.unreadable.is_some();
+        let told = async {
+            match &mut self.changes {
+                Some(changes) => changes.changed().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            lives = told => {
+                if !lives {
+                    self.changes = None;
+                }
+                lives
+            }
+            () = tokio::time::sleep(LOOK), if retry || self.changes.is_none() => true,
+        }
+    }
+
+    /// Reads the facts again.
+    pub async fn look(&mut self) {
+        match host_facts().await {
+            Ok(facts) => {
+                self.facts = Some(facts);
+                self.unreadable = None;
+            }
+            Err(error) => {
+                warn!(%error, "the node's own addresses are not known: nothing automated acts");
+                self.unreadable = Some(error.to_string());
+            }
+        }
+        if let Some((name, port)) = self.control_plane.clone() {
+            match tokio::time::timeout(RESOLVE, tokio::net::lookup_host((name.as_str(), port))).await {
+                Ok(Ok(found)) => self.control_plane_addresses = found.map(|a| a.ip()).take(16).collect(),
+                Ok(Err(error)) => warn!(%error, %name, "the control plane's name has no address; the last one stays trusted"),
+                Err(_) => warn!(%name, "the control plane's name is not resolved in time; the last address stays trusted"),
+            }
+        }
+    }
+
+    /// The file's settings with the guard's lists filled in.
+    pub fn settings(&self, file: &Settings) -> Settings {
+        let mut settings = file.clone();
+        settings.guard.unreadable.clone_from(&self.unreadable);
+        let mut infrastructure = Vec::new();
+        if let Some(facts) = &self.facts {
+            settings.guard.own = facts.own_addresses();
+            infrastructure.extend(facts.gateways.iter().map(|(ip, _)| (IpNet::from(*ip), "default gateway".to_owned())));
+            infrastructure.extend(facts.resolvers.iter().map(|ip| (IpNet::from(*ip), "resolver".to_owned())));
+        }
+        let control = self.control_plane_addresses.iter();
+        infrastructure.extend(control.map(|ip| (IpNet::from(*ip), "control plane".to_owned())));
+        infrastructure.extend(self.management.iter().map(|m| (m.prefix, "management source".to_owned())));
+        settings.guard.infrastructure = infrastructure;
+        settings
+    }
+
+    /// What the datapath protects and never drops.
+    pub fn ground(&self, config: &Config) -> Ground {
+        let mut fail_safe = self.management.clone();
+        let port = self.control_plane.as_ref().map_or(443, |(_, port)| *port);
+        let control = self.control_plane_addresses.iter();
+        fail_safe.extend(control.map(|ip| FailSafe { prefix: IpNet::from(*ip), ports: vec![port] }));
+        if let Some(facts) = &self.facts {
+            let routers = facts.gateways.iter();
+            fail_safe.extend(routers.map(|(ip, _)| FailSafe { prefix: IpNet::from(*ip), ports: ROUTER_PORTS.to_vec() }));
+        }
+        Ground(Compiled { protected: self.protected(config), fail_safe })
+    }
+
+    fn protected(&self, config: &Config) -> Vec<IpNet> {
+        if !config.protect.is_empty() {
+            return config.protect.clone();
+        }
+        let Some(facts) = &self.facts else { return Vec::new() };
+        let watched = config.interfaces.iter().filter_map(|(name, _)| facts.interface(name));
+        watched.flat_map(|i| &i.addresses).map(|net| IpNet::from(net.addr())).collect()
+    }
+
+    /// The first address of the first interface, as the control plane shows the node.
+    pub fn first_address(&self, config: &Config) -> Option<String> {
+        let facts = self.facts.as_ref()?;
+        let addresses = config.interfaces.iter().filter_map(|(name, _)| facts.interface(name)).flat_map(|i| &i.addresses);
+        addresses.map(|net| net.addr()).find(|ip| ip.is_ipv4()).map(|ip| ip.to_string())
+    }
+
+    /// What an operator should know.
+    pub fn warning(&self) -> Option<String> {
+        self.unreadable.as_ref().map(|why| format!("nothing automated acts: {why}"))
+    }
+}
+
+/// Host and port of a URL that begins with `http://` or `https://`.
+fn host_and_port(url: &str) -> Option<(String, u16)> {
+    let (rest, default) = match url.strip_prefix("https://") {
+        Some(rest) => (rest, 443),
+        None => (url.strip_prefix("http://")?, 80),
+    };
+    let authority = rest.split(['/', '?', '#']).next()?;
+    let authority = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    let (host, port) = match authority.rsplit_once(':') {
+        Some((host, port)) if !port.contains(']') => (host, port.parse().ok()?),
+        _ => (authority, default),
+    };
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    (!host.is_empty()).then(|| (host.to_owned(), port))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_host_and_port_of_a_url() {
+        let table = [
+            ("http://127.0.0.1:8080", Some(("127.0.0.1", 8080))),
+            ("https://cp.example/x", Some(("cp.example", 443))),
+            ("https://[2001:db8::1]:8443/", Some(("2001:db8::1", 8443))),
+            ("http://[::1]", Some(("::1", 80))),
+            ("http://user@cp.example:99999", None),
+            ("http://", None),
+        ];
+        for (url, expected) in table {
+            assert_eq!(host_and_port(url), expected.map(|(h, p)| (h.to_owned(), p)), "{url}");
+        }
+    }
+}
