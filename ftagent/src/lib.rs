@@ -2,6 +2,7 @@
 //!
 //! `engine` decides and knows no clock, task, socket or file; everything else carries out what it decides.
 
+pub mod enforce;
 pub mod engine;
 pub mod host;
 pub mod netlink;
