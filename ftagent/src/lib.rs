@@ -5,6 +5,7 @@
 pub mod enforce;
 pub mod engine;
 pub mod host;
+pub mod metrics;
 pub mod netlink;
 pub mod persist;
 pub mod sync;

@@ -146,7 +146,8 @@ impl Change {
         let mut kept = BTreeSet::new();
         let there: Vec<&ObservedRule> = seen.rules.iter().filter(|r| r.chain != BASE_CHAIN).collect();
         // By what makes two rules the same, apart from their ends: there may be thousands.
-        let mut by_mark: BTreeMap<(&str, &str, u32), Vec<(u64, &Mark)>> = BTreeMap::new();
+        type Sameness<'a> = (&'a str, &'a str, u32);
+        let mut by_mark: BTreeMap<Sameness<'_>, Vec<(u64, &Mark)>> = BTreeMap::new();
         for rule in &there {
             if let Some(mark) = &rule.mark {
                 let same = by_mark.entry((&rule.chain, &mark.name, mark.checksum)).or_default();

@@ -14,13 +14,12 @@ mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use self::change::Change;
-use self::plan::{Plan, Times};
+use self::plan::Plan;
 use self::socket::{BatchError, Nfnetlink, Request};
 use self::wire::{Attributes, attribute, message};
-use crate::engine::{EnforceResult, Rule, RuleId, RuleSet};
+use crate::engine::{EnforceResult, Now, Rule, RuleId, RuleSet};
 
 /// The table's name, in the family `inet`.
 pub const TABLE: &str = "ftagent";
@@ -73,16 +72,16 @@ impl Nftables {
 
     /// Makes the table what `desired` says and tells what came into force, what ended and what failed.
     ///
+    /// The wall clock only gives rules an end in the kernel, for an agent that dies; the engine's ends are monotonic.
     /// A rule that the kernel refuses is left out, so that it holds up no other.
-    pub fn reconcile(&mut self, desired: &RuleSet, now_mono_ns: u64) -> Vec<EnforceResult> {
-        let wall_secs = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        let mut plan = Plan::of(desired, self.fallback, Times { mono_ns: now_mono_ns, wall_secs });
+    pub fn reconcile(&mut self, desired: &RuleSet, now: Now) -> Vec<EnforceResult> {
+        let mut plan = Plan::of(desired, self.fallback, now);
         let mut failed: BTreeMap<RuleId, String> = BTreeMap::new();
         for id in &plan.impossible {
             failed.insert(*id, "nftables: no packet can match: its address families contradict each other".into());
         }
-        let outcome = self.converge(&mut plan, desired, &mut failed, now_mono_ns, wall_secs);
-        self.results(&plan, outcome, &failed, now_mono_ns)
+        let outcome = self.converge(&mut plan, desired, &mut failed, now);
+        self.results(&plan, outcome, &failed, now.mono_ns)
     }
 
     /// The ids of the rules that the kernel has, whoever put them there.
@@ -120,8 +119,7 @@ impl Nftables {
         plan: &mut Plan,
         desired: &RuleSet,
         failed: &mut BTreeMap<RuleId, String>,
-        mono_ns: u64,
-        wall_secs: u64,
+        now: Now,
     ) -> Result<BTreeSet<RuleId>, NftablesError> {
         let mut netlink = Nfnetlink::open()?;
         let mut last = None;
@@ -152,7 +150,7 @@ impl Nftables {
             if left_out {
                 let mut rest = desired.clone();
                 rest.rules.retain(|id, _| !failed.contains_key(id));
-                *plan = Plan::of(&rest, self.fallback, Times { mono_ns, wall_secs });
+                *plan = Plan::of(&rest, self.fallback, now);
             } else if let Some(error) = last.take_if(|e| !is_race(e)) {
                 return Err(error.into());
             }

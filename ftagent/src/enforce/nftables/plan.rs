@@ -21,7 +21,7 @@ use ftagent_common::vocab::Mode;
 
 use super::expr::{self, Expressions, Family, Outcome};
 use super::wire::Mark;
-use crate::engine::{Point, Rule, RuleId, RuleSet, Verdict};
+use crate::engine::{Now, Point, Rule, RuleId, RuleSet, Verdict};
 
 pub(super) const BASE_CHAIN: &str = "mitigate";
 /// The chains that the base chain jumps to.
@@ -29,13 +29,6 @@ pub(super) const NETWORK_CHAIN: &str = "network";
 pub(super) const TRANSPORT_CHAIN: &str = "transport";
 /// The name behind `ftagent:` of what belongs to no rule.
 const ALLOW: &str = "allow";
-
-/// The time of a plan, both clocks.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Times {
-    pub(super) mono_ns: u64,
-    pub(super) wall_secs: u64,
-}
 
 /// The table as it should be; empty means that there should be none.
 #[derive(Clone, Debug, Default)]
@@ -87,7 +80,7 @@ impl KernelRule {
 
 impl Plan {
     /// Plans for `desired`; rules of the datapath are taken too if `fallback`.
-    pub(super) fn of(desired: &RuleSet, fallback: bool, now: Times) -> Self {
+    pub(super) fn of(desired: &RuleSet, fallback: bool, now: Now) -> Self {
         let mut plan = Self::default();
         if desired.mode == Some(Mode::Bypass) {
             return plan;
@@ -116,7 +109,7 @@ impl Plan {
         self.sets.is_empty() && self.rules.is_empty()
     }
 
-    fn take(&mut self, rule: &Rule, evaluate: bool, now: Times) {
+    fn take(&mut self, rule: &Rule, evaluate: bool, now: Now) {
         self.wanted.insert(rule.id, rule.clone());
         let remaining_ns = rule.expires_at_ns.map(|end| end - now.mono_ns);
         let name = rule.id.0.to_string();
@@ -134,7 +127,7 @@ impl Plan {
             }
             return;
         }
-        let until = remaining_ns.map(|ns| now.wall_secs + ns.div_ceil(1_000_000_000));
+        let until = remaining_ns.map(|ns| wall_secs(now) + ns.div_ceil(1_000_000_000));
         let kernel_rules = expr::of_rule(&rule.matches, rule.verdict, evaluate);
         if kernel_rules.is_empty() {
             self.impossible.push(rule.id);
@@ -172,6 +165,10 @@ impl Plan {
     }
 }
 
+fn wall_secs(now: Now) -> u64 {
+    u64::try_from(now.wall.unix_timestamp()).unwrap_or(0)
+}
+
 fn mark(name: &str) -> Mark {
     Mark { name: name.into(), ..Mark::default() }
 }
@@ -183,7 +180,7 @@ mod tests {
     use super::*;
     use crate::engine::{Matches, Origin};
 
-    const NOW: Times = Times { mono_ns: 1_000_000_000, wall_secs: 1_780_000_000 };
+    const NOW: Now = Now { mono_ns: 1_000_000_000, wall: time::OffsetDateTime::UNIX_EPOCH };
 
     fn block(id: u64, source: &str, ends_in_ms: Option<u64>) -> Rule {
         Rule {

@@ -14,7 +14,17 @@ use crate::engine::{Matches, Origin, Point, Verdict};
 use crate::test_ground::{in_an_empty_network, run};
 
 const SECOND: u64 = 1_000_000_000;
-const NOW: u64 = 1_000 * SECOND;
+const START: u64 = 1_000 * SECOND;
+
+/// The wall clock is the kernel's own, which judges ends.
+#[expect(clippy::disallowed_methods, reason = "the kernel compares with the real time")]
+fn at(mono_ns: u64) -> Now {
+    Now { mono_ns, wall: time::OffsetDateTime::now_utc() }
+}
+
+fn now() -> Now {
+    at(START)
+}
 
 /// A namespace whose loopback carries crafted packets and whose foreign table counts what comes through.
 struct Ground {
@@ -80,7 +90,7 @@ fn timeless() -> String {
 }
 
 fn rule(id: u64, matches: Matches, verdict: Verdict, ends_in_secs: Option<u64>) -> Rule {
-    let expires_at_ns = ends_in_secs.map(|secs| NOW + secs * SECOND);
+    let expires_at_ns = ends_in_secs.map(|secs| START + secs * SECOND);
     Rule { id: RuleId(id), matches, verdict, point: Point::Nftables, origin: Origin::Operator, expires_at_ns }
 }
 
@@ -303,7 +313,7 @@ fn each_match_drops_what_it_names_and_nothing_else() {
         let before = ruleset();
         let mut nftables = Nftables::new(false);
         for (name, matches, dropped, passing) in rows {
-            all_ok(&nftables.reconcile(&RuleSet::default(), NOW));
+            all_ok(&nftables.reconcile(&RuleSet::default(), now()));
             for packet in dropped.iter().chain(&passing) {
                 assert!(ground.passes(packet), "{name}: a packet does not pass without rules: {packet:02x?}");
             }
@@ -311,17 +321,17 @@ fn each_match_drops_what_it_names_and_nothing_else() {
             let as_rule = Matches { ttl: matches.ttl.or(Some([0, 255])), ..matches.clone() };
             for (form, matches) in [("as it is", matches), ("as a rule", as_rule)] {
                 let wanted = rule_set([rule(7, matches, Verdict::Drop, Some(60))]);
-                all_ok(&nftables.reconcile(&wanted, NOW));
+                all_ok(&nftables.reconcile(&wanted, now()));
                 for (n, packet) in dropped.iter().enumerate() {
                     assert!(!ground.passes(packet), "{name} {form}: packet {n} passed\n{}", ruleset());
                 }
                 for (n, packet) in passing.iter().enumerate() {
                     assert!(ground.passes(packet), "{name} {form}: packet {n} was dropped\n{}", ruleset());
                 }
-                assert_eq!(all_ok(&nftables.reconcile(&wanted, NOW)), [], "{name} {form}: twice is once");
+                assert_eq!(all_ok(&nftables.reconcile(&wanted, now())), [], "{name} {form}: twice is once");
             }
         }
-        all_ok(&nftables.reconcile(&RuleSet::default(), NOW));
+        all_ok(&nftables.reconcile(&RuleSet::default(), now()));
         assert_eq!(ruleset(), before, "nothing stays and nothing foreign was touched");
     });
 }
@@ -345,14 +355,14 @@ fn allowed_sources_outrank_every_rule() {
         ]);
         wanted.allow = vec![allow("198.51.100.7/32"), allow("2001:db8:bad::/64")];
         let mut nftables = Nftables::new(false);
-        all_ok(&nftables.reconcile(&wanted, NOW));
+        all_ok(&nftables.reconcile(&wanted, now()));
         assert!(ground.passes(&udp(V4, 64, [1, 2], 1)), "{}", ruleset());
         assert!(ground.passes(&udp(V6, 64, [1, 2], 1)));
         assert!(!ground.passes(&udp("198.51.100.8", 64, [1, 2], 1)));
         assert!(!ground.passes(&udp("2001:db8:bad:1::7", 64, [1, 2], 1)));
         assert!(!ground.passes(&udp("203.0.113.9", 64, [1, 2], 1)));
         wanted.allow.clear();
-        assert_eq!(all_ok(&nftables.reconcile(&wanted, NOW)), []);
+        assert_eq!(all_ok(&nftables.reconcile(&wanted, now())), []);
         assert!(!ground.passes(&udp(V4, 64, [1, 2], 1)), "taken off the list");
     });
 }
@@ -365,24 +375,24 @@ fn limits_let_their_rate_pass_and_evaluate_lets_everything() {
         let packet = udp(V4, 64, [1, 2], 72);
         let mut nftables = Nftables::new(false);
         let mut wanted = rule_set([rule(1, source.clone(), Verdict::LimitPps { pps: 1, burst: 10 }, None)]);
-        all_ok(&nftables.reconcile(&wanted, NOW));
+        all_ok(&nftables.reconcile(&wanted, now()));
         let passed = ground.passed(&packet, 100);
         assert!((10..=12).contains(&passed), "{passed} of 100 over 1/s with a burst of 10\n{}", ruleset());
         // 100-byte datagrams: 8,000 bits are ten of them, the burst ten more.
         wanted = rule_set([rule(2, source, Verdict::LimitBps { bps: 8_000, burst: 8_000 }, None)]);
-        assert_eq!(all_ok(&nftables.reconcile(&wanted, NOW)), [(2, true), (1, false)]);
+        assert_eq!(all_ok(&nftables.reconcile(&wanted, now())), [(2, true), (1, false)]);
         let passed = ground.passed(&packet, 100);
         assert!((10..=25).contains(&passed), "{passed} of 100 over 8 kbit/s\n{}", ruleset());
         wanted.rules.insert(RuleId(3), block(3, "198.51.100.0/24", None));
         wanted.mode = Some(Mode::Evaluate);
-        all_ok(&nftables.reconcile(&wanted, NOW));
+        all_ok(&nftables.reconcile(&wanted, now()));
         assert_eq!(ground.passed(&packet, 50), 50);
         assert!(
             run("nft", &["list", "chain", "inet", TABLE, "mitigate"]).contains("counter packets 50"),
             "hits are counted"
         );
         wanted.mode = Some(Mode::Bypass);
-        all_ok(&nftables.reconcile(&wanted, NOW));
+        all_ok(&nftables.reconcile(&wanted, now()));
         assert!(!ruleset().contains(TABLE));
     });
 }
@@ -394,15 +404,15 @@ fn undo_leaves_the_ruleset_as_it_was_and_removing_what_is_gone_succeeds() {
         let before = ruleset();
         let mut nftables = Nftables::new(false);
         let wanted = rule_set([block(1, "198.51.100.7/32", Some(60)), block(2, "2001:db8:bad::/48", None)]);
-        assert_eq!(all_ok(&nftables.reconcile(&wanted, NOW)), [(1, true), (2, true)]);
+        assert_eq!(all_ok(&nftables.reconcile(&wanted, now())), [(1, true), (2, true)]);
         let shown = ruleset();
         assert!(shown.contains("ftagent:1") && shown.contains("ftagent:2"), "{shown}");
-        assert_eq!(all_ok(&nftables.reconcile(&RuleSet::default(), NOW)), [(1, false), (2, false)]);
+        assert_eq!(all_ok(&nftables.reconcile(&RuleSet::default(), now())), [(1, false), (2, false)]);
         assert_eq!(ruleset(), before);
 
-        all_ok(&nftables.reconcile(&wanted, NOW));
+        all_ok(&nftables.reconcile(&wanted, now()));
         run("nft", &["delete", "table", "inet", TABLE]);
-        assert_eq!(all_ok(&nftables.reconcile(&RuleSet::default(), NOW)), [(1, false), (2, false)]);
+        assert_eq!(all_ok(&nftables.reconcile(&RuleSet::default(), now())), [(1, false), (2, false)]);
         nftables.remove_all().unwrap();
         assert_eq!(ruleset(), before);
     });
@@ -415,7 +425,7 @@ fn what_somebody_deleted_or_added_is_put_right() {
         let dns = Matches { protocol: Some(17), src_port: Some([53, 53]), ..Matches::default() };
         let wanted = rule_set([block(1, "198.51.100.7/32", Some(600)), rule(2, dns, Verdict::Drop, Some(600))]);
         let mut nftables = Nftables::new(false);
-        all_ok(&nftables.reconcile(&wanted, NOW));
+        all_ok(&nftables.reconcile(&wanted, now()));
         let right = timeless();
         let blocked = udp(V4, 64, [1, 2], 1);
         let damages: [&[&str]; 6] = [
@@ -428,14 +438,14 @@ fn what_somebody_deleted_or_added_is_put_right() {
         ];
         for damage in damages {
             run("nft", damage);
-            all_ok(&nftables.reconcile(&wanted, NOW));
+            all_ok(&nftables.reconcile(&wanted, now()));
             assert_eq!(timeless(), right, "after {damage:?}");
             assert!(!ground.passes(&blocked));
         }
         run("nft", &["delete", "table", "inet", TABLE]);
         run("nft", &["add", "table", "inet", TABLE]);
         run("nft", &["add", "set", "inet", TABLE, "blocked4_32", "{ type inet_service; }"]);
-        assert_eq!(all_ok(&nftables.reconcile(&wanted, NOW)), [(1, true), (2, true)]);
+        assert_eq!(all_ok(&nftables.reconcile(&wanted, now())), [(1, true), (2, true)]);
         assert_eq!(timeless(), right);
     });
 }
@@ -446,21 +456,21 @@ fn a_restarted_agent_finds_its_own_and_keeps_it() {
         let ground = Ground::new();
         let dns = Matches { protocol: Some(17), src_port: Some([53, 53]), ..Matches::default() };
         let mut wanted = rule_set([block(1, "198.51.100.7/32", Some(600)), rule(2, dns, Verdict::Drop, Some(600))]);
-        all_ok(&Nftables::new(false).reconcile(&wanted, NOW));
+        all_ok(&Nftables::new(false).reconcile(&wanted, now()));
         assert!(!ground.passes(&udp(V4, 64, [53, 2], 1)));
         let hits = run("nft", &["list", "table", "inet", TABLE]);
 
         let mut restarted = Nftables::new(false);
         assert_eq!(restarted.observe().unwrap(), [1, 2].map(RuleId).into());
-        assert_eq!(all_ok(&restarted.reconcile(&wanted, NOW)), [(1, true), (2, true)]);
-        let now = run("nft", &["list", "table", "inet", TABLE]);
+        assert_eq!(all_ok(&restarted.reconcile(&wanted, now())), [(1, true), (2, true)]);
+        let later = run("nft", &["list", "table", "inet", TABLE]);
         let without_clock = |text: &str| -> Vec<String> {
             text.split_whitespace().filter(|w| !w.ends_with("ms,") && !w.ends_with("ms")).map(Into::into).collect()
         };
-        assert_eq!(without_clock(&now), without_clock(&hits), "counters go on: nothing was written again");
+        assert_eq!(without_clock(&later), without_clock(&hits), "counters go on: nothing was written again");
         // What it did not know any more goes.
         wanted.rules.remove(&RuleId(2));
-        all_ok(&restarted.reconcile(&wanted, NOW));
+        all_ok(&restarted.reconcile(&wanted, now()));
         assert_eq!(restarted.observe().unwrap(), [RuleId(1)].into());
     });
 }
@@ -472,7 +482,7 @@ fn ends_are_in_the_kernel_and_can_be_moved() {
         let from_v6 = Matches { protocol: Some(17), ..Matches::source("2001:db8:bad::7/128".parse().unwrap()) };
         let mut wanted = rule_set([block(1, "198.51.100.7/32", Some(1)), rule(2, from_v6, Verdict::Drop, Some(1))]);
         let mut nftables = Nftables::new(false);
-        all_ok(&nftables.reconcile(&wanted, NOW));
+        all_ok(&nftables.reconcile(&wanted, now()));
         let packets = [udp(V4, 64, [1, 2], 1), udp(V6, 64, [1, 2], 1)];
         assert!(packets.iter().all(|p| !ground.passes(p)));
         // Nobody reconciles: the agent is dead.
@@ -480,21 +490,21 @@ fn ends_are_in_the_kernel_and_can_be_moved() {
         assert!(packets.iter().all(|p| ground.passes(p)), "{}", ruleset());
 
         for rule in wanted.rules.values_mut() {
-            rule.expires_at_ns = Some(NOW + 3 * SECOND + 600 * SECOND);
+            rule.expires_at_ns = Some(START + 3 * SECOND + 600 * SECOND);
         }
-        assert_eq!(all_ok(&nftables.reconcile(&wanted, NOW + 3 * SECOND)), [(1, true), (2, true)]);
+        assert_eq!(all_ok(&nftables.reconcile(&wanted, at(START + 3 * SECOND))), [(1, true), (2, true)]);
         assert!(packets.iter().all(|p| !ground.passes(p)), "{}", ruleset());
         for rule in wanted.rules.values_mut() {
             rule.expires_at_ns = None;
         }
-        all_ok(&nftables.reconcile(&wanted, NOW + 3 * SECOND));
+        all_ok(&nftables.reconcile(&wanted, at(START + 3 * SECOND)));
         let shown = run("nft", &["list", "table", "inet", TABLE]);
         assert!(!shown.contains("expires") && !shown.contains("meta time"), "{shown}");
         // Expired in the engine's eyes and not yet swept.
         for rule in wanted.rules.values_mut() {
-            rule.expires_at_ns = Some(NOW);
+            rule.expires_at_ns = Some(START);
         }
-        assert_eq!(all_ok(&nftables.reconcile(&wanted, NOW + 4 * SECOND)), [(1, false), (2, false)]);
+        assert_eq!(all_ok(&nftables.reconcile(&wanted, at(START + 4 * SECOND))), [(1, false), (2, false)]);
         assert!(!ruleset().contains(TABLE));
     });
 }
@@ -513,7 +523,7 @@ fn a_rule_that_cannot_be_holds_up_no_other() {
             rule(3, Matches { protocol: Some(17), ..Matches::default() }, absurd, None),
         ]);
         let mut nftables = Nftables::new(false);
-        let results = nftables.reconcile(&wanted, NOW);
+        let results = nftables.reconcile(&wanted, now());
         let failed: Vec<u64> = results.iter().filter(|r| r.result.is_err()).map(|r| r.rule.0).collect();
         assert_eq!(failed, [2, 3], "{results:?}");
         assert!(results.iter().any(|r| r.rule == RuleId(1) && r.result.is_ok()));
@@ -530,6 +540,7 @@ fn without_the_right_the_remedy_is_named_and_every_rule_fails() {
 }
 
 #[test]
+#[expect(clippy::disallowed_methods, reason = "the time is what is measured")]
 fn ten_thousand_sources_are_blocked_quickly_and_in_one_transaction() {
     in_an_empty_network(|| {
         let ground = Ground::new();
@@ -537,10 +548,10 @@ fn ten_thousand_sources_are_blocked_quickly_and_in_one_transaction() {
         let wanted = rule_set((0..10_000).map(|n| block(n, &source(n), Some(600))));
         let mut nftables = Nftables::new(false);
         let start = Instant::now();
-        assert_eq!(all_ok(&nftables.reconcile(&wanted, NOW)).len(), 10_000);
+        assert_eq!(all_ok(&nftables.reconcile(&wanted, now())).len(), 10_000);
         let first = start.elapsed();
         let start = Instant::now();
-        assert_eq!(all_ok(&nftables.reconcile(&wanted, NOW)), []);
+        assert_eq!(all_ok(&nftables.reconcile(&wanted, now())), []);
         let again = start.elapsed();
         println!("10,000 sources: installed in {first:?}, looked at again in {again:?} (debug build)");
         assert_eq!(nftables.observe().unwrap().len(), 10_000);
@@ -565,7 +576,7 @@ fn agent_to_be_killed() {
     }
     let mut nftables = Nftables::new(false);
     for n in 0_u64.. {
-        all_ok(&nftables.reconcile(&hundreds(18_000 + n % 2 * 1_000), NOW));
+        all_ok(&nftables.reconcile(&hundreds(18_000 + n % 2 * 1_000), now()));
         println!("reconciled");
     }
 }
@@ -593,8 +604,8 @@ fn a_killed_agent_leaves_one_whole_set() {
             assert!(whole, "after {wait_ms} ms: {left:?}");
         }
         let mut nftables = Nftables::new(false);
-        all_ok(&nftables.reconcile(&hundreds(18_000), NOW));
-        all_ok(&nftables.reconcile(&RuleSet::default(), NOW));
+        all_ok(&nftables.reconcile(&hundreds(18_000), now()));
+        all_ok(&nftables.reconcile(&RuleSet::default(), now()));
         assert_eq!(ruleset(), "");
     });
 }
