@@ -389,10 +389,9 @@ fn settings(raw: &Raw) -> Settings {
     let d = &raw.detection;
     let threshold = match d.mode {
         RawThresholdMode::Dynamic => ThresholdMode::Dynamic,
-        RawThresholdMode::Static => ThresholdMode::Static {
-            pps: d.static_pps.unwrap_or(d.floor_pps),
-            bps: d.static_bps.unwrap_or(d.floor_bps),
-        },
+        RawThresholdMode::Static => {
+            ThresholdMode::Static { pps: d.static_pps.unwrap_or(d.floor_pps), bps: d.static_bps.unwrap_or(d.floor_bps) }
+        }
     };
     let rules = raw.rule.iter().filter(|r| r.enabled).zip(FIRST_LOCAL_RULE..).map(|(rule, id)| FirewallRule {
         id,
@@ -438,7 +437,13 @@ impl Check<'_> {
         ConfigError::Value { path: self.path.display().to_string(), key: key.to_owned(), message: message.into() }
     }
 
-    fn within<T: PartialOrd + std::fmt::Display>(&self, key: &str, value: T, low: T, high: T) -> Result<(), ConfigError> {
+    fn within<T: PartialOrd + std::fmt::Display>(
+        &self,
+        key: &str,
+        value: T,
+        low: T,
+        high: T,
+    ) -> Result<(), ConfigError> {
         if value < low || value > high {
             return Err(self.error(key, format!("must be {low} to {high}, got {value}")));
         }
@@ -455,7 +460,9 @@ impl Check<'_> {
         }
         self.interfaces(&raw.interface)?;
         if !raw.management.sources.is_empty() && raw.management.ports.is_empty() {
-            return Err(self.error("management.ports", "name the ports that management.sources may always reach, such as [22]"));
+            return Err(
+                self.error("management.ports", "name the ports that management.sources may always reach, such as [22]")
+            );
         }
         if raw.management.sources.iter().any(|s| s.prefix_len() == 0) {
             return Err(self.error("management.sources", "a prefix of length 0 would trust everybody"));
@@ -494,7 +501,9 @@ impl Check<'_> {
                 && interface.name.len() < 16
                 && !interface.name.contains(|c: char| c == '/' || c == ':' || c.is_whitespace());
             if !is_name {
-                return Err(self.error(&format!("interface[{i}].name"), format!("{:?} is no interface name", interface.name)));
+                return Err(
+                    self.error(&format!("interface[{i}].name"), format!("{:?} is no interface name", interface.name))
+                );
             }
             if interfaces.iter().take(i).any(|other| other.name == interface.name) {
                 return Err(self.error(&format!("interface[{i}].name"), format!("{} is named twice", interface.name)));
@@ -514,7 +523,10 @@ impl Check<'_> {
         self.within("detection.carpet_targets", d.carpet_targets, 2, 256)?;
         let has_static = d.static_pps.is_some() || d.static_bps.is_some();
         if has_static != (d.mode == RawThresholdMode::Static) {
-            return Err(self.error("detection.mode", "static_pps and static_bps belong to mode = \"static\", which needs one of them"));
+            return Err(self.error(
+                "detection.mode",
+                "static_pps and static_bps belong to mode = \"static\", which needs one of them",
+            ));
         }
         Ok(())
     }
@@ -533,7 +545,10 @@ impl Check<'_> {
         if d.source_limit_pps != 0 && d.source_limit_pps < u64::from(d.promote_pps) {
             return Err(self.error(
                 "datapath.source_limit_pps",
-                format!("must be 0 or at least datapath.promote_pps ({}): only heavy sources are limited", d.promote_pps),
+                format!(
+                    "must be 0 or at least datapath.promote_pps ({}): only heavy sources are limited",
+                    d.promote_pps
+                ),
             ));
         }
         Ok(())
@@ -546,7 +561,9 @@ impl Check<'_> {
         }
         let token = match (&raw.deploy_token, &raw.deploy_token_file) {
             (Some(_), Some(_)) => {
-                return Err(self.error("control_plane.deploy_token", "give deploy_token or deploy_token_file, not both"));
+                return Err(
+                    self.error("control_plane.deploy_token", "give deploy_token or deploy_token_file, not both")
+                );
             }
             (Some(token), None) => Some(token.clone()),
             (None, Some(file)) => match std::fs::read_to_string(file) {
@@ -603,7 +620,10 @@ mod tests {
         check("[datapath]\nsample_buffer_bytes = 1000000", Err("power of two"));
         check("[datapath]\nsource_limit_pps = 5", Err("promote_pps"));
         check("[protect]\nprefixes = [\"300.0.0.1/8\"]", Err("300.0.0.1"));
-        check("[[rule]]\nname = \"x\"\ntrigger = { type = \"any\" }\naction = { type = \"xdp_rate_limit_target\" }", Err("rule[0].action.pps"));
+        check(
+            "[[rule]]\nname = \"x\"\ntrigger = { type = \"any\" }\naction = { type = \"xdp_rate_limit_target\" }",
+            Err("rule[0].action.pps"),
+        );
         check("[[threshold]]\ntarget = \"192.0.2.1/32\"", Err("threshold[0]"));
     }
 

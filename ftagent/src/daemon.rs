@@ -6,14 +6,16 @@
 //! results of nftables ───────────────────┘                      └─> link (spool on disk), answers
 //! ```
 
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use ftagent_common::abi::InterfaceCounters;
+use ftagent_common::abi::{Flow, InterfaceCounters, TargetCounters};
 use ftagent_common::api::{DeployRequest, Heartbeat, MetricsSample, PROTOCOL_VERSION};
-use ftagent_common::vocab::AttachMode;
+use ftagent_common::vocab::{AttachMode, AttackFamily, IncidentStatus};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::MissedTickBehavior;
 use tracing::{debug, error, info, warn};
 
@@ -24,6 +26,7 @@ use crate::enforce::datapath::Datapath;
 use crate::enforce::worker::{Worker, WorkerHandle};
 use crate::engine::{Command, CounterReading, EnforceResult, Engine, EngineState, Input, Now, OrderOutcome, Settings};
 use crate::ground::Host;
+use crate::metrics::{Endpoint, Snapshot, TOP_TARGETS, TickTimes};
 use crate::persist::{self, Loaded, StateLock};
 use crate::status::{self, LinkReport, RuleStatus, Status, TickReport};
 use crate::sync::spool::Limits;
@@ -53,13 +56,20 @@ struct Daemon {
     host: Host,
     worker: WorkerHandle,
     link: Option<Link>,
-    link_status: Option<tokio::sync::watch::Receiver<LinkStatus>>,
+    link_status: Option<watch::Receiver<LinkStatus>>,
     /// Who waits for the answer to the order that the engine is working on.
     asking: Option<oneshot::Sender<Answer>>,
     /// Frames and bytes at the last tick and at the last metrics sample.
     last_tick: (u64, u64),
     last_sample: (u64, MetricsCounters),
     tick: TickReport,
+    tick_times: TickTimes,
+    /// The busiest targets at the last tick.
+    busiest: Vec<(IpAddr, Flow)>,
+    /// Incidents opened since the start, by the family they were first reported with.
+    opened: BTreeMap<AttackFamily, u64>,
+    rules_failed: u64,
+    snapshots: watch::Sender<Snapshot>,
     warnings: Vec<String>,
 }
 
@@ -130,6 +140,11 @@ pub async fn run(config: Config) -> Result<()> {
         last_tick: (0, 0),
         last_sample: (started.mono_ns, MetricsCounters::default()),
         tick: TickReport::default(),
+        tick_times: TickTimes::default(),
+        busiest: Vec::new(),
+        opened: BTreeMap::new(),
+        rules_failed: 0,
+        snapshots: watch::Sender::new(Snapshot::default()),
         warnings,
         config,
     };
@@ -149,7 +164,14 @@ pub async fn run(config: Config) -> Result<()> {
         .with_context(|| format!("control socket {}", daemon.config.socket().display()))?;
     let control = tokio::spawn(control.serve(questions));
     daemon.start_link().await?;
-    let metrics = crate::metrics_task::start(daemon.config.metrics, daemon.config.socket()).await?;
+    let metrics = match daemon.config.metrics {
+        Some(address) => {
+            let endpoint = Endpoint::bind(address).await?;
+            info!(address = %endpoint.address()?, "metrics");
+            Some(tokio::spawn(endpoint.serve(daemon.snapshots.subscribe())))
+        }
+        None => None,
+    };
 
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -216,10 +238,15 @@ fn start_engine(config: &Config, settings: Settings, now: Now, boot: &str) -> Re
     let engine = match persist::load_json::<SavedState>(&path, now.wall.unix_timestamp())? {
         Loaded::There(saved) => {
             let same_boot = saved.boot == boot;
-            info!(same_boot, rules = saved.state.rules.len(), incidents = saved.state.incidents.len(), "state restored");
+            info!(
+                same_boot,
+                rules = saved.state.rules.len(),
+                incidents = saved.state.incidents.len(),
+                "state restored"
+            );
             Engine::restore(settings, saved.state, now, same_boot)
         }
-        Loaded::Absent => Engine::new(settings, now),
+        Loaded::Missing => Engine::new(settings, now),
         Loaded::Corrupt { moved_to, why } => {
             let words = format!("{}: {why}; moved to {}, started anew", path.display(), moved_to.display());
             warn!("{words}");
@@ -259,13 +286,27 @@ impl Daemon {
                 if let Err(error) = self.datapath.heartbeat(pps, now.mono_ns) {
                     error!(%error, "heartbeat");
                 }
+                self.note_busiest(&reading);
                 self.engine.on(Input::Counters(reading), now);
             }
             Err(error) => error!(%error, "counters cannot be read"),
         }
         self.carry_out();
-        self.tick.last = (clock::mono_ns().saturating_sub(now.mono_ns)) / 1_000;
+        let took = Duration::from_nanos(clock::mono_ns().saturating_sub(now.mono_ns));
+        self.tick_times.record(took);
+        self.tick.last = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         self.tick.max = self.tick.max.max(self.tick.last);
+    }
+
+    fn note_busiest(&mut self, reading: &CounterReading) {
+        let total = |counters: &TargetCounters| {
+            let mut sum = Flow::default();
+            counters.classes.iter().for_each(|flow| sum += *flow);
+            sum
+        };
+        self.busiest = reading.targets.iter().map(|(ip, counters)| (*ip, total(counters))).collect();
+        self.busiest.sort_by_key(|(_, flow)| std::cmp::Reverse(flow.total().packets));
+        self.busiest.truncate(TOP_TARGETS);
     }
 
     /// Packets per second since the last tick, all interfaces together.
@@ -305,6 +346,9 @@ impl Daemon {
                     status = %report.status, severity = %report.severity, confidence = report.confidence,
                     peak_pps = report.peak_pps, dropped = report.dropped_packets, "incident"
                 );
+                if report.revision <= 1 {
+                    *self.opened.entry(report.family).or_default() += 1;
+                }
                 self.send(Outgoing::Incident(report));
             }
             Command::Ack(ack) => self.send(Outgoing::Ack(ack)),
@@ -326,6 +370,7 @@ impl Daemon {
     fn on_results(&mut self, results: Vec<EnforceResult>) {
         for result in &results {
             if let Err(error) = &result.result {
+                self.rules_failed += 1;
                 error!(rule = result.rule.0, %error, "rule failed");
             }
         }
@@ -337,7 +382,12 @@ impl Daemon {
         let now = clock::now();
         match incoming {
             Incoming::Config(config) => {
-                info!(version = config.version, rules = config.rules.len(), allowlist = config.allowlist.len(), "configuration of the control plane");
+                info!(
+                    version = config.version,
+                    rules = config.rules.len(),
+                    allowlist = config.allowlist.len(),
+                    "configuration of the control plane"
+                );
                 self.engine.on(Input::Remote(config), now);
             }
             Incoming::Command(command) => self.engine.on(Input::Command(command), now),
@@ -354,7 +404,9 @@ impl Daemon {
     fn on_question(&mut self, asked: Asked) {
         let answer = match asked.question {
             Question::Status {} => self.status().and_then(to_value).map(|status| Answer::Status { status }),
-            Question::Incidents {} => to_value(self.engine.view().incidents).map(|incidents| Answer::Incidents { incidents }),
+            Question::Incidents {} => {
+                to_value(self.engine.view().incidents).map(|incidents| Answer::Incidents { incidents })
+            }
             Question::Rules {} => to_value(self.rules()).map(|rules| Answer::Rules { rules }),
             Question::Order { order } => {
                 self.asking = Some(asked.answer);
@@ -390,7 +442,9 @@ impl Daemon {
     fn on_reload(&mut self) {
         match Config::load(&self.config.path) {
             Ok(fresh) => {
-                info!("configuration read again: thresholds, response, rules and lists take effect; interfaces, sizes and directories need a restart");
+                info!(
+                    "configuration read again: thresholds, response, rules and lists take effect; interfaces, sizes and directories need a restart"
+                );
                 self.config.settings = fresh.settings;
                 self.config.management = fresh.management;
                 self.config.protect = fresh.protect;
@@ -424,6 +478,42 @@ impl Daemon {
         };
         self.send(Outgoing::Metrics(sample));
         self.beat();
+        crate::notify::alive();
+        if self.snapshots.receiver_count() > 0 {
+            self.snapshots.send_replace(self.snapshot());
+        }
+    }
+
+    /// What the metrics endpoint shows.
+    fn snapshot(&self) -> Snapshot {
+        let view = self.engine.view();
+        let mut active: BTreeMap<AttackFamily, u64> = BTreeMap::new();
+        for incident in view.incidents.iter().filter(|i| i.status == IncidentStatus::Active) {
+            *active.entry(incident.family).or_default() += 1;
+        }
+        let mut rules: BTreeMap<&'static str, u64> = BTreeMap::new();
+        for rule in &view.rules {
+            *rules.entry(rule.origin.as_str()).or_default() += 1;
+        }
+        let interfaces = self
+            .attached
+            .iter()
+            .filter_map(|a| Some((a.interface.clone(), counters::interface(&self.datapath.maps, a.slot).ok()?)));
+        Snapshot {
+            version: env!("CARGO_PKG_VERSION"),
+            mode: Some(view.mode),
+            interfaces: interfaces.collect(),
+            targets: self.datapath.seen.0,
+            top_targets: self.busiest.clone(),
+            incidents_active: active.into_iter().collect(),
+            incidents_opened: self.opened.iter().map(|(family, count)| (*family, *count)).collect(),
+            rules: rules.into_iter().collect(),
+            rules_failed: self.rules_failed,
+            maps: self.datapath.occupancy(),
+            health: counters::health(&self.datapath.maps).unwrap_or_default(),
+            link: self.link_status.as_ref().map(|status| status.borrow().clone()),
+            ticks: self.tick_times,
+        }
     }
 
     fn on_repair(&mut self) {
@@ -470,7 +560,8 @@ impl Daemon {
         warnings.extend(self.host.warning());
         warnings.extend(self.worker.warning());
         for interface in self.attached.iter().filter(|a| a.mode != AttachMode::Native) {
-            warnings.push(format!("{}: {} instead of native: {}", interface.interface, interface.mode, interface.reason));
+            warnings
+                .push(format!("{}: {} instead of native: {}", interface.interface, interface.mode, interface.reason));
         }
         for map in self.datapath.occupancy() {
             if map.max_entries > 0 && map.entries * 10 >= map.max_entries * 9 {
@@ -482,8 +573,8 @@ impl Daemon {
 
     fn status(&self) -> Result<Status> {
         let view = self.engine.view();
-        let mut verdicts = std::collections::BTreeMap::new();
-        let mut classes = std::collections::BTreeMap::new();
+        let mut verdicts = BTreeMap::new();
+        let mut classes = BTreeMap::new();
         for interface in &self.attached {
             let counted = counters::interface(&self.datapath.maps, interface.slot)?;
             verdicts.insert(interface.interface.clone(), status::verdicts(&counted));
@@ -595,4 +686,3 @@ fn sum(counters: &InterfaceCounters) -> ftagent_common::abi::Counter {
 fn to_value<T: serde::Serialize>(value: T) -> Result<serde_json::Value> {
     serde_json::to_value(value).context("cannot be written as JSON")
 }
-

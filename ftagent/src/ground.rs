@@ -74,7 +74,7 @@ impl Host {
 
     /// Waits until something changed, or is worth another look. False: changes are not told any more.
     pub async fn changed(&mut self) -> bool {
-        let retry = self.unreadable.is_some();
+        let look_anyway = self.unreadable.is_some() || self.changes.is_none();
         let told = async {
             match &mut self.changes {
                 Some(changes) => changes.changed().await,
@@ -88,7 +88,7 @@ impl Host {
                 }
                 lives
             }
-            () = tokio::time::sleep(LOOK), if retry || self.changes.is_none() => true,
+            () = tokio::time::sleep(LOOK), if look_anyway => true,
         }
     }
 
@@ -107,8 +107,12 @@ impl Host {
         if let Some((name, port)) = self.control_plane.clone() {
             match tokio::time::timeout(RESOLVE, tokio::net::lookup_host((name.as_str(), port))).await {
                 Ok(Ok(found)) => self.control_plane_addresses = found.map(|a| a.ip()).take(16).collect(),
-                Ok(Err(error)) => warn!(%error, %name, "the control plane's name has no address; the last one stays trusted"),
-                Err(_) => warn!(%name, "the control plane's name is not resolved in time; the last address stays trusted"),
+                Ok(Err(error)) => {
+                    warn!(%error, %name, "the control plane's name has no address; the last one stays trusted")
+                }
+                Err(_) => {
+                    warn!(%name, "the control plane's name is not resolved in time; the last address stays trusted")
+                }
             }
         }
     }
@@ -120,7 +124,8 @@ impl Host {
         let mut infrastructure = Vec::new();
         if let Some(facts) = &self.facts {
             settings.guard.own = facts.own_addresses();
-            infrastructure.extend(facts.gateways.iter().map(|(ip, _)| (IpNet::from(*ip), "default gateway".to_owned())));
+            infrastructure
+                .extend(facts.gateways.iter().map(|(ip, _)| (IpNet::from(*ip), "default gateway".to_owned())));
             infrastructure.extend(facts.resolvers.iter().map(|ip| (IpNet::from(*ip), "resolver".to_owned())));
         }
         let control = self.control_plane_addresses.iter();
@@ -138,7 +143,8 @@ impl Host {
         fail_safe.extend(control.map(|ip| FailSafe { prefix: IpNet::from(*ip), ports: vec![port] }));
         if let Some(facts) = &self.facts {
             let routers = facts.gateways.iter();
-            fail_safe.extend(routers.map(|(ip, _)| FailSafe { prefix: IpNet::from(*ip), ports: ROUTER_PORTS.to_vec() }));
+            fail_safe
+                .extend(routers.map(|(ip, _)| FailSafe { prefix: IpNet::from(*ip), ports: ROUTER_PORTS.to_vec() }));
         }
         Ground(Compiled { protected: self.protected(config), fail_safe })
     }
@@ -155,7 +161,8 @@ impl Host {
     /// The first address of the first interface, as the control plane shows the node.
     pub fn first_address(&self, config: &Config) -> Option<String> {
         let facts = self.facts.as_ref()?;
-        let addresses = config.interfaces.iter().filter_map(|(name, _)| facts.interface(name)).flat_map(|i| &i.addresses);
+        let addresses =
+            config.interfaces.iter().filter_map(|(name, _)| facts.interface(name)).flat_map(|i| &i.addresses);
         addresses.map(|net| net.addr()).find(|ip| ip.is_ipv4()).map(|ip| ip.to_string())
     }
 

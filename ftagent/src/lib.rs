@@ -2,12 +2,23 @@
 //!
 //! `engine` decides and knows no clock, task, socket or file; everything else carries out what it decides.
 
+pub mod check;
+pub mod cli;
+pub mod client;
+pub mod clock;
 pub mod config;
+pub mod control;
+pub mod daemon;
+pub mod enforce;
 pub mod engine;
+pub mod ground;
 pub mod host;
+pub mod metrics;
 pub mod netlink;
+pub mod notify;
 pub mod object;
 pub mod persist;
+pub mod status;
 pub mod sync;
 pub mod xdp;
 

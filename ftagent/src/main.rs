@@ -1,1 +1,136 @@
-fn main() {}
+//! `ftagent`: arguments in, exit status out.
+
+use std::io::IsTerminal as _;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result, bail};
+use clap::{CommandFactory as _, Parser as _};
+use ftagent::cli::{Cli, Command};
+use ftagent::client::{self, Refused};
+use ftagent::config::Config;
+use ftagent::enforce::nftables::Nftables;
+use ftagent::engine::OperatorOrder;
+use ftagent::persist::StateLock;
+use ftagent::xdp::pins::Pins;
+use ftagent::{check, daemon};
+use serde_json::json;
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let filter = EnvFilter::try_from_env("FTAGENT_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let is_terminal = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(is_terminal).init();
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("ftagent: {error:#}");
+            if error.downcast_ref::<Refused>().is_some() { ExitCode::from(3) } else { ExitCode::FAILURE }
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<()> {
+    if let Command::Completions { shell } = cli.command {
+        clap_complete::generate(shell, &mut Cli::command(), "ftagent", &mut std::io::stdout());
+        return Ok(());
+    }
+    let config = Config::load(&cli.config)?;
+    // One thread for everything that waits; what blocks has threads of its own.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("tokio runtime")?;
+    runtime.block_on(carry_out(cli.command, cli.json, config))
+}
+
+async fn carry_out(command: Command, json: bool, config: Config) -> Result<()> {
+    match command {
+        Command::Run => daemon::run(config).await,
+        Command::Status => client::status(&config, json).await,
+        Command::Top { interval, count } => client::top(&config, json, interval, count).await,
+        Command::Block { source, ttl, rate } => client::order(&config, json, client::block(source.0, ttl, rate)).await,
+        Command::Unblock { source } => client::order(&config, json, OperatorOrder::Unblock { source: source.0 }).await,
+        Command::Allow { prefix, label, remove: false } => {
+            client::order(&config, json, OperatorOrder::Allow { prefix: prefix.0, label }).await
+        }
+        Command::Allow { prefix, remove: true, .. } => {
+            client::order(&config, json, OperatorOrder::Disallow { prefix: prefix.0 }).await
+        }
+        Command::Rules => client::rules(&config, json).await,
+        Command::Incidents { uuid: Some(incident), resolve: true, false_positive } => {
+            client::order(&config, json, OperatorOrder::Resolve { incident, false_positive }).await
+        }
+        Command::Incidents { uuid, .. } => client::incidents(&config, json, uuid).await,
+        Command::Detach => detach(&config, json),
+        Command::Check => check_machine(&config, json),
+        Command::CheckConfig => {
+            check_config(&config, json);
+            Ok(())
+        }
+        Command::Completions { .. } => bail!("handled before the configuration is read"),
+    }
+}
+
+/// Removes everything of ours from the kernel.
+fn detach(config: &Config, json: bool) -> Result<()> {
+    // A running agent would attach again what is removed below its feet.
+    let _lock = if config.state_dir.exists() { Some(StateLock::take(&config.state_dir)?) } else { None };
+    let interfaces = Pins::below(&config.bpffs)?.remove_all()?;
+    Nftables::new(false).remove_all()?;
+    if json {
+        println!("{}", json!({ "ok": true, "detached": interfaces }));
+    } else if interfaces.is_empty() {
+        println!("nothing was attached");
+    } else {
+        println!("detached from {}; maps and the nftables table are gone", interfaces.join(", "));
+    }
+    Ok(())
+}
+
+fn check_machine(config: &Config, json: bool) -> Result<()> {
+    let findings = check::check(config);
+    let failed = findings.iter().filter(|f| !f.ok).count();
+    if json {
+        println!("{}", json!({ "ok": failed == 0, "findings": findings }));
+    } else {
+        print!("{}", check::text(&findings));
+    }
+    if failed > 0 {
+        bail!("{failed} of {} checks failed", findings.len());
+    }
+    Ok(())
+}
+
+fn check_config(config: &Config, json: bool) {
+    let settings = &config.settings;
+    if json {
+        println!(
+            "{}",
+            json!({
+                "ok": true, "path": config.path, "name": config.name, "mode": settings.mode,
+                "interfaces": config.interfaces.iter().map(|(name, _)| name).collect::<Vec<_>>(),
+                "rules": settings.rules.len(), "allow": settings.allow.len(), "thresholds": settings.thresholds.len(),
+            })
+        );
+        return;
+    }
+    println!("{} is valid", config.path.display());
+    println!("  node {} in mode {}, every {} ms", config.name, settings.mode, config.tick_ms);
+    for (name, choice) in &config.interfaces {
+        println!("  interface {name}, attached {choice:?}");
+    }
+    let d = &settings.detection;
+    println!(
+        "  an attack is more than {} pps or {} bit/s, or {} times what is normal after {} s of learning ({:?})",
+        d.floor_pps, d.floor_bps, d.multiplier, d.learning_secs, d.threshold
+    );
+    println!("  automatic response: {}", if settings.response.automatic { "on" } else { "off: only rules act" });
+    println!(
+        "  {} rules, {} allow entries, {} thresholds of hosts",
+        settings.rules.len(),
+        settings.allow.len(),
+        settings.thresholds.len()
+    );
+    match &config.control_plane {
+        Some(control_plane) => println!("  control plane {}", control_plane.url),
+        None => println!("  no control plane: the agent works alone"),
+    }
+}

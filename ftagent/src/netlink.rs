@@ -4,13 +4,14 @@
 //! something changed and not what is true now.
 
 use std::io;
+use std::pin::pin;
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use rtnetlink::proto::Connection;
 use rtnetlink::{Handle, MulticastGroup};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::sleep;
 
 /// Quiet time after a change before it is told: a link that comes up is a dozen notices.
 const SETTLE: Duration = Duration::from_millis(200);
@@ -73,13 +74,13 @@ impl Changes {
         if self.notices.next().await.is_none() {
             return false;
         }
-        let latest = Instant::now() + SETTLE_AT_MOST;
+        let latest = sleep(SETTLE_AT_MOST);
+        let mut latest = pin!(latest);
         loop {
-            let quiet = (Instant::now() + SETTLE).min(latest);
-            match timeout_at(quiet, self.notices.next()).await {
-                Ok(Some(())) if Instant::now() < latest => {}
-                Ok(Some(())) | Err(_) => return true,
-                Ok(None) => return true,
+            tokio::select! {
+                notice = self.notices.next() => if notice.is_none() { return true },
+                () = sleep(SETTLE) => return true,
+                () = &mut latest => return true,
             }
         }
     }

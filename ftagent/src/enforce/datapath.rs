@@ -126,11 +126,26 @@ impl Datapath {
         let cpus = maps.cpus();
         vec![
             of("BLOCK4", count(there.block4.len()), maps.block4.max_entries, maps.block4.entry_bytes()),
-            of("BLOCK4_PREFIX", count(there.block4_prefix.len()), maps.block4_prefix.max_entries, maps.block4_prefix.entry_bytes()),
+            of(
+                "BLOCK4_PREFIX",
+                count(there.block4_prefix.len()),
+                maps.block4_prefix.max_entries,
+                maps.block4_prefix.entry_bytes(),
+            ),
             of("BLOCK6", count(there.block6.len()), maps.block6.max_entries, maps.block6.entry_bytes()),
             of("BLOCK6_NET", count(there.block6_net.len()), maps.block6_net.max_entries, maps.block6_net.entry_bytes()),
-            of("BLOCK6_PREFIX", count(there.block6_prefix.len()), maps.block6_prefix.max_entries, maps.block6_prefix.entry_bytes()),
-            of("SOURCE_LIMITS", count(there.source_limits.len()), maps.source_limits.max_entries, maps.source_limits.entry_bytes()),
+            of(
+                "BLOCK6_PREFIX",
+                count(there.block6_prefix.len()),
+                maps.block6_prefix.max_entries,
+                maps.block6_prefix.entry_bytes(),
+            ),
+            of(
+                "SOURCE_LIMITS",
+                count(there.source_limits.len()),
+                maps.source_limits.max_entries,
+                maps.source_limits.entry_bytes(),
+            ),
             of("PROTECTED", count(there.protected.len()), maps.protected.max_entries, maps.protected.entry_bytes()),
             of("TRUST", count(there.trust.len()), maps.trust.max_entries, maps.trust.entry_bytes()),
             of("TARGETS", self.seen.0, maps.targets.max_entries, maps.targets.entry_bytes() * cpus),
@@ -208,12 +223,13 @@ impl Datapath {
         match rule.matches.source {
             Some(source) => {
                 let at = key(source);
-                let words = at.data.0;
+                let ip = at.data;
+                let words = ip.0;
                 let v4 = crate::xdp::table::TrieKey { prefix_len: at.prefix_len.wrapping_sub(96), data: words[3] };
                 same(&there.source_limits, &wanted.source_limits, &at)
                     && same(&there.block4, &wanted.block4, &words[3])
                     && same(&there.block4_prefix, &wanted.block4_prefix, &v4)
-                    && same(&there.block6, &wanted.block6, &at.data)
+                    && same(&there.block6, &wanted.block6, &ip)
                     && same(&there.block6_net, &wanted.block6_net, &[words[0], words[1]])
                     && same(&there.block6_prefix, &wanted.block6_prefix, &at)
             }

@@ -1,3 +1,5 @@
 //! Where rules are carried out.
 
 pub mod datapath;
+pub mod nftables;
+pub mod worker;

@@ -91,7 +91,7 @@ impl Worker {
                 rules = desired;
             }
             if is_asked {
-                let results = nftables.reconcile(&rules, clock::mono_ns());
+                let results = nftables.reconcile(&rules, clock::now());
                 if !results.is_empty() && self.results.send(results).is_err() {
                     return;
                 }

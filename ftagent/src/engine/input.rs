@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use ftagent_common::abi::{InterfaceCounters, Reason, SourceCounters, TargetCounters};
-use ftagent_common::api::{CommandAck, IncidentReport, NodeCommand, NodeConfig, RuleExecution};
+use ftagent_common::api::{CommandAck, IncidentReport, NodeCommand, NodeConfig};
 use ftagent_common::packet::Packet;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
@@ -138,11 +138,9 @@ pub enum Command {
     Enforce(RuleSet),
     /// To the spool, then to the control plane.
     Report(Box<IncidentReport>),
-    /// An execution outside of any incident's report, such as one of a remote command.
-    Executed(RuleExecution),
     Ack(CommandAck),
     /// The answer to the operator's last order.
     Answer(OrderOutcome),
-    /// [`super::Engine::state`] must reach the disk before what was asked for after it is carried out.
+    /// [`Engine::state`](super::Engine::state) must reach the disk before what was asked for after it is carried out.
     Persist,
 }

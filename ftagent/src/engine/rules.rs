@@ -102,6 +102,16 @@ impl Origin {
         matches!(self, Self::FirewallRule { .. } | Self::Response { .. })
     }
 
+    /// The origin's name in metrics.
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Operator => "operator",
+            Self::ControlPlane { .. } => "control_plane",
+            Self::FirewallRule { .. } => "firewall_rule",
+            Self::Response { .. } => "response",
+        }
+    }
+
     /// The incident that the rule belongs to.
     pub fn incident(&self) -> Option<Uuid> {
         match self {

@@ -9,7 +9,7 @@ use hyper::Method;
 use hyper::header::{HeaderMap, RETRY_AFTER};
 use serde::Serialize;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
+use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::answer::{Fate, fate};
 use super::http::{Call, Connection};
@@ -72,7 +72,7 @@ pub(super) async fn send_reports(shared: &Arc<Shared>, headers: &HeaderMap) {
     let mut connection = shared.connection();
     let mut backoff = shared.backoff();
     loop {
-        let Some(parcel) = shared.with_spool(|spool| next_parcel(spool)).await else {
+        let Some(parcel) = shared.with_spool(next_parcel).await else {
             shared.wake.notified().await;
             continue;
         };
@@ -112,7 +112,6 @@ pub(super) async fn send_reports(shared: &Arc<Shared>, headers: &HeaderMap) {
 
 /// Waits, but no longer than until the control plane is reachable again.
 async fn wait_or_reachable(shared: &Shared, wait: Duration) {
-    let until = Instant::now() + wait;
     let mut status = shared.status.subscribe();
     let was = status.borrow_and_update().connected;
     let came = async {
@@ -120,7 +119,7 @@ async fn wait_or_reachable(shared: &Shared, wait: Duration) {
         drop(status.wait_for(|s| s.connected && !was).await);
     };
     tokio::select! {
-        () = sleep_until(until) => {}
+        () = sleep(wait) => {}
         () = came => {}
     }
 }

@@ -1,0 +1,141 @@
+//! `ftagent check`: can this machine run the agent, and what would degrade. Changes nothing.
+
+use std::fmt::Write as _;
+
+use serde::Serialize;
+
+use crate::config::Config;
+use crate::object;
+use crate::xdp::pins::Pins;
+use crate::xdp::program::{MIN_KERNEL, interface_index, memory};
+
+/// One thing that was looked at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    pub subject: String,
+    /// Without it the agent does not start.
+    pub ok: bool,
+    pub detail: String,
+}
+
+/// Looks at everything that the agent needs under `config`.
+pub fn check(config: &Config) -> Vec<Finding> {
+    let mut findings = vec![datapath(), kernel(), privileges(), bpffs(config), jit(), btf()];
+    for (name, choice) in &config.interfaces {
+        let index = interface_index(name);
+        findings.push(Finding {
+            subject: format!("interface {name}"),
+            ok: index.is_some(),
+            detail: match index {
+                Some(index) => format!("index {index}, to be attached {choice:?}").to_lowercase(),
+                None => "does not exist: see `ip link`".to_owned(),
+            },
+        });
+    }
+    findings.push(map_memory(config));
+    for (subject, dir) in [("state directory", &config.state_dir), ("runtime directory", &config.runtime_dir)] {
+        findings.push(directory(subject, dir));
+    }
+    findings
+}
+
+/// The findings as text, one line each.
+pub fn text(findings: &[Finding]) -> String {
+    let width = findings.iter().map(|f| f.subject.len()).max().unwrap_or(0);
+    let mut text = String::new();
+    for finding in findings {
+        let mark = if finding.ok { "ok  " } else { "FAIL" };
+        // Writing to a string cannot fail.
+        _ = writeln!(text, "{mark}  {:width$}  {}", finding.subject, finding.detail);
+    }
+    text
+}
+
+fn finding(subject: &str, result: Result<String, String>) -> Finding {
+    let ok = result.is_ok();
+    Finding { subject: subject.to_owned(), ok, detail: result.unwrap_or_else(|why| why) }
+}
+
+fn datapath() -> Finding {
+    let result = if object::is_built() {
+        Ok(format!("{} bytes", object::DATAPATH.len()))
+    } else {
+        Err("this program was built without it: run `cargo xtask setup` and build again".to_owned())
+    };
+    finding("datapath", result)
+}
+
+fn kernel() -> Finding {
+    let release = nix::sys::utsname::uname().map(|u| u.release().to_string_lossy().into_owned()).unwrap_or_default();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse::<u32>().unwrap_or(0));
+    let found = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    let result = if found < MIN_KERNEL {
+        Err(format!("{release} is too old: {}.{} or newer is needed", MIN_KERNEL.0, MIN_KERNEL.1))
+    } else if found < (6, 6) {
+        Ok(format!("{release}; tc cannot be fallen back to: its links need 6.6"))
+    } else {
+        Ok(release)
+    };
+    finding("kernel", result)
+}
+
+fn privileges() -> Finding {
+    /// Bits of `linux/capability.h`.
+    const NEEDED: [(u32, &str); 3] = [(12, "CAP_NET_ADMIN"), (38, "CAP_PERFMON"), (39, "CAP_BPF")];
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status.lines().find_map(|l| l.strip_prefix("CapEff:")).map(str::trim).unwrap_or("0");
+    let mask = u64::from_str_radix(effective, 16).unwrap_or(0);
+    let missing: Vec<&str> = NEEDED.iter().filter(|(bit, _)| mask & (1 << bit) == 0).map(|(_, name)| *name).collect();
+    let result = if missing.is_empty() {
+        Ok("CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON are there".to_owned())
+    } else {
+        Err(format!("{} missing: run as root, or by the service with its capabilities", missing.join(", ")))
+    };
+    finding("privileges", result)
+}
+
+fn bpffs(config: &Config) -> Finding {
+    let result = Pins::below(&config.bpffs).map(|_| config.bpffs.display().to_string()).map_err(|e| e.to_string());
+    finding("bpffs", result)
+}
+
+fn jit() -> Finding {
+    let result = match std::fs::read_to_string("/proc/sys/net/core/bpf_jit_enable").as_deref().map(str::trim) {
+        Ok("0") => Err("off: the datapath would be interpreted; sysctl net.core.bpf_jit_enable=1".to_owned()),
+        Ok(_) => Ok("on".to_owned()),
+        // Kernels built with the JIT always on have no switch.
+        Err(_) => Ok("no switch: always on".to_owned()),
+    };
+    finding("BPF JIT", result)
+}
+
+fn btf() -> Finding {
+    let there = std::path::Path::new("/sys/kernel/btf/vmlinux").exists();
+    let detail = if there { "of the running kernel" } else { "not there; the datapath does not need the kernel's" };
+    finding("BTF", Ok(detail.to_owned()))
+}
+
+fn map_memory(config: &Config) -> Finding {
+    let result = match memory(&config.datapath.sizes) {
+        Ok(bytes) if bytes > config.datapath.max_memory_bytes => Err(format!(
+            "{bytes} bytes at most, over datapath.max_memory_bytes = {}: raise it or lower datapath.max_*",
+            config.datapath.max_memory_bytes
+        )),
+        Ok(bytes) => Ok(format!("{:.1} MiB when every map is full", bytes as f64 / 1_048_576.0)),
+        Err(error) => Err(error.to_string()),
+    };
+    finding("map memory", result)
+}
+
+fn directory(subject: &str, dir: &std::path::Path) -> Finding {
+    let nearest = dir.ancestors().find(|d| d.exists());
+    let result = match nearest {
+        Some(there) if nix::unistd::access(there, nix::unistd::AccessFlags::W_OK).is_err() => {
+            Err(format!("{} cannot be written", there.display()))
+        }
+        Some(there) if there == dir => Ok(dir.display().to_string()),
+        Some(_) => Ok(format!("{} will be made", dir.display())),
+        None => Err(format!("{} has no existing parent", dir.display())),
+    };
+    finding(subject, result)
+}

@@ -1,0 +1,199 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+use ipnet::IpNet;
+use uuid::Uuid;
+
+use crate::config::DEFAULT_PATH;
+
+/// Detects DDoS attacks and drops them in the kernel.
+#[derive(Debug, Parser)]
+#[command(version, about, after_help = AFTER_HELP)]
+pub struct Cli {
+    /// The configuration file.
+    #[arg(long, short, global = true, env = "FTAGENT_CONFIG", default_value = DEFAULT_PATH, value_name = "FILE")]
+    pub config: PathBuf,
+
+    /// Print JSON: one object, for programs.
+    #[arg(long, global = true)]
+    pub json: bool,
+
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const AFTER_HELP: &str = "\
+Examples:
+  ftagent check                         is this machine ready, and what would be attached how
+  ftagent run                           run in the foreground (the service does this)
+  ftagent top                           what is arriving now, and for whom
+  ftagent block 198.51.100.7 --ttl 10m  drop one source for ten minutes
+  ftagent detach                        remove everything from the kernel
+
+FTAGENT_LOG sets what is logged, such as `info` or `ftagent=debug`.
+Exit status: 0 done, 1 failed, 2 wrong usage, 3 refused by the guard.";
+
+/// What can be done.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the agent in the foreground until SIGTERM; enforcement stays attached when it ends.
+    Run,
+    /// Show what the agent sees and does.
+    Status,
+    /// Show traffic and attacks live; Ctrl-C ends.
+    Top {
+        /// Seconds between two pictures, 0.2 to 60.
+        #[arg(long, default_value_t = 1.0, value_parser = interval)]
+        interval: f64,
+        /// End after this many pictures.
+        #[arg(long)]
+        count: Option<u32>,
+    },
+    /// Drop (or limit) a source from now on.
+    Block {
+        /// An address or prefix.
+        source: IpNetOrAddr,
+        /// How long, such as 90s, 10m, 2h or 1d; until `unblock` if absent.
+        #[arg(long, value_parser = duration)]
+        ttl: Option<u32>,
+        /// Limit instead of drop: packets or bits per second, such as 1000pps or 5Mbps.
+        #[arg(long, value_parser = rate)]
+        rate: Option<Rate>,
+    },
+    /// Lift every block and limit of exactly this source.
+    Unblock {
+        /// The address or prefix as it was blocked.
+        source: IpNetOrAddr,
+    },
+    /// Put a prefix on this node's allowlist: nothing drops it.
+    Allow {
+        /// An address or prefix.
+        prefix: IpNetOrAddr,
+        /// Why it is there.
+        #[arg(long, default_value = "")]
+        label: String,
+        /// Take it off instead.
+        #[arg(long)]
+        remove: bool,
+    },
+    /// Show the rules in force, where they come from, and what they dropped.
+    Rules,
+    /// Show incidents: active ones first, then those resolved lately.
+    Incidents {
+        /// Only this one, in full.
+        uuid: Option<Uuid>,
+        /// End the incident and undo what was done about it.
+        #[arg(long, requires = "uuid")]
+        resolve: bool,
+        /// With --resolve: it was no attack.
+        #[arg(long, requires = "resolve")]
+        false_positive: bool,
+    },
+    /// Remove programs, links, maps and the nftables table from the kernel. The agent must not be running.
+    Detach,
+    /// Tell whether this machine can run the agent, and what would degrade.
+    Check,
+    /// Check the configuration file and say what it means.
+    CheckConfig,
+    /// Print a completion script for a shell.
+    Completions {
+        /// bash, elvish, fish, powershell or zsh.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// A prefix, or an address as a prefix of its full length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IpNetOrAddr(pub IpNet);
+
+impl std::str::FromStr for IpNetOrAddr {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parsed = text.parse::<std::net::IpAddr>().map(IpNet::from).or_else(|_| text.parse::<IpNet>());
+        let net = parsed.map_err(|_| {
+            format!("{text:?} is neither an address like 198.51.100.7 nor a prefix like 198.51.100.0/24")
+        })?;
+        if net.trunc() != net {
+            return Err(format!("{text} has host bits: did you mean {}?", net.trunc()));
+        }
+        Ok(Self(net))
+    }
+}
+
+/// A limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rate {
+    Pps(u64),
+    Bps(u64),
+}
+
+fn rate(text: &str) -> Result<Rate, String> {
+    let error = || format!("{text:?} is no rate: write 1000pps, 20kpps, 5Mbps or 1Gbps");
+    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).ok_or_else(error)?);
+    let number: u64 = number.parse().map_err(|_| error())?;
+    let (factor, is_packets) = match unit.to_ascii_lowercase().as_str() {
+        "pps" => (1, true),
+        "kpps" => (1_000, true),
+        "mpps" => (1_000_000, true),
+        "bps" => (1, false),
+        "kbps" => (1_000, false),
+        "mbps" => (1_000_000, false),
+        "gbps" => (1_000_000_000, false),
+        _ => return Err(error()),
+    };
+    let rate = number.checked_mul(factor).filter(|r| *r > 0).ok_or_else(error)?;
+    Ok(if is_packets { Rate::Pps(rate) } else { Rate::Bps(rate) })
+}
+
+/// Seconds from text such as `10m`.
+fn duration(text: &str) -> Result<u32, String> {
+    let error = || format!("{text:?} is no duration: write 90s, 10m, 2h or 1d, at most 365d");
+    let at = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(at);
+    let factor = match unit {
+        "" | "s" => 1,
+        "m" => 60,
+        "h" => 3_600,
+        "d" => 86_400,
+        _ => return Err(error()),
+    };
+    let secs = number.parse::<u32>().ok().and_then(|n| n.checked_mul(factor)).ok_or_else(error)?;
+    if (1..=365 * 86_400).contains(&secs) { Ok(secs) } else { Err(error()) }
+}
+
+fn interval(text: &str) -> Result<f64, String> {
+    let secs: f64 = text.parse().map_err(|_| format!("{text:?} is no number"))?;
+    if (0.2..=60.0).contains(&secs) { Ok(secs) } else { Err(format!("must be 0.2 to 60 seconds, got {secs}")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn an_address_is_a_prefix_of_its_full_length() {
+        assert_eq!("198.51.100.7".parse(), Ok(IpNetOrAddr("198.51.100.7/32".parse().expect("a prefix"))));
+        assert!("198.51.100.7/24".parse::<IpNetOrAddr>().is_err_and(|e| e.contains("198.51.100.0/24")));
+        assert!("example".parse::<IpNetOrAddr>().is_err());
+    }
+
+    #[test]
+    fn durations_and_rates_are_read_with_their_units() {
+        assert_eq!(duration("10m"), Ok(600));
+        assert_eq!(duration("90"), Ok(90));
+        assert!(duration("0").is_err() && duration("99999d").is_err() && duration("5w").is_err());
+        assert_eq!(rate("20kpps"), Ok(Rate::Pps(20_000)));
+        assert_eq!(rate("5Mbps"), Ok(Rate::Bps(5_000_000)));
+        assert!(rate("5").is_err() && rate("0pps").is_err() && rate("5parsec").is_err());
+    }
+}

@@ -1,0 +1,379 @@
+//! The commands that ask the running agent, and how its answers look to people.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use ftagent_common::api::IncidentReport;
+use ftagent_common::vocab::IncidentStatus;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use crate::cli::Rate;
+use crate::config::Config;
+use crate::control::{Answer, Question, ask};
+use crate::engine::{Matches, OperatorOrder, OrderOutcome, Origin, Verdict};
+use crate::status::{RuleStatus, Status};
+
+/// The guard's no, as an exit status of its own.
+#[derive(Debug, thiserror::Error)]
+#[error("refused: {0}")]
+pub struct Refused(pub String);
+
+/// Asks the agent of this configuration.
+///
+/// # Errors
+/// When it does not run, or answers with an error.
+pub async fn question(config: &Config, question: &Question) -> Result<Answer> {
+    let path = config.socket();
+    let answer = ask(&path, question).await.with_context(|| {
+        format!("no agent answers at {}: is `ftagent run` (or the service) running, and are you root?", path.display())
+    })?;
+    match answer {
+        Answer::Error { message } => bail!("{message}"),
+        answer => Ok(answer),
+    }
+}
+
+fn read<T: DeserializeOwned>(value: Value) -> Result<T> {
+    serde_json::from_value(value).context("the agent answers in another version's words: restart it after an upgrade")
+}
+
+/// Prints `ftagent status`.
+///
+/// # Errors
+/// As [`question`].
+pub async fn status(config: &Config, as_json: bool) -> Result<()> {
+    let Answer::Status { status } = question(config, &Question::Status {}).await? else { bail!("unexpected answer") };
+    if as_json {
+        println!("{status}");
+    } else {
+        print!("{}", status_text(&read(status)?));
+    }
+    Ok(())
+}
+
+/// Prints pictures of the traffic until `count` or Ctrl-C.
+///
+/// # Errors
+/// As [`question`].
+pub async fn top(config: &Config, as_json: bool, interval: f64, count: Option<u32>) -> Result<()> {
+    use std::io::IsTerminal as _;
+    let clear = std::io::stdout().is_terminal();
+    for picture in 1u64.. {
+        let Answer::Status { status } = question(config, &Question::Status {}).await? else {
+            bail!("unexpected answer")
+        };
+        if as_json {
+            println!("{}", status["engine"]);
+        } else {
+            let status: Status = read(status)?;
+            // Home, then what remains of the last picture is cleared.
+            let (home, rest) = if clear { ("\x1b[H", "\x1b[J") } else { ("", "") };
+            print!("{home}{}{rest}", top_text(&status));
+            use std::io::Write as _;
+            std::io::stdout().flush()?;
+        }
+        if count.is_some_and(|count| picture >= u64::from(count)) {
+            break;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(Duration::from_secs_f64(interval)) => {}
+            ended = tokio::signal::ctrl_c() => return ended.context("Ctrl-C"),
+        }
+    }
+    Ok(())
+}
+
+/// Prints `ftagent rules`.
+///
+/// # Errors
+/// As [`question`].
+pub async fn rules(config: &Config, as_json: bool) -> Result<()> {
+    let Answer::Rules { rules } = question(config, &Question::Rules {}).await? else { bail!("unexpected answer") };
+    if as_json {
+        println!("{}", json!({ "rules": rules }));
+        return Ok(());
+    }
+    let rules: Vec<RuleStatus> = read(rules)?;
+    if rules.is_empty() {
+        println!("no rules in force");
+    }
+    for rule in &rules {
+        let end = rule.expires_in_secs.map_or_else(|| "no end".to_owned(), |secs| format!("ends in {secs} s"));
+        println!(
+            "#{:<6} {:<7} {}  [{}]  {} packets, {}  ({end})",
+            rule.id.0,
+            verdict_text(rule.verdict),
+            matches_text(&rule.matches),
+            origin_text(&rule.origin),
+            rule.packets,
+            bytes_text(rule.bytes),
+        );
+    }
+    Ok(())
+}
+
+/// Prints `ftagent incidents`, or one of them in full.
+///
+/// # Errors
+/// As [`question`], or when no incident has this id.
+pub async fn incidents(config: &Config, as_json: bool, uuid: Option<uuid::Uuid>) -> Result<()> {
+    let Answer::Incidents { incidents } = question(config, &Question::Incidents {}).await? else {
+        bail!("unexpected answer")
+    };
+    let reports: Vec<IncidentReport> = read(incidents)?;
+    let wanted: Vec<&IncidentReport> = reports.iter().filter(|r| uuid.is_none_or(|id| id == r.uuid)).collect();
+    if let Some(uuid) = uuid
+        && wanted.is_empty()
+    {
+        bail!("the agent remembers no incident {uuid}; `ftagent incidents` lists those it does");
+    }
+    if as_json {
+        println!("{}", json!({ "incidents": wanted }));
+    } else if wanted.is_empty() {
+        println!("no incidents");
+    } else if uuid.is_some() {
+        wanted.iter().for_each(|report| print!("{}", incident_text(report)));
+    } else {
+        wanted.iter().for_each(|report| println!("{}", incident_line(report)));
+    }
+    Ok(())
+}
+
+/// Gives an order and prints what became of it.
+///
+/// # Errors
+/// [`Refused`] when the guard says no; else as [`question`].
+pub async fn order(config: &Config, as_json: bool, order: OperatorOrder) -> Result<()> {
+    let Answer::Order { outcome } = question(config, &Question::Order { order }).await? else {
+        bail!("unexpected answer")
+    };
+    match outcome {
+        OrderOutcome::Done { detail } if as_json => println!("{}", json!({ "ok": true, "detail": detail })),
+        OrderOutcome::Done { detail } => println!("{detail}"),
+        OrderOutcome::Refused { why } => {
+            if as_json {
+                println!("{}", json!({ "ok": false, "refused": why }));
+            }
+            return Err(Refused(why).into());
+        }
+    }
+    Ok(())
+}
+
+/// An order to block or limit.
+pub fn block(source: ipnet::IpNet, ttl: Option<u32>, rate: Option<Rate>) -> OperatorOrder {
+    let (pps, bps) = match rate {
+        None => (None, None),
+        Some(Rate::Pps(pps)) => (Some(pps), None),
+        Some(Rate::Bps(bps)) => (None, Some(bps)),
+    };
+    OperatorOrder::Block { source, ttl_secs: ttl, pps, bps }
+}
+
+// Writing to a string cannot fail: the results below are ignored for that reason.
+
+fn status_text(status: &Status) -> String {
+    let mut text = String::new();
+    let engine = &status.engine;
+    _ = writeln!(
+        text,
+        "ftagent {} on {} (kernel {}), up {} s, mode {}",
+        status.version, status.name, status.kernel, status.uptime_secs, status.mode
+    );
+    for interface in &status.interfaces {
+        _ = write!(text, "interface  {:<12} {}", interface.name, interface.mode);
+        if let (Some(link), Some(program)) = (interface.link_id, interface.program_id) {
+            _ = write!(text, " (link {link}, program {program})");
+        }
+        _ = writeln!(text, "{}{}", if interface.reason.is_empty() { "" } else { ": " }, interface.reason);
+    }
+    _ = writeln!(text, "traffic    {}", totals_text(status));
+    let learning = if engine.baseline.learning { "learning" } else { "learnt" };
+    _ = writeln!(
+        text,
+        "baseline   {learning} ({} s), normally {} and {}; now {:.0} % of the nearest threshold",
+        engine.baseline.learnt_secs,
+        pps_text(engine.baseline.pps),
+        bps_text(engine.baseline.bps),
+        engine.threshold_ratio * 100.0
+    );
+    _ = writeln!(
+        text,
+        "incidents  {} active; {} rules in force, {} refused by the guard",
+        engine.active_incidents,
+        engine.rules.len(),
+        engine.refusals
+    );
+    match &status.link {
+        None => _ = writeln!(text, "link       none: the agent works alone"),
+        Some(link) => {
+            let state = if link.status.connected { "connected" } else { "away" };
+            _ = write!(text, "link       {} {state}, {} messages wait", link.url, link.status.spool.queued);
+            _ = writeln!(text, "{}", link.status.last_error.as_ref().map_or_else(String::new, |e| format!(": {e}")));
+        }
+    }
+    for (interface, reasons) in &status.verdicts {
+        let list: Vec<String> = reasons.iter().map(|(reason, count)| format!("{reason} {}", count.packets)).collect();
+        _ = writeln!(
+            text,
+            "verdicts   {interface}: {}",
+            if list.is_empty() { "nothing yet".to_owned() } else { list.join(", ") }
+        );
+    }
+    _ = writeln!(text, "tick       {} us, at most {} us", status.tick_us.last, status.tick_us.max);
+    for (event, count) in status.health.iter().filter(|(_, count)| **count > 0) {
+        _ = writeln!(text, "WARNING    {event}: {count} times");
+    }
+    for warning in &status.warnings {
+        _ = writeln!(text, "WARNING    {warning}");
+    }
+    text
+}
+
+fn totals_text(status: &Status) -> String {
+    let totals = &status.engine.totals;
+    format!("{}, {}, {} dropped", pps_text(totals.pps), bps_text(totals.bps), pps_text(totals.dropped_pps))
+}
+
+fn top_text(status: &Status) -> String {
+    let engine = &status.engine;
+    let mut text = format!("{}  {}  mode {}\n\n", status.name, totals_text(status), status.mode);
+    _ = writeln!(
+        text,
+        "{:<24} {:>12} {:>14} {:>12} {:>16} {:>7}",
+        "TARGET", "PACKETS", "BITS", "DROPPED", "NEAREST", "RATIO"
+    );
+    for target in engine.targets.iter().take(20) {
+        _ = writeln!(
+            text,
+            "{:<24} {:>12} {:>14} {:>12} {:>16} {:>6.2}{}",
+            target.target.addr().to_string(),
+            pps_text(target.pps),
+            bps_text(target.bps),
+            pps_text(target.dropped_pps),
+            target.quantity,
+            target.ratio,
+            if target.under_attack { "  ATTACK" } else { "" }
+        );
+    }
+    let active: Vec<&IncidentReport> = engine.incidents.iter().filter(|i| i.status == IncidentStatus::Active).collect();
+    if !active.is_empty() {
+        _ = writeln!(text, "\nINCIDENTS");
+        active.iter().for_each(|report| _ = writeln!(text, "{}", incident_line(report)));
+    }
+    for warning in &status.warnings {
+        _ = writeln!(text, "WARNING {warning}");
+    }
+    text
+}
+
+fn incident_line(report: &IncidentReport) -> String {
+    format!(
+        "{} {:<9} {:<8} {} on {}  peak {} {}  confidence {:.2}{}  {} of {} packets dropped",
+        report.uuid,
+        report.status.as_str(),
+        report.severity.as_str(),
+        report.family,
+        report.target,
+        pps_text(report.peak_pps),
+        bps_text(report.peak_bps),
+        report.confidence,
+        if report.spoofed { "  spoofed" } else { "" },
+        report.dropped_packets,
+        report.packets,
+    )
+}
+
+fn incident_text(report: &IncidentReport) -> String {
+    let mut text = format!("{}\n", incident_line(report));
+    _ = writeln!(
+        text,
+        "  {} was {} against a threshold of {} ({}), {:.1} times",
+        report.threshold.quantity,
+        (report.threshold.value as f64 * report.threshold.ratio) as u64,
+        report.threshold.value,
+        report.threshold.origin,
+        report.threshold.ratio
+    );
+    for line in &report.explanation {
+        _ = writeln!(text, "  {line}");
+    }
+    for source in &report.top_sources {
+        _ = writeln!(
+            text,
+            "  source {:<40} {:>5.1} %  {}",
+            source.ip.to_string(),
+            source.share * 100.0,
+            pps_text(source.pps)
+        );
+    }
+    for entry in &report.timeline {
+        _ = writeln!(text, "  {}  {:<9} {}", entry.at, entry.kind, entry.text);
+    }
+    text
+}
+
+fn matches_text(matches: &Matches) -> String {
+    let mut parts = Vec::new();
+    if let Some(source) = matches.source {
+        parts.push(format!("from {source}"));
+    }
+    if let Some(target) = matches.target {
+        parts.push(format!("to {target}"));
+    }
+    if let Some(protocol) = matches.protocol {
+        parts.push(format!("protocol {protocol}"));
+    }
+    let range = |name: &str, range: Option<[u16; 2]>| {
+        range.map(|[low, high]| if low == high { format!("{name} {low}") } else { format!("{name} {low}-{high}") })
+    };
+    parts.extend(range("source port", matches.src_port));
+    parts.extend(range("port", matches.dst_port));
+    parts.extend(range("length", matches.length));
+    parts.extend(range("TTL", matches.ttl.map(|r| r.map(u16::from))));
+    parts.extend(range("ICMP type", matches.icmp_type.map(|r| r.map(u16::from))));
+    parts.extend(matches.tcp_flags.map(|[mask, value]| format!("flags {value:#04x}/{mask:#04x}")));
+    parts.extend(matches.fragment.map(|is| if is { "fragments" } else { "whole datagrams" }.to_owned()));
+    if parts.is_empty() { "everything".to_owned() } else { parts.join(", ") }
+}
+
+fn verdict_text(verdict: Verdict) -> String {
+    match verdict {
+        Verdict::Drop => "drop".to_owned(),
+        Verdict::LimitPps { pps, .. } => format!("limit to {}", pps_text(pps)),
+        Verdict::LimitBps { bps, .. } => format!("limit to {}", bps_text(bps)),
+    }
+}
+
+fn origin_text(origin: &Origin) -> String {
+    match origin {
+        Origin::Operator => "operator".to_owned(),
+        Origin::ControlPlane { .. } => "control plane".to_owned(),
+        Origin::FirewallRule { name, .. } => format!("rule {name:?}"),
+        Origin::Response { .. } => "automatic".to_owned(),
+    }
+}
+
+fn scaled(value: u64, unit: &str) -> String {
+    let value = value as f64;
+    match value {
+        v if v >= 1e9 => format!("{:.2} G{unit}", v / 1e9),
+        v if v >= 1e6 => format!("{:.2} M{unit}", v / 1e6),
+        v if v >= 1e3 => format!("{:.1} k{unit}", v / 1e3),
+        v => format!("{v:.0} {unit}"),
+    }
+}
+
+fn pps_text(pps: u64) -> String {
+    scaled(pps, "pps")
+}
+
+fn bps_text(bps: u64) -> String {
+    scaled(bps, "bit/s")
+}
+
+fn bytes_text(bytes: u64) -> String {
+    scaled(bytes, "B")
+}

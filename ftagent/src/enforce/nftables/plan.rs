@@ -1,0 +1,238 @@
+//! What the table should look like for a set of rules: pure.
+//!
+//! ```text
+//! chain mitigate (prerouting)   source in allow4_LEN / allow6_LEN, one lookup for each prefix length in use: accept
+//!                               source in blocked4_LEN / blocked6_LEN, likewise: drop
+//!                               jump network
+//!                               later fragments: accept
+//!                               jump transport
+//! chain network, transport      everything else, one of ours as one to four of the kernel's; by whether it looks into
+//!                               the transport header
+//! ```
+//! Later fragments never reach `transport`: the kernel's short cut for small fields (`nft_payload_fast_eval`) reads
+//! their payload as if it were a header, seen on 6.18.
+//!
+//! A hash set for each prefix length instead of one interval set: prefixes may overlap, every element has its own
+//! timeout, and adding one costs the same however many there are.
+
+use std::collections::BTreeMap;
+
+use ftagent_common::vocab::Mode;
+
+use super::expr::{self, Expressions, Family, Outcome};
+use super::wire::Mark;
+use crate::engine::{Now, Point, Rule, RuleId, RuleSet, Verdict};
+
+pub(super) const BASE_CHAIN: &str = "mitigate";
+/// The chains that the base chain jumps to.
+pub(super) const NETWORK_CHAIN: &str = "network";
+pub(super) const TRANSPORT_CHAIN: &str = "transport";
+/// The name behind `ftagent:` of what belongs to no rule.
+const ALLOW: &str = "allow";
+
+/// The table as it should be; empty means that there should be none.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Plan {
+    pub(super) sets: BTreeMap<String, SetPlan>,
+    /// Of the base chain, in order.
+    pub(super) lookups: Vec<KernelRule>,
+    /// With the chain they belong in.
+    pub(super) rules: Vec<(RuleId, &'static str, KernelRule)>,
+    /// What should be in force, by whatever means.
+    pub(super) wanted: BTreeMap<RuleId, Rule>,
+    /// Rules that no packet can match.
+    pub(super) impossible: Vec<RuleId>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct SetPlan {
+    pub(super) family: Family,
+    /// Elements may have an end.
+    pub(super) timeouts: bool,
+    pub(super) elements: BTreeMap<Vec<u8>, ElementPlan>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct ElementPlan {
+    pub(super) mark: Mark,
+    pub(super) rule: Option<RuleId>,
+    /// Milliseconds from now on; absent: it stays.
+    pub(super) remaining_ms: Option<u64>,
+}
+
+/// One rule for the kernel, with its end already in it.
+#[derive(Clone, Debug)]
+pub(super) struct KernelRule {
+    pub(super) mark: Mark,
+    pub(super) expressions: Expressions,
+}
+
+impl KernelRule {
+    fn new(name: String, expressions: Expressions, until_secs: Option<u64>) -> Self {
+        let mark = Mark { name, checksum: expressions.checksum(), until_secs: until_secs.unwrap_or(0) };
+        let expressions = match until_secs {
+            Some(secs) => expressions.until(secs),
+            None => expressions,
+        };
+        Self { mark, expressions }
+    }
+}
+
+impl Plan {
+    /// Plans for `desired`; rules of the datapath are taken too if `fallback`.
+    pub(super) fn of(desired: &RuleSet, fallback: bool, now: Now) -> Self {
+        let mut plan = Self::default();
+        if desired.mode == Some(Mode::Bypass) {
+            return plan;
+        }
+        let evaluate = desired.mode == Some(Mode::Evaluate);
+        for rule in desired.rules.values() {
+            let ours = rule.point == Point::Nftables || fallback;
+            let over = rule.expires_at_ns.is_some_and(|end| end <= now.mono_ns);
+            if ours && !over {
+                plan.take(rule, evaluate, now);
+            }
+        }
+        if plan.is_empty() {
+            return plan;
+        }
+        for entry in &desired.allow {
+            let element = ElementPlan { mark: mark(ALLOW), rule: None, remaining_ms: None };
+            plan.set(ALLOW, &entry.prefix).elements.insert(expr::key(&entry.prefix), element);
+        }
+        plan.plan_lookups(evaluate);
+        plan
+    }
+
+    /// Whether nothing is to be enforced, so that the table has no reason to be.
+    pub(super) fn is_empty(&self) -> bool {
+        self.sets.is_empty() && self.rules.is_empty()
+    }
+
+    fn take(&mut self, rule: &Rule, evaluate: bool, now: Now) {
+        self.wanted.insert(rule.id, rule.clone());
+        let remaining_ns = rule.expires_at_ns.map(|end| end - now.mono_ns);
+        let name = rule.id.0.to_string();
+        if let (true, Verdict::Drop, Some(source)) = (rule.matches.is_source_only(), rule.verdict, rule.matches.source)
+        {
+            let remaining_ms = remaining_ns.map(|ns| (ns / 1_000_000).max(1));
+            let element = ElementPlan { mark: mark(&name), rule: Some(rule.id), remaining_ms };
+            let elements = &mut self.set("blocked", &source).elements;
+            // Two rules for one source: the one that ends last stands for both.
+            let lasts_longer = |there: &ElementPlan| {
+                there.remaining_ms.is_some() && remaining_ms.is_none_or(|ms| Some(ms) > there.remaining_ms)
+            };
+            if elements.get(&expr::key(&source)).is_none_or(lasts_longer) {
+                elements.insert(expr::key(&source), element);
+            }
+            return;
+        }
+        let until = remaining_ns.map(|ns| wall_secs(now) + ns.div_ceil(1_000_000_000));
+        let kernel_rules = expr::of_rule(&rule.matches, rule.verdict, evaluate);
+        if kernel_rules.is_empty() {
+            self.impossible.push(rule.id);
+        }
+        let chain = if expr::reads_transport(&rule.matches) { TRANSPORT_CHAIN } else { NETWORK_CHAIN };
+        let named = kernel_rules.into_iter().map(|e| (rule.id, chain, KernelRule::new(name.clone(), e, until)));
+        self.rules.extend(named);
+    }
+
+    fn set(&mut self, kind: &str, prefix: &ipnet::IpNet) -> &mut SetPlan {
+        let family = Family::of(prefix);
+        let name = format!("{kind}{}_{}", family.digit(), prefix.prefix_len());
+        let empty = SetPlan { family, timeouts: kind != ALLOW, elements: BTreeMap::new() };
+        self.sets.entry(name).or_insert(empty)
+    }
+
+    fn plan_lookups(&mut self, evaluate: bool) {
+        // By name, so that every allow set comes before every blocked one.
+        for (name, set) in &self.sets {
+            let prefix_len = name.rsplit('_').next().and_then(|len| len.parse().ok()).unwrap_or(0);
+            let outcome = match (set.timeouts, evaluate) {
+                (false, _) => Outcome::Accept,
+                (true, false) => Outcome::Drop,
+                (true, true) => Outcome::Count,
+            };
+            let lookup = expr::source_in_set(set.family, prefix_len, name, outcome);
+            self.lookups.push(KernelRule::new(name.clone(), lookup, None));
+        }
+        self.lookups.push(KernelRule::new(NETWORK_CHAIN.into(), expr::jump(NETWORK_CHAIN), None));
+        for family in Family::BOTH {
+            let name = format!("later_fragments{}", family.digit());
+            self.lookups.push(KernelRule::new(name, expr::later_fragment(family), None));
+        }
+        self.lookups.push(KernelRule::new(TRANSPORT_CHAIN.into(), expr::jump(TRANSPORT_CHAIN), None));
+    }
+}
+
+fn wall_secs(now: Now) -> u64 {
+    u64::try_from(now.wall.unix_timestamp()).unwrap_or(0)
+}
+
+fn mark(name: &str) -> Mark {
+    Mark { name: name.into(), ..Mark::default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use ftagent_common::api::AllowEntry;
+
+    use super::*;
+    use crate::engine::{Matches, Origin};
+
+    const NOW: Now = Now { mono_ns: 1_000_000_000, wall: time::OffsetDateTime::UNIX_EPOCH };
+
+    fn block(id: u64, source: &str, ends_in_ms: Option<u64>) -> Rule {
+        Rule {
+            id: RuleId(id),
+            matches: Matches::source(source.parse().unwrap()),
+            verdict: Verdict::Drop,
+            point: Point::Nftables,
+            origin: Origin::Operator,
+            expires_at_ns: ends_in_ms.map(|ms| NOW.mono_ns + ms * 1_000_000),
+        }
+    }
+
+    fn rule_set(rules: &[Rule]) -> RuleSet {
+        RuleSet { rules: rules.iter().map(|r| (r.id, r.clone())).collect(), ..RuleSet::default() }
+    }
+
+    #[test]
+    fn the_longest_of_two_blocks_of_a_source_stands_for_both() {
+        for (first, second, expected) in [
+            (Some(5_000), Some(9_000), Some(9_000)),
+            (Some(9_000), Some(5_000), Some(9_000)),
+            (None, Some(5_000), None),
+            (Some(5_000), None, None),
+        ] {
+            let rules = rule_set(&[block(1, "198.51.100.7/32", first), block(2, "198.51.100.7/32", second)]);
+            let plan = Plan::of(&rules, false, NOW);
+            let elements: Vec<_> = plan.sets["blocked4_32"].elements.values().collect();
+            assert_eq!(elements.len(), 1);
+            assert_eq!(elements[0].remaining_ms, expected, "{first:?} and {second:?}");
+            assert_eq!(plan.wanted.len(), 2);
+        }
+    }
+
+    #[test]
+    fn expired_rules_foreign_points_and_bypass_leave_nothing() {
+        let mut rules = rule_set(&[block(1, "198.51.100.7/32", Some(0))]);
+        rules.allow.push(AllowEntry { prefix: "203.0.113.0/24".parse().unwrap(), label: String::new() });
+        assert!(Plan::of(&rules, true, NOW).is_empty(), "an allowlist alone needs no table");
+        let datapath = Rule { point: Point::Datapath, ..block(2, "198.51.100.8/32", None) };
+        rules.rules.insert(RuleId(2), datapath);
+        assert!(Plan::of(&rules, false, NOW).is_empty());
+        assert!(!Plan::of(&rules, true, NOW).is_empty());
+        rules.mode = Some(Mode::Bypass);
+        assert!(Plan::of(&rules, true, NOW).is_empty());
+    }
+
+    #[test]
+    fn the_allowlist_is_asked_before_every_block() {
+        let mut rules = rule_set(&[block(1, "198.51.100.0/24", None), block(2, "2001:db8::/48", None)]);
+        rules.allow.push(AllowEntry { prefix: "2001:db8:0:1::/64".parse().unwrap(), label: String::new() });
+        let plan = Plan::of(&rules, false, NOW);
+        let order: Vec<&str> = plan.lookups.iter().map(|l| l.mark.name.as_str()).collect();
+        assert_eq!(order[..4], ["allow6_64", "blocked4_24", "blocked6_48", "network"]);
+    }
+}
