@@ -46,7 +46,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
 
 fn command(folder: &Path) -> Result<Command> {
     let program = |name: &str| -> PathBuf { folder.join(name) };
-    let mut demo = process::as_root(program("demo")).context("network namespaces and BPF need root")?;
+    let mut demo = process::as_root(program("demo"), "a lab of network namespaces")?;
     demo.arg("--ftagent").arg(program("ftagent")).arg("--controlplane").arg(program("controlplane"));
     Ok(demo)
 }

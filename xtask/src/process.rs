@@ -166,17 +166,20 @@ impl<'a> Progress<'a> {
     }
 }
 
-/// A command that runs as root: through sudo when we are not.
+/// A command that runs as root: through sudo when we are not, which may ask for a password and then says why.
 ///
 /// # Errors
-/// When we are not root and there is no sudo.
-pub(crate) fn as_root(program: impl AsRef<OsStr>) -> Result<Command> {
+/// When we are not root and there is no sudo, or it does not let us.
+pub(crate) fn as_root(program: impl AsRef<OsStr>, why: &str) -> Result<Command> {
     if is_root() {
         return Ok(Command::new(program));
     }
-    let sudo = find_program("sudo").context("this needs root, and there is no sudo")?;
-    let mut command = Command::new(sudo);
-    if !stdin().is_terminal() {
+    let sudo = find_program("sudo").with_context(|| format!("{why} needs root, and there is no sudo"))?;
+    let mut command = Command::new(&sudo);
+    if stdin().is_terminal() {
+        // Asked for now, and not under a line of progress.
+        run(Command::new(&sudo).args(["-p", &format!("{why} needs root; password of %p: "), "--", "true"]))?;
+    } else {
         // Nobody is there to type a password: fail at once and say so.
         command.arg("-n");
     }
