@@ -63,7 +63,8 @@ fn execute(what: &str, mut command: Command) -> Result<Tally> {
         eprintln!("  {skipped}");
     }
     if tally.failed > 0 {
-        eprintln!("{output}");
+        // What passed comes first, with all that it printed.
+        eprintln!("{}", output.find("\nfailures:\n").map_or(output.as_str(), |at| &output[at..]));
     }
     if tally.total() > 0 {
         eprintln!("test: {what}: {tally}, {:.1} s", began.elapsed().as_secs_f64());
