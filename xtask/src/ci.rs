@@ -5,11 +5,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 
-use crate::{lint, setup, test};
+use crate::{lint, openapi, setup, test};
 
 type Step = fn() -> Result<ExitCode>;
 
-const STEPS: &[(&str, Step)] = &[("setup", prepared), ("lint", lint::run), ("test", tested)];
+const STEPS: &[(&str, Step)] =
+    &[("setup", prepared), ("lint", lint::run), ("test", tested), ("openapi", openapi::check)];
 
 /// Runs the steps in turn, stops at the first that fails, and says how long each took.
 pub(crate) fn run() -> Result<ExitCode> {

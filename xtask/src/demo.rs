@@ -1,5 +1,6 @@
 //! `cargo xtask demo`: an attack is seen, named, dropped and undone, in a lab on this machine.
 
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
@@ -39,17 +40,13 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         }
     }
     demo.args(&options.arguments);
-    let status = demo.status().context("cannot start the demo")?;
-    Ok(if status.success() { ExitCode::SUCCESS } else { exit_code(status.code()) })
+    // The demo takes our place, so that an interrupt reaches it alone and it can take its lab down.
+    Err(demo.exec()).context("cannot start the demo")
 }
 
 fn command(folder: &Path) -> Result<Command> {
     let program = |name: &str| -> PathBuf { folder.join(name) };
-    let mut demo = process::as_root(program("demo")).context("network namespaces and BPF need root")?;
+    let mut demo = process::as_root(program("demo"), "a lab of network namespaces")?;
     demo.arg("--ftagent").arg(program("ftagent")).arg("--controlplane").arg(program("controlplane"));
     Ok(demo)
-}
-
-fn exit_code(code: Option<i32>) -> ExitCode {
-    code.and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from)
 }

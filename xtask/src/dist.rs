@@ -29,7 +29,8 @@ pub(crate) fn run() -> Result<ExitCode> {
         fs::copy(&built, dist.join(program)).with_context(|| format!("cannot copy {}", built.display()))?;
         for shell in SHELLS {
             // A program without completions for this shell says so by its exit status.
-            if let Ok(script) = process::capture(Command::new(&built).args(["completions", shell])) {
+            let script = process::capture(Command::new(&built).args(["completions", shell])).unwrap_or_default();
+            if !script.is_empty() {
                 fs::write(dist.join(format!("completions/{program}.{shell}")), script)?;
             }
         }

@@ -1,6 +1,7 @@
 //! `cargo xtask fmt`: rustfmt over every Rust file that git lists, the datapath's crate included.
 
-use std::process::{Command, ExitCode};
+use std::collections::BTreeSet;
+use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context, Result};
 use clap::Args;
@@ -18,16 +19,22 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     Ok(if format(options.check)? { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Formats, or with `check` shows the differences; returns whether rustfmt was content.
+/// Formats, or with `check` names the files that are not; returns whether rustfmt was content.
 pub(crate) fn format(check: bool) -> Result<bool> {
     let files = repo::files()?;
-    let sources: Vec<_> = files.iter().filter(|path| path.extension().is_some_and(|e| e == "rs")).collect();
+    let sources = files.iter().filter(|path| path.extension().is_some_and(|extension| extension == "rs"));
     let mut rustfmt = Command::new("rustfmt");
     // Files are named one by one, so that none is forgotten because no `mod` names it yet.
-    rustfmt.current_dir(repo::root()).args(["--edition", "2024"]).args(&sources);
+    rustfmt.current_dir(repo::root()).args(["--edition", "2024"]).args(sources);
     if check {
-        rustfmt.arg("--check");
+        rustfmt.args(["--check", "-l"]);
     }
-    let status = rustfmt.status().context("cannot run rustfmt: `rustup component add rustfmt` installs it")?;
-    Ok(status.success())
+    let output = rustfmt.stderr(Stdio::inherit()).output();
+    let output = output.context("cannot run rustfmt: `rustup component add rustfmt` installs it")?;
+    // A file is named once for itself and once for each that has it as a module.
+    let named: BTreeSet<_> = output.stdout.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()).collect();
+    for path in named {
+        eprintln!("not formatted: {}", String::from_utf8_lossy(path));
+    }
+    Ok(output.status.success())
 }

@@ -46,7 +46,7 @@ enum Command {
     Openapi(openapi::Options),
     /// Build what is installed on a machine into target/dist
     Dist,
-    /// Run what CI runs: setup, lint, test
+    /// Run what CI runs: setup, lint, test, openapi --check
     Ci,
 }
 

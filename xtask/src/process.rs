@@ -70,10 +70,10 @@ pub(crate) fn run_long(step: &str, command: &mut Command, limit: Option<Duration
 /// Runs something long in the same way and returns whether it succeeded, and all that it wrote.
 ///
 /// # Errors
-/// When it cannot be started.
-pub(crate) fn observe(step: &str, command: &mut Command) -> Result<(bool, String)> {
+/// When it cannot be started, or is not done after `limit`.
+pub(crate) fn observe(step: &str, command: &mut Command, limit: Duration) -> Result<(bool, String)> {
     let mut output = String::new();
-    let status = watch(step, command, None, |line| {
+    let status = watch(step, command, Some(limit), |line| {
         output.push_str(&line);
         output.push('\n');
     })?;
@@ -110,7 +110,7 @@ fn watch(
         if limit.is_some_and(|limit| began.elapsed() > limit) {
             progress.clear();
             child.kill().and_then(|()| child.wait()).context("cannot stop it")?;
-            bail!("{} was not done after {} s", name(command), began.elapsed().as_secs());
+            bail!("{} was not done after {} s; its last words: {latest}", name(command), began.elapsed().as_secs());
         }
     }
     let status = child.wait()?;
@@ -166,17 +166,20 @@ impl<'a> Progress<'a> {
     }
 }
 
-/// A command that runs as root: through sudo when we are not.
+/// A command that runs as root: through sudo when we are not, which may ask for a password and then says why.
 ///
 /// # Errors
-/// When we are not root and there is no sudo.
-pub(crate) fn as_root(program: impl AsRef<OsStr>) -> Result<Command> {
+/// When we are not root and there is no sudo, or it does not let us.
+pub(crate) fn as_root(program: impl AsRef<OsStr>, why: &str) -> Result<Command> {
     if is_root() {
         return Ok(Command::new(program));
     }
-    let sudo = find_program("sudo").context("this needs root, and there is no sudo")?;
-    let mut command = Command::new(sudo);
-    if !stdin().is_terminal() {
+    let sudo = find_program("sudo").with_context(|| format!("{why} needs root, and there is no sudo"))?;
+    let mut command = Command::new(&sudo);
+    if stdin().is_terminal() {
+        // Asked for now, and not under a line of progress.
+        run(Command::new(&sudo).args(["-p", &format!("{why} needs root; password of %p: "), "--", "true"]))?;
+    } else {
         // Nobody is there to type a password: fail at once and say so.
         command.arg("-n");
     }
@@ -245,7 +248,7 @@ mod tests {
         command.arg("/no/such/file");
         let error = run_long("listing", &mut command, None).expect_err("the file does not exist");
         assert!(error.to_string().contains("/no/such/file"), "{error}");
-        let (succeeded, output) = observe("listing", &mut command).expect("ls starts");
+        let (succeeded, output) = observe("listing", &mut command, HEARTBEAT).expect("ls starts");
         assert!(!succeeded && output.contains("/no/such/file"), "{output}");
     }
 

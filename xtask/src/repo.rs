@@ -13,13 +13,12 @@ pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask is a folder of the repository")
 }
 
-/// The target folder, as cargo chooses it for the workspace.
+/// The target folder: the one we were built into, wherever cargo's configuration puts it.
 pub(crate) fn target() -> PathBuf {
-    match env::var_os("CARGO_TARGET_DIR").filter(|path| !path.is_empty()) {
-        // A relative path is relative to where cargo was called, which is where we still are.
-        Some(path) => std::path::absolute(&path).unwrap_or_else(|_| path.into()),
-        None => root().join("target"),
-    }
+    let program = env::current_exe().unwrap_or_default();
+    // cargo marks the target folders that it makes.
+    let marked = program.ancestors().find(|folder| folder.join("CACHEDIR.TAG").is_file());
+    marked.map_or_else(|| root().join("target"), Path::to_owned)
 }
 
 /// The cargo that called us.

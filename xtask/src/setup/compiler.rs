@@ -185,7 +185,7 @@ fn rustup() -> Result<Command> {
     let mut command = Command::new(path);
     command.current_dir(repo::root());
     // cargo, called through a proxy, names its own toolchain; rust-toolchain.toml is to decide.
-    command.env_remove("RUSTUP_TOOLCHAIN");
+    command.env_remove("RUSTUP_TOOLCHAIN").env_remove("RUST_BACKTRACE");
     Ok(command)
 }
 

@@ -1,7 +1,6 @@
 //! Installing packages: with apt-get on Debian and its kin, elsewhere by telling the command.
 
 use std::fs;
-use std::io::{IsTerminal, stdin};
 
 use anyhow::{Context, Result, bail};
 
@@ -64,11 +63,6 @@ pub(crate) fn install(packages: &[&str]) -> Result<()> {
     if !process::is_root() && process::find_program("sudo").is_none() {
         bail!("installing {} needs root, and there is no sudo: {remedy}", packages.join(", "));
     }
-    if !process::is_root() && stdin().is_terminal() {
-        eprintln!("  root is needed to install {}: sudo may ask for your password", packages.join(" "));
-        let mut sudo = process::as_root("true")?;
-        process::run(&mut sudo).with_context(|| remedy.clone())?;
-    }
     // Lists may be fresh enough without the network, so that a failure here is told and decides nothing.
     if let Err(error) = apt_get("reading apt's package lists", &["update"]) {
         eprintln!("  {error:#}\n  going on with the package lists that are there");
@@ -80,7 +74,7 @@ pub(crate) fn install(packages: &[&str]) -> Result<()> {
 
 fn apt_get(step: &str, arguments: &[&str]) -> Result<()> {
     // `env` because sudo does not hand our variables on.
-    let mut command = process::as_root("env")?;
+    let mut command = process::as_root("env", step)?;
     command.args(["DEBIAN_FRONTEND=noninteractive", "apt-get", "-q", "-o", "DPkg::Lock::Timeout=300"]);
     command.args(["-o", "Acquire::http::Timeout=30", "-o", "Acquire::https::Timeout=30"]).args(arguments);
     let took = process::run_long(step, &mut command, None)?;

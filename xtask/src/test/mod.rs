@@ -8,8 +8,8 @@ mod tally;
 
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader};
-use std::process::{ExitCode, Stdio};
-use std::time::Instant;
+use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -17,6 +17,9 @@ use clap::Args;
 use self::program::{Kind, Program};
 use self::tally::{Tally, parse};
 use crate::{process, repo, setup};
+
+/// A test program that takes longer hangs; CI as a whole has half an hour.
+const LIMIT: Duration = Duration::from_secs(15 * 60);
 
 #[derive(Args, Default)]
 pub(crate) struct Options {
@@ -52,17 +55,20 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
 }
 
 /// Runs one test program, shows what failed and what was skipped, and counts.
-fn execute(what: &str, mut command: std::process::Command) -> Result<Tally> {
+fn execute(what: &str, mut command: Command) -> Result<Tally> {
     let began = Instant::now();
-    let (succeeded, output) = process::observe(&format!("test: {what}"), &mut command)?;
+    let (succeeded, output) = process::observe(&format!("test: {what}"), &mut command, LIMIT)?;
     let tally = parse(&output, succeeded);
     for skipped in &tally.skips {
         eprintln!("  {skipped}");
     }
     if tally.failed > 0 {
-        eprintln!("{output}");
+        // What passed comes first, with all that it printed.
+        eprintln!("{}", output.find("\nfailures:\n").map_or(output.as_str(), |at| &output[at..]));
     }
-    eprintln!("test: {what}: {tally}, {:.1} s", began.elapsed().as_secs_f64());
+    if tally.total() > 0 {
+        eprintln!("test: {what}: {tally}, {:.1} s", began.elapsed().as_secs_f64());
+    }
     Ok(tally)
 }
 

@@ -1,5 +1,6 @@
 //! One compiled test program, as cargo's messages describe it.
 
+use std::env;
 use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -75,10 +76,12 @@ impl Program {
         ];
         let mut command;
         if self.kind == Kind::Root {
-            command = process::as_root("env")
-                .context("the tests of the lab need root: run them as root, or leave them out with --no-root")?;
-            for (key, value) in &variables {
-                let mut word = OsString::from(*key);
+            command = process::as_root("env", "a lab of network namespaces")
+                .context("run the tests as root, or leave those of the lab out with --no-root")?;
+            // sudo does not hand variables on: ours, and those by which the tests are told what they may use.
+            let given = env::vars_os().filter(|(key, _)| key.as_encoded_bytes().starts_with(b"FTAGENT_"));
+            let ours = variables.into_iter().map(|(key, value)| (OsString::from(key), OsString::from(value)));
+            for (mut word, value) in given.chain(ours) {
                 word.push("=");
                 word.push(value);
                 command.arg(word);

@@ -39,7 +39,7 @@ fn targets(text: &str) -> Vec<(usize, &str)> {
         if in_code {
             continue;
         }
-        // Every second part is between backticks.
+        // Every second part is between backticks; the target of a link whose text is, is in the part after it.
         for part in line.split('`').step_by(2) {
             for (_, rest) in part.match_indices("](").map(|(at, _)| part.split_at(at + 2)) {
                 if let Some((target, _)) = rest.split_once([')', ' ']) {
@@ -53,7 +53,6 @@ fn targets(text: &str) -> Vec<(usize, &str)> {
             found.push((index + 1, target.split(' ').next().unwrap_or_default()));
         }
     }
-    // A text between backticks leaves its link's target in a part that begins with `](`.
     found
 }
 
