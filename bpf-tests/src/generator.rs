@@ -8,7 +8,7 @@ use std::io;
 use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use aya::maps::{Array, MapData, PerCpuArray, PerCpuValues};
 use aya::programs::{ProgramError, TestRun, Xdp};
@@ -16,6 +16,7 @@ use aya::util::nr_cpus;
 use aya::{Ebpf, TestRunAttrs, TestRunOptions};
 use ipnet::IpNet;
 
+use crate::clock::{Moment, now};
 use crate::object::{self, LabProgramError};
 use crate::rtnl::Rtnl;
 use crate::run::xdp_context;
@@ -95,9 +96,9 @@ pub struct Sent {
     /// Frames of these that did not fit the ring of the device's peer and never arrived.
     pub ring_dropped: u64,
     /// A moment just before the first frame.
-    pub first: Instant,
+    pub first: Moment,
     /// A moment just after the last frame.
-    pub last: Instant,
+    pub last: Moment,
 }
 
 impl Sent {
@@ -152,17 +153,18 @@ impl Generator {
             read.map_err(|source| GeneratorError::Stats { device, source })
         };
         let (before, dropped_before) = (self.progress()?, stats()?.tx_dropped);
-        let first = Instant::now();
+        let first = Moment::now();
+        let started = now();
         let mut sent = 0;
         while sent < bounds.frames
-            && first.elapsed() < bounds.time
+            && started.elapsed() < bounds.time
             && !bounds.stop.is_some_and(|s| s.load(Ordering::Relaxed))
         {
             let left = bounds.frames - sent;
             let chunk = match pace {
                 Pace::Full => left.min(CHUNK),
                 Pace::PerSecond(rate) => {
-                    let due = (first.elapsed().as_nanos() * u128::from(rate) / 1_000_000_000) as u64 + 1;
+                    let due = (started.elapsed().as_nanos() * u128::from(rate) / 1_000_000_000) as u64 + 1;
                     due.saturating_sub(sent).min(left).min(PACED_CHUNK)
                 }
             };
@@ -173,7 +175,7 @@ impl Generator {
             self.send_chunk(device, chunk as u32)?;
             sent += chunk;
         }
-        let last = Instant::now();
+        let last = Moment::now();
         let after = self.progress()?;
         if after.1 != before.1 {
             return Err(GeneratorError::Short(after.1 - before.1));

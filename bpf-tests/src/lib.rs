@@ -13,6 +13,7 @@ pub mod bpffs;
 pub mod capability;
 pub mod captures;
 pub mod checksum;
+pub mod clock;
 pub mod generate;
 pub mod generator;
 pub mod http;

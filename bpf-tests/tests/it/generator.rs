@@ -3,9 +3,10 @@
 use std::collections::HashSet;
 use std::net::IpAddr;
 use std::os::fd::AsRawFd;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bpf_tests::checksum::{Verdict, verify};
+use bpf_tests::clock::now;
 use bpf_tests::generator::{Bounds, Generator, Pace, Vary};
 use bpf_tests::meter::{ATTACK_MAC, Counts, Direction, Meter, Then, XdpCounter};
 use bpf_tests::packet::PacketBuilder;
@@ -85,7 +86,7 @@ fn a_run_ends_at_its_time_limit() {
     }
     let lab = Lab::new();
     let _sink = lab.edge.run(|| XdpCounter::attach("edge0", Then::Drop)).expect("inside").expect("native XDP on veth");
-    let started = Instant::now();
+    let started = now();
     let limits = Bounds { frames: u64::MAX, time: Duration::from_millis(200), stop: None };
     let sent = lab
         .wan
