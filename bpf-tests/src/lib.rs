@@ -14,6 +14,7 @@ pub mod capability;
 pub mod captures;
 pub mod checksum;
 pub mod clock;
+pub mod demo;
 pub mod generate;
 pub mod generator;
 pub mod http;
