@@ -1,6 +1,6 @@
 //! Accounts for a frame: by reason and class, by target, by rule.
 
-use ftagent_common::abi::{Health, RuleHits};
+use ftagent_common::abi::{Health, Reason, RuleHits};
 use ftagent_common::packet::{Ip, Kind, Packet};
 use ftagent_common::vocab::TrafficClass;
 
@@ -17,12 +17,9 @@ pub(crate) fn frame(kind: Kind, packet: &Packet, verdict: &Verdict, dropped: boo
     if let Some(counters) = maps::VERDICTS.get_ptr_mut(maps::INTERFACE.load()) {
         // SAFETY: the map's own memory of this CPU; a program is not interrupted by itself on its CPU.
         let counters = unsafe { &mut *counters };
-        if let Some(counter) = counters.reasons.get_mut(verdict.reason.index()) {
-            counter.add(bytes);
-        }
-        if let Some(flow) = counters.classes.get_mut(class.index()) {
-            if dropped { flow.dropped.add(bytes) } else { flow.passed.add(bytes) }
-        }
+        counters.reasons[opaque(verdict.reason.index()) & (Reason::SLOTS - 1)].add(bytes);
+        let flow = &mut counters.classes[opaque(class.index()) & (TrafficClass::COUNT - 1)];
+        if dropped { flow.dropped.add(bytes) } else { flow.passed.add(bytes) }
     }
     if verdict.rule < ftagent_common::abi::MAX_RULES {
         rule(verdict.rule, now_ns, bytes);
@@ -63,9 +60,16 @@ fn target(dst: &Ip, class: TrafficClass, dropped: bool, bytes: u64) {
     };
     // SAFETY: as above.
     let counters = unsafe { &mut *counters };
-    if let Some(flow) = counters.classes.get_mut(class.index()) {
-        if dropped { flow.dropped.add(bytes) } else { flow.passed.add(bytes) }
-    }
+    let flow = &mut counters.classes[opaque(class.index()) & (TrafficClass::COUNT - 1)];
+    if dropped { flow.dropped.add(bytes) } else { flow.passed.add(bytes) }
+}
+
+/// Hides from the compiler what it knows of an index, so that it keeps the mask after it: the verifier does not know
+/// which values an enum has.
+#[inline(always)]
+pub(crate) fn opaque(index: usize) -> usize {
+    // SAFETY: a local variable.
+    unsafe { (&raw const index).read_volatile() }
 }
 
 /// Counts an event of the datapath itself.

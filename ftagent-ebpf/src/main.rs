@@ -85,11 +85,23 @@ fn is_dropped<H: Hook>(hook: &H, frame: &Frame<'_>, wire_len: usize) -> bool {
     };
     // SAFETY: a helper without arguments.
     let now_ns = unsafe { bpf_ktime_get_coarse_ns() };
-    let mut packet = Packet::EMPTY;
-    let kind = parse_into(frame, wire_len, &mut packet);
-    let verdict = stages::decide(kind, &packet, settings, now_ns, wire_len as u64);
+    let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return false };
+    // SAFETY: the map's own memory of this CPU; a program is not interrupted by itself on its CPU.
+    let scratch = unsafe { &mut *scratch };
+    scratch.packet = Packet::EMPTY;
+    let kind = parse_into(frame, wire_len, &mut scratch.packet);
+    // In memory the verifier forgets by which way a value came there: without this it would follow every way through
+    // the parser into every way through the stages.
+    scratch.kind = kind;
+    scratch.wire_len = wire_len;
+    // SAFETY: written in the lines above.
+    let kind = unsafe { (&raw const scratch.kind).read_volatile() };
+    // SAFETY: as above. The frame's pointers, whose checked ranges differ by way, are dead from here on.
+    let wire_len = unsafe { (&raw const scratch.wire_len).read_volatile() };
+    let packet = &scratch.packet;
+    let verdict = stages::decide(kind, packet, settings, now_ns, wire_len as u64);
     let dropped = verdict.reason.is_drop() && settings.mode == mode::ENFORCE;
-    count::frame(kind, &packet, &verdict, dropped, now_ns, wire_len as u64);
+    count::frame(kind, packet, &verdict, dropped, now_ns, wire_len as u64);
     sample::frame(hook, settings, &verdict, wire_len, now_ns);
     dropped
 }

@@ -8,7 +8,7 @@ use ftagent_common::abi::{
     Bitmaps, Block, Counter, CpuState, Health, InterfaceCounters, MAX_INTERFACES, MAX_POLICIES, MAX_RULES, Policy,
     RULES_PER_TARGET, RuleHits, Settings, Sketch, SourceCounters, SourceLimit, TargetCounters, Trust,
 };
-use ftagent_common::packet::Ip;
+use ftagent_common::packet::{Ip, Kind, Packet};
 
 /// Counter slot of the interface that this copy of the program is attached to; a constant to the verifier.
 #[unsafe(no_mangle)]
@@ -90,6 +90,17 @@ pub(crate) static SOURCES: PerCpuHashMap<Ip, SourceCounters> = PerCpuHashMap::wi
 /// Policer states of heavy sources.
 #[map]
 pub(crate) static SOURCE_STATES: HashMap<Ip, u64> = HashMap::with_max_entries(16_384, 0);
+
+/// The frame that is being judged.
+pub(crate) struct Scratch {
+    pub(crate) packet: Packet,
+    pub(crate) kind: Kind,
+    pub(crate) wire_len: usize,
+}
+
+/// The stack has 512 bytes in all.
+#[map]
+pub(crate) static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 
 #[map]
 pub(crate) static CPU_STATES: PerCpuArray<CpuState> = PerCpuArray::with_max_entries(1, 0);

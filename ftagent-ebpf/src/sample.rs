@@ -36,10 +36,12 @@ pub(crate) fn frame<H: Hook>(hook: &H, settings: &Settings, verdict: &Verdict, w
     let Some(state) = settings.sample_rate.conform(cpu.sample_state, now_ns, wire_len as u64) else { return };
     cpu.sample_state = state;
 
-    let captured = if wire_len < SAMPLE_BYTES { wire_len as u32 } else { SAMPLE_BYTES as u32 };
-    if captured == 0 {
+    if wire_len == 0 {
         return;
     }
+    let wanted = if wire_len < SAMPLE_BYTES { wire_len } else { SAMPLE_BYTES };
+    // At least 1 and at most SAMPLE_BYTES, in a form that the verifier follows.
+    let captured = ((count::opaque(wanted - 1) & (SAMPLE_BYTES - 1)) + 1) as u32;
     let Some(mut entry) = maps::SAMPLES.reserve::<SampleEvent>(0) else {
         count::health(Health::SamplesLost);
         return;

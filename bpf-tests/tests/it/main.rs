@@ -1,8 +1,10 @@
 //! Kernel tests: they need root and say so when they are skipped. Run with `--test-threads=1`.
 
+mod datapath;
 mod generator;
 mod guards;
 mod http;
 mod lab;
 mod replay;
 mod run;
+mod wire;

@@ -6,7 +6,7 @@ use ftagent_common::abi::Rate;
 
 /// How often a lost race is tried again. Whoever wins lets a packet pass, so under this much contention the limit is
 /// in heavy use and a drop is the right answer.
-const ATTEMPTS: u32 = 4;
+const ATTEMPTS: u32 = 2;
 
 /// Whether one more frame is over the limit.
 ///
