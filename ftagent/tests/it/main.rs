@@ -1,0 +1,3 @@
+//! The agent's parts against the outside: one binary.
+
+mod sync;
