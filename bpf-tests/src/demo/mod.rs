@@ -58,7 +58,10 @@ pub fn run(options: &Options, story: &Story, stop: &AtomicBool) -> anyhow::Resul
             }
             let title = format!("{}/{}  {}", number + 1, chosen.len(), scenario.title);
             story.heading(&if options.runs > 1 { format!("run {run}, {title}") } else { title });
-            match stage.check_alive().and_then(|()| watch::play(&stage, scenario, story, stop)) {
+            match stage
+                .check_alive()
+                .and_then(|()| watch::play(&stage, scenario, stage::target(reports.len()), story, stop))
+            {
                 Ok(mut report) => {
                     report.run = run;
                     report::tell(&report, story);

@@ -1,6 +1,7 @@
 //! What is played: clean traffic, recorded or generated attacks, and two floods made by the BPF generator.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use ftagent_common::packet::tcp_flag;
@@ -14,8 +15,6 @@ use crate::meter::ATTACK_MAC;
 use crate::packet::PacketBuilder;
 use crate::replay::{Recording, Rewrite, Selection};
 
-/// The protected node: the HTTP server listens here, and every attack goes here.
-pub(super) const TARGET: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
 pub(super) const EDGE_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0x01];
 
 /// Recorded and generated attacks, in frames a second: six times the floor above which traffic can be an attack.
@@ -43,10 +42,23 @@ pub(super) struct Scenario {
     pub(super) expected: Option<AttackFamily>,
     /// Other names that are right as well.
     pub(super) acceptable: Vec<AttackFamily>,
-    pub(super) traffic: Traffic,
     pub(super) rate_pps: u64,
     pub(super) frames: u64,
     pub(super) lasts: Duration,
+    source: Source,
+}
+
+/// Where the attack comes from.
+enum Source {
+    Clean,
+    /// A capture, and the address that it attacks.
+    Capture {
+        path: PathBuf,
+        target: IpAddr,
+    },
+    Generated(AttackFamily),
+    SynFlood,
+    UdpFlood,
 }
 
 /// The attack on the wire.
@@ -58,18 +70,9 @@ pub(super) enum Traffic {
 
 /// Everything, in the order of playing.
 pub(super) fn all(story: &Story) -> anyhow::Result<Vec<Scenario>> {
-    let mut scenarios = vec![Scenario {
-        name: "clean".into(),
-        title: "clean traffic alone".into(),
-        expected: None,
-        acceptable: Vec::new(),
-        traffic: Traffic::Clean,
-        rate_pps: 0,
-        frames: 0,
-        lasts: LASTS,
-    }];
+    let mut scenarios = vec![scenario("clean".into(), "clean traffic alone".into(), None, 0, Source::Clean)];
     match Captures::find()? {
-        Some(captures) => scenarios.extend(recorded(&captures)?),
+        Some(captures) => scenarios.extend(recorded(&captures)),
         None => {
             story.step("no folder of captures here: the attacks are generated ones");
             scenarios.extend(generated());
@@ -79,102 +82,92 @@ pub(super) fn all(story: &Story) -> anyhow::Result<Vec<Scenario>> {
     Ok(scenarios)
 }
 
-fn recorded(captures: &Captures) -> anyhow::Result<Vec<Scenario>> {
-    let mut scenarios = Vec::new();
-    for family in REPLAYED {
-        let found = captures.class("attack").find(|label| label.family == family && target(label).is_some());
-        let Some((label, target)) = found.and_then(|label| Some((label, target(label)?))) else { continue };
-        let new = Rewrite {
-            src_mac: ATTACK_MAC,
-            dst_mac: EDGE_MAC,
-            target_v4: Some(TARGET),
-            target_v6: None,
-            sources: Vec::new(),
-        };
-        let recording = Recording::load(&captures.path(label), &Selection::To(vec![target]), &new)?;
-        let mut names = label.also_acceptable.iter().filter_map(|name| our_family(name)).collect::<Vec<_>>();
-        let Some(expected) = our_family(family) else { continue };
-        names.retain(|name| *name != expected);
-        let title = format!("{} (capture, {} frames over and over)", words(expected), recording.frames.len());
-        scenarios.push(replayed(format!("capture_{expected}"), title, expected, names, recording));
-    }
-    Ok(scenarios)
-}
-
-fn generated() -> Vec<Scenario> {
-    let attacks = generate::all(TARGET, ATTACK_MAC, EDGE_MAC).into_iter();
-    attacks
-        .map(|attack| {
-            let title = format!("{} (generated)", words(attack.family));
-            let recording = Recording::from_frames(attack.frames);
-            replayed(format!("generated_{}", attack.family), title, attack.family, Vec::new(), recording)
+impl Scenario {
+    /// The attack, aimed at `target`.
+    ///
+    /// # Errors
+    /// The capture cannot be read.
+    pub(super) fn traffic(&self, target: Ipv4Addr) -> anyhow::Result<Traffic> {
+        Ok(match &self.source {
+            Source::Clean => Traffic::Clean,
+            Source::Capture { path, target: attacked } => {
+                let new = Rewrite {
+                    src_mac: ATTACK_MAC,
+                    dst_mac: EDGE_MAC,
+                    target_v4: Some(target),
+                    target_v6: None,
+                    sources: Vec::new(),
+                };
+                Traffic::Recording(Recording::load(path, &Selection::To(vec![*attacked]), &new)?)
+            }
+            Source::Generated(family) => {
+                let attacks = generate::all(target, ATTACK_MAC, EDGE_MAC);
+                let frames = attacks.into_iter().find(|a| a.family == *family).map(|a| a.frames).unwrap_or_default();
+                Traffic::Recording(Recording::from_frames(frames))
+            }
+            Source::SynFlood => {
+                let template = to(target).tcp(1024, 80, tcp_flag::SYN).tcp_options(&[2, 4, 0x05, 0xb4]).build();
+                Traffic::Flood { template, vary: Box::new(forged()) }
+            }
+            Source::UdpFlood => {
+                let template = to(target).udp(1024, 1024).payload(&[0x5a; 128]).build();
+                let vary = Vary { destination_ports: Some(1024..=65535), payload: true, ..forged() };
+                Traffic::Flood { template, vary: Box::new(vary) }
+            }
         })
-        .collect()
-}
-
-fn replayed(
-    name: String,
-    title: String,
-    expected: AttackFamily,
-    acceptable: Vec<AttackFamily>,
-    recording: Recording,
-) -> Scenario {
-    Scenario {
-        name,
-        title,
-        expected: Some(expected),
-        acceptable,
-        traffic: Traffic::Recording(recording),
-        rate_pps: REPLAY_PPS,
-        frames: frames(REPLAY_PPS),
-        lasts: LASTS,
     }
 }
 
-fn floods() -> [Scenario; 2] {
-    let to_target = || PacketBuilder::v4([64, 0, 0, 1], TARGET).macs(ATTACK_MAC, EDGE_MAC);
-    // Public unicast addresses: on a real network forged sources look like this, and here nothing leaves the lab.
-    let forged = Some("64.0.0.0/3".parse().expect("a prefix"));
-    let syn = Vary {
-        sources: forged,
+fn to(target: Ipv4Addr) -> PacketBuilder {
+    PacketBuilder::v4([64, 0, 0, 1], target).macs(ATTACK_MAC, EDGE_MAC)
+}
+
+/// Public unicast addresses: on a real network forged sources look like this, and here nothing leaves the lab.
+fn forged() -> Vary {
+    Vary {
+        sources: Some("64.0.0.0/3".parse().expect("a prefix")),
         source_ports: Some(1024..=65535),
         ttls: Some(40..=120),
         ip_id: true,
         ..Vary::default()
-    };
-    let udp = Vary { destination_ports: Some(1024..=65535), payload: true, ..syn.clone() };
-    let flood = |name: &str, title: &str, family, template, vary, rate_pps| Scenario {
-        name: name.into(),
-        title: title.into(),
-        expected: Some(family),
-        acceptable: Vec::new(),
-        traffic: Traffic::Flood { template, vary: Box::new(vary) },
-        rate_pps,
-        frames: frames(rate_pps),
-        lasts: LASTS,
-    };
-    [
-        flood(
-            "forged_syn_flood",
-            "flood of forged SYNs at the HTTP server",
-            AttackFamily::SynFlood,
-            to_target().tcp(1024, 80, tcp_flag::SYN).tcp_options(&[2, 4, 0x05, 0xb4]).build(),
-            syn,
-            SYN_PPS,
-        ),
-        flood(
-            "udp_flood",
-            "UDP flood from forged sources",
-            AttackFamily::UdpFlood,
-            to_target().udp(1024, 1024).payload(&[0x5a; 128]).build(),
-            udp,
-            UDP_PPS,
-        ),
-    ]
+    }
 }
 
-fn frames(rate_pps: u64) -> u64 {
-    (u128::from(rate_pps) * LASTS.as_millis() / 1000) as u64
+fn scenario(name: String, title: String, expected: Option<AttackFamily>, rate_pps: u64, source: Source) -> Scenario {
+    let frames = (u128::from(rate_pps) * LASTS.as_millis() / 1000) as u64;
+    Scenario { name, title, expected, acceptable: Vec::new(), rate_pps, frames, lasts: LASTS, source }
+}
+
+fn recorded(captures: &Captures) -> Vec<Scenario> {
+    let play = |word: &&str| {
+        let expected = our_family(word)?;
+        let (label, target) =
+            captures.class("attack").filter(|l| l.family == *word).find_map(|l| Some((l, target(l)?)))?;
+        let source = Source::Capture { path: captures.path(label), target };
+        let title = format!("{}, a real capture over and over", words(expected));
+        let acceptable = label.also_acceptable.iter().filter_map(|name| our_family(name)).collect();
+        let played = scenario(format!("capture_{expected}"), title, Some(expected), REPLAY_PPS, source);
+        Some(Scenario { acceptable, ..played })
+    };
+    REPLAYED.iter().filter_map(play).collect()
+}
+
+fn generated() -> Vec<Scenario> {
+    let families = generate::all(Ipv4Addr::LOCALHOST, ATTACK_MAC, EDGE_MAC).into_iter().map(|attack| attack.family);
+    let play = |family| {
+        let title = format!("{}, generated", words(family));
+        scenario(format!("generated_{family}"), title, Some(family), REPLAY_PPS, Source::Generated(family))
+    };
+    families.map(play).collect()
+}
+
+fn floods() -> [Scenario; 2] {
+    let (syn, udp) = (Some(AttackFamily::SynFlood), Some(AttackFamily::UdpFlood));
+    let syn_title = "flood of forged SYNs at the HTTP server".into();
+    [
+        scenario("forged_syn_flood".into(), syn_title, syn, SYN_PPS, Source::SynFlood),
+        scenario("forged_udp_flood".into(), "UDP flood from forged sources".into(), udp, UDP_PPS, Source::UdpFlood),
+    ]
 }
 
 /// The capture's IPv4 target.
@@ -212,6 +205,19 @@ mod tests {
         let [syn, udp] = floods();
         assert!(syn.rate_pps >= 100_000 && syn.frames == 375_000);
         assert_eq!(udp.expected, Some(AttackFamily::UdpFlood));
+    }
+
+    #[test]
+    fn every_attack_that_needs_no_capture_is_aimed_at_the_target() {
+        let target = Ipv4Addr::new(10, 99, 0, 42);
+        for scenario in generated().into_iter().chain(floods()) {
+            let frames = match scenario.traffic(target).expect("no file is needed") {
+                Traffic::Clean => panic!("{} is no attack", scenario.name),
+                Traffic::Recording(recording) => recording.frames.into_iter().map(|f| f.bytes).collect(),
+                Traffic::Flood { template, .. } => vec![template],
+            };
+            assert!(!frames.is_empty() && frames.iter().all(|f| f[30..34] == target.octets()), "{}", scenario.name);
+        }
     }
 
     #[test]

@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use super::agent::{Agent, Plane};
 use super::process::Process;
-use super::scenario::{EDGE_MAC, TARGET};
+use super::scenario::EDGE_MAC;
 use super::{Options, Story};
 use crate::bpffs::{self, KEPT, LabDir};
 use crate::http::Server;
@@ -34,6 +34,11 @@ use crate::netns::{self, Netns};
 use crate::veth::{self, Device, EndSpec};
 
 const WAN_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0x02];
+const EDGE: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
+/// Protected addresses, one for each scenario in turn: an attack that returns to its target within five minutes is
+/// held down longer, and by the time an address comes round again more time than that has passed.
+const TARGETS: u8 = 64;
+const FIRST_TARGET: u8 = 10;
 const WAN: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 2);
 const EDGE_BACK: Ipv4Addr = Ipv4Addr::new(10, 99, 1, 1);
 const PLANE: Ipv4Addr = Ipv4Addr::new(10, 99, 1, 2);
@@ -75,9 +80,10 @@ impl Stage {
             queues: 1,
             default_route,
         };
+        let mut edge_end = end("edge0", EDGE_MAC, EDGE, true);
+        edge_end.addresses.extend((0..usize::from(TARGETS)).map(|n| (IpAddr::V4(target(n)), 24)));
         // Answers to forged sources leave by the wire they came from and are lost in wan, which forwards nothing.
-        let (_, wan0) =
-            veth::connect((&edge, &end("edge0", EDGE_MAC, TARGET, true)), (&wan, &end("wan0", WAN_MAC, WAN, false)))?;
+        let (_, wan0) = veth::connect((&edge, &edge_end), (&wan, &end("wan0", WAN_MAC, WAN, false)))?;
         veth::connect(
             (&edge, &end("edge1", [0x02, 0, 0, 0, 0, 0x11], EDGE_BACK, false)),
             (&plane_netns, &end("plane0", [0x02, 0, 0, 0, 0, 0x12], PLANE, false)),
@@ -99,7 +105,7 @@ impl Stage {
 
         let pins = Pins::below(&dir.bpf()).context("the lab's BPF file system")?;
         let maps = Maps::open(&pins.maps()).context("the agent pinned no maps: is the datapath attached?")?;
-        let server = Server::start(&edge, SocketAddr::from((TARGET, 80)), PAGE_BYTES)?;
+        let server = Server::start(&edge, SocketAddr::from((Ipv4Addr::UNSPECIFIED, 80)), PAGE_BYTES)?;
         let arrived = edge.run(|| Meter::attach("edge0", Direction::In))??;
         let left = wan.run(|| Meter::attach("wan0", Direction::Out))??;
         Ok(Self {
@@ -193,6 +199,12 @@ impl Stage {
     }
 }
 
+/// The address that the scenario of this number attacks and asks for pages.
+pub(super) fn target(number: usize) -> Ipv4Addr {
+    let turn = (number % usize::from(TARGETS)) as u8;
+    Ipv4Addr::new(10, 99, 0, FIRST_TARGET + turn)
+}
+
 fn start_plane(
     options: &Options,
     life: Life,
@@ -241,8 +253,14 @@ fn write_config(dir: &LabDir, plane: &Plane) -> anyhow::Result<PathBuf> {
         fs::create_dir(dir.path().join(folder))?;
     }
     let path = dir.path().join("ftagent.toml");
+    fs::write(&path, config_text(dir.path(), plane.address))?;
+    Ok(path)
+}
+
+/// The agent's configuration; everything that it keeps lies in `dir`.
+fn config_text(dir: &Path, plane: SocketAddr) -> String {
     // Debug quoting of a path is a TOML string as long as it has no control characters, and we made up these names.
-    let text = format!(
+    format!(
         r#"[agent]
 name = "demo-edge"
 state_dir = {state:?}
@@ -254,7 +272,7 @@ name = "edge0"
 attach = "native"
 
 [protect]
-prefixes = ["{TARGET}/32"]
+prefixes = ["10.99.0.0/24"]
 
 [management]
 sources = ["{PLANE}/32"]
@@ -267,17 +285,15 @@ hold_down_ms = {hold_down}
 automatic = true
 
 [control_plane]
-url = "http://{address}"
+url = "http://{plane}"
 deploy_token_file = {token:?}
 "#,
-        state = dir.path().join("state"),
-        run = dir.path().join("run"),
-        bpffs = dir.bpf(),
+        state = dir.join("state"),
+        run = dir.join("run"),
+        bpffs = dir.join("bpf"),
+        token = dir.join("deploy-token"),
         hold_down = HOLD_DOWN.as_millis(),
-        address = plane.address,
-    );
-    fs::write(&path, text)?;
-    Ok(path)
+    )
 }
 
 /// The interfaces of a status in a few words.
@@ -375,6 +391,15 @@ mod tests {
         let own = start_time(std::process::id()).expect("this process runs");
         assert!(own > 0);
         assert_eq!(start_time(u32::MAX), None);
+    }
+
+    #[test]
+    fn the_agent_takes_the_configuration() {
+        let dir = tempfile::tempdir().expect("a directory");
+        fs::write(dir.path().join("deploy-token"), "0".repeat(64)).expect("a token");
+        let text = config_text(dir.path(), SocketAddr::from((PLANE, 8080)));
+        let config = ftagent::config::Config::parse(&text, &dir.path().join("ftagent.toml"));
+        assert!(config.is_ok(), "{config:?}");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Plays one scenario and watches what comes of it.
 
 use std::collections::HashSet;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use uuid::Uuid;
 
 use super::Story;
 use super::report::{ScenarioReport, judge};
-use super::scenario::{Scenario, TARGET, Traffic};
+use super::scenario::{Scenario, Traffic};
 use super::stage::Stage;
 use crate::clock::{Moment, now};
 use crate::generator::{Bounds, Generator, Pace, Sent};
@@ -58,17 +59,19 @@ struct Seen {
 pub(super) fn play(
     stage: &Stage,
     scenario: &Scenario,
+    target: Ipv4Addr,
     story: &Story,
     stop: &AtomicBool,
 ) -> anyhow::Result<ScenarioReport> {
+    let traffic = scenario.traffic(target)?;
     let known: HashSet<Uuid> = stage.agent.incidents()?.into_iter().map(|incident| incident.uuid).collect();
     let tables = stage.maps.observe()?;
     let before = quiet_count(stage)?;
-    let clients = [start_client(stage, true)?, start_client(stage, false)?];
+    let clients = [start_client(stage, target, true)?, start_client(stage, target, false)?];
     thread::sleep(LEAD);
 
     let mut seen = Seen::default();
-    let sent = if matches!(scenario.traffic, Traffic::Clean) {
+    let sent = if matches!(traffic, Traffic::Clean) {
         let end = now() + scenario.lasts;
         while now() < end && !stop.load(Ordering::Relaxed) {
             look(stage, &known, &mut seen)?;
@@ -77,7 +80,7 @@ pub(super) fn play(
         None
     } else {
         story.event(0.0, &format!("first attack frame; {} a second follow", scenario.rate_pps));
-        Some(attack(stage, scenario, &known, &mut seen, story, stop)?)
+        Some(attack(stage, scenario, &traffic, &known, &mut seen, story, stop)?)
     };
 
     let mut tally = Tally::default();
@@ -100,7 +103,7 @@ pub(super) fn play(
         report.problems.push(format!("first lost request: {loss}"));
     }
     if let Some(incident) = &seen.report {
-        describe(&mut report, incident, &seen, sent);
+        describe(&mut report, incident, target, &seen, sent);
         finish(stage, &mut report, incident.uuid, sent, &tables, story, stop)?;
     }
     let judged = judge(&report);
@@ -108,8 +111,8 @@ pub(super) fn play(
     Ok(report)
 }
 
-fn start_client(stage: &Stage, keep_alive: bool) -> anyhow::Result<Client> {
-    let server = stage.server.address();
+fn start_client(stage: &Stage, target: Ipv4Addr, keep_alive: bool) -> anyhow::Result<Client> {
+    let server = SocketAddr::from((target, stage.server.address().port()));
     Ok(Client::start(&stage.wan, Load { server, rate: CLEAN_RATE, keep_alive, timeout: REQUEST_TIMEOUT })?)
 }
 
@@ -117,6 +120,7 @@ fn start_client(stage: &Stage, keep_alive: bool) -> anyhow::Result<Client> {
 fn attack(
     stage: &Stage,
     scenario: &Scenario,
+    traffic: &Traffic,
     known: &HashSet<Uuid>,
     seen: &mut Seen,
     story: &Story,
@@ -125,7 +129,7 @@ fn attack(
     let begun = Moment::now();
     let (wan, device) = (&stage.wan, stage.wan0.index);
     thread::scope(|scope| {
-        let sender = scope.spawn(move || wan.run(|| send(scenario, device, stop)));
+        let sender = scope.spawn(move || wan.run(|| send(scenario, traffic, device, stop)));
         let mut told = (false, false);
         while !sender.is_finished() {
             look(stage, known, seen)?;
@@ -156,11 +160,11 @@ fn attack(
     })
 }
 
-fn send(scenario: &Scenario, device: u32, stop: &AtomicBool) -> anyhow::Result<Sent> {
+fn send(scenario: &Scenario, traffic: &Traffic, device: u32, stop: &AtomicBool) -> anyhow::Result<Sent> {
     let pace = Pace::PerSecond(scenario.rate_pps);
     // A machine that cannot keep the rate gets more time, not fewer frames.
     let bounds = Bounds { frames: scenario.frames, time: scenario.lasts * 4, stop: Some(stop) };
-    match &scenario.traffic {
+    match traffic {
         Traffic::Clean => bail!("clean traffic is not sent as an attack"),
         Traffic::Recording(recording) => Ok(replay::send("wan0", recording, Timing::Paced(pace), bounds)?),
         Traffic::Flood { template, vary } => {
@@ -239,9 +243,9 @@ fn account(report: &mut ScenarioReport, before: Count, after: Count, sent: Optio
 }
 
 /// Fills in what the agent says of the incident.
-fn describe(report: &mut ScenarioReport, incident: &IncidentReport, seen: &Seen, sent: Option<Sent>) {
+fn describe(report: &mut ScenarioReport, incident: &IncidentReport, target: Ipv4Addr, seen: &Seen, sent: Option<Sent>) {
     report.family = Some(incident.family);
-    report.target_ok = Some(incident.target == IpNet::from(std::net::IpAddr::V4(TARGET)));
+    report.target_ok = Some(incident.target == IpNet::from(IpAddr::V4(target)));
     report.confidence = Some(incident.confidence);
     report.spoofed = Some(incident.spoofed);
     let Some(sent) = sent else { return };
