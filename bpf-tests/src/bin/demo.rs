@@ -32,6 +32,9 @@ struct Arguments {
     /// Play every scenario this many times
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
     runs: u32,
+    /// Play every attack capture, not one of each family
+    #[arg(long)]
+    all_captures: bool,
     /// Play this scenario alone; may be repeated
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
@@ -65,6 +68,7 @@ fn play(arguments: &Arguments) -> anyhow::Result<bool> {
         controlplane: absolute(&arguments.controlplane)?,
         helper: std::env::current_exe()?,
         runs: arguments.runs,
+        every_capture: arguments.all_captures,
         only: arguments.only.clone(),
         keep: arguments.keep,
     };

@@ -29,6 +29,8 @@ pub struct Options {
     pub helper: PathBuf,
     /// Times that every scenario is played.
     pub runs: u32,
+    /// Every attack capture is played instead of one of each family.
+    pub every_capture: bool,
     /// Names of the scenarios to play; all if empty.
     pub only: Vec<String>,
     /// The lab stays when the demonstration ends.
@@ -41,7 +43,7 @@ pub struct Options {
 /// The lab could not be built, or a program in it failed to start or died.
 pub fn run(options: &Options, story: &Story, stop: &AtomicBool) -> anyhow::Result<Report> {
     stage::clear_earlier(story);
-    let scenarios = scenario::all(story)?;
+    let scenarios = scenario::all(options.every_capture, story)?;
     let chosen: Vec<_> =
         scenarios.into_iter().filter(|s| options.only.is_empty() || options.only.contains(&s.name)).collect();
     if chosen.is_empty() {

@@ -1,9 +1,10 @@
 //! What is played: clean traffic, recorded or generated attacks, and two floods made by the BPF generator.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use anyhow::bail;
 use ftagent_common::packet::tcp_flag;
 use ftagent_common::vocab::AttackFamily;
 
@@ -68,11 +69,22 @@ pub(super) enum Traffic {
     Flood { template: Vec<u8>, vary: Box<Vary> },
 }
 
-/// Everything, in the order of playing.
-pub(super) fn all(story: &Story) -> anyhow::Result<Vec<Scenario>> {
+/// The address of each family that a scenario attacks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Target {
+    pub(super) v4: Ipv4Addr,
+    pub(super) v6: Ipv6Addr,
+}
+
+/// Everything, in the order of playing; every attack capture instead of one of each family if `every_capture`.
+pub(super) fn all(every_capture: bool, story: &Story) -> anyhow::Result<Vec<Scenario>> {
     let mut scenarios = vec![scenario("clean".into(), "clean traffic alone".into(), None, 0, Source::Clean)];
     match Captures::find()? {
-        Some(captures) => scenarios.extend(recorded(&captures)),
+        Some(captures) if every_capture => {
+            scenarios.extend(captures.class("attack").filter_map(|label| recorded(&captures, label)));
+        }
+        Some(captures) => scenarios.extend(one_of_each(&captures)),
+        None if every_capture => bail!("there is no folder of captures: set FTAGENT_CAPTURES"),
         None => {
             story.step("no folder of captures here: the attacks are generated ones");
             scenarios.extend(generated());
@@ -83,34 +95,42 @@ pub(super) fn all(story: &Story) -> anyhow::Result<Vec<Scenario>> {
 }
 
 impl Scenario {
+    /// Which of the addresses is attacked.
+    pub(super) fn attacked(&self, target: Target) -> IpAddr {
+        match self.source {
+            Source::Capture { target: IpAddr::V6(_), .. } => IpAddr::V6(target.v6),
+            _ => IpAddr::V4(target.v4),
+        }
+    }
+
     /// The attack, aimed at `target`.
     ///
     /// # Errors
     /// The capture cannot be read.
-    pub(super) fn traffic(&self, target: Ipv4Addr) -> anyhow::Result<Traffic> {
+    pub(super) fn traffic(&self, target: Target) -> anyhow::Result<Traffic> {
         Ok(match &self.source {
             Source::Clean => Traffic::Clean,
             Source::Capture { path, target: attacked } => {
                 let new = Rewrite {
                     src_mac: ATTACK_MAC,
                     dst_mac: EDGE_MAC,
-                    target_v4: Some(target),
-                    target_v6: None,
+                    target_v4: Some(target.v4),
+                    target_v6: Some(target.v6),
                     sources: Vec::new(),
                 };
                 Traffic::Recording(Recording::load(path, &Selection::To(vec![*attacked]), &new)?)
             }
             Source::Generated(family) => {
-                let attacks = generate::all(target, ATTACK_MAC, EDGE_MAC);
+                let attacks = generate::all(target.v4, ATTACK_MAC, EDGE_MAC);
                 let frames = attacks.into_iter().find(|a| a.family == *family).map(|a| a.frames).unwrap_or_default();
                 Traffic::Recording(Recording::from_frames(frames))
             }
             Source::SynFlood => {
-                let template = to(target).tcp(1024, 80, tcp_flag::SYN).tcp_options(&[2, 4, 0x05, 0xb4]).build();
+                let template = to(target.v4).tcp(1024, 80, tcp_flag::SYN).tcp_options(&[2, 4, 0x05, 0xb4]).build();
                 Traffic::Flood { template, vary: Box::new(forged()) }
             }
             Source::UdpFlood => {
-                let template = to(target).udp(1024, 1024).payload(&[0x5a; 128]).build();
+                let template = to(target.v4).udp(1024, 1024).payload(&[0x5a; 128]).build();
                 let vary = Vary { destination_ports: Some(1024..=65535), payload: true, ..forged() };
                 Traffic::Flood { template, vary: Box::new(vary) }
             }
@@ -138,18 +158,33 @@ fn scenario(name: String, title: String, expected: Option<AttackFamily>, rate_pp
     Scenario { name, title, expected, acceptable: Vec::new(), rate_pps, frames, lasts: LASTS, source }
 }
 
-fn recorded(captures: &Captures) -> Vec<Scenario> {
-    let play = |word: &&str| {
-        let expected = our_family(word)?;
-        let (label, target) =
-            captures.class("attack").filter(|l| l.family == *word).find_map(|l| Some((l, target(l)?)))?;
-        let source = Source::Capture { path: captures.path(label), target };
-        let title = format!("{}, a real capture over and over", words(expected));
-        let acceptable = label.also_acceptable.iter().filter_map(|name| our_family(name)).collect();
-        let played = scenario(format!("capture_{expected}"), title, Some(expected), REPLAY_PPS, source);
-        Some(Scenario { acceptable, ..played })
+/// One capture of each family, named by the family.
+fn one_of_each(captures: &Captures) -> Vec<Scenario> {
+    let play = |family: &&str| {
+        let found = captures.class("attack").filter(|label| label.family == *family);
+        let mut scenario =
+            found.filter(|label| label.targets().iter().any(IpAddr::is_ipv4)).find_map(|l| recorded(captures, l))?;
+        scenario.name = format!("capture_{}", scenario.expected?);
+        Some(scenario)
     };
     REPLAYED.iter().filter_map(play).collect()
+}
+
+/// The scenario of a capture that names its target and whose family we have a word for.
+fn recorded(captures: &Captures, label: &Label) -> Option<Scenario> {
+    let target = label.targets().into_iter().next()?;
+    let mut acceptable: Vec<AttackFamily> = label.also_acceptable.iter().filter_map(|name| our_family(name)).collect();
+    if label.family == "udp_reflection_other" {
+        // Whatever its service is called.
+        acceptable.extend(AttackFamily::ALL.iter().filter(|family| family.is_amplification()));
+        acceptable.push(AttackFamily::MultiVector);
+    }
+    let expected = our_family(&label.family)?;
+    let path = captures.path(label);
+    let title = format!("{}, a real capture over and over", words(expected));
+    let name = path.file_stem()?.to_str()?.to_owned();
+    let played = scenario(name, title, Some(expected), REPLAY_PPS, Source::Capture { path, target });
+    Some(Scenario { acceptable, ..played })
 }
 
 fn generated() -> Vec<Scenario> {
@@ -170,15 +205,12 @@ fn floods() -> [Scenario; 2] {
     ]
 }
 
-/// The capture's IPv4 target.
-fn target(label: &Label) -> Option<IpAddr> {
-    label.targets().into_iter().find(IpAddr::is_ipv4)
-}
-
 /// The project's word for a collector's.
 fn our_family(label: &str) -> Option<AttackFamily> {
     match label {
         "synack_reflection" | "tcp_reflection" => Some(AttackFamily::SynAckFlood),
+        "slowloris" => Some(AttackFamily::HttpFlood),
+        "dhcp_flood" => Some(AttackFamily::UdpFlood),
         "udp_reflection_other" => Some(AttackFamily::UdpAmplification),
         word => word.parse().ok(),
     }
@@ -209,14 +241,14 @@ mod tests {
 
     #[test]
     fn every_attack_that_needs_no_capture_is_aimed_at_the_target() {
-        let target = Ipv4Addr::new(10, 99, 0, 42);
+        let target = Target { v4: Ipv4Addr::new(10, 99, 0, 42), v6: Ipv6Addr::LOCALHOST };
         for scenario in generated().into_iter().chain(floods()) {
             let frames = match scenario.traffic(target).expect("no file is needed") {
                 Traffic::Clean => panic!("{} is no attack", scenario.name),
                 Traffic::Recording(recording) => recording.frames.into_iter().map(|f| f.bytes).collect(),
                 Traffic::Flood { template, .. } => vec![template],
             };
-            assert!(!frames.is_empty() && frames.iter().all(|f| f[30..34] == target.octets()), "{}", scenario.name);
+            assert!(!frames.is_empty() && frames.iter().all(|f| f[30..34] == target.v4.octets()), "{}", scenario.name);
         }
     }
 

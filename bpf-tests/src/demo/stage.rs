@@ -8,7 +8,7 @@
 //! Clean and attack frames share the one wire between wan0 and edge0.
 
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::AtomicBool;
@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use super::agent::{Agent, Plane};
 use super::process::Process;
-use super::scenario::EDGE_MAC;
+use super::scenario::{EDGE_MAC, Target};
 use super::{Options, Story};
 use crate::bpffs::{self, KEPT, LabDir};
 use crate::http::Server;
@@ -81,7 +81,9 @@ impl Stage {
             default_route,
         };
         let mut edge_end = end("edge0", EDGE_MAC, EDGE, true);
-        edge_end.addresses.extend((0..usize::from(TARGETS)).map(|n| (IpAddr::V4(target(n)), 24)));
+        for target in (0..usize::from(TARGETS)).map(target) {
+            edge_end.addresses.extend([(IpAddr::V4(target.v4), 24), (IpAddr::V6(target.v6), 64)]);
+        }
         // Answers to forged sources leave by the wire they came from and are lost in wan, which forwards nothing.
         let (_, wan0) = veth::connect((&edge, &edge_end), (&wan, &end("wan0", WAN_MAC, WAN, false)))?;
         veth::connect(
@@ -200,9 +202,9 @@ impl Stage {
 }
 
 /// The address that the scenario of this number attacks and asks for pages.
-pub(super) fn target(number: usize) -> Ipv4Addr {
-    let turn = (number % usize::from(TARGETS)) as u8;
-    Ipv4Addr::new(10, 99, 0, FIRST_TARGET + turn)
+pub(super) fn target(number: usize) -> Target {
+    let turn = FIRST_TARGET + (number % usize::from(TARGETS)) as u8;
+    Target { v4: Ipv4Addr::new(10, 99, 0, turn), v6: Ipv6Addr::new(0xfd99, 0, 0, 0, 0, 0, 0, turn.into()) }
 }
 
 fn start_plane(
@@ -272,7 +274,7 @@ name = "edge0"
 attach = "native"
 
 [protect]
-prefixes = ["10.99.0.0/24"]
+prefixes = ["10.99.0.0/24", "fd99::/64"]
 
 [management]
 sources = ["{PLANE}/32"]

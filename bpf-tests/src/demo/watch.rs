@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use super::Story;
 use super::report::{ScenarioReport, judge};
-use super::scenario::{Scenario, Traffic};
+use super::scenario::{Scenario, Target, Traffic};
 use super::stage::Stage;
 use crate::clock::{Moment, now};
 use crate::generator::{Bounds, Generator, Pace, Sent};
@@ -59,7 +59,7 @@ struct Seen {
 pub(super) fn play(
     stage: &Stage,
     scenario: &Scenario,
-    target: Ipv4Addr,
+    target: Target,
     story: &Story,
     stop: &AtomicBool,
 ) -> anyhow::Result<ScenarioReport> {
@@ -67,7 +67,7 @@ pub(super) fn play(
     let known: HashSet<Uuid> = stage.agent.incidents()?.into_iter().map(|incident| incident.uuid).collect();
     let tables = stage.maps.observe()?;
     let before = quiet_count(stage)?;
-    let clients = [start_client(stage, target, true)?, start_client(stage, target, false)?];
+    let clients = [start_client(stage, target.v4, true)?, start_client(stage, target.v4, false)?];
     thread::sleep(LEAD);
 
     let mut seen = Seen::default();
@@ -103,7 +103,7 @@ pub(super) fn play(
         report.problems.push(format!("first lost request: {loss}"));
     }
     if let Some(incident) = &seen.report {
-        describe(&mut report, incident, target, &seen, sent);
+        describe(&mut report, incident, scenario.attacked(target), &seen, sent);
         finish(stage, &mut report, incident.uuid, sent, &tables, story, stop)?;
     }
     let judged = judge(&report);
@@ -243,9 +243,9 @@ fn account(report: &mut ScenarioReport, before: Count, after: Count, sent: Optio
 }
 
 /// Fills in what the agent says of the incident.
-fn describe(report: &mut ScenarioReport, incident: &IncidentReport, target: Ipv4Addr, seen: &Seen, sent: Option<Sent>) {
+fn describe(report: &mut ScenarioReport, incident: &IncidentReport, target: IpAddr, seen: &Seen, sent: Option<Sent>) {
     report.family = Some(incident.family);
-    report.target_ok = Some(incident.target == IpNet::from(IpAddr::V4(target)));
+    report.target_ok = Some(incident.target == IpNet::from(target));
     report.confidence = Some(incident.confidence);
     report.spoofed = Some(incident.spoofed);
     let Some(sent) = sent else { return };
