@@ -12,6 +12,7 @@ use ipnet::IpNet;
 use serde::Deserialize;
 
 use crate::engine::{Detection, Response, Settings, ThresholdMode};
+use crate::sync::Secret;
 use crate::xdp::compile::FailSafe;
 use crate::xdp::program::{AttachChoice, MapSizes};
 
@@ -302,28 +303,6 @@ pub struct ControlPlaneConfig {
     pub ca_file: Option<PathBuf>,
 }
 
-/// Text that never reaches a log.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    /// Hides `text`.
-    pub fn new(text: String) -> Self {
-        Self(text)
-    }
-
-    /// The text, for the one place that sends it.
-    pub fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl std::fmt::Debug for Secret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("***")
-    }
-}
-
 /// Rules of the node's own file have ids from here on.
 pub const FIRST_LOCAL_RULE: i64 = 1 << 31;
 
@@ -587,7 +566,7 @@ impl Check<'_> {
         }
         Ok(Some(ControlPlaneConfig {
             url: raw.url.trim_end_matches('/').to_owned(),
-            deploy_token: token.map(Secret::new),
+            deploy_token: token.as_deref().map(Secret::new),
             ca_file: raw.ca_file.clone(),
         }))
     }

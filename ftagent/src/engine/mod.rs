@@ -6,11 +6,236 @@
 //! ```text
 //! Input -> sample -> baseline -> detect -> classify -> incident -> policy -> guard -> rules -> Command
 //! ```
+//!
+//! `tick` holds the steps that counters and deadlines cause, `response` what turns a plan into rules, `orders` what
+//! people ask for.
 
+pub mod baseline;
+pub mod classify;
+pub mod detect;
+pub mod guard;
+mod incident;
 mod input;
+mod orders;
+pub mod policy;
+pub mod response;
 mod rules;
+pub mod sample;
 mod settings;
+mod state;
+mod tick;
+mod view;
+pub mod window;
 
+use std::collections::{BTreeMap, VecDeque};
+use std::net::IpAddr;
+
+use ftagent_common::api::{AllowEntry, CommandAck, IncidentReport, NodeConfig};
+use ipnet::IpNet;
+use uuid::Uuid;
+
+use baseline::Baseline;
+pub use incident::{Deed, Incident};
 pub use input::*;
 pub use rules::*;
+use sample::Meter;
 pub use settings::*;
+pub use state::EngineState;
+use tick::{Group, Target};
+pub use view::*;
+
+/// Resolved incidents that are shown for a while.
+const RECENT: usize = 50;
+
+/// Everything the agent knows and decides.
+pub struct Engine {
+    /// The newest time that any input carried.
+    now_ns: u64,
+    local: Settings,
+    remote: Option<NodeConfig>,
+    /// `local` with `remote` laid over it.
+    effective: Settings,
+    operator_allow: Vec<AllowEntry>,
+    /// Everybody's allow entries together.
+    allow: Vec<AllowEntry>,
+
+    /// When counters were read last; absent before the first reading.
+    read_ns: Option<u64>,
+    total: Meter,
+    targets: BTreeMap<IpAddr, Target>,
+    groups: BTreeMap<IpNet, Group>,
+    /// Baselines from before a restart, until their targets are seen again.
+    restored: BTreeMap<IpNet, Baseline>,
+    untracked: u64,
+    /// Rates of heavy sources in packets per second, and the count they come from.
+    heavy: BTreeMap<IpAddr, (u64, f64)>,
+    window: window::Window,
+
+    incidents: BTreeMap<Uuid, Incident>,
+    /// Resolved incidents whose rules are not known to be gone, with when they were resolved.
+    closing: BTreeMap<Uuid, u64>,
+    /// When a target's last incident ended and how long it was held down, against flapping.
+    ended: BTreeMap<IpNet, (u64, u32)>,
+    recent: VecDeque<IncidentReport>,
+    cooldowns: BTreeMap<(i64, IpNet), u64>,
+
+    rules: BTreeMap<RuleId, Rule>,
+    next_rule: u64,
+    pace: guard::Pace,
+    refusals: u64,
+    /// The desired rules or what stands above them changed since the last [`Command::Enforce`].
+    rules_changed: bool,
+    /// The rules that were persisted last, by their ids.
+    persisted: Vec<RuleId>,
+    answered: VecDeque<(Uuid, CommandAck)>,
+    commands: VecDeque<Command>,
+    reports: VecDeque<IncidentReport>,
+}
+
+impl Engine {
+    /// An engine that knows nothing yet. Its first command is the set that should be in force.
+    pub fn new(settings: Settings, now: Now) -> Self {
+        let mut engine = Self {
+            now_ns: now.mono_ns,
+            effective: settings.clone(),
+            local: settings,
+            remote: None,
+            operator_allow: Vec::new(),
+            allow: Vec::new(),
+            read_ns: None,
+            total: Meter::default(),
+            targets: BTreeMap::new(),
+            groups: BTreeMap::new(),
+            restored: BTreeMap::new(),
+            untracked: 0,
+            heavy: BTreeMap::new(),
+            window: window::Window::default(),
+            incidents: BTreeMap::new(),
+            closing: BTreeMap::new(),
+            ended: BTreeMap::new(),
+            recent: VecDeque::new(),
+            cooldowns: BTreeMap::new(),
+            rules: BTreeMap::new(),
+            next_rule: 1,
+            pace: guard::Pace::default(),
+            refusals: 0,
+            rules_changed: true,
+            persisted: Vec::new(),
+            answered: VecDeque::new(),
+            commands: VecDeque::new(),
+            reports: VecDeque::new(),
+        };
+        engine.merge_settings(now);
+        engine
+    }
+
+    /// Takes one input.
+    pub fn on(&mut self, input: Input, now: Now) {
+        self.now_ns = self.now_ns.max(now.mono_ns);
+        match input {
+            Input::Counters(reading) => self.on_counters(reading, now),
+            Input::Samples(samples) => self.window.extend(&samples),
+            Input::Settings(settings) => {
+                self.local = *settings;
+                self.merge_settings(now);
+            }
+            Input::Remote(config) => {
+                self.remote = Some(*config);
+                self.merge_settings(now);
+            }
+            Input::Command(command) => self.on_command(command, now),
+            Input::Operator(order) => self.on_operator(order, now),
+            Input::Enforced(results) => self.on_enforced(&results, now),
+        }
+        self.advance(now);
+        self.finish(now);
+    }
+
+    /// Does what is due at `now`.
+    pub fn on_deadline(&mut self, now: Now) {
+        self.now_ns = self.now_ns.max(now.mono_ns);
+        self.advance(now);
+        self.finish(now);
+    }
+
+    /// The next thing to do; poll until there is none.
+    pub fn poll_command(&mut self) -> Option<Command> {
+        self.commands.pop_front()
+    }
+
+    /// Lays the control plane's configuration over the node's own and applies what changed.
+    fn merge_settings(&mut self, now: Now) {
+        let mut merged = self.local.clone();
+        if let Some(remote) = &self.remote {
+            let o = &remote.detection;
+            merged.mode = o.mode.unwrap_or(merged.mode);
+            merged.detection.floor_pps = o.floor_pps.unwrap_or(merged.detection.floor_pps);
+            merged.detection.floor_bps = o.floor_bps.unwrap_or(merged.detection.floor_bps);
+            // What the API's own checks keep out must not disarm the node either.
+            merged.detection.multiplier =
+                o.multiplier.filter(|m| (1.1..=100.0).contains(m)).unwrap_or(merged.detection.multiplier);
+            merged.response.automatic = o.auto_respond.unwrap_or(merged.response.automatic);
+            merged.rules.extend(remote.rules.iter().cloned());
+            merged.thresholds.extend(remote.thresholds.iter().cloned());
+        }
+        if merged.mode != self.effective.mode {
+            self.rules_changed = true;
+        }
+        self.effective = merged;
+        self.merge_allow();
+        self.recheck_rules(now);
+    }
+
+    fn merge_allow(&mut self) {
+        let remote = self.remote.iter().flat_map(|r| &r.allowlist);
+        let mut all: Vec<AllowEntry> =
+            self.local.allow.iter().chain(remote).chain(&self.operator_allow).cloned().collect();
+        for entry in &mut all {
+            entry.prefix = entry.prefix.trunc();
+        }
+        all.sort_by(|a, b| (a.prefix, &a.label).cmp(&(b.prefix, &b.label)));
+        all.dedup_by(|later, first| later.prefix == first.prefix);
+        if all != self.allow {
+            self.allow = all;
+            self.rules_changed = true;
+        }
+    }
+
+    fn next_rule_id(&mut self) -> RuleId {
+        let id = RuleId(self.next_rule);
+        self.next_rule += 1;
+        id
+    }
+
+    /// Queues a report.
+    fn send(&mut self, incident: &mut Incident, now: Now) {
+        self.reports.push_back(incident.report(now));
+    }
+
+    fn remember(&mut self, report: IncidentReport) {
+        self.recent.retain(|r| r.uuid != report.uuid);
+        if self.recent.len() >= RECENT {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(report);
+    }
+
+    /// Turns what changed into commands: the state to disk, then the rules, then the reports.
+    fn finish(&mut self, now: Now) {
+        self.forget_expired(now);
+        if std::mem::take(&mut self.rules_changed) {
+            let ids: Vec<RuleId> = self.rules.keys().copied().collect();
+            if ids != self.persisted {
+                self.persisted = ids;
+                self.commands.push_back(Command::Persist);
+            }
+            self.commands.push_back(Command::Enforce(self.desired()));
+        }
+        self.commands.extend(self.reports.drain(..).map(|r| Command::Report(Box::new(r))));
+    }
+
+    /// The rules that should be in force.
+    pub fn desired(&self) -> RuleSet {
+        RuleSet { rules: self.rules.clone(), allow: self.allow.clone(), mode: Some(self.effective.mode) }
+    }
+}

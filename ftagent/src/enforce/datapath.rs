@@ -1,0 +1,198 @@
+//! Rules in XDP (or tc): the maps are brought to what should be, and repaired when somebody else changed them.
+//!
+//! The pinned maps are their own journal. Whatever a dead agent left in them is read at start, and what no rule wants
+//! is removed; every automatic entry ends by itself besides.
+
+use std::collections::BTreeMap;
+
+use ftagent_common::abi::{Rate, Settings, feature, mode};
+use ftagent_common::vocab::Mode;
+
+use crate::config::DatapathConfig;
+use crate::engine::{EnforceResult, Point, Rule, RuleId, RuleSet};
+use crate::xdp::compile::{Compiled, Ground, Slots, Tables, compile, key};
+use crate::xdp::maps::{Maps, Writer};
+use crate::xdp::table::TableError;
+
+/// The enforcer of the datapath, and the writer of its settings.
+pub struct Datapath {
+    pub maps: Maps,
+    writer: Writer,
+    pub slots: Slots,
+    ground: Ground,
+    config: DatapathConfig,
+    dead_man_ns: u64,
+    mode: Mode,
+    features: u32,
+    /// How many frames one sample stands for.
+    one_in: u32,
+    in_force: BTreeMap<RuleId, Rule>,
+    wanted: RuleSet,
+}
+
+impl Datapath {
+    /// Adopts what is in the maps.
+    ///
+    /// # Errors
+    /// On a failed system call.
+    pub fn adopt(maps: Maps, config: DatapathConfig, dead_man_secs: u64) -> Result<Self, TableError> {
+        let writer = Writer::adopt(&maps)?;
+        Ok(Self {
+            writer,
+            maps,
+            slots: Slots::default(),
+            ground: Ground::default(),
+            config,
+            dead_man_ns: dead_man_secs * 1_000_000_000,
+            mode: Mode::Enforce,
+            features: 0,
+            one_in: 1,
+            in_force: BTreeMap::new(),
+            wanted: RuleSet::default(),
+        })
+    }
+
+    /// Sets what does not come from rules: protected destinations and fail-safe sources.
+    pub fn set_ground(&mut self, ground: Ground, now_mono_ns: u64) -> Vec<EnforceResult> {
+        self.ground = ground;
+        let wanted = self.wanted.clone();
+        self.reconcile(&wanted, now_mono_ns)
+    }
+
+    /// Brings the maps to `desired` and says what became of each rule.
+    pub fn reconcile(&mut self, desired: &RuleSet, now_mono_ns: u64) -> Vec<EnforceResult> {
+        self.wanted = desired.clone();
+        self.mode = desired.mode.unwrap_or(Mode::Enforce);
+        let compiled = compile(desired, &self.ground, &mut self.slots);
+        for slot in self.slots.retain(|id| desired.rules.contains_key(&id)) {
+            // The next rule in this slot counts from nothing.
+            if let Err(error) = self.maps.rule_hits.insert(&slot, &Default::default()) {
+                tracing::warn!(%error, "hits of a removed rule are not cleared");
+            }
+        }
+        // A stage is in the path before its first entry is there, and until its last one is gone.
+        self.features = compiled.tables.features() | self.writer.there.features();
+        if let Err(error) = self.write_settings(now_mono_ns) {
+            tracing::error!(%error, "the datapath's settings are not written");
+        }
+        let errors = self.writer.apply(&self.maps, &compiled.tables);
+        for error in &errors {
+            tracing::error!(%error, "a rule is not in the kernel as it should be");
+        }
+        self.features = compiled.tables.features() | self.writer.there.features();
+        if let Err(error) = self.write_settings(now_mono_ns) {
+            tracing::error!(%error, "the datapath's settings are not written");
+        }
+        self.results(&compiled, &errors, now_mono_ns)
+    }
+
+    /// Reads the maps again and puts right what is not as it should be.
+    ///
+    /// # Errors
+    /// When the maps cannot be read; what can be written is.
+    pub fn repair(&mut self, now_mono_ns: u64) -> Result<Vec<EnforceResult>, TableError> {
+        self.writer.refresh(&self.maps)?;
+        let wanted = self.wanted.clone();
+        Ok(self.reconcile(&wanted, now_mono_ns))
+    }
+
+    /// Says that user space lives, and how many frames one sample should stand for at `pps` packets per second.
+    ///
+    /// # Errors
+    /// On a failed system call.
+    pub fn heartbeat(&mut self, pps: u64, now_mono_ns: u64) -> Result<(), TableError> {
+        let one_in = pps.div_ceil(u64::from(self.config.samples_per_sec)).clamp(1, 1 << 20);
+        self.one_in = u32::try_from(one_in).unwrap_or(1);
+        self.write_settings(now_mono_ns)
+    }
+
+    fn write_settings(&self, now_mono_ns: u64) -> Result<(), TableError> {
+        let config = &self.config;
+        let mut features = self.features | feature::SOURCES | feature::SAMPLE;
+        if config.source_limit_pps > 0 {
+            features |= feature::SOURCE_POLICER;
+        }
+        if config.pass_malformed {
+            features |= feature::PASS_MALFORMED;
+        }
+        let samples = u64::from(config.samples_per_sec);
+        let settings = Settings {
+            mode: match self.mode {
+                Mode::Enforce => mode::ENFORCE,
+                Mode::Evaluate => mode::EVALUATE,
+                Mode::Bypass => mode::BYPASS,
+            },
+            features,
+            heartbeat_ns: now_mono_ns,
+            dead_man_ns: self.dead_man_ns,
+            not_ip: Rate::packets(config.not_ip_pps, config.not_ip_pps),
+            source_rate: Rate::packets(config.source_limit_pps, config.source_limit_pps / 10),
+            // A tenth of a second's worth at once: what comes between two reads, whatever the flood.
+            sample_rate: Rate::packets(samples, samples / 10),
+            sample_below: u32::MAX / self.one_in.max(1),
+            sample_one_in: self.one_in.max(1),
+            promote_at: config.promote_pps,
+            padding: 0,
+        };
+        self.maps.settings.insert(&0, &settings)
+    }
+
+    fn results(&mut self, compiled: &Compiled, errors: &[TableError], now_mono_ns: u64) -> Vec<EnforceResult> {
+        let mut results = Vec::new();
+        let refused: BTreeMap<RuleId, &String> = compiled.refused.iter().map(|(id, why)| (*id, why)).collect();
+        let words = errors.first().map_or_else(|| "the entry is not in the map".to_owned(), ToString::to_string);
+        for rule in self.wanted.rules.values().filter(|r| r.point == Point::Datapath) {
+            let result = match refused.get(&rule.id) {
+                Some(why) => Err((*why).clone()),
+                None if self.holds(&compiled.tables, rule) => Ok(()),
+                None => Err(words.clone()),
+            };
+            let was = self.in_force.get(&rule.id);
+            if result.is_ok() && was == Some(rule) {
+                continue;
+            }
+            if result.is_ok() {
+                self.in_force.insert(rule.id, rule.clone());
+            } else {
+                self.in_force.remove(&rule.id);
+            }
+            results.push(EnforceResult { rule: rule.id, installed: true, result, at_mono_ns: now_mono_ns });
+        }
+        let wanted = &self.wanted.rules;
+        let gone: Vec<RuleId> = self.in_force.keys().filter(|id| !wanted.contains_key(id)).copied().collect();
+        // A removal that failed is tried again with every repair; entries of automatic rules end by themselves.
+        let result = if errors.is_empty() { Ok(()) } else { Err(words) };
+        for id in gone {
+            self.in_force.remove(&id);
+            results.push(EnforceResult { rule: id, installed: false, result: result.clone(), at_mono_ns: now_mono_ns });
+        }
+        results
+    }
+
+    /// Whether the entries that carry the rule are in the maps.
+    fn holds(&self, wanted: &Tables, rule: &Rule) -> bool {
+        let there = &self.writer.there;
+        let Some(slot) = self.slots.of(rule.id) else { return false };
+        match rule.matches.source {
+            Some(source) => {
+                let at = key(source);
+                let words = at.data.0;
+                let v4 = crate::xdp::table::TrieKey { prefix_len: at.prefix_len.wrapping_sub(96), data: words[3] };
+                same(&there.source_limits, &wanted.source_limits, &at)
+                    && same(&there.block4, &wanted.block4, &words[3])
+                    && same(&there.block4_prefix, &wanted.block4_prefix, &v4)
+                    && same(&there.block6, &wanted.block6, &at.data)
+                    && same(&there.block6_net, &wanted.block6_net, &[words[0], words[1]])
+                    && same(&there.block6_prefix, &wanted.block6_prefix, &at)
+            }
+            None => {
+                let lists = wanted.protected.iter().filter(|(_, list)| list.iter().any(|r| r.rule == slot));
+                lists.clone().next().is_some() && lists.clone().all(|(at, list)| there.protected.get(at) == Some(list))
+            }
+        }
+    }
+}
+
+fn same<K: Ord, V: PartialEq>(there: &BTreeMap<K, V>, wanted: &BTreeMap<K, V>, key: &K) -> bool {
+    there.get(key) == wanted.get(key)
+}

@@ -1,0 +1,3 @@
+//! Where rules are carried out.
+
+pub mod datapath;

@@ -1,0 +1,166 @@
+//! What a set of samples has in common: distributions of ports, lengths, TTLs, sources and payloads, all weighted by
+//! how many packets each sample stands for.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::Hash;
+
+use ftagent_common::packet::Ip;
+
+use super::payload::Shape;
+use crate::engine::window::Seen;
+
+/// Values with their weights, heaviest first; ties in the order of the values, so that results never depend on
+/// hashing.
+#[derive(Clone, Debug)]
+pub struct Ranking<T> {
+    pub items: Vec<(T, f64)>,
+    total: f64,
+}
+
+impl<T> Default for Ranking<T> {
+    fn default() -> Self {
+        Self { items: Vec::new(), total: 0.0 }
+    }
+}
+
+impl<T: Copy + Ord + Hash> Ranking<T> {
+    /// Ranks what `value` says of every sample.
+    pub fn of(samples: &[Seen], value: impl Fn(&Seen) -> T) -> Self {
+        let mut pairs: Vec<(T, f64)> = samples.iter().map(|s| (value(s), f64::from(s.weight))).collect();
+        pairs.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        let total = pairs.iter().map(|(_, w)| w).sum();
+        let mut items: Vec<(T, f64)> = Vec::new();
+        for (value, weight) in pairs {
+            match items.last_mut() {
+                Some((last, sum)) if *last == value => *sum += weight,
+                _ => items.push((value, weight)),
+            }
+        }
+        // Stable: values of equal weight stay in their order.
+        items.sort_by(|a, b| b.1.total_cmp(&a.1));
+        Self { items, total }
+    }
+
+    /// Number of distinct values.
+    pub fn distinct(&self) -> usize {
+        self.items.len()
+    }
+
+    /// The heaviest value.
+    pub fn top(&self) -> Option<T> {
+        self.items.first().map(|(v, _)| *v)
+    }
+
+    /// Share of the heaviest value, 0 to 1.
+    pub fn top_share(&self) -> f64 {
+        self.items.first().map_or(0.0, |(_, w)| w / self.total.max(1.0))
+    }
+
+    /// The `n` heaviest with their shares.
+    pub fn shares(&self, n: usize) -> Vec<(T, f64)> {
+        self.items.iter().take(n).map(|(v, w)| (*v, w / self.total.max(1.0))).collect()
+    }
+
+    /// How many of the heaviest values it takes to hold `share` of the whole.
+    pub fn needed_for(&self, share: f64) -> usize {
+        let mut sum = 0.0;
+        let mut needed = 0;
+        for (_, weight) in &self.items {
+            if sum >= share * self.total {
+                break;
+            }
+            sum += weight;
+            needed += 1;
+        }
+        needed
+    }
+}
+
+/// The statistics of one part of the traffic.
+#[derive(Clone, Debug, Default)]
+pub struct Stats {
+    /// Samples.
+    pub n: usize,
+    /// Packets that they stand for.
+    pub weight: f64,
+    pub sources: Ranking<Ip>,
+    pub src_ports: Ranking<u16>,
+    pub dst_ports: Ranking<u16>,
+    pub lengths: Ranking<u16>,
+    pub ttls: Ranking<u8>,
+    /// First payload bytes, hashed.
+    pub prefixes: Ranking<u32>,
+    pub flags: Ranking<u8>,
+    pub protocols: Ranking<u8>,
+    /// Distinct (source, source port, destination port).
+    pub flows: usize,
+    pub mean_len: f64,
+    empty: f64,
+    application: f64,
+}
+
+impl Stats {
+    /// Measures `samples`.
+    pub fn of(samples: &[Seen]) -> Self {
+        let weight: f64 = samples.iter().map(|s| f64::from(s.weight)).sum();
+        let sum = |is: &dyn Fn(&Seen) -> f64| samples.iter().map(|s| f64::from(s.weight) * is(s)).sum::<f64>();
+        let flows: BTreeSet<_> = samples.iter().map(|s| (s.src, s.src_port, s.dst_port)).collect();
+        Self {
+            n: samples.len(),
+            weight,
+            sources: Ranking::of(samples, |s| s.src),
+            src_ports: Ranking::of(samples, |s| s.src_port),
+            dst_ports: Ranking::of(samples, |s| s.dst_port),
+            lengths: Ranking::of(samples, |s| s.ip_len),
+            ttls: Ranking::of(samples, |s| s.ttl),
+            prefixes: Ranking::of(samples, |s| s.prefix),
+            flags: Ranking::of(samples, |s| s.tcp_flags),
+            protocols: Ranking::of(samples, |s| s.protocol),
+            flows: flows.len(),
+            mean_len: sum(&|s| f64::from(s.ip_len)) / weight.max(1.0),
+            empty: sum(&|s| f64::from(u8::from(s.payload_len == 0))) / weight.max(1.0),
+            application: sum(&|s| f64::from(u8::from(s.shape == Shape::Application))) / weight.max(1.0),
+        }
+    }
+
+    /// Share of packets without payload.
+    pub fn empty_share(&self) -> f64 {
+        self.empty
+    }
+
+    /// Share of packets that look like those of an ordinary application.
+    pub fn application_share(&self) -> f64 {
+        self.application
+    }
+
+    /// Distinct flows per sample: near 1 when every packet pretends to be a new conversation.
+    pub fn flow_spread(&self) -> f64 {
+        ratio(self.flows, self.n)
+    }
+
+    /// Distinct sources per sample.
+    pub fn source_spread(&self) -> f64 {
+        ratio(self.sources.distinct(), self.n)
+    }
+
+    /// Whether few sources each pretend to hold many conversations: no program does that.
+    pub fn few_sources_many_flows(&self) -> bool {
+        self.n >= 20 && self.flow_spread() >= 0.5 && self.sources.needed_for(0.9) * 10 <= self.flows
+    }
+
+    /// Sources behind the samples, estimated from how many were seen once and twice (Chao's lower bound).
+    pub fn estimated_sources(&self, samples: &[Seen]) -> u64 {
+        let mut times: BTreeMap<Ip, u32> = BTreeMap::new();
+        for s in samples {
+            *times.entry(s.src).or_default() += 1;
+        }
+        let once = times.values().filter(|n| **n == 1).count() as f64;
+        let twice = times.values().filter(|n| **n == 2).count() as f64;
+        (times.len() as f64 + once * (once - 1.0).max(0.0) / (2.0 * (twice + 1.0))) as u64
+    }
+}
+
+/// `part` of `whole`, 0 of nothing.
+pub fn ratio(part: usize, whole: usize) -> f64 {
+    if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
+}

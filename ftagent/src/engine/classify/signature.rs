@@ -1,0 +1,246 @@
+//! The narrowest filter that covers an attack, and what it would have hit before.
+//!
+//! Starts from everything that the attack's packets share and gives up the parts that cost most coverage, until
+//! [`COVERAGE`] is reached. Coverage and collateral are measured, not assumed.
+
+use ftagent_common::api::Signature;
+use ftagent_common::packet::{Fragment, proto, tcp_flag};
+use ftagent_common::vocab::TrafficClass;
+
+use super::features::Ranking;
+use crate::engine::rules::Matches;
+use crate::engine::window::Seen;
+
+/// Share of the attack that a signature must cover.
+pub const COVERAGE: f64 = 0.95;
+/// Share of the earlier traffic that it may hit.
+pub const COLLATERAL: f64 = 0.01;
+/// Earlier samples below which nothing can be said of the traffic before.
+const KNOWN: usize = 16;
+
+/// Lengths of SYN datagrams with the options that real systems send (RFC 9293 section 3.2): whatever the samples
+/// say, a filter that hits these hits clients.
+const CLIENT_SYN_LENGTHS: [[u16; 6]; 2] = [[44, 48, 52, 56, 60, 64], [64, 68, 72, 76, 80, 84]];
+
+/// A signature and how far it can be trusted.
+#[derive(Clone, Debug)]
+pub struct Measured {
+    pub signature: Signature,
+    /// It may be used to drop: coverage and collateral are good, and it is narrow enough for what is known.
+    pub usable: bool,
+    pub why: String,
+}
+
+/// What `signature` matches, towards nobody in particular.
+pub fn matches_of(signature: &Signature) -> Matches {
+    Matches {
+        source: None,
+        target: None,
+        protocol: signature.protocol,
+        src_port: signature.src_port,
+        dst_port: signature.dst_port,
+        length: signature.length,
+        ttl: signature.ttl,
+        icmp_type: None,
+        tcp_flags: signature.tcp_flags,
+        fragment: signature.fragment,
+    }
+}
+
+/// Whether `seen` meets `matches`, addresses aside.
+pub fn meets(matches: &Matches, seen: &Seen) -> bool {
+    let later = matches!(seen.fragment, Fragment::Middle | Fragment::Last);
+    let within = |range: Option<[u16; 2]>, value: u16| range.is_none_or(|[low, high]| (low..=high).contains(&value));
+    let within8 = |range: Option<[u8; 2]>, value: u8| range.is_none_or(|[low, high]| (low..=high).contains(&value));
+    matches.protocol.is_none_or(|p| p == seen.protocol)
+        && (matches.src_port.is_none() || !later && within(matches.src_port, seen.src_port))
+        && (matches.dst_port.is_none() || !later && within(matches.dst_port, seen.dst_port))
+        && within(matches.length, seen.ip_len)
+        && within8(matches.ttl, seen.ttl)
+        && within8(matches.icmp_type, seen.icmp_type)
+        && matches.tcp_flags.is_none_or(|[mask, value]| seen.tcp_flags & mask == value)
+        && matches.fragment.is_none_or(|wanted| wanted == (seen.fragment != Fragment::Whole))
+}
+
+fn coverage(matches: &Matches, samples: &[Seen]) -> f64 {
+    let weight = |s: &Seen| f64::from(s.weight);
+    let total: f64 = samples.iter().map(weight).sum();
+    samples.iter().filter(|s| meets(matches, s)).map(weight).sum::<f64>() / total.max(1.0)
+}
+
+/// The shortest range that holds nearly all values.
+fn range(ranking: &Ranking<u16>) -> Option<[u16; 2]> {
+    let total: f64 = ranking.items.iter().map(|(_, w)| w).sum();
+    let mut items = ranking.items.clone();
+    items.sort_unstable_by_key(|(v, _)| *v);
+    // One in a hundred may be cut off at either end: background that came along.
+    let cut = total * 0.01;
+    Some([past(items.iter(), cut)?, past(items.iter().rev(), cut)?])
+}
+
+/// The first value beyond a weight of `cut`.
+fn past<'a>(mut items: impl Iterator<Item = &'a (u16, f64)>, cut: f64) -> Option<u16> {
+    let mut sum = 0.0;
+    items
+        .find(|(_, w)| {
+            sum += w;
+            sum > cut
+        })
+        .map(|(v, _)| *v)
+}
+
+/// Keeps a range that is narrow enough to say something.
+fn narrow(range: Option<[u16; 2]>, widest: u16) -> Option<[u16; 2]> {
+    range.filter(|[low, high]| high - low <= widest)
+}
+
+/// The narrowest filter over `attack`, measured against it and against `clean`.
+pub fn synthesise(attack: &[Seen], clean: &[Seen]) -> Option<Measured> {
+    if attack.len() < 5 {
+        return None;
+    }
+    let mut best = everything_shared(attack);
+    while coverage(&best, attack) < COVERAGE {
+        let parts = without_one_part(&best);
+        best = parts.into_iter().max_by(|a, b| coverage(a, attack).total_cmp(&coverage(b, attack)))?;
+    }
+    let covered = coverage(&best, attack);
+    let (collateral, known) = collateral(&best, attack, clean);
+    let narrow = is_narrow(&best);
+    let why = if collateral > COLLATERAL {
+        format!("it would hit {:.1} % of the traffic before", collateral * 100.0)
+    } else if !known && !narrow {
+        "too little is known of the traffic before for a filter this wide".to_owned()
+    } else {
+        String::new()
+    };
+    let signature = Signature {
+        protocol: best.protocol,
+        src_port: best.src_port,
+        dst_port: best.dst_port,
+        length: best.length,
+        ttl: best.ttl,
+        tcp_flags: best.tcp_flags,
+        fragment: best.fragment,
+        coverage: round(covered),
+        collateral: round(collateral),
+    };
+    let says_something = best != Matches { protocol: best.protocol, fragment: best.fragment, ..Matches::default() }
+        || !matches!(best.protocol, Some(proto::TCP | proto::UDP) | None)
+        || best.fragment == Some(true);
+    let why = if says_something { why } else { "nothing but the protocol is shared".to_owned() };
+    Some(Measured { usable: why.is_empty(), signature, why })
+}
+
+fn round(share: f64) -> f64 {
+    (share * 1_000.0).round() / 1_000.0
+}
+
+fn everything_shared(attack: &[Seen]) -> Matches {
+    let protocols = Ranking::of(attack, |s| s.protocol);
+    let fragments = Ranking::of(attack, |s| s.fragment != Fragment::Whole);
+    let flags = Ranking::of(attack, |s| s.tcp_flags);
+    let protocol = protocols.top().filter(|_| protocols.top_share() >= COVERAGE);
+    let fragment = fragments.top().filter(|_| fragments.top_share() >= COVERAGE);
+    let has_ports = matches!(protocol, Some(proto::TCP | proto::UDP)) && fragment != Some(true);
+    let ports = |ranking: &Ranking<u16>| narrow(range(ranking), 15).filter(|_| has_ports);
+    let ttl = narrow(range(&Ranking::of(attack, |s| u16::from(s.ttl))), 12);
+    Matches {
+        protocol,
+        src_port: ports(&Ranking::of(attack, |s| s.src_port)),
+        dst_port: ports(&Ranking::of(attack, |s| s.dst_port)),
+        length: narrow(range(&Ranking::of(attack, |s| s.ip_len)), 400),
+        ttl: ttl.map(|[low, high]| [low as u8, high as u8]),
+        tcp_flags: flags
+            .top()
+            .filter(|_| protocol == Some(proto::TCP) && fragment != Some(true) && flags.top_share() >= COVERAGE)
+            .map(|value| [tcp_flag::ALL, value]),
+        // Fragments and whole datagrams differ in what a filter can read: always said.
+        fragment,
+        ..Matches::default()
+    }
+}
+
+fn without_one_part(matches: &Matches) -> Vec<Matches> {
+    let mut fewer = Vec::new();
+    let mut add = |there: bool, less: Matches| {
+        if there {
+            fewer.push(less);
+        }
+    };
+    add(matches.ttl.is_some(), Matches { ttl: None, ..matches.clone() });
+    add(matches.length.is_some(), Matches { length: None, ..matches.clone() });
+    add(matches.src_port.is_some(), Matches { src_port: None, ..matches.clone() });
+    add(matches.dst_port.is_some(), Matches { dst_port: None, ..matches.clone() });
+    add(matches.tcp_flags.is_some(), Matches { tcp_flags: None, ..matches.clone() });
+    add(matches.fragment.is_some(), Matches { fragment: None, ..matches.clone() });
+    add(matches.protocol.is_some(), Matches { protocol: None, ..matches.clone() });
+    fewer
+}
+
+/// Share of the earlier traffic that `matches` would have hit, and whether enough of it is known.
+///
+/// The worse of two shares: of all samples, and of those of the attack's own class. A filter that hits every new
+/// connection of a busy server hits few of its packets and all of its clients.
+fn collateral(matches: &Matches, attack: &[Seen], clean: &[Seen]) -> (f64, bool) {
+    let class = Ranking::of(attack, |s| s.class).top();
+    let same: Vec<Seen> = clean.iter().filter(|s| Some(s.class) == class).copied().collect();
+    let of_all = coverage(matches, clean);
+    let of_class = if same.len() >= 3 { coverage(matches, &same) } else { 0.0 };
+    let mut worst = of_all.max(of_class);
+    let mut known = clean.len() >= KNOWN;
+    if class == Some(TrafficClass::TcpSyn) {
+        let lengths = CLIENT_SYN_LENGTHS[usize::from(attack.iter().any(|s| s.version == 6))];
+        let hits_clients = matches.length.is_none_or(|[low, high]| lengths.iter().any(|l| (low..=high).contains(l)));
+        if hits_clients && same.len() < 20 {
+            worst = worst.max(0.5);
+        }
+        known = true;
+    }
+    (worst, known)
+}
+
+/// Whether a filter is so specific that it can be trusted without knowing the traffic before.
+fn is_narrow(matches: &Matches) -> bool {
+    let length = matches.length.is_some_and(|[low, high]| high - low <= 16);
+    let ttl = matches.ttl.is_some_and(|[low, high]| high - low <= 2);
+    let port = matches.src_port.is_some() || matches.dst_port.is_some();
+    length && (ttl || port) || matches.src_port.is_some() && port || matches.fragment == Some(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::classify::testing::{Flood, clean_web};
+
+    #[test]
+    fn forged_syns_without_options_get_a_filter_that_spares_clients() {
+        let attack = Flood::syn().samples(500);
+        let clean = clean_web(60);
+        let measured = synthesise(&attack, &clean).expect("a signature");
+        assert!(measured.usable, "{}", measured.why);
+        assert_eq!(measured.signature.length, Some([40, 40]));
+        assert!(measured.signature.coverage >= COVERAGE);
+        assert_eq!(measured.signature.collateral, 0.0);
+        let matches = matches_of(&measured.signature);
+        assert!(clean.iter().all(|s| !meets(&matches, s)));
+    }
+
+    #[test]
+    fn without_earlier_samples_syns_with_options_are_spared() {
+        let mut flood = Flood::syn();
+        flood.ip_len = 60;
+        let measured = synthesise(&flood.samples(500), &[]).expect("a signature");
+        assert!(!measured.usable);
+    }
+
+    #[test]
+    fn a_port_that_clean_traffic_uses_is_no_filter() {
+        let mut flood = Flood::udp();
+        flood.lengths = Some((60, 1_400));
+        let mut clean = flood.samples(40);
+        clean.iter_mut().for_each(|s| s.ttl = 58);
+        let measured = synthesise(&flood.samples(500), &clean).expect("a signature");
+        assert!(measured.signature.collateral > 0.5 || measured.signature.ttl.is_some());
+    }
+}

@@ -1,0 +1,146 @@
+//! What people order: operators at the node and the control plane. Each order is answered.
+
+use ftagent_common::api::{AckStatus, AllowEntry, CommandAck, NodeCommand, Order};
+use ftagent_common::vocab::IncidentStatus;
+use ipnet::IpNet;
+use uuid::Uuid;
+
+use super::Engine;
+use super::guard;
+use super::input::{Command, Now, OperatorOrder, OrderOutcome};
+use super::response::rate;
+use super::rules::{Matches, Origin, Point, Rule, Verdict};
+use super::sample::SEC;
+
+/// Commands of the control plane that are remembered, so that a repeated one is acknowledged and not repeated.
+const REMEMBERED: usize = 256;
+
+impl Engine {
+    /// Carries out an operator's order.
+    pub(super) fn on_operator(&mut self, order: OperatorOrder, now: Now) {
+        let done = match order {
+            OperatorOrder::Block { source, ttl_secs, pps, bps } => {
+                let verdict = rate(pps, bps, None);
+                self.block(source.trunc(), ttl_secs, verdict, Origin::Operator, now)
+            }
+            OperatorOrder::Unblock { source } => self.unblock(source.trunc(), now),
+            OperatorOrder::Allow { prefix, label } => self.allow_prefix(prefix.trunc(), label, now),
+            OperatorOrder::Disallow { prefix } => self.disallow(prefix.trunc()),
+            OperatorOrder::Resolve { incident, false_positive } => self.resolve_by_hand(incident, false_positive, now),
+        };
+        let outcome = match done {
+            Ok(detail) => OrderOutcome::Done { detail },
+            Err(why) => OrderOutcome::Refused { why },
+        };
+        self.commands.push_back(Command::Answer(outcome));
+    }
+
+    /// Carries out a command of the control plane and acknowledges it; a repeated one is only acknowledged.
+    pub(super) fn on_command(&mut self, command: NodeCommand, now: Now) {
+        let id = command.command_id;
+        let known = self.answered.iter().find(|(known, _)| *known == id).map(|(_, ack)| ack.clone());
+        let ack = known.unwrap_or_else(|| {
+            let done = match command.order {
+                Order::Block { source, ttl_secs } if !(1..=86_400).contains(&ttl_secs) => {
+                    Err(format!("block of {source}: ttl_secs must be 1 to 86400, got {ttl_secs}"))
+                }
+                Order::Block { source, ttl_secs } => {
+                    let origin = Origin::ControlPlane { command: id };
+                    self.block(source.trunc(), Some(ttl_secs), Verdict::Drop, origin, now)
+                }
+                Order::Unblock { source } => self.unblock(source.trunc(), now),
+                Order::ResolveIncident { incident, false_positive } => {
+                    self.resolve_by_hand(incident, false_positive, now)
+                }
+            };
+            let ack = match done {
+                Ok(output) => CommandAck { command_id: id, status: AckStatus::Applied, error: String::new(), output },
+                Err(error) => CommandAck { command_id: id, status: AckStatus::Failed, error, output: String::new() },
+            };
+            if self.answered.len() >= REMEMBERED {
+                self.answered.pop_front();
+            }
+            self.answered.push_back((id, ack.clone()));
+            ack
+        });
+        self.commands.push_back(Command::Ack(ack));
+    }
+
+    fn block(
+        &mut self,
+        source: IpNet,
+        ttl_secs: Option<u32>,
+        verdict: Verdict,
+        origin: Origin,
+        now: Now,
+    ) -> Result<String, String> {
+        guard::check_operator(&source, &self.effective, &self.allow).map_err(|why| why.to_string())?;
+        let matches = Matches::source(source);
+        let expires_at_ns = ttl_secs.map(|secs| now.mono_ns + u64::from(secs.max(1)) * SEC);
+        let end = ttl_secs.map_or_else(|| "until it is unblocked".to_owned(), |secs| format!("for {secs} s"));
+        let same = |r: &&mut Rule| !r.origin.is_automatic() && r.matches == matches && r.verdict == verdict;
+        match self.rules.values_mut().find(same) {
+            // Twice is once: only the end moves.
+            Some(known) => known.expires_at_ns = expires_at_ns,
+            None => {
+                let id = self.next_rule_id();
+                self.rules.insert(id, Rule { id, matches, verdict, point: Point::Datapath, origin, expires_at_ns });
+            }
+        }
+        self.rules_changed = true;
+        let what = if verdict == Verdict::Drop { "blocked" } else { "limited" };
+        Ok(format!("{source} is {what} {end}"))
+    }
+
+    fn unblock(&mut self, source: IpNet, now: Now) -> Result<String, String> {
+        let ids: Vec<_> = self.rules.values().filter(|r| r.matches.source == Some(source)).map(|r| r.id).collect();
+        if ids.is_empty() {
+            return Err(format!("nothing blocks or limits exactly {source}"));
+        }
+        for id in &ids {
+            let Some(rule) = self.rules.remove(id) else { continue };
+            if let Some(incident) = rule.origin.incident().and_then(|i| self.incidents.get_mut(&i)) {
+                incident.spared.push(source);
+                incident.note("undone", format!("{source} was unblocked by an operator"), now);
+            }
+        }
+        self.rules_changed = true;
+        Ok(format!("{} rule(s) of {source} lifted", ids.len()))
+    }
+
+    fn allow_prefix(&mut self, prefix: IpNet, label: String, now: Now) -> Result<String, String> {
+        match self.operator_allow.iter_mut().find(|e| e.prefix == prefix) {
+            Some(known) => known.label = label,
+            None => self.operator_allow.push(AllowEntry { prefix, label }),
+        }
+        self.merge_settings(now);
+        Ok(format!("{prefix} is allowed"))
+    }
+
+    fn disallow(&mut self, prefix: IpNet) -> Result<String, String> {
+        let before = self.operator_allow.len();
+        self.operator_allow.retain(|e| e.prefix != prefix);
+        if self.operator_allow.len() == before {
+            let elsewhere = self.allow.iter().any(|e| e.prefix == prefix);
+            let hint = if elsewhere { ": the entry is of the configuration or of the control plane" } else { "" };
+            return Err(format!("no operator allowed exactly {prefix}{hint}"));
+        }
+        self.merge_allow();
+        Ok(format!("{prefix} is no longer allowed"))
+    }
+
+    fn resolve_by_hand(&mut self, uuid: Uuid, false_positive: bool, now: Now) -> Result<String, String> {
+        let Some(incident) = self.incidents.get_mut(&uuid).filter(|i| i.is_active()) else {
+            return Err(format!("no active incident {uuid}"));
+        };
+        let status = if false_positive { IncidentStatus::FalsePositive } else { IncidentStatus::Resolved };
+        let target = incident.target;
+        let words = if false_positive { "declared a false positive" } else { "resolved" };
+        incident.note("note", format!("{words} by an operator"), now);
+        if false_positive {
+            self.accept_as_normal(target);
+        }
+        self.resolve(uuid, status, now);
+        Ok(format!("incident {uuid} on {target} {words}"))
+    }
+}

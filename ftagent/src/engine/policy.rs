@@ -1,0 +1,270 @@
+//! What to do about a classified attack: the narrowest response first, wider ones while it is not contained.
+
+use std::net::IpAddr;
+
+use ftagent_common::api::{Action, PortProtocol, PortSide, Protocol};
+use ftagent_common::packet::{Ip, proto, tcp_flag};
+use ftagent_common::vocab::{AttackFamily, TrafficClass};
+use ipnet::IpNet;
+
+use super::classify::signature::matches_of;
+use super::classify::{REAL_FIT, Vector};
+use super::rules::{Matches, Verdict};
+
+/// How wide the response is; each step keeps what the earlier ones installed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Width {
+    /// What hits the attack alone: its sources, its reflectors, its signature.
+    #[default]
+    Narrow,
+    /// And a limit on the attack's class of traffic towards the target.
+    Class,
+    /// And a limit on everything towards the target.
+    Target,
+}
+
+impl Width {
+    /// The next wider step, if there is one.
+    pub const fn wider(self) -> Option<Self> {
+        match self {
+            Self::Narrow => Some(Self::Class),
+            Self::Class => Some(Self::Target),
+            Self::Target => None,
+        }
+    }
+}
+
+/// What should be in force against one incident.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Plan {
+    /// Sources to drop, heaviest first.
+    pub sources: Vec<IpAddr>,
+    /// Rules of the target, with a word on each.
+    pub target: Vec<(Matches, Verdict, &'static str)>,
+}
+
+/// What the plan may rest on besides the verdict.
+pub struct Situation<'a> {
+    pub target: IpNet,
+    pub width: Width,
+    pub max_sources: u32,
+    /// Packets per second of a class that are let through where it must be limited.
+    pub normal_pps: &'a dyn Fn(TrafficClass) -> u64,
+    /// Packets per second that the target as a whole is limited to.
+    pub target_pps: u64,
+    /// Whether a source was there before the attack.
+    pub is_known: &'a dyn Fn(Ip) -> bool,
+}
+
+/// The sources of a vector must hold this share of it for blocking them to be a response.
+const SOURCES_COVER: f64 = 0.8;
+
+/// Plans the response to `vectors`.
+pub fn plan(vectors: &[Vector], at: &Situation<'_>) -> Plan {
+    let mut plan = Plan::default();
+    for vector in vectors.iter().filter(|v| v.fit >= REAL_FIT) {
+        let narrow = narrow(vector, at, &mut plan);
+        if !narrow || at.width >= Width::Class {
+            limit_classes(vector, at, &mut plan);
+        }
+    }
+    if at.width == Width::Target && !vectors.is_empty() {
+        let limit = limit(at.target_pps);
+        plan.target.push((Matches::target(at.target), limit, "limit of the whole target"));
+    }
+    plan.sources.truncate(at.max_sources as usize);
+    plan
+}
+
+/// Plans what hits the vector alone; whether there is such a thing.
+fn narrow(vector: &Vector, at: &Situation<'_>, plan: &mut Plan) -> bool {
+    if vector.family.is_amplification() && reflectors(vector, at, plan) {
+        return true;
+    }
+    if !vector.spoofed && !vector.family.is_amplification() && sources(vector, at, plan) {
+        return true;
+    }
+    let Some(measured) = vector.signature.as_ref().filter(|m| m.usable) else { return false };
+    let matches = Matches { target: Some(at.target), ..matches_of(&measured.signature) };
+    plan.target.push((matches, Verdict::Drop, "signature of the attack"));
+    true
+}
+
+/// UDP from the reflectors' ports, with the length of their answers where that is one.
+fn reflectors(vector: &Vector, at: &Situation<'_>, plan: &mut Plan) -> bool {
+    let ports: Vec<u16> = vector
+        .stats
+        .src_ports
+        .shares(4)
+        .into_iter()
+        .filter(|(port, share)| *share >= 0.1 && *port != 0)
+        .map(|(port, _)| port)
+        .collect();
+    let length = vector.signature.as_ref().and_then(|m| m.signature.length);
+    for port in &ports {
+        let one = Some([*port, *port]);
+        let length = length.filter(|_| ports.len() == 1);
+        let matches = Matches { src_port: one, length, ..Matches::target(at.target).protocol(Protocol::Udp) };
+        plan.target.push((matches, Verdict::Drop, "answers of reflectors"));
+    }
+    // Large answers come in fragments, which carry no ports.
+    if vector.stats.src_ports.shares(8).iter().any(|(port, share)| *port == 0 && *share >= 0.1) {
+        let matches = Matches { fragment: Some(true), ..Matches::target(at.target).protocol(Protocol::Udp) };
+        plan.target.push((matches, limit((at.normal_pps)(TrafficClass::Fragment)), "fragments of reflected answers"));
+    }
+    !ports.is_empty()
+}
+
+/// The addresses that send the attack, if they are few enough.
+fn sources(vector: &Vector, at: &Situation<'_>, plan: &mut Plan) -> bool {
+    let stats = &vector.stats;
+    if vector.estimated_sources > u64::from(at.max_sources) || stats.n < 5 {
+        return false;
+    }
+    let average = 1.0 / stats.sources.distinct().max(1) as f64;
+    let chosen: Vec<(Ip, f64)> = stats
+        .sources
+        .shares(at.max_sources as usize)
+        .into_iter()
+        // Who was there before is spared unless he sends far more than the others.
+        .filter(|(ip, share)| *share >= average * 0.25 && (!(at.is_known)(*ip) || *share >= (average * 5.0).min(0.5)))
+        .collect();
+    let covered: f64 = chosen.iter().map(|(_, share)| share).sum();
+    if covered < SOURCES_COVER {
+        return false;
+    }
+    plan.sources.extend(chosen.into_iter().map(|(ip, _)| IpAddr::from(ip)));
+    true
+}
+
+/// Limits the classes that the vector consists of.
+fn limit_classes(vector: &Vector, at: &Situation<'_>, plan: &mut Plan) {
+    let Some(class) = vector.class else { return };
+    let target = Matches::target(at.target);
+    let (matches, what) = match class {
+        TrafficClass::Fragment => (Matches { fragment: Some(true), ..target }, "limit of fragments"),
+        TrafficClass::Icmp => (target.protocol(Protocol::Icmp), "limit of ICMP"),
+        TrafficClass::Icmpv6 => (target.protocol(Protocol::Icmpv6), "limit of ICMPv6"),
+        TrafficClass::Gre => (target.protocol(Protocol::Gre), "limit of GRE"),
+        TrafficClass::Esp => (target.protocol(Protocol::Esp), "limit of ESP"),
+        TrafficClass::DnsQuery => {
+            (Matches { dst_port: Some([53, 53]), ..target.protocol(Protocol::Udp) }, "limit of DNS queries")
+        }
+        TrafficClass::Udp | TrafficClass::Reflector => {
+            let dst_port = vector.signature.as_ref().and_then(|m| m.signature.dst_port);
+            (Matches { dst_port, ..target.protocol(Protocol::Udp) }, "limit of UDP")
+        }
+        TrafficClass::OtherIp => {
+            let protocol = vector.stats.protocols.top().filter(|p| !matches!(*p, proto::TCP | proto::UDP));
+            if protocol.is_none() {
+                return;
+            }
+            (Matches { protocol, ..target }, "limit of the protocol")
+        }
+        tcp => {
+            let tcp_flags = tcp_flags(tcp, vector.family);
+            (Matches { tcp_flags, ..target.protocol(Protocol::Tcp) }, "limit of TCP by flags")
+        }
+    };
+    plan.target.push((matches, limit((at.normal_pps)(class)), what));
+}
+
+/// `[mask, value]` of the flags that tell the class.
+fn tcp_flags(class: TrafficClass, family: AttackFamily) -> Option<[u8; 2]> {
+    use tcp_flag::{ACK, FIN, RST, SYN};
+    let all = SYN | ACK | FIN | RST;
+    match class {
+        TrafficClass::TcpSyn => Some([all, SYN]),
+        TrafficClass::TcpSynAck => Some([all, SYN | ACK]),
+        TrafficClass::TcpAck if family != AttackFamily::HttpFlood => Some([all, ACK]),
+        TrafficClass::TcpRst => Some([RST, RST]),
+        TrafficClass::TcpFin => Some([all, FIN | ACK]),
+        _ => None,
+    }
+}
+
+/// A limit with a tenth of a second's burst.
+pub fn limit(pps: u64) -> Verdict {
+    Verdict::LimitPps { pps, burst: (pps / 10).max(1) }
+}
+
+/// The action that comes nearest to a rule, for the record of what was done.
+pub fn action_of(matches: &Matches, verdict: Verdict, ttl_secs: u32) -> Action {
+    let protocol = [Protocol::Tcp, Protocol::Udp, Protocol::Icmp, Protocol::Icmpv6, Protocol::Gre, Protocol::Esp]
+        .into_iter()
+        .find(|p| Some(p.number()) == matches.protocol);
+    let target = matches.target;
+    match (verdict, protocol) {
+        (Verdict::LimitPps { pps, .. }, _) => {
+            Action::XdpRateLimitTarget { protocol, pps: Some(pps), bps: None, target, ttl_secs }
+        }
+        (Verdict::LimitBps { bps, .. }, _) => {
+            Action::XdpRateLimitTarget { protocol, pps: None, bps: Some(bps), target, ttl_secs }
+        }
+        (Verdict::Drop, Some(p @ (Protocol::Tcp | Protocol::Udp))) => {
+            let port_protocol = if p == Protocol::Tcp { PortProtocol::Tcp } else { PortProtocol::Udp };
+            let single = |range: Option<[u16; 2]>| range.filter(|[low, high]| low == high).map(|[low, _]| low);
+            match (single(matches.src_port), single(matches.dst_port)) {
+                (Some(port), _) => {
+                    Action::XdpDropPort { protocol: port_protocol, port, side: PortSide::Source, target, ttl_secs }
+                }
+                (None, Some(port)) => {
+                    let side = PortSide::Destination;
+                    Action::XdpDropPort { protocol: port_protocol, port, side, target, ttl_secs }
+                }
+                (None, None) => Action::XdpDropProtocol { protocol: p, target, ttl_secs },
+            }
+        }
+        // Fragments of any protocol have no action of their own: the commands say what was dropped.
+        (Verdict::Drop, other) => {
+            Action::XdpDropProtocol { protocol: other.unwrap_or(Protocol::Udp), target, ttl_secs }
+        }
+    }
+}
+
+/// The argument vectors of making and unmaking a rule of a target.
+pub fn commands(matches: &Matches, verdict: Verdict, ttl_secs: u32) -> (Vec<String>, Vec<String>) {
+    let target = matches.target.map(|t| t.to_string()).unwrap_or_default();
+    let verdict = match verdict {
+        Verdict::Drop => "drop".to_owned(),
+        Verdict::LimitPps { pps, .. } => format!("limit {pps}pps"),
+        Verdict::LimitBps { bps, .. } => format!("limit {bps}bps"),
+    };
+    let rule = |verb: &str| -> Vec<String> {
+        ["ftagent", "rules", verb, "--target", &target, "--match", &words(matches), "--action", &verdict]
+            .into_iter()
+            .map(str::to_owned)
+            .collect()
+    };
+    let mut add = rule("add");
+    add.extend(["--ttl".to_owned(), format!("{ttl_secs}s")]);
+    (add, rule("delete"))
+}
+
+/// What a rule matches, in the words of FlowSpec.
+pub fn words(m: &Matches) -> String {
+    let mut words = Vec::new();
+    let range = |name: &str, low: u16, high: u16| {
+        if low == high { format!("{name} {low}") } else { format!("{name} {low}-{high}") }
+    };
+    if let Some(p) = m.protocol {
+        words.push(match p {
+            proto::TCP => "protocol tcp".to_owned(),
+            proto::UDP => "protocol udp".to_owned(),
+            proto::ICMP => "protocol icmp".to_owned(),
+            proto::ICMPV6 => "protocol icmpv6".to_owned(),
+            proto::GRE => "protocol gre".to_owned(),
+            proto::ESP => "protocol esp".to_owned(),
+            other => format!("protocol {other}"),
+        });
+    }
+    words.extend(m.src_port.map(|[low, high]| range("source-port", low, high)));
+    words.extend(m.dst_port.map(|[low, high]| range("destination-port", low, high)));
+    words.extend(m.length.map(|[low, high]| range("length", low, high)));
+    words.extend(m.ttl.map(|[low, high]| range("ttl", low.into(), high.into())));
+    words.extend(m.icmp_type.map(|[low, high]| range("icmp-type", low.into(), high.into())));
+    words.extend(m.tcp_flags.map(|[mask, value]| format!("tcp-flags {value:#04x}/{mask:#04x}")));
+    words.extend(m.fragment.map(|f| if f { "fragment".to_owned() } else { "whole".to_owned() }));
+    if words.is_empty() { "any protocol".to_owned() } else { words.join(" ") }
+}

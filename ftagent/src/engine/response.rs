@@ -1,0 +1,413 @@
+//! From a plan to rules: every automatic rule is made here, past the guard, with an end and an origin.
+
+use std::collections::BTreeSet;
+
+use ftagent_common::api::{
+    Action, ExecutionOutcome, FirewallRule, PreviewContext, Protocol, RuleExecution, effective_sources, preview,
+};
+use ftagent_common::packet::Ip;
+use ftagent_common::vocab::{Mode, TrafficClass};
+use ipnet::IpNet;
+use uuid::Uuid;
+
+use super::Engine;
+use super::guard::{self, Refusal};
+use super::incident::Deed;
+use super::input::{EnforceResult, Now};
+use super::policy::{self, Situation};
+use super::rules::{Matches, Origin, Point, Rule, Verdict};
+use super::sample::{MS, Quantity, SEC};
+
+/// How long a response may work before it is judged, and the window it is judged over.
+const CONTAIN_NS: u64 = 300 * MS;
+const CONTAIN_WINDOW_NS: u64 = 200 * MS;
+
+impl Engine {
+    /// Installs what the policy plans for an incident, if it may act by itself.
+    pub(super) fn respond(&mut self, uuid: Uuid, now: Now) {
+        let Some(incident) = self.incidents.get(&uuid) else { return };
+        let Some(verdict) = &incident.verdict else { return };
+        let response = &self.effective.response;
+        if !response.automatic || incident.confidence < response.min_confidence {
+            return;
+        }
+        let known: BTreeSet<Ip> = incident.clean.iter().map(|s| s.src).collect();
+        let normal_pps = |class: TrafficClass| self.normal_pps(incident.target, class);
+        let plan = policy::plan(
+            &verdict.vectors,
+            &Situation {
+                target: incident.target,
+                width: incident.width,
+                max_sources: response.max_sources,
+                normal_pps: &normal_pps,
+                target_pps: self.threshold_pps(incident.target),
+                is_known: &|ip| known.contains(&ip),
+            },
+        );
+        let ttl = response.ttl_secs;
+        let origin = Origin::Response { incident: uuid };
+        for (matches, verdict, _) in &plan.target {
+            let (add, delete) = policy::commands(matches, *verdict, ttl);
+            let deed = Deed::new(add.join(" "), 0, policy::action_of(matches, *verdict, ttl), vec![add], vec![delete]);
+            self.install(uuid, deed, vec![(matches.clone(), *verdict, Point::Datapath)], &origin, ttl, now);
+        }
+        let sources: Vec<IpNet> = plan.sources.iter().map(|ip| guard::host(*ip)).collect();
+        if !sources.is_empty() {
+            let action = Action::XdpDropSource { sources: sources.clone(), ttl_secs: ttl };
+            let shown = preview(
+                &action,
+                &PreviewContext { target: incident_target(self, uuid), sources: vec![], spoofed: false },
+            );
+            let deed = Deed::new("sources".to_owned(), 0, action, shown.do_, shown.undo);
+            let rules = sources.into_iter().map(|s| (Matches::source(s), Verdict::Drop, Point::Datapath)).collect();
+            self.install(uuid, deed, rules, &origin, ttl, now);
+        }
+        if let Some(incident) = self.incidents.get_mut(&uuid) {
+            incident.responded_ns = Some(now.mono_ns);
+        }
+    }
+
+    /// Fires the firewall rules whose triggers an incident meets, each once per incident and cooldown.
+    pub(super) fn fire(&mut self, uuid: Uuid, now: Now) {
+        let Some(incident) = self.incidents.get(&uuid) else { return };
+        let due: Vec<FirewallRule> = self
+            .effective
+            .rules
+            .iter()
+            .filter(|r| !incident.fired.contains(&r.id))
+            .filter(|r| r.trigger.matches(incident.family, incident.severity, incident.peak_pps))
+            .filter(|r| self.cooldowns.get(&(r.id, incident.target)).is_none_or(|until| *until <= now.mono_ns))
+            .cloned()
+            .collect();
+        for rule in due {
+            self.fire_one(uuid, &rule, now);
+        }
+    }
+
+    fn fire_one(&mut self, uuid: Uuid, rule: &FirewallRule, now: Now) {
+        let max_sources = self.effective.response.max_sources as usize;
+        let Some(incident) = self.incidents.get_mut(&uuid) else { return };
+        incident.fired.insert(rule.id);
+        let context = PreviewContext {
+            target: incident.target,
+            sources: incident.verdict.as_ref().map_or_else(Vec::new, |v| {
+                let all = v.vectors.iter().flat_map(|v| v.stats.sources.shares(max_sources));
+                let distinct: BTreeSet<_> = all.map(|(ip, _)| ip.into()).collect();
+                distinct.into_iter().take(max_sources).collect()
+            }),
+            spoofed: incident.spoofed,
+        };
+        self.cooldowns.insert(
+            (rule.id, incident.target),
+            now.mono_ns + u64::from(rule.cooldown_minutes.clamp(1, 1_440)) * 60 * SEC,
+        );
+        let shown = preview(&rule.action, &context);
+        let key = format!("rule {}", rule.id);
+        if let Some(why) = shown.refused {
+            let text = format!("firewall rule {}: {why}", rule.name);
+            let execution = refused(incident.execution_uuid(&key, "do"), rule.id, uuid, &rule.action, &text, now);
+            incident.refuse(Some(execution), text, now);
+            return;
+        }
+        let origin = Origin::FirewallRule { rule: rule.id, name: rule.name.clone(), incident: uuid };
+        let ttl = rule.action.ttl_secs().unwrap_or(self.effective.response.ttl_secs);
+        let deed = Deed::new(key, rule.id, rule.action.clone(), shown.do_, shown.undo);
+        self.install(uuid, deed, expand(&rule.action, &context), &origin, ttl, now);
+    }
+
+    /// Makes the rules of one deed, as far as the guard lets them pass.
+    fn install(
+        &mut self,
+        uuid: Uuid,
+        deed: Deed,
+        rules: Vec<(Matches, Verdict, Point)>,
+        origin: &Origin,
+        ttl_secs: u32,
+        now: Now,
+    ) {
+        let expires = now.mono_ns + u64::from(ttl_secs.max(1)) * SEC;
+        let mut made = BTreeSet::new();
+        for (matches, verdict, point) in rules {
+            let twin = self.rules.values().find(|r| {
+                r.origin.incident() == Some(uuid) && r.matches == matches && r.point == point && r.verdict == verdict
+            });
+            if twin.is_some() {
+                continue;
+            }
+            let Some(incident) = self.incidents.get(&uuid) else { return };
+            if matches.source.is_some_and(|s| incident.spared.contains(&s)) {
+                continue;
+            }
+            match self.accept(&matches, verdict, point, expires, now) {
+                Ok(()) => {
+                    let id = self.next_rule_id();
+                    let expires_at_ns = Some(expires);
+                    let rule = Rule { id, matches, verdict, point, origin: origin.clone(), expires_at_ns };
+                    self.rules.insert(id, rule);
+                    made.insert(id);
+                }
+                // The next look at the attack tries again.
+                Err(Refusal::TooFast(_)) => break,
+                Err(why) => self.refuse(uuid, &deed, &why, now),
+            }
+        }
+        if made.is_empty() {
+            return;
+        }
+        self.rules_changed = true;
+        let Some(incident) = self.incidents.get_mut(&uuid) else { return };
+        let what =
+            format!("{} rule(s): {}", made.len(), deed.commands.first().map(|c| c.join(" ")).unwrap_or_default());
+        match incident.deeds.iter_mut().find(|d| d.key == deed.key) {
+            Some(known) => {
+                known.rules.extend(made);
+                known.action = deed.action;
+                for (add, undo) in deed.commands.into_iter().zip(deed.undo) {
+                    if known.commands.len() < 64 && !known.commands.contains(&add) {
+                        known.commands.push(add);
+                        known.undo.push(undo);
+                    }
+                }
+            }
+            None => incident.deeds.push(Deed { rules: made, ..deed }),
+        }
+        incident.note("mitigated", what, now);
+    }
+
+    fn accept(
+        &mut self,
+        matches: &Matches,
+        verdict: Verdict,
+        point: Point,
+        expires: u64,
+        now: Now,
+    ) -> Result<(), Refusal> {
+        guard::check(matches, verdict, &self.effective, &self.allow)?;
+        guard::check_lifetime(Some(expires), now.mono_ns)?;
+        guard::check_room(self.rules.values(), matches, point, self.effective.response.max_rules)?;
+        self.pace.take(now.mono_ns)
+    }
+
+    fn refuse(&mut self, uuid: Uuid, deed: &Deed, why: &Refusal, now: Now) {
+        self.refusals = self.refusals.saturating_add(1);
+        let Some(incident) = self.incidents.get_mut(&uuid) else { return };
+        let text = format!("{}: {why}", deed.action.kind());
+        let id = incident.execution_uuid(&text, "refused");
+        let execution = refused(id, deed.rule_id, uuid, &deed.action, &why.to_string(), now);
+        incident.refuse(Some(execution), text, now);
+    }
+
+    /// Widens the response of incidents that are not contained by what is in force.
+    pub(super) fn contain(&mut self, uuid: Uuid, now: Now) {
+        if self.effective.mode != Mode::Enforce || self.effective.response.automatic == false {
+            return;
+        }
+        let Some(incident) = self.incidents.get(&uuid) else { return };
+        let Some(since) = incident.responded_ns else { return };
+        let Some(wider) = incident.width.wider() else { return };
+        // What the kernel has not confirmed may not have begun to work.
+        let in_force = incident.deeds.iter().any(|d| d.applied_at.is_some());
+        if !in_force || now.mono_ns.saturating_sub(since) < CONTAIN_NS {
+            return;
+        }
+        let quantity = incident.excess.quantity;
+        let limit = incident.excess.threshold.value;
+        let passed = self.meter(incident.target).map_or(0.0, |m| m.passed_rates(CONTAIN_WINDOW_NS)[quantity.index()]);
+        if passed <= limit {
+            return;
+        }
+        if let Some(incident) = self.incidents.get_mut(&uuid) {
+            incident.width = wider;
+            let text = format!("{passed:.0} {} still pass: the response is widened", quantity.as_str());
+            incident.note("updated", text, now);
+        }
+        self.respond(uuid, now);
+    }
+
+    /// When the next containment check of an incident is due.
+    pub(super) fn contain_deadline(incident: &super::incident::Incident) -> Option<u64> {
+        incident.width.wider()?;
+        incident.responded_ns.map(|at| at + CONTAIN_NS)
+    }
+
+    /// Gives the rules of active incidents a new end when half of their life is over.
+    pub(super) fn renew(&mut self, now: Now) {
+        let default_ttl = self.effective.response.ttl_secs;
+        for rule in self.rules.values_mut() {
+            let Some(incident) = rule.origin.incident().and_then(|i| self.incidents.get(&i)) else { continue };
+            if !incident.is_active() {
+                continue;
+            }
+            let deed = incident.deeds.iter().find(|d| d.rules.contains(&rule.id));
+            let ttl = u64::from(deed.and_then(|d| d.action.ttl_secs()).unwrap_or(default_ttl).max(1)) * SEC;
+            if rule.expires_at_ns.is_some_and(|end| end <= now.mono_ns + ttl / 2) {
+                rule.expires_at_ns = Some(now.mono_ns + ttl);
+                self.rules_changed = true;
+            }
+        }
+    }
+
+    /// Records what became of rules.
+    pub(super) fn on_enforced(&mut self, results: &[EnforceResult], now: Now) {
+        for result in results {
+            for incident in self.incidents.values_mut() {
+                let opened = incident.opened_ns;
+                let Some(deed) = incident.deeds.iter_mut().find(|d| d.rules.contains(&result.rule)) else { continue };
+                match (&result.result, result.installed) {
+                    (Ok(()), true) if deed.applied_at.is_none() => {
+                        deed.applied_at = Some(now.wall);
+                        deed.latency_us = result.at_mono_ns.saturating_sub(opened) / 1_000;
+                        incident.changed = true;
+                    }
+                    (Err(why), true) if deed.failed.is_none() => {
+                        let why: String = why.chars().take(4_096).collect();
+                        deed.failed = Some(why.clone());
+                        let text = format!("{} failed: {why}", deed.action.kind());
+                        incident.note("note", text, now);
+                    }
+                    (Ok(()), false) if deed.undone_at.is_none() && !self.rules.contains_key(&result.rule) => {
+                        deed.undone_at = Some(now.wall);
+                        let text = format!("{} undone", deed.action.kind());
+                        incident.note("undone", text, now);
+                    }
+                    (Err(why), false) => {
+                        let text = format!("{} could not be undone: {why}", deed.action.kind());
+                        if incident.told.insert(text.clone()) {
+                            incident.note("note", text, now);
+                        }
+                    }
+                    _ => {}
+                }
+                break;
+            }
+        }
+    }
+
+    /// Packets per second of a class that a limit must let through.
+    fn normal_pps(&self, target: IpNet, class: TrafficClass) -> u64 {
+        let detection = &self.effective.detection;
+        let quantity = match class {
+            TrafficClass::TcpSyn => Quantity::TcpSynPps,
+            c if c.is_tcp() => Quantity::TcpPps,
+            c if c.is_udp() => Quantity::UdpPps,
+            TrafficClass::Icmp | TrafficClass::Icmpv6 => Quantity::IcmpPps,
+            TrafficClass::Gre => Quantity::GrePps,
+            TrafficClass::Fragment => Quantity::FragmentPps,
+            _ => Quantity::OtherPps,
+        };
+        let normal = self.baseline(target).map_or(0.0, |b| b.normal(quantity) * detection.multiplier);
+        (normal as u64).max(detection.floor_pps / 10).max(100)
+    }
+
+    fn threshold_pps(&self, target: IpNet) -> u64 {
+        self.thresholds_of(target)[Quantity::Pps.index()]
+            .map_or(self.effective.detection.floor_pps, |t| t.value as u64)
+            .max(100)
+    }
+
+    /// Removes automatic rules that the lists forbid now; whether there were any.
+    pub(super) fn recheck_rules(&mut self, now: Now) {
+        let forbidden: Vec<(_, Uuid, String)> = self
+            .rules
+            .values()
+            .filter(|r| r.origin.is_automatic())
+            .filter_map(|r| {
+                let why = guard::check(&r.matches, r.verdict, &self.effective, &self.allow).err()?;
+                Some((r.id, r.origin.incident()?, why.to_string()))
+            })
+            .collect();
+        for (id, incident, why) in forbidden {
+            self.rules.remove(&id);
+            self.rules_changed = true;
+            if let Some(incident) = self.incidents.get_mut(&incident) {
+                incident.refuse(None, format!("rule withdrawn: {why}"), now);
+            }
+        }
+    }
+}
+
+fn incident_target(engine: &Engine, uuid: Uuid) -> IpNet {
+    engine.incidents.get(&uuid).map_or_else(IpNet::default, |i| i.target)
+}
+
+fn refused(uuid: Uuid, rule_id: i64, incident: Uuid, action: &Action, why: &str, now: Now) -> RuleExecution {
+    RuleExecution {
+        uuid,
+        rule_id,
+        incident,
+        action: action.clone(),
+        outcome: ExecutionOutcome::Refused,
+        output: why.to_owned(),
+        commands: Vec::new(),
+        at: now.wall,
+        latency_us: 0,
+    }
+}
+
+/// The rules that carry an action out, with the meaning that [`preview`] shows.
+pub fn expand(action: &Action, context: &PreviewContext) -> Vec<(Matches, Verdict, Point)> {
+    let target = action.target().unwrap_or(context.target).trunc();
+    let per_source = |verdict, point| {
+        effective_sources(action, context).into_iter().map(|s| (Matches::source(s), verdict, point)).collect()
+    };
+    let port = |protocol: Protocol, port: u16, side| {
+        let one = Some([port, port]);
+        let to = Matches::target(target).protocol(protocol);
+        match side {
+            ftagent_common::api::PortSide::Source => Matches { src_port: one, ..to },
+            ftagent_common::api::PortSide::Destination => Matches { dst_port: one, ..to },
+        }
+    };
+    match action {
+        Action::XdpDropSource { .. } => per_source(Verdict::Drop, Point::Datapath),
+        Action::XdpRateLimitSource { pps, bps, burst, .. } => per_source(rate(*pps, *bps, *burst), Point::Datapath),
+        Action::XdpDropProtocol { protocol, .. } => {
+            vec![(Matches::target(target).protocol(*protocol), Verdict::Drop, Point::Datapath)]
+        }
+        Action::XdpDropPort { protocol, port: number, side, .. } => {
+            vec![(port(protocol.protocol(), *number, *side), Verdict::Drop, Point::Datapath)]
+        }
+        Action::XdpRateLimitTarget { protocol, pps, bps, .. } => {
+            let matches = protocol.map_or_else(|| Matches::target(target), |p| Matches::target(target).protocol(p));
+            vec![(matches, rate(*pps, *bps, None), Point::Datapath)]
+        }
+        Action::NftDropProtocol { protocol, .. } => {
+            vec![(Matches::target(target).protocol(*protocol), Verdict::Drop, Point::Nftables)]
+        }
+        Action::NftDropPort { protocol, port: number, side, .. } => {
+            vec![(port(protocol.protocol(), *number, *side), Verdict::Drop, Point::Nftables)]
+        }
+        Action::NftDropSource { .. } => per_source(Verdict::Drop, Point::Nftables),
+        Action::NftRateLimitSource { pps, burst, .. } => {
+            let burst = burst.unwrap_or_else(|| pps.div_ceil(10).max(5));
+            per_source(Verdict::LimitPps { pps: *pps, burst }, Point::Nftables)
+        }
+    }
+}
+
+/// A rate with a tenth of a second's burst unless one is given.
+pub(super) fn rate(pps: Option<u64>, bps: Option<u64>, burst: Option<u64>) -> Verdict {
+    match (pps, bps) {
+        (Some(pps), _) => Verdict::LimitPps { pps, burst: burst.unwrap_or_else(|| (pps / 10).max(1)) },
+        (None, Some(bps)) => Verdict::LimitBps { bps, burst: burst.unwrap_or_else(|| (bps / 10).max(1)) },
+        (None, None) => Verdict::Drop,
+    }
+}
+
+impl Deed {
+    fn new(key: String, rule_id: i64, action: Action, commands: Vec<Vec<String>>, undo: Vec<Vec<String>>) -> Self {
+        let (commands, undo) = (commands.into_iter().take(64).collect(), undo.into_iter().take(64).collect());
+        Self {
+            key,
+            rule_id,
+            action,
+            rules: BTreeSet::new(),
+            commands,
+            undo,
+            applied_at: None,
+            latency_us: 0,
+            failed: None,
+            undone_at: None,
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! What must survive a killed agent, so that undo still happens and what is normal need not be learnt again.
+
+use std::collections::VecDeque;
+
+use ftagent_common::api::{AllowEntry, CommandAck, NodeConfig};
+use ftagent_common::vocab::IncidentStatus;
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::Engine;
+use super::baseline::{Baseline, BaselineState};
+use super::incident::Incident;
+use super::input::Now;
+use super::rules::Rule;
+use super::settings::Settings;
+
+/// Everything of the engine that outlives its process. Monotonic times are only good within one boot.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct EngineState {
+    /// When it was saved.
+    pub saved_mono_ns: u64,
+    pub next_rule: u64,
+    pub rules: Vec<Rule>,
+    /// Active incidents, and resolved ones whose rules are not yet known to be gone.
+    pub incidents: Vec<Incident>,
+    pub operator_allow: Vec<AllowEntry>,
+    /// Firewall rule, target, and until when it does not fire again.
+    pub cooldowns: Vec<(i64, IpNet, u64)>,
+    pub baselines: Vec<(IpNet, BaselineState)>,
+    /// The control plane's newest configuration: it holds while the control plane is away.
+    pub remote: Option<NodeConfig>,
+    pub answered: Vec<(Uuid, CommandAck)>,
+}
+
+impl Engine {
+    /// What to save; see [`super::Command::Persist`].
+    pub fn state(&self) -> EngineState {
+        EngineState {
+            saved_mono_ns: self.now_ns,
+            next_rule: self.next_rule,
+            rules: self.rules.values().cloned().collect(),
+            incidents: self.incidents.values().cloned().collect(),
+            operator_allow: self.operator_allow.clone(),
+            cooldowns: self.cooldowns.iter().map(|((rule, target), until)| (*rule, *target, *until)).collect(),
+            baselines: self.baseline_states(),
+            remote: self.remote.clone(),
+            answered: self.answered.iter().cloned().collect(),
+        }
+    }
+
+    /// Continues from a saved state. `same_boot` says whether the kernel, its monotonic clock and what was pinned in
+    /// it are still those of the saved state.
+    ///
+    /// After a reboot nothing is in the kernel any more: incidents are closed with a note and blocks of operators and
+    /// of the control plane are installed again for what was left of their time.
+    pub fn restore(settings: Settings, state: EngineState, now: Now, same_boot: bool) -> Self {
+        let mut engine = Self::new(settings, now);
+        engine.next_rule = state.next_rule.max(state.rules.iter().map(|r| r.id.0 + 1).max().unwrap_or(0));
+        engine.operator_allow = state.operator_allow;
+        engine.remote = state.remote;
+        engine.answered = VecDeque::from(state.answered);
+        for (target, saved) in &state.baselines {
+            engine.restored.insert(*target, Baseline::restore(saved));
+        }
+        if same_boot {
+            engine.cooldowns =
+                state.cooldowns.into_iter().map(|(rule, target, until)| ((rule, target), until)).collect();
+            engine.incidents = state.incidents.into_iter().map(|i| (i.uuid, i)).collect();
+            engine.rules = state.rules.into_iter().map(|r| (r.id, r)).collect();
+            let closing: Vec<Uuid> = engine.incidents.values().filter(|i| !i.is_active()).map(|i| i.uuid).collect();
+            for uuid in closing {
+                engine.closing.insert(uuid, now.mono_ns);
+            }
+        } else {
+            for mut rule in state.rules.into_iter().filter(|r| !r.origin.is_automatic()) {
+                rule.expires_at_ns =
+                    rule.expires_at_ns.map(|end| now.mono_ns + end.saturating_sub(state.saved_mono_ns));
+                engine.rules.insert(rule.id, rule);
+            }
+            for mut incident in state.incidents.into_iter().filter(Incident::is_active) {
+                incident.status = IncidentStatus::Resolved;
+                incident.resolved_at = Some(now.wall);
+                incident.note(
+                    "resolved",
+                    "the machine was restarted: nothing of the response is in force any more",
+                    now,
+                );
+                engine.send(&mut incident, now);
+                engine.remember(incident.snapshot());
+            }
+        }
+        engine.rules_changed = true;
+        engine.merge_settings(now);
+        engine.finish(now);
+        engine
+    }
+}

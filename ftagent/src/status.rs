@@ -1,0 +1,115 @@
+//! What `ftagent status` shows: the truth about every part, as the daemon knows it at this moment.
+
+use std::collections::BTreeMap;
+
+use ftagent_common::abi::{Counter, InterfaceCounters, Reason};
+use ftagent_common::api::{InterfaceReport, MapReport};
+use ftagent_common::vocab::{Mode, TrafficClass};
+use serde::{Deserialize, Serialize};
+
+use crate::engine::{EngineView, Matches, Origin, RuleId, Verdict};
+use crate::sync::LinkStatus;
+use crate::xdp::program::Attached;
+
+/// The daemon and everything below it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    pub version: String,
+    pub pid: u32,
+    pub name: String,
+    pub uptime_secs: u64,
+    pub kernel: String,
+    pub mode: Mode,
+    pub ready: bool,
+    pub interfaces: Vec<InterfaceReport>,
+    /// By interface and reason; counted since the maps were made.
+    pub verdicts: BTreeMap<String, BTreeMap<String, Count>>,
+    /// By interface and traffic class.
+    pub classes: BTreeMap<String, BTreeMap<String, PassedDropped>>,
+    pub maps: Vec<MapReport>,
+    pub health: BTreeMap<String, u64>,
+    /// Absent where the agent works alone.
+    pub link: Option<LinkReport>,
+    /// Microseconds that the last ticks took, from reading the counters to the last command.
+    pub tick_us: TickReport,
+    /// What needs an operator's look.
+    pub warnings: Vec<String>,
+    pub engine: EngineView,
+}
+
+/// Frames and their bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Count {
+    pub packets: u64,
+    pub bytes: u64,
+}
+
+impl From<Counter> for Count {
+    fn from(counter: Counter) -> Self {
+        Self { packets: counter.packets, bytes: counter.bytes }
+    }
+}
+
+/// What passed and what did not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PassedDropped {
+    pub passed: Count,
+    pub dropped: Count,
+}
+
+/// The link to the control plane.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkReport {
+    pub url: String,
+    #[serde(flatten)]
+    pub status: LinkStatus,
+}
+
+/// How long ticks take.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TickReport {
+    pub last: u64,
+    pub max: u64,
+}
+
+/// A rule that should be in force, and what it did.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RuleStatus {
+    pub id: RuleId,
+    pub matches: Matches,
+    pub verdict: Verdict,
+    pub origin: Origin,
+    pub point: crate::engine::Point,
+    pub expires_in_secs: Option<u64>,
+    pub packets: u64,
+    pub bytes: u64,
+    /// `CLOCK_MONOTONIC` of the first frame that it judged, at the resolution of the kernel's tick.
+    pub first_hit_mono_ns: Option<u64>,
+}
+
+/// An interface as heartbeat and status show it.
+pub fn interface(attached: &Attached) -> InterfaceReport {
+    InterfaceReport {
+        name: attached.interface.clone(),
+        mode: attached.mode,
+        reason: attached.reason.clone(),
+        link_id: attached.link_id,
+        program_id: attached.program_id,
+    }
+}
+
+/// The verdicts of one interface; reasons that no frame met are left out.
+pub fn verdicts(counters: &InterfaceCounters) -> BTreeMap<String, Count> {
+    let all = Reason::ALL.iter().map(|r| (r, counters.reasons[r.index()])).filter(|(_, c)| c.packets > 0);
+    all.map(|(reason, counter)| (reason.as_str().to_owned(), counter.into())).collect()
+}
+
+/// The classes of one interface; those that no frame was of are left out.
+pub fn classes(counters: &InterfaceCounters) -> BTreeMap<String, PassedDropped> {
+    let all = TrafficClass::ALL.iter().map(|c| (c, counters.classes[c.index()]));
+    let seen = all.filter(|(_, flow)| flow.total().packets > 0);
+    seen.map(|(class, flow)| {
+        (class.as_str().to_owned(), PassedDropped { passed: flow.passed.into(), dropped: flow.dropped.into() })
+    })
+    .collect()
+}
