@@ -22,13 +22,15 @@ use crate::rtnl::Rtnl;
 use crate::run::xdp_context;
 
 mod settings;
+mod spare;
 
+const PROGRAM: &str = "lab_generate";
 /// Frames that the kernel transmits in one go; the ring of a veth device holds 256.
 const BATCH: u32 = 64;
 /// Frames of one system call: below it a time limit or a stop is not noticed.
 const CHUNK: u64 = 1 << 16;
-/// Frames of one system call of a paced run, so that a late wake-up does not end in one huge burst.
-const PACED_CHUNK: u64 = 1024;
+/// Frames of one system call of a paced run: what a late wake-up left undone must not overflow the peer's ring.
+const PACED_CHUNK: u64 = 128;
 const TICK: Duration = Duration::from_micros(500);
 
 /// What differs between the frames; what is `None` or false stays as in the template.
@@ -64,6 +66,12 @@ pub enum GeneratorError {
     },
     #[error("cannot read the statistics of device {device}")]
     Stats {
+        device: u32,
+        #[source]
+        source: io::Error,
+    },
+    #[error("cannot make a device beside device {device} that holds the program")]
+    Spare {
         device: u32,
         #[source]
         source: io::Error,
@@ -126,7 +134,6 @@ impl Generator {
     }
 
     fn with_settings(template: &[u8], words: &settings::Words, seed: u64) -> Result<Self, LabProgramError> {
-        const PROGRAM: &str = "lab_generate";
         let fail = |source| LabProgramError::Program { program: PROGRAM, source };
         let mut ebpf = object::load()?;
         let program = ebpf.program_mut(PROGRAM).ok_or(LabProgramError::Missing(PROGRAM))?;
@@ -152,6 +159,7 @@ impl Generator {
             let read = Rtnl::open().and_then(|rtnl| rtnl.stats(device));
             read.map_err(|source| GeneratorError::Stats { device, source })
         };
+        let _held = self.hold(device)?;
         let (before, dropped_before) = (self.progress()?, stats()?.tx_dropped);
         let first = Moment::now();
         let started = now();
@@ -174,6 +182,10 @@ impl Generator {
             }
             self.send_chunk(device, chunk as u32)?;
             sent += chunk;
+            if pace != Pace::Full {
+                // To whoever empties the ring, if that is another thread.
+                thread::yield_now();
+            }
         }
         let last = Moment::now();
         let after = self.progress()?;
@@ -181,6 +193,13 @@ impl Generator {
             return Err(GeneratorError::Short(after.1 - before.1));
         }
         Ok(Sent { frames: after.0 - before.0, ring_dropped: stats()?.tx_dropped - dropped_before, first, last })
+    }
+
+    /// Attaches the program to a device without traffic while frames are sent.
+    fn hold(&mut self, device: u32) -> Result<spare::Spare, GeneratorError> {
+        let spare = spare::Spare::create().map_err(|source| GeneratorError::Spare { device, source })?;
+        spare.hold(&mut self.ebpf, PROGRAM)?;
+        Ok(spare)
     }
 
     fn send_chunk(&mut self, device: u32, frames: u32) -> Result<(), GeneratorError> {
@@ -191,7 +210,7 @@ impl Generator {
         options.ctx_in = Some(&context);
         options.repeat = frames;
         options.attrs = TestRunAttrs::new().xdp_live_frames(BATCH);
-        let program = self.ebpf.program_mut("lab_generate").ok_or(LabProgramError::Missing("lab_generate"))?;
+        let program = self.ebpf.program_mut(PROGRAM).ok_or(LabProgramError::Missing(PROGRAM))?;
         let program: &mut Xdp = program.try_into().map_err(fail)?;
         program.test_run(options).map(drop).map_err(fail)
     }

@@ -80,6 +80,29 @@ fn a_paced_run_keeps_its_rate() {
 }
 
 #[test]
+fn a_paced_run_can_be_fast() {
+    if skip_without_root("a_paced_run_can_be_fast") {
+        return;
+    }
+    let lab = Lab::new();
+    let counter =
+        lab.edge.run(|| XdpCounter::attach("edge0", Then::Drop)).expect("inside").expect("native XDP on veth");
+    let sent = lab
+        .wan
+        .run(|| {
+            let mut generator = Generator::load(&syn(), &Vary::default(), 1).expect("loads");
+            generator.send(lab.wan0.index, Pace::PerSecond(200_000), bounds(300_001))
+        })
+        .expect("inside")
+        .expect("sends");
+    let seconds = (sent.last - sent.first).as_secs_f64();
+    println!("{} frames in {seconds:.3} s, {} lost in the ring", sent.frames, sent.ring_dropped);
+    assert_eq!(sent.frames, 300_001);
+    assert_eq!(counter.counts().expect("readable"), Counts { attack: sent.arrived(), other: 0 });
+    assert!(seconds >= 1.49, "{seconds}");
+}
+
+#[test]
 fn a_run_ends_at_its_time_limit() {
     if skip_without_root("a_run_ends_at_its_time_limit") {
         return;

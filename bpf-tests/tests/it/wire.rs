@@ -57,16 +57,18 @@ fn the_sum_of_the_verdicts_is_the_frames_sent() {
     let mut datapath = Datapath::new();
     let half = Matches::source(net("64.0.0.0/4"));
     datapath.apply(&set(vec![rule(1, half, Verdict::Drop)]));
-    let sent = flood(&datapath, &syn(), 2_000_000, Pace::Full);
+    // Paced, because the stack behind the datapath is slower than the generator: the ring would lose most frames.
+    let sent = flood(&datapath, &syn(), 600_000, Pace::PerSecond(300_000));
     let (passed, dropped) = verdicts(&counters::interface(&datapath.maps, 0).expect("counters"));
     let seconds = (sent.last - sent.first).as_secs_f64();
     println!(
-        "2,000,000 frames in {seconds:.2} s: {passed} passed, {dropped} dropped, {} lost in the ring",
+        "600,000 frames in {seconds:.2} s: {passed} passed, {dropped} dropped, {} lost in the ring",
         sent.ring_dropped
     );
     assert_eq!(passed + dropped, sent.arrived());
-    // Half of the sources are blocked: 2 million coin flips are off by less than 1 % but once in an age.
-    assert!((990_000..1_010_000).contains(&dropped), "{dropped}");
+    // Half of the sources are blocked, and as many coin flips are off by 2 % once in an age.
+    let half = sent.arrived() as f64 / 2.0;
+    assert!((dropped as f64 - half).abs() < half * 0.02, "{dropped} of {}", sent.arrived());
 }
 
 #[test]
