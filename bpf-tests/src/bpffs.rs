@@ -9,6 +9,8 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use crate::netns::maker;
 
 const PREFIX: &str = "ftlab-";
+/// A file with this name in a lab's directory keeps the lab from being swept.
+pub const KEPT: &str = "kept.json";
 
 /// A temporary directory with a BPF file system mounted at `bpf`; both go when the guard goes.
 ///
@@ -50,7 +52,7 @@ impl LabDir {
         self.path.join("bpf")
     }
 
-    /// Leaves everything in place; the next sweep after this process ended removes it.
+    /// Leaves everything in place. The next sweep after this process ended removes it, unless there is a [`KEPT`] file.
     pub fn keep(&mut self) {
         self.keep = true;
     }
@@ -64,18 +66,31 @@ impl Drop for LabDir {
     }
 }
 
-/// Removes the directories and mounts of makers that no longer run and returns their paths.
+/// Removes the directories and mounts of makers that no longer run and returns their paths. Those with a [`KEPT`] file
+/// stay.
 pub fn sweep() -> Vec<PathBuf> {
-    let Ok(entries) = fs::read_dir(std::env::temp_dir()) else { return Vec::new() };
-    let mut removed = Vec::new();
-    for entry in entries.flatten() {
-        let Ok(name) = entry.file_name().into_string() else { continue };
-        if maker(&name).is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists()) {
-            remove(&entry.path());
-            removed.push(entry.path());
-        }
-    }
-    removed
+    let dead = all().filter(|(pid, path)| !is_running(*pid) && !path.join(KEPT).exists());
+    dead.map(|(_, path)| path).inspect(|path| remove(path)).collect()
+}
+
+/// The directories that were kept on purpose by makers that no longer run.
+pub fn kept() -> Vec<PathBuf> {
+    all().filter(|(pid, path)| !is_running(*pid) && path.join(KEPT).exists()).map(|(_, path)| path).collect()
+}
+
+/// Whether a process that kept its lab made this.
+pub(crate) fn is_kept(pid: u32) -> bool {
+    all().any(|(maker, path)| maker == pid && path.join(KEPT).exists())
+}
+
+pub(crate) fn is_running(pid: u32) -> bool {
+    Path::new("/proc").join(pid.to_string()).exists()
+}
+
+/// Every directory that this module made, with its maker.
+fn all() -> impl Iterator<Item = (u32, PathBuf)> {
+    let entries = fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten();
+    entries.filter_map(|entry| Some((maker(entry.file_name().to_str()?)?, entry.path())))
 }
 
 fn remove(path: &Path) {

@@ -8,7 +8,7 @@ use std::io;
 use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use aya::maps::{Array, MapData, PerCpuArray, PerCpuValues};
 use aya::programs::{ProgramError, TestRun, Xdp};
@@ -16,18 +16,21 @@ use aya::util::nr_cpus;
 use aya::{Ebpf, TestRunAttrs, TestRunOptions};
 use ipnet::IpNet;
 
+use crate::clock::{Moment, now};
 use crate::object::{self, LabProgramError};
 use crate::rtnl::Rtnl;
 use crate::run::xdp_context;
 
 mod settings;
+mod spare;
 
+const PROGRAM: &str = "lab_generate";
 /// Frames that the kernel transmits in one go; the ring of a veth device holds 256.
 const BATCH: u32 = 64;
 /// Frames of one system call: below it a time limit or a stop is not noticed.
 const CHUNK: u64 = 1 << 16;
-/// Frames of one system call of a paced run, so that a late wake-up does not end in one huge burst.
-const PACED_CHUNK: u64 = 1024;
+/// Frames of one system call of a paced run: what a late wake-up left undone must not overflow the peer's ring.
+const PACED_CHUNK: u64 = 128;
 const TICK: Duration = Duration::from_micros(500);
 
 /// What differs between the frames; what is `None` or false stays as in the template.
@@ -67,6 +70,12 @@ pub enum GeneratorError {
         #[source]
         source: io::Error,
     },
+    #[error("cannot make a device beside device {device} that holds the program")]
+    Spare {
+        device: u32,
+        #[source]
+        source: io::Error,
+    },
     #[error("{0} frames were shorter than the template says")]
     Short(u64),
 }
@@ -95,9 +104,9 @@ pub struct Sent {
     /// Frames of these that did not fit the ring of the device's peer and never arrived.
     pub ring_dropped: u64,
     /// A moment just before the first frame.
-    pub first: Instant,
+    pub first: Moment,
     /// A moment just after the last frame.
-    pub last: Instant,
+    pub last: Moment,
 }
 
 impl Sent {
@@ -125,7 +134,6 @@ impl Generator {
     }
 
     fn with_settings(template: &[u8], words: &settings::Words, seed: u64) -> Result<Self, LabProgramError> {
-        const PROGRAM: &str = "lab_generate";
         let fail = |source| LabProgramError::Program { program: PROGRAM, source };
         let mut ebpf = object::load()?;
         let program = ebpf.program_mut(PROGRAM).ok_or(LabProgramError::Missing(PROGRAM))?;
@@ -151,18 +159,20 @@ impl Generator {
             let read = Rtnl::open().and_then(|rtnl| rtnl.stats(device));
             read.map_err(|source| GeneratorError::Stats { device, source })
         };
+        let _held = self.hold(device)?;
         let (before, dropped_before) = (self.progress()?, stats()?.tx_dropped);
-        let first = Instant::now();
+        let first = Moment::now();
+        let started = now();
         let mut sent = 0;
         while sent < bounds.frames
-            && first.elapsed() < bounds.time
+            && started.elapsed() < bounds.time
             && !bounds.stop.is_some_and(|s| s.load(Ordering::Relaxed))
         {
             let left = bounds.frames - sent;
             let chunk = match pace {
                 Pace::Full => left.min(CHUNK),
                 Pace::PerSecond(rate) => {
-                    let due = (first.elapsed().as_nanos() * u128::from(rate) / 1_000_000_000) as u64 + 1;
+                    let due = (started.elapsed().as_nanos() * u128::from(rate) / 1_000_000_000) as u64 + 1;
                     due.saturating_sub(sent).min(left).min(PACED_CHUNK)
                 }
             };
@@ -172,13 +182,24 @@ impl Generator {
             }
             self.send_chunk(device, chunk as u32)?;
             sent += chunk;
+            if pace != Pace::Full {
+                // To whoever empties the ring, if that is another thread.
+                thread::yield_now();
+            }
         }
-        let last = Instant::now();
+        let last = Moment::now();
         let after = self.progress()?;
         if after.1 != before.1 {
             return Err(GeneratorError::Short(after.1 - before.1));
         }
         Ok(Sent { frames: after.0 - before.0, ring_dropped: stats()?.tx_dropped - dropped_before, first, last })
+    }
+
+    /// Attaches the program to a device without traffic while frames are sent.
+    fn hold(&mut self, device: u32) -> Result<spare::Spare, GeneratorError> {
+        let spare = spare::Spare::create().map_err(|source| GeneratorError::Spare { device, source })?;
+        spare.hold(&mut self.ebpf, PROGRAM)?;
+        Ok(spare)
     }
 
     fn send_chunk(&mut self, device: u32, frames: u32) -> Result<(), GeneratorError> {
@@ -189,7 +210,7 @@ impl Generator {
         options.ctx_in = Some(&context);
         options.repeat = frames;
         options.attrs = TestRunAttrs::new().xdp_live_frames(BATCH);
-        let program = self.ebpf.program_mut("lab_generate").ok_or(LabProgramError::Missing("lab_generate"))?;
+        let program = self.ebpf.program_mut(PROGRAM).ok_or(LabProgramError::Missing(PROGRAM))?;
         let program: &mut Xdp = program.try_into().map_err(fail)?;
         program.test_run(options).map(drop).map_err(fail)
     }

@@ -8,24 +8,33 @@ use std::convert::Infallible;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, parent_id};
 use std::path::Path;
 use std::process::Command;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
-use nix::sys::{prctl, signal::Signal};
+use nix::sys::prctl;
+use nix::sys::signal::{SigSet, Signal};
 
 use crate::netns::{self, Netns};
 
 const WORD: &str = "inside-netns";
 
+/// What ends a program that runs inside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Life {
+    /// It is killed when the thread that spawns it ends: spawn it from one that lives long enough.
+    WithParent,
+    /// Nothing but itself.
+    Own,
+}
+
 /// A command that runs `program` inside `netns`, by way of `helper`, a binary that calls [`exec_if_asked`].
-///
-/// The program is killed when the thread that spawns the command ends: spawn it from one that lives long enough.
-pub fn command(helper: &Path, netns: &Netns, program: &Path) -> Command {
+pub fn command(helper: &Path, netns: &Netns, program: &Path, life: Life) -> Command {
+    let parent = if life == Life::WithParent { std::process::id() } else { 0 };
     let mut command = Command::new(helper);
-    command.arg(WORD).arg(std::process::id().to_string()).arg(netns.path()).arg(program);
+    command.arg(WORD).arg(parent.to_string()).arg(netns.path()).arg(program);
     command
 }
 
@@ -45,10 +54,14 @@ fn exec(mut args: impl Iterator<Item = OsString>) -> io::Result<Infallible> {
     let parent = args.next().ok_or_else(missing)?;
     let netns_path = args.next().ok_or_else(missing)?;
     let program = args.next().ok_or_else(missing)?;
-    prctl::set_pdeathsig(Signal::SIGKILL)?;
-    // A parent that died before the line above sends no signal any more.
-    if parent != std::os::unix::process::parent_id().to_string().as_str() {
-        return Err(io::Error::other("the parent process is gone"));
+    // Whoever waits for signals has blocked them, and a blocked signal stays blocked in a new program.
+    SigSet::all().thread_unblock()?;
+    if parent != "0" {
+        prctl::set_pdeathsig(Signal::SIGKILL)?;
+        // A parent that died before the line above sends no signal any more.
+        if parent != parent_id().to_string().as_str() {
+            return Err(io::Error::other("the parent process is gone"));
+        }
     }
     netns::enter(&File::open(netns_path)?)?;
     show_own_devices()?;

@@ -13,6 +13,8 @@ pub mod bpffs;
 pub mod capability;
 pub mod captures;
 pub mod checksum;
+pub mod clock;
+pub mod demo;
 pub mod generate;
 pub mod generator;
 pub mod http;

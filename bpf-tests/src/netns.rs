@@ -14,6 +14,8 @@ use std::thread::{self, JoinHandle};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
 
+use crate::bpffs;
+
 /// Where `ip netns` looks for namespaces.
 pub const NETNS_DIR: &str = "/run/netns";
 const PREFIX: &str = "ftlab-";
@@ -81,7 +83,8 @@ impl Netns {
         &self.path
     }
 
-    /// Leaves the namespace in place when the guard goes; the next sweep after this process ended removes it.
+    /// Leaves the namespace in place when the guard goes. The next sweep after this process ended removes it, unless the
+    /// process kept a whole lab.
     pub fn keep(&mut self) {
         self.keep = true;
     }
@@ -145,13 +148,13 @@ impl Drop for Netns {
     }
 }
 
-/// Removes the namespaces of makers that no longer run and returns their names.
+/// Removes the namespaces of makers that no longer run and returns their names; those of a kept lab stay.
 pub fn sweep() -> Vec<String> {
     let Ok(entries) = fs::read_dir(NETNS_DIR) else { return Vec::new() };
     let mut removed = Vec::new();
     for entry in entries.flatten() {
         let Ok(name) = entry.file_name().into_string() else { continue };
-        if maker(&name).is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists()) {
+        if maker(&name).is_some_and(|pid| !bpffs::is_running(pid) && !bpffs::is_kept(pid)) {
             remove(&entry.path());
             removed.push(name);
         }

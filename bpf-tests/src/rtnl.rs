@@ -51,6 +51,13 @@ impl Rtnl {
         self.change(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL)
     }
 
+    /// Removes a device, and with one end of a veth pair the other.
+    pub(crate) fn remove(&self, name: &str) -> io::Result<()> {
+        let mut message = LinkMessage::default();
+        message.attributes.push(LinkAttribute::IfName(name.to_owned()));
+        self.change(RouteNetlinkMessage::DelLink(message), 0)
+    }
+
     pub(crate) fn set_up(&self, name: &str) -> io::Result<()> {
         self.set_flags(name, LinkFlags::Up)
     }

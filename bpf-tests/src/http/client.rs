@@ -5,9 +5,10 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::message::{HttpError, connect, read_response, write_request};
+use crate::clock::now;
 use crate::netns::{Netns, NetnsError};
 
 /// What one client does.
@@ -103,13 +104,13 @@ impl Drop for Client {
 }
 
 fn ask(load: Load, stop: &AtomicBool, tally: &Mutex<Tally>) {
-    let started = Instant::now();
+    let started = now();
     let gap = Duration::from_secs(1) / load.rate.max(1);
     let mut connection = None;
     let mut due = Duration::ZERO;
     while !stop.load(Ordering::Relaxed) {
         thread::sleep(due.saturating_sub(started.elapsed()));
-        let asked = Instant::now();
+        let asked = now();
         let result = request(&load, &mut connection);
         let took = asked.elapsed();
         let mut tally = lock(tally);

@@ -4,7 +4,7 @@ use std::io::{self, IoSlice};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::Ordering;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::ifaddrs::getifaddrs;
@@ -13,6 +13,7 @@ use nix::sys::socket::{
 };
 
 use super::{Recording, ReplayError, TimedFrame};
+use crate::clock::{Moment, now};
 use crate::generator::{Bounds, Pace, Sent};
 use crate::rtnl::Rtnl;
 
@@ -43,10 +44,11 @@ pub fn send(device: &str, recording: &Recording, timing: Timing, bounds: Bounds<
     let dropped = || Rtnl::open().and_then(|rtnl| rtnl.stats(index)).map(|s| s.tx_dropped).map_err(fail);
     let dropped_before = dropped()?;
     let mut headers = MultiHeaders::preallocate(BATCH, None);
-    let first = Instant::now();
+    let first = Moment::now();
+    let started = now();
     let mut sent: u64 = 0;
     while sent < bounds.frames
-        && first.elapsed() < bounds.time
+        && started.elapsed() < bounds.time
         && !bounds.stop.is_some_and(|stop| stop.load(Ordering::Relaxed))
     {
         let at = (sent % length) as usize;
@@ -55,11 +57,11 @@ pub fn send(device: &str, recording: &Recording, timing: Timing, bounds: Bounds<
         let due = match timing {
             Timing::Paced(Pace::Full) => room,
             Timing::Paced(Pace::PerSecond(rate)) => {
-                let due = (first.elapsed().as_nanos() * u128::from(rate) / 1_000_000_000) as u64 + 1;
+                let due = (started.elapsed().as_nanos() * u128::from(rate) / 1_000_000_000) as u64 + 1;
                 room.min(due.saturating_sub(sent) as usize)
             }
             Timing::Recorded { speed } => {
-                let into_loop = first.elapsed().mul_f64(speed).saturating_sub(span * (sent / length) as u32);
+                let into_loop = started.elapsed().mul_f64(speed).saturating_sub(span * (sent / length) as u32);
                 next.iter().take_while(|frame| frame.at <= into_loop).count()
             }
         };
@@ -73,7 +75,7 @@ pub fn send(device: &str, recording: &Recording, timing: Timing, bounds: Bounds<
             Err(error) => return Err(fail(error.into())),
         }
     }
-    let last = Instant::now();
+    let last = Moment::now();
     Ok(Sent { frames: sent, ring_dropped: dropped()? - dropped_before, first, last })
 }
 

@@ -8,8 +8,9 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use bpf_tests::bpffs::{self, LabDir};
+use bpf_tests::inside::{self, Life};
 use bpf_tests::netns::{self, NETNS_DIR, Netns};
-use bpf_tests::{inside, skip_without_root};
+use bpf_tests::skip_without_root;
 
 use crate::lab::{EDGE_V4, EDGE_V6, Lab};
 
@@ -111,8 +112,10 @@ fn a_program_inside_sees_the_devices_of_its_namespace_alone() {
     }
     let lab = Lab::new();
     let helper = Path::new(env!("CARGO_BIN_EXE_inside"));
-    let output =
-        inside::command(helper, &lab.edge, Path::new("/bin/ls")).arg("/sys/class/net").output().expect("ls runs");
+    let output = inside::command(helper, &lab.edge, Path::new("/bin/ls"), Life::WithParent)
+        .arg("/sys/class/net")
+        .output()
+        .expect("ls runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let devices: Vec<String> = String::from_utf8_lossy(&output.stdout).split_whitespace().map(str::to_owned).collect();
     assert!(devices.contains(&"edge0".to_owned()) && !devices.contains(&"wan0".to_owned()), "{devices:?}");
@@ -126,7 +129,7 @@ fn a_program_inside_dies_with_the_thread_that_started_it() {
     }
     let lab = Lab::new();
     let helper = Path::new(env!("CARGO_BIN_EXE_inside"));
-    let mut command = inside::command(helper, &lab.edge, Path::new("/bin/sh"));
+    let mut command = inside::command(helper, &lab.edge, Path::new("/bin/sh"), Life::WithParent);
     command.args(["-c", "echo up; exec sleep 30"]).stdout(Stdio::piped());
     let mut child = std::thread::spawn(move || {
         let mut child = command.spawn().expect("sleep runs");

@@ -7,3 +7,4 @@ mod http;
 mod lab;
 mod replay;
 mod run;
+mod wire;

@@ -1,0 +1,108 @@
+//! `cargo xtask demo`: an attack is seen, named, dropped in the kernel, reported and undone.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use anyhow::{Context, bail};
+use bpf_tests::demo::{self, Options, Story};
+use clap::Parser;
+use nix::sys::signal::{SigSet, Signal};
+
+/// Plays attacks against a node in network namespaces of its own and proves what happened to every frame.
+///
+/// Needs root. Real captures are used if FTAGENT_CAPTURES names a folder of them.
+#[derive(Parser)]
+#[command(name = "demo")]
+struct Arguments {
+    /// The agent's binary
+    #[arg(long, value_name = "PATH")]
+    ftagent: PathBuf,
+    /// The control plane's binary
+    #[arg(long, value_name = "PATH")]
+    controlplane: PathBuf,
+    /// End with one line of JSON on standard output; the time line goes to standard error
+    #[arg(long)]
+    json: bool,
+    /// Leave the lab up and say how to look at it
+    #[arg(long)]
+    keep: bool,
+    /// Play every scenario this many times
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    runs: u32,
+    /// Play every attack capture, not one of each family
+    #[arg(long)]
+    all_captures: bool,
+    /// Play this scenario alone; may be repeated
+    #[arg(long, value_name = "NAME")]
+    only: Vec<String>,
+}
+
+fn main() -> ExitCode {
+    bpf_tests::inside::exec_if_asked();
+    let arguments = Arguments::parse();
+    match play(&arguments) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            if arguments.json {
+                println!("{}", serde_json::json!({ "ok": false, "scenarios": [], "error": format!("{error:#}") }));
+            }
+            eprintln!("demo: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Whether everything that was to be shown really happened.
+fn play(arguments: &Arguments) -> anyhow::Result<bool> {
+    if !nix::unistd::geteuid().is_root() {
+        bail!("network namespaces and BPF need root: run `cargo xtask demo`, which asks for it");
+    }
+    let absolute =
+        |path: &PathBuf| path.canonicalize().with_context(|| format!("there is no program {}", path.display()));
+    let options = Options {
+        ftagent: absolute(&arguments.ftagent)?,
+        controlplane: absolute(&arguments.controlplane)?,
+        helper: std::env::current_exe()?,
+        runs: arguments.runs,
+        every_capture: arguments.all_captures,
+        only: arguments.only.clone(),
+        keep: arguments.keep,
+    };
+    let stop = stop_on_signals()?;
+    let story = Story::new(arguments.json);
+    let report = demo::run(&options, &story, &stop)?;
+    if let (Some(p50), Some(p99)) = (report.drop_ms_p50, report.drop_ms_p99) {
+        story.heading(&format!("first attack frame to first drop by rule: p50 {p50:.0} ms, p99 {p99:.0} ms"));
+    }
+    if let Some(error) = &report.error {
+        story.bad(error);
+    }
+    if arguments.json {
+        println!("{}", report.to_line());
+    }
+    Ok(report.ok)
+}
+
+/// Turns SIGINT, SIGTERM and SIGHUP into a flag, so that every guard cleans up; a second signal ends at once.
+fn stop_on_signals() -> anyhow::Result<Arc<AtomicBool>> {
+    let mut signals = SigSet::empty();
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+        signals.add(signal);
+    }
+    // Before any other thread exists: they all inherit the mask.
+    signals.thread_block()?;
+    let stop = Arc::new(AtomicBool::new(false));
+    let flag = stop.clone();
+    thread::spawn(move || {
+        while signals.wait().is_ok() {
+            if flag.swap(true, Ordering::Relaxed) {
+                std::process::exit(130);
+            }
+        }
+    });
+    Ok(stop)
+}

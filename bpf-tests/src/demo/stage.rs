@@ -1,0 +1,414 @@
+//! The lab of the demonstration.
+//!
+//! ```text
+//!   wan                              edge (protected)                    plane
+//!   clean clients  \                 agent, XDP on edge0
+//!   attack frames   } wan0 ── edge0  HTTP server          edge1 ── plane0  control plane
+//! ```
+//! Clean and attack frames share the one wire between wan0 and edge0.
+
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::AtomicBool;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use ftagent::xdp::maps::Maps;
+use ftagent::xdp::pins::Pins;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
+
+use super::agent::{Agent, Plane};
+use super::process::Process;
+use super::scenario::{EDGE_MAC, Target};
+use super::{Options, Story};
+use crate::bpffs::{self, KEPT, LabDir};
+use crate::http::Server;
+use crate::inside::{self, Life};
+use crate::meter::{Direction, Meter};
+use crate::netns::{self, Netns};
+use crate::veth::{self, Device, EndSpec};
+
+const WAN_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0x02];
+const EDGE: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
+/// Protected addresses, one for each scenario in turn: an attack that returns to its target within five minutes is
+/// held down longer, and by the time an address comes round again more time than that has passed.
+const TARGETS: u8 = 64;
+const FIRST_TARGET: u8 = 10;
+const WAN: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 2);
+const EDGE_BACK: Ipv4Addr = Ipv4Addr::new(10, 99, 1, 1);
+const PLANE: Ipv4Addr = Ipv4Addr::new(10, 99, 1, 2);
+/// How long a program may take to be ready.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Time below the threshold before the agent calls an attack over.
+const HOLD_DOWN: Duration = Duration::from_secs(2);
+const PAGE_BYTES: usize = 8 << 10;
+
+/// Everything that stands while scenarios are played. Fields drop in this order: programs before what they use.
+pub(super) struct Stage {
+    agent_process: Process,
+    plane_process: Process,
+    pub(super) server: Server,
+    pub(super) arrived: Meter,
+    pub(super) left: Meter,
+    pub(super) maps: Maps,
+    pub(super) wan: Netns,
+    pub(super) wan0: Device,
+    pub(super) plane_netns: Netns,
+    edge: Netns,
+    pub(super) agent: Agent,
+    pub(super) plane: Plane,
+    helper: PathBuf,
+    dir: LabDir,
+}
+
+impl Stage {
+    /// Builds the namespaces and starts the programs.
+    pub(super) fn build(options: &Options, story: &Story, stop: &AtomicBool) -> anyhow::Result<Self> {
+        let dir = LabDir::create("demo").context("cannot make a directory with a BPF file system")?;
+        let edge = Netns::create("edge")?;
+        let wan = Netns::create("wan")?;
+        let plane_netns = Netns::create("plane")?;
+        let end = |name: &str, mac, address: Ipv4Addr, default_route| EndSpec {
+            name: name.into(),
+            mac,
+            addresses: vec![(IpAddr::V4(address), 24)],
+            queues: 1,
+            default_route,
+        };
+        let mut edge_end = end("edge0", EDGE_MAC, EDGE, true);
+        for target in (0..usize::from(TARGETS)).map(target) {
+            edge_end.addresses.extend([(IpAddr::V4(target.v4), 24), (IpAddr::V6(target.v6), 64)]);
+        }
+        // Answers to forged sources leave by the wire they came from and are lost in wan, which forwards nothing.
+        let (_, wan0) = veth::connect((&edge, &edge_end), (&wan, &end("wan0", WAN_MAC, WAN, false)))?;
+        veth::connect(
+            (&edge, &end("edge1", [0x02, 0, 0, 0, 0, 0x11], EDGE_BACK, false)),
+            (&plane_netns, &end("plane0", [0x02, 0, 0, 0, 0, 0x12], PLANE, false)),
+        )?;
+        story.step(&format!(
+            "lab: {} -- wan0/edge0 -- {} -- edge1/plane0 -- {}",
+            wan.name(),
+            edge.name(),
+            plane_netns.name()
+        ));
+
+        let life = if options.keep { Life::Own } else { Life::WithParent };
+        let (plane_process, plane) = start_plane(options, life, &plane_netns, &dir, stop)?;
+        story.step(&format!("control plane at {} (SQLite, made a moment ago)", plane.address));
+        let config = write_config(&dir, &plane)?;
+        let (agent_process, agent) = start_agent(options, life, &edge, &dir, config, stop)?;
+        let status = agent.status().context("the agent is ready but does not answer")?;
+        story.step(&format!("agent ready, {}", describe(&status)));
+
+        let pins = Pins::below(&dir.bpf()).context("the lab's BPF file system")?;
+        let maps = Maps::open(&pins.maps()).context("the agent pinned no maps: is the datapath attached?")?;
+        let server = Server::start(&edge, SocketAddr::from((Ipv4Addr::UNSPECIFIED, 80)), PAGE_BYTES)?;
+        let arrived = edge.run(|| Meter::attach("edge0", Direction::In))??;
+        let left = wan.run(|| Meter::attach("wan0", Direction::Out))??;
+        Ok(Self {
+            agent_process,
+            plane_process,
+            server,
+            arrived,
+            left,
+            maps,
+            wan,
+            wan0,
+            plane_netns,
+            edge,
+            agent,
+            plane,
+            helper: options.helper.clone(),
+            dir,
+        })
+    }
+
+    /// Ends the programs, detaches the datapath and proves that nothing of it is left.
+    pub(super) fn take_down(mut self, story: &Story) -> anyhow::Result<()> {
+        let status = self.agent_process.end()?;
+        if !status.success() {
+            bail!("the agent ended with {status}{}", self.agent_process.last_words());
+        }
+        let mut detach = inside::command(&self.helper, &self.edge, &self.agent.program, Life::WithParent);
+        self.agent.detach(&mut detach)?;
+        let left: Vec<_> = walk(&self.dir.bpf());
+        if !left.is_empty() {
+            bail!("`ftagent detach` left pins behind: {left:?}");
+        }
+        self.plane_process.end()?;
+        story.step("agent stopped, datapath detached, no pin left; the lab is gone");
+        Ok(())
+    }
+
+    /// Leaves everything running and says how to look at it.
+    pub(super) fn keep(mut self, story: &Story) -> anyhow::Result<()> {
+        let programs = [&mut self.agent_process, &mut self.plane_process];
+        let mut kept = Kept { processes: Vec::new() };
+        for process in programs {
+            process.leave_alone();
+            let started = start_time(process.pid()).with_context(|| format!("{} has ended", process.name()))?;
+            kept.processes.push(KeptProcess { pid: process.pid(), started });
+        }
+        fs::write(self.dir.path().join(KEPT), serde_json::to_vec(&kept)?)?;
+        for netns in [&mut self.wan, &mut self.plane_netns, &mut self.edge] {
+            netns.keep();
+        }
+        self.dir.keep();
+        let program = self.agent.program.display();
+        let config = self.agent.config.display();
+        story.heading("the lab stays; the next demonstration takes it down");
+        for line in [
+            format!("{program} --config {config} status"),
+            format!("{program} --config {config} incidents"),
+            format!("ip netns exec {} ip -s link show edge0", self.edge.name()),
+            format!(
+                "ip netns exec {} curl -H 'Authorization: Bearer {}' http://{}/api/v1/incidents",
+                self.plane_netns.name(),
+                self.plane.token,
+                self.plane.address
+            ),
+            format!("ls {}", self.dir.path().display()),
+        ] {
+            story.note(&line);
+        }
+        Ok(())
+    }
+
+    /// An error if a program of the lab is gone.
+    pub(super) fn check_alive(&mut self) -> anyhow::Result<()> {
+        for process in [&mut self.agent_process, &mut self.plane_process] {
+            if let Some(status) = process.ended()? {
+                bail!("{} ended with {status}{}", process.name(), process.last_words());
+            }
+        }
+        Ok(())
+    }
+
+    /// Shows the ends of the logs, for whoever has to find out what went wrong.
+    pub(super) fn show_logs(&self, story: &Story) {
+        for process in [&self.agent_process, &self.plane_process] {
+            story.note(&format!("{} said at last:{}", process.name(), process.last_words()));
+        }
+    }
+
+    pub(super) fn hold_down(&self) -> Duration {
+        HOLD_DOWN
+    }
+}
+
+/// The address that the scenario of this number attacks and asks for pages.
+pub(super) fn target(number: usize) -> Target {
+    let turn = FIRST_TARGET + (number % usize::from(TARGETS)) as u8;
+    Target { v4: Ipv4Addr::new(10, 99, 0, turn), v6: Ipv6Addr::new(0xfd99, 0, 0, 0, 0, 0, 0, turn.into()) }
+}
+
+fn start_plane(
+    options: &Options,
+    life: Life,
+    netns: &Netns,
+    dir: &LabDir,
+    stop: &AtomicBool,
+) -> anyhow::Result<(Process, Plane)> {
+    let data = dir.path().join("plane");
+    fs::create_dir(&data)?;
+    let mut command = inside::command(&options.helper, netns, &options.controlplane, life);
+    command.args(["serve", "--listen", &format!("{PLANE}:8080"), "--data"]).arg(&data);
+    let mut process = Process::start("the control plane", command, dir.path().join("controlplane.log"))?;
+    let mut token = None;
+    let mut address: Option<SocketAddr> = None;
+    let (token, address) = process.wait_for("its deploy token and address", PATIENCE, stop, |line| {
+        if let Some(value) = line.strip_prefix("deploy token: ") {
+            token = Some(value.trim().to_owned());
+        }
+        if let Some(value) = line.strip_prefix("listening on http://") {
+            address = value.trim().trim_end_matches('/').parse().ok();
+        }
+        token.clone().zip(address)
+    })?;
+    Ok((process, Plane { address, token }))
+}
+
+fn start_agent(
+    options: &Options,
+    life: Life,
+    netns: &Netns,
+    dir: &LabDir,
+    config: PathBuf,
+    stop: &AtomicBool,
+) -> anyhow::Result<(Process, Agent)> {
+    let mut command: Command = inside::command(&options.helper, netns, &options.ftagent, life);
+    command.arg("--config").arg(&config).arg("run");
+    let mut process = Process::start("the agent", command, dir.path().join("ftagent.log"))?;
+    process.wait_for("`ready`", PATIENCE, stop, |line| (line.trim() == "ready").then_some(()))?;
+    Ok((process, Agent { program: options.ftagent.clone(), config }))
+}
+
+fn write_config(dir: &LabDir, plane: &Plane) -> anyhow::Result<PathBuf> {
+    let token = dir.path().join("deploy-token");
+    fs::write(&token, &plane.token)?;
+    for folder in ["state", "run"] {
+        fs::create_dir(dir.path().join(folder))?;
+    }
+    let path = dir.path().join("ftagent.toml");
+    fs::write(&path, config_text(dir.path(), plane.address))?;
+    Ok(path)
+}
+
+/// The agent's configuration; everything that it keeps lies in `dir`.
+fn config_text(dir: &Path, plane: SocketAddr) -> String {
+    // Debug quoting of a path is a TOML string as long as it has no control characters, and we made up these names.
+    format!(
+        r#"[agent]
+name = "demo-edge"
+state_dir = {state:?}
+runtime_dir = {run:?}
+bpffs = {bpffs:?}
+
+[[interface]]
+name = "edge0"
+attach = "native"
+
+[protect]
+prefixes = ["10.99.0.0/24", "fd99::/64"]
+
+[management]
+sources = ["{PLANE}/32"]
+ports = [22]
+
+[detection]
+hold_down_ms = {hold_down}
+
+[response]
+automatic = true
+
+[control_plane]
+url = "http://{plane}"
+deploy_token_file = {token:?}
+"#,
+        state = dir.join("state"),
+        run = dir.join("run"),
+        bpffs = dir.join("bpf"),
+        token = dir.join("deploy-token"),
+        hold_down = HOLD_DOWN.as_millis(),
+    )
+}
+
+/// The interfaces of a status in a few words.
+fn describe(status: &serde_json::Value) -> String {
+    let word = |value: &serde_json::Value, key: &str| match value.get(key) {
+        Some(serde_json::Value::String(text)) => text.clone(),
+        Some(other) => other.to_string(),
+        None => "?".into(),
+    };
+    let interfaces = status.get("interfaces").and_then(serde_json::Value::as_array);
+    let each = interfaces.into_iter().flatten().map(|i| {
+        format!(
+            "{} {} (link {}, program {})",
+            word(i, "name"),
+            word(i, "mode"),
+            word(i, "link_id"),
+            word(i, "program_id")
+        )
+    });
+    each.collect::<Vec<_>>().join(", ")
+}
+
+/// Files below `folder`, which has few.
+fn walk(folder: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            files.extend(walk(&entry.path()));
+        } else {
+            files.push(entry.path());
+        }
+    }
+    files
+}
+
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    processes: Vec<KeptProcess>,
+}
+
+/// A process id is used again some day; with its start time it is not.
+#[derive(Serialize, Deserialize)]
+struct KeptProcess {
+    pid: u32,
+    /// Ticks since boot.
+    started: u64,
+}
+
+/// Takes down a lab that was kept, and what killed demonstrations and tests left.
+pub(super) fn clear_earlier(story: &Story) {
+    for dir in bpffs::kept() {
+        let kept = fs::read(dir.join(KEPT)).ok().and_then(|text| serde_json::from_slice::<Kept>(&text).ok());
+        for process in kept.into_iter().flat_map(|kept| kept.processes) {
+            end_kept(&process);
+        }
+        // Without it the sweep below takes the rest.
+        fs::remove_file(dir.join(KEPT)).ok();
+    }
+    let swept = netns::sweep().len() + bpffs::sweep().len();
+    if swept > 0 {
+        story.step(&format!("swept {swept} leftovers of earlier labs"));
+    }
+}
+
+fn end_kept(process: &KeptProcess) {
+    let is_ours = || start_time(process.pid) == Some(process.started);
+    let pid = Pid::from_raw(process.pid as i32);
+    for signal in [Signal::SIGTERM, Signal::SIGKILL] {
+        if !is_ours() || kill(pid, signal).is_err() {
+            return;
+        }
+        for _ in 0..100 {
+            if !is_ours() {
+                return;
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+/// When a process started, in ticks since boot (field 22 of `/proc/PID/stat`).
+fn start_time(pid: u32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The second field is the program's name in brackets and may hold anything.
+    let (_, rest) = stat.rsplit_once(')')?;
+    rest.split_whitespace().nth(19)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_start_time_tells_processes_apart() {
+        let own = start_time(std::process::id()).expect("this process runs");
+        assert!(own > 0);
+        assert_eq!(start_time(u32::MAX), None);
+    }
+
+    #[test]
+    fn the_agent_takes_the_configuration() {
+        let dir = tempfile::tempdir().expect("a directory");
+        fs::write(dir.path().join("deploy-token"), "0".repeat(64)).expect("a token");
+        let text = config_text(dir.path(), SocketAddr::from((PLANE, 8080)));
+        let config = ftagent::config::Config::parse(&text, &dir.path().join("ftagent.toml"));
+        assert!(config.is_ok(), "{config:?}");
+    }
+
+    #[test]
+    fn a_status_is_described_by_its_interfaces() {
+        let status =
+            serde_json::json!({ "interfaces": [{ "name": "edge0", "mode": "native", "link_id": 4, "program_id": 9 }] });
+        assert_eq!(describe(&status), "edge0 native (link 4, program 9)");
+        assert_eq!(describe(&serde_json::json!({})), "");
+    }
+}
