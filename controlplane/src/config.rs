@@ -182,9 +182,12 @@ mod tests {
         assert_eq!(port(load(file, &variable, Some("127.0.0.1:3"))), Ok(3));
     }
 
+    /// File, environment, and what the message must name.
+    type Wrong<'a> = (Option<&'a str>, &'a [(&'a str, &'a str)], &'a [&'a str]);
+
     #[test]
     fn what_is_wrong_is_named() {
-        let table: [(Option<&str>, &[(&str, &str)], &[&str]); 6] = [
+        let table: [Wrong<'_>; 6] = [
             (Some("colour = 1"), &[], &["cp.toml", "colour"]),
             (Some("listen = \"here\""), &[], &["cp.toml", "listen"]),
             (None, &[("FTAGENT_CP_COLOUR", "1")], &["FTAGENT_CP_COLOUR"]),

@@ -12,9 +12,6 @@ use controlplane::domain::{Actor, NewToken, Page, Role, Subscription};
 use controlplane::{http, server};
 use tracing_subscriber::EnvFilter;
 
-/// The workspace that the command line acts on.
-const WORKSPACE: &str = "default";
-
 fn main() -> ExitCode {
     match run(&Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
@@ -76,7 +73,7 @@ fn start_logging(config: &Config) {
 }
 
 async fn system(app: &App) -> Result<Actor> {
-    let workspace = app.workspace_named(WORKSPACE).await.context("the workspace is made by the first `serve`")?;
+    let workspace = app.first_workspace().await.context("the workspace is made by the first `serve`")?;
     Ok(Actor::System { workspace })
 }
 

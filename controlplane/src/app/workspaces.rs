@@ -10,9 +10,9 @@ use crate::domain::{
 use crate::store::Result;
 
 impl App {
-    /// Finds a workspace by name.
-    pub async fn workspace_named(&self, name: &str) -> Result<WorkspaceId> {
-        self.store.workspace_named(name).await
+    /// The oldest workspace, which the command line acts on.
+    pub async fn first_workspace(&self) -> Result<WorkspaceId> {
+        self.store.first_workspace().await
     }
 
     pub async fn workspace(&self, actor: &Actor) -> Result<Workspace> {

@@ -54,11 +54,8 @@ impl NewThreshold {
 }
 
 fn is_key(key: &str) -> bool {
-    match key.as_bytes() {
-        b"pps" | b"bps" => true,
-        [b't', b'i', b'e', b'r', b'1'..=b'9', b'_', b'b' | b'p', b'p', b's'] => true,
-        _ => false,
-    }
+    let tier = |t: &[u8]| matches!(t, [b't', b'i', b'e', b'r', b'1'..=b'9', b'_', b'b' | b'p', b'p', b's']);
+    matches!(key, "pps" | "bps") || tier(key.as_bytes())
 }
 
 /// The rates of the tiers in `unit`, tier 1 first.

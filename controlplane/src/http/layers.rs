@@ -146,10 +146,15 @@ async fn answer_once(context: &Context, key: &[u8], request: Request, next: Next
 
 /// One request with the same key at a time: the second waits for the first one's answer.
 #[derive(Default)]
-pub(crate) struct Gates(Mutex<HashMap<(String, [u8; 32]), Weak<tokio::sync::Mutex<()>>>>);
+pub(crate) struct Gates(Mutex<HashMap<GateKey, Weak<Gate>>>);
+
+/// Whose key, and its hash.
+type GateKey = (String, [u8; 32]);
+
+type Gate = tokio::sync::Mutex<()>;
 
 impl Gates {
-    fn of(&self, owner: &str, key_hash: [u8; 32]) -> Arc<tokio::sync::Mutex<()>> {
+    fn of(&self, owner: &str, key_hash: [u8; 32]) -> Arc<Gate> {
         let mut gates = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         gates.retain(|_, gate| gate.strong_count() > 0);
         let known = gates.entry((owner.to_owned(), key_hash)).or_default();

@@ -62,16 +62,28 @@ pub(super) fn complete(mut document: OpenApi) -> OpenApi {
     components.add_security_scheme("node_key", SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer)));
     components
         .add_security_scheme("node_uuid", SecurityScheme::ApiKey(ApiKey::Header(ApiKeyValue::new("X-Node-UUID"))));
-    for item in document.paths.paths.values_mut() {
-        let operations =
-            [(&mut item.get, false), (&mut item.post, true), (&mut item.patch, true), (&mut item.delete, true)];
-        for (operation, writes) in operations {
+    for (path, item) in &mut document.paths.paths {
+        let operations = [
+            ("get", &mut item.get, false),
+            ("post", &mut item.post, true),
+            ("patch", &mut item.patch, true),
+            ("delete", &mut item.delete, true),
+        ];
+        for (method, operation, writes) in operations {
             if let Some(operation) = operation {
+                operation.operation_id = Some(operation_id(method, path));
                 complete_operation(operation, writes);
             }
         }
     }
     document
+}
+
+/// A name of its own for each operation: `get_nodes_uuid_metrics`.
+fn operation_id(method: &str, path: &str) -> String {
+    let words = path.split(['/', '-', '{', '}']).filter(|w| !matches!(*w, "" | "api" | "v1"));
+    let version = if path.starts_with("/api/v1/deploy") { Some("v1") } else { None };
+    [method].into_iter().chain(words).chain(version).collect::<Vec<_>>().join("_")
 }
 
 fn complete_operation(operation: &mut Operation, writes: bool) {

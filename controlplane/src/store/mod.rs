@@ -49,8 +49,8 @@ pub struct Known {
 pub trait Workspaces {
     /// Makes the workspace `default` and its owner's token, unless a workspace exists already.
     async fn bootstrap(&self, now: Timestamp, owner: &SecretHash) -> Result<bool>;
-    /// Finds a workspace by name.
-    async fn workspace_named(&self, name: &str) -> Result<WorkspaceId>;
+    /// The oldest workspace, which the command line acts on.
+    async fn first_workspace(&self) -> Result<WorkspaceId>;
     async fn workspace(&self, ws: WorkspaceId) -> Result<Workspace>;
     async fn patch_workspace(&self, ws: WorkspaceId, patch: WorkspacePatch, fact: Fact)
     -> Result<(Workspace, Changed)>;

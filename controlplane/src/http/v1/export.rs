@@ -34,6 +34,7 @@ enum Format {
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 struct ExportQuery {
+    #[param(inline)]
     format: Format,
     node: Option<Uuid>,
     status: Option<IncidentStatus>,

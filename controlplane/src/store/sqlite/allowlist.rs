@@ -6,7 +6,7 @@ use sqlx::{Row, SqliteConnection};
 use uuid::Uuid;
 
 use super::audits::append;
-use super::{SqliteStore, advance, advance_all, amount, at, node_id, or_missing, unless_taken, word};
+use super::{SqliteStore, advance, advance_all, amount, at, leave_room, node_id, or_missing, unless_taken, word};
 use crate::domain::{AllowlistEntry, AllowlistScope, Fact, Listed, NewAllowlistEntry, Page, Problem, WorkspaceId};
 use crate::store::{Allowlist, Changed, Result, StoreError};
 
@@ -64,6 +64,7 @@ impl Allowlist for SqliteStore {
 
     async fn allow(&self, ws: WorkspaceId, new: NewAllowlistEntry, fact: Fact) -> Result<(AllowlistEntry, Changed)> {
         let mut tx = self.write().await?;
+        leave_room(&mut tx, ws, "allowlist", "ip_address").await?;
         let node_number = match new.node {
             None => None,
             Some(node) => Some(node_id(&mut tx, ws, node).await.map_err(|e| match e {

@@ -187,6 +187,19 @@ async fn node_ids(conn: &mut SqliteConnection, ws: WorkspaceId) -> Result<HashMa
     rows.iter().map(|row| Ok((uuid(row, "uuid")?, row.try_get("id")?))).collect()
 }
 
+/// The most firewall rules, allowlist entries or thresholds of a workspace: all of them go to nodes as one message.
+const MAX_ENTRIES: i64 = 10_000;
+
+/// Refuses one more row in `table` once there are as many as a node's configuration can hold.
+async fn leave_room(conn: &mut SqliteConnection, ws: WorkspaceId, table: &'static str, field: &str) -> Result<()> {
+    let query = sqlx::AssertSqlSafe(format!("SELECT count(*) FROM {table} WHERE workspace_id = ?"));
+    let rows: i64 = sqlx::query_scalar(query).bind(ws.0).fetch_one(conn).await?;
+    if rows >= MAX_ENTRIES {
+        return Err(Problem::field(field, format!("the workspace has {rows} already, the most that nodes take")).into());
+    }
+    Ok(())
+}
+
 /// The database's number of one node.
 async fn node_id(conn: &mut SqliteConnection, ws: WorkspaceId, node: Uuid) -> Result<i64> {
     let row = sqlx::query_scalar("SELECT id FROM nodes WHERE workspace_id = ? AND uuid = ?")

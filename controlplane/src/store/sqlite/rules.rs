@@ -8,7 +8,9 @@ use sqlx::{Row, SqliteConnection};
 use uuid::Uuid;
 
 use super::audits::append;
-use super::{SqliteStore, advance, advance_all, amount, at, json, node_ids, or_missing, to_json, unless_taken, uuid};
+use super::{
+    SqliteStore, advance, advance_all, amount, at, json, leave_room, node_ids, or_missing, to_json, unless_taken, uuid,
+};
 use crate::domain::{Execution, Fact, Listed, NewRule, Page, Problem, Rule, RuleScope, WorkspaceId};
 use crate::store::{Changed, Edit, Result, Rules};
 
@@ -105,6 +107,7 @@ impl Rules for SqliteStore {
 
     async fn create_rule(&self, ws: WorkspaceId, new: NewRule, fact: Fact) -> Result<(Rule, Changed)> {
         let mut tx = self.write().await?;
+        leave_room(&mut tx, ws, "rules", "name").await?;
         let ids = node_ids(&mut tx, ws).await?;
         check_scope(&new.scope, &ids)?;
         let row = sqlx::query(

@@ -5,7 +5,7 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection};
 
 use super::audits::append;
-use super::{SqliteStore, advance_all, amount, at, json, or_missing, to_json, word};
+use super::{SqliteStore, advance_all, amount, at, json, leave_room, or_missing, to_json, word};
 use crate::domain::{Fact, Listed, NewThreshold, Page, Threshold, WorkspaceId};
 use crate::store::{Changed, Result, Thresholds};
 
@@ -44,6 +44,7 @@ impl Thresholds for SqliteStore {
 
     async fn save_threshold(&self, ws: WorkspaceId, new: NewThreshold, fact: Fact) -> Result<(Threshold, Changed)> {
         let mut tx = self.write().await?;
+        leave_room(&mut tx, ws, "thresholds", "target_ip").await?;
         let row = sqlx::query(
             "INSERT INTO thresholds (workspace_id, target, label, thresholds, created_at, updated_at)
              VALUES (?1, ?2, ?3, ?4, ?5, ?5)

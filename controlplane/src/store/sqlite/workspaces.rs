@@ -82,11 +82,8 @@ impl Workspaces for SqliteStore {
         Ok(true)
     }
 
-    async fn workspace_named(&self, name: &str) -> Result<WorkspaceId> {
-        let id = sqlx::query_scalar("SELECT id FROM workspaces WHERE name = ?")
-            .bind(name)
-            .fetch_optional(&self.readers)
-            .await?;
+    async fn first_workspace(&self) -> Result<WorkspaceId> {
+        let id: Option<i64> = sqlx::query_scalar("SELECT min(id) FROM workspaces").fetch_one(&self.readers).await?;
         or_missing(id.map(WorkspaceId), "workspace")
     }
 
