@@ -1,0 +1,16 @@
+//! The audit chain.
+
+use super::App;
+use crate::domain::{Actor, AuditFilter, AuditRecord, Broken, Listed, Page, Verifier};
+use crate::store::Result;
+
+impl App {
+    pub async fn audit(&self, actor: &Actor, filter: &AuditFilter, page: Page) -> Result<Listed<AuditRecord>> {
+        self.store.audit(actor.workspace(), filter, page).await
+    }
+
+    /// Walks the whole chain; where it breaks, if it does.
+    pub async fn verify_audit(&self, actor: &Actor) -> Result<(Verifier, Option<Broken>)> {
+        self.store.verify(actor.workspace()).await
+    }
+}

@@ -1,0 +1,84 @@
+//! Use cases: what callers may do. Each asks `domain`, writes through `store`, and then tells who waits.
+//!
+//! Nothing here names HTTP or SQL. What a commit changed is announced only after it, and nothing is awaited between
+//! the two; a listener that misses an announcement (a process that died in between) finds the change by itself at its
+//! next look, at most 15 s later.
+
+mod agents;
+mod allowlist;
+mod audit;
+mod events;
+mod incidents;
+mod nodes;
+mod pushes;
+mod rules;
+mod thresholds;
+mod workspaces;
+
+use std::sync::Arc;
+
+use rand::TryRngCore;
+use uuid::Uuid;
+
+use crate::clock::Clock;
+use crate::domain::{Actor, Fact, Secret, Timestamp};
+use crate::store::Store;
+
+pub use agents::{STREAM_PING_SECS, StreamState};
+pub use events::{Event, Events};
+pub use pushes::{Pushes, Subscription};
+pub use rules::Shown;
+
+/// What every use case needs.
+pub struct App {
+    pub(crate) store: Arc<dyn Store>,
+    clock: Arc<dyn Clock>,
+    pushes: Pushes,
+    events: Events,
+}
+
+impl App {
+    pub fn new(store: Arc<dyn Store>, clock: Arc<dyn Clock>) -> Self {
+        Self { store, clock, pushes: Pushes::default(), events: Events::default() }
+    }
+
+    /// The time as this server sees it.
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// Waits for the last commit and closes the database.
+    pub async fn close(&self) {
+        self.store.close().await;
+    }
+
+    /// Where changes are announced to browsers and scripts.
+    pub const fn events(&self) -> &Events {
+        &self.events
+    }
+
+    /// Where changes are announced to nodes.
+    pub const fn pushes(&self) -> &Pushes {
+        &self.pushes
+    }
+
+    fn fact(&self, actor: &Actor, action: &'static str, object: impl Into<String>) -> Fact {
+        Fact::new(self.now(), actor, action, object)
+    }
+
+    fn wake(&self, nodes: &[Uuid]) {
+        for node in nodes {
+            self.pushes.wake(*node);
+        }
+    }
+}
+
+/// A new secret from the operating system's generator.
+///
+/// # Errors
+/// The generator is not ready or not there.
+pub fn new_secret() -> Result<Secret, rand::rand_core::OsError> {
+    let mut bytes = [0; 32];
+    rand::rngs::OsRng.try_fill_bytes(&mut bytes)?;
+    Ok(Secret::from_random(bytes))
+}

@@ -1,0 +1,128 @@
+//! Who waits for changes of which node.
+//!
+//! A wake-up carries no data: whoever wakes reads the newest state. So nothing queues up behind a slow stream, and
+//! several changes in a row cost it one reading.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::{oneshot, watch};
+use uuid::Uuid;
+
+/// Streams that one node may hold open; the oldest gives way, since it is most likely a connection that died unseen.
+const MAX_STREAMS: usize = 4;
+
+#[derive(Default)]
+struct Channel {
+    wake: watch::Sender<u64>,
+    /// Dropping the sender ends the stream.
+    streams: VecDeque<(u64, oneshot::Sender<()>)>,
+}
+
+#[derive(Default)]
+struct Waiting {
+    nodes: HashMap<Uuid, Channel>,
+    next: u64,
+}
+
+/// The streams of every node.
+#[derive(Clone, Default)]
+pub struct Pushes(Arc<Mutex<Waiting>>);
+
+impl Pushes {
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Wakes the node's streams.
+    pub fn wake(&self, node: Uuid) {
+        if let Some(channel) = self.lock().nodes.get(&node) {
+            channel.wake.send_modify(|n| *n = n.wrapping_add(1));
+        }
+    }
+
+    /// Ends the node's streams.
+    pub fn end(&self, node: Uuid) {
+        self.lock().nodes.remove(&node);
+    }
+
+    /// Waits for wake-ups of `node` from now on.
+    pub fn subscribe(&self, node: Uuid) -> Subscription {
+        let mut waiting = self.lock();
+        let id = waiting.next;
+        waiting.next += 1;
+        let channel = waiting.nodes.entry(node).or_default();
+        let (alive, ended) = oneshot::channel();
+        channel.streams.push_back((id, alive));
+        if channel.streams.len() > MAX_STREAMS {
+            channel.streams.pop_front();
+        }
+        Subscription { node, id, wake: channel.wake.subscribe(), ended, pushes: self.clone() }
+    }
+
+    /// How many streams are open.
+    pub fn open(&self) -> usize {
+        self.lock().nodes.values().map(|c| c.streams.len()).sum()
+    }
+}
+
+/// One stream's place; leaves when dropped.
+pub struct Subscription {
+    node: Uuid,
+    id: u64,
+    wake: watch::Receiver<u64>,
+    ended: oneshot::Receiver<()>,
+    pushes: Pushes,
+}
+
+impl Subscription {
+    /// Waits for the next wake-up; false when the stream must end.
+    pub async fn woken(&mut self) -> bool {
+        tokio::select! {
+            biased;
+            _ = &mut self.ended => false,
+            changed = self.wake.changed() => changed.is_ok(),
+        }
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        let mut waiting = self.pushes.lock();
+        if let Some(channel) = waiting.nodes.get_mut(&self.node) {
+            channel.streams.retain(|(id, _)| *id != self.id);
+            if channel.streams.is_empty() {
+                waiting.nodes.remove(&self.node);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_fifth_stream_ends_the_oldest_and_leaving_leaves_nothing_behind() {
+        let pushes = Pushes::default();
+        let node = Uuid::from_u128(1);
+        let mut streams: Vec<_> = (0..5).map(|_| pushes.subscribe(node)).collect();
+        pushes.wake(node);
+        assert!(!streams[0].woken().await);
+        for stream in &mut streams[1..] {
+            assert!(stream.woken().await);
+        }
+        assert_eq!(pushes.open(), 4);
+        drop(streams);
+        assert_eq!(pushes.open(), 0);
+        assert!(pushes.lock().nodes.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_deleted_nodes_streams_end() {
+        let pushes = Pushes::default();
+        let mut stream = pushes.subscribe(Uuid::nil());
+        pushes.end(Uuid::nil());
+        assert!(!stream.woken().await);
+    }
+}

@@ -1,0 +1,84 @@
+//! Arguments.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Control plane of ftagent: nodes, incidents, firewall rules and audit records over REST.
+#[derive(Parser)]
+#[command(version, propagate_version = true)]
+pub struct Cli {
+    #[command(flatten)]
+    pub settings: Settings,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What wins over the file and the environment (FTAGENT_CP_LISTEN and so on).
+#[derive(Args, Default)]
+pub struct Settings {
+    /// Configuration file, TOML
+    #[arg(long, global = true, env = "FTAGENT_CP_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// Address to serve on; port 0 takes a free one
+    #[arg(long, global = true)]
+    pub listen: Option<SocketAddr>,
+    /// Folder of the database
+    #[arg(long, global = true)]
+    pub data: Option<PathBuf>,
+}
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Serve the API; makes the database and the owner's token at first start
+    Serve {
+        /// Also write the owner's token, if one is made, to this file (mode 0600)
+        #[arg(long, value_name = "PATH")]
+        token_file: Option<PathBuf>,
+    },
+    /// Make the database or bring its schema up to date, then end
+    Migrate,
+    /// Read the configuration and print what is in force, then end
+    CheckConfig,
+    /// Print the OpenAPI document
+    Openapi,
+    /// Make, list and revoke tokens, with the server running or not
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// Set whether a workspace may be written to
+    Subscription { state: SubscriptionWord },
+}
+
+#[derive(Subcommand)]
+pub enum TokenCommand {
+    /// Make a token and print it, this once
+    Create {
+        /// What the token is for
+        #[arg(long)]
+        name: String,
+        #[arg(long, value_enum)]
+        role: RoleWord,
+        /// Requests a minute
+        #[arg(long, value_name = "N")]
+        rate_limit: Option<u32>,
+    },
+    /// List tokens, without their values
+    List,
+    /// Revoke a token by its id
+    Revoke { id: i64 },
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub enum RoleWord {
+    Owner,
+    Admin,
+    Analyst,
+    Readonly,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub enum SubscriptionWord {
+    Active,
+    Inactive,
+}

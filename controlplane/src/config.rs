@@ -1,0 +1,203 @@
+//! Configuration: defaults < file < environment < flags; an unknown key is an error that names key and file.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::cli::Settings;
+
+/// What environment variables of ours begin with.
+const PREFIX: &str = "FTAGENT_CP_";
+
+/// Why the configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("cannot read {path}")]
+    Read {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("{path}: {message}")]
+    File { path: PathBuf, message: String },
+    #[error("{name}: {message}")]
+    Variable { name: String, message: String },
+    #[error("{0}")]
+    Value(String),
+}
+
+/// The file's keys; all of them optional.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawConfig {
+    listen: Option<SocketAddr>,
+    metrics_listen: Option<SocketAddr>,
+    data: Option<PathBuf>,
+    tls_cert: Option<PathBuf>,
+    tls_key: Option<PathBuf>,
+    log: Option<String>,
+    log_json: Option<bool>,
+    metrics_seconds_hours: Option<i64>,
+    metrics_minutes_days: Option<i64>,
+}
+
+/// What is in force.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Config {
+    /// Address of the API; 127.0.0.1:8080 by default.
+    pub listen: SocketAddr,
+    /// Address of `/metrics` alone; by default it is served with the API.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metrics_listen: Option<SocketAddr>,
+    /// Folder of the database; `/var/lib/ftagent-controlplane` by default.
+    pub data: PathBuf,
+    /// Certificate chain and private key, PEM; both or none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_cert: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_key: Option<PathBuf>,
+    /// Log filter, such as `info` or `controlplane=debug`.
+    pub log: String,
+    /// Whether logs are JSON.
+    pub log_json: bool,
+    /// Hours for which node metrics are kept by the second, 1 to 168; 6 by default.
+    pub metrics_seconds_hours: i64,
+    /// Days for which they are kept by the minute after that, 1 to 3,650; 30 by default.
+    pub metrics_minutes_days: i64,
+}
+
+impl Config {
+    /// Puts the sources together. `variables` are the process's; those without our prefix are ignored.
+    ///
+    /// # Errors
+    /// A file that cannot be read, an unknown key, a value out of bounds.
+    pub fn load(flags: &Settings, variables: impl Iterator<Item = (String, String)>) -> Result<Self, ConfigError> {
+        let mut raw = match &flags.config {
+            Some(path) => read(path)?,
+            None => RawConfig::default(),
+        };
+        for (name, value) in variables {
+            if let Some(key) = name.strip_prefix(PREFIX)
+                && key != "CONFIG"
+            {
+                raw.set(&name, &key.to_ascii_lowercase(), &value)?;
+            }
+        }
+        let config = Self {
+            listen: flags.listen.or(raw.listen).unwrap_or_else(|| (Ipv4Addr::LOCALHOST, 8_080).into()),
+            metrics_listen: raw.metrics_listen,
+            data: flags.data.clone().or(raw.data).unwrap_or_else(|| "/var/lib/ftagent-controlplane".into()),
+            tls_cert: raw.tls_cert,
+            tls_key: raw.tls_key,
+            log: raw.log.unwrap_or_else(|| "info".to_owned()),
+            log_json: raw.log_json.unwrap_or(false),
+            metrics_seconds_hours: raw.metrics_seconds_hours.unwrap_or(6),
+            metrics_minutes_days: raw.metrics_minutes_days.unwrap_or(30),
+        };
+        config.check()
+    }
+
+    fn check(self) -> Result<Self, ConfigError> {
+        let wrong = |message: &str| Err(ConfigError::Value(message.to_owned()));
+        if self.tls_cert.is_some() != self.tls_key.is_some() {
+            return wrong("tls_cert and tls_key: give both or none");
+        }
+        if !(1..=168).contains(&self.metrics_seconds_hours) {
+            return wrong("metrics_seconds_hours: must be 1 to 168");
+        }
+        if !(1..=3_650).contains(&self.metrics_minutes_days) {
+            return wrong("metrics_minutes_days: must be 1 to 3650");
+        }
+        if self.log.parse::<tracing_subscriber::EnvFilter>().is_err() {
+            return wrong("log: must be a filter such as info or controlplane=debug");
+        }
+        Ok(self)
+    }
+
+    /// The database file.
+    pub fn database(&self) -> PathBuf {
+        self.data.join("controlplane.sqlite")
+    }
+}
+
+fn read(path: &Path) -> Result<RawConfig, ConfigError> {
+    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+    toml::from_str(&text)
+        .map_err(|e| ConfigError::File { path: path.to_owned(), message: e.to_string().trim_end().to_owned() })
+}
+
+impl RawConfig {
+    /// Sets one key from the environment.
+    fn set(&mut self, name: &str, key: &str, value: &str) -> Result<(), ConfigError> {
+        fn parsed<T: std::str::FromStr>(name: &str, value: &str, what: &str) -> Result<Option<T>, ConfigError> {
+            value.parse().map(Some).map_err(|_| ConfigError::Variable {
+                name: name.to_owned(),
+                message: format!("must be {what}, got {value:?}"),
+            })
+        }
+        match key {
+            "listen" => self.listen = parsed(name, value, "an address with port")?,
+            "metrics_listen" => self.metrics_listen = parsed(name, value, "an address with port")?,
+            "data" => self.data = Some(value.into()),
+            "tls_cert" => self.tls_cert = Some(value.into()),
+            "tls_key" => self.tls_key = Some(value.into()),
+            "log" => self.log = Some(value.to_owned()),
+            "log_json" => self.log_json = parsed(name, value, "true or false")?,
+            "metrics_seconds_hours" => self.metrics_seconds_hours = parsed(name, value, "a number")?,
+            "metrics_minutes_days" => self.metrics_minutes_days = parsed(name, value, "a number")?,
+            _ => {
+                let message = "is no setting of the control plane".to_owned();
+                return Err(ConfigError::Variable { name: name.to_owned(), message });
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(file: Option<&str>, variables: &[(&str, &str)], listen: Option<&str>) -> Result<Config, String> {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("cp.toml");
+        let config = file.map(|text| {
+            std::fs::write(&path, text).expect("written");
+            path.clone()
+        });
+        let flags = Settings { config, listen: listen.map(|l| l.parse().expect("an address")), data: None };
+        let variables = variables.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
+        Config::load(&flags, variables).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn flags_win_over_the_environment_over_the_file_over_defaults() {
+        let file = Some("listen = \"127.0.0.1:1\"");
+        let variable = [("FTAGENT_CP_LISTEN", "127.0.0.1:2"), ("OTHER", "x")];
+        let port = |config: Result<Config, String>| config.map(|c| c.listen.port());
+        assert_eq!(port(load(None, &[], None)), Ok(8_080));
+        assert_eq!(port(load(file, &[], None)), Ok(1));
+        assert_eq!(port(load(file, &variable, None)), Ok(2));
+        assert_eq!(port(load(file, &variable, Some("127.0.0.1:3"))), Ok(3));
+    }
+
+    /// File, environment, and what the message must name.
+    type Wrong<'a> = (Option<&'a str>, &'a [(&'a str, &'a str)], &'a [&'a str]);
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let table: [Wrong<'_>; 6] = [
+            (Some("colour = 1"), &[], &["cp.toml", "colour"]),
+            (Some("listen = \"here\""), &[], &["cp.toml", "listen"]),
+            (None, &[("FTAGENT_CP_COLOUR", "1")], &["FTAGENT_CP_COLOUR"]),
+            (None, &[("FTAGENT_CP_LISTEN", "here")], &["FTAGENT_CP_LISTEN", "here"]),
+            (Some("tls_cert = \"a.pem\""), &[], &["tls_key"]),
+            (Some("metrics_minutes_days = 0"), &[], &["metrics_minutes_days"]),
+        ];
+        for (file, variables, parts) in table {
+            let error = load(file, variables, None).expect_err("refused");
+            assert!(parts.iter().all(|p| error.contains(p)), "{error}");
+        }
+    }
+}

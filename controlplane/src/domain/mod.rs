@@ -1,0 +1,33 @@
+//! What the control plane knows and decides: pure types and rules.
+//!
+//! Nothing here knows a clock, a task, a socket, a file or a database; whoever calls passes `now`. `app` calls this,
+//! `store` keeps it, `http` shows it (which is why the types that leave the server carry their OpenAPI schema).
+
+mod allowlist;
+mod audit;
+mod incident;
+mod metrics;
+mod node;
+mod operator;
+mod page;
+mod problem;
+mod rule;
+mod threshold;
+mod timestamp;
+mod workspace;
+
+pub use allowlist::{AllowlistEntry, AllowlistScope, NewAllowlistEntry};
+pub use audit::{AuditFilter, AuditRecord, Broken, Fact, GENESIS, Verifier};
+pub use incident::{
+    Closing, Incident, IncidentFilter, IncidentSummary, Note, OperatorChange, StoredIncident, accept_report,
+    check_report,
+};
+pub use metrics::{MetricsPoint, MetricsWindow, check_batch};
+pub use node::{Deployment, HEARTBEAT_GRACE_SECS, Node, NodeFilter, NodePatch, node_status};
+pub use operator::{Actor, NewToken, Role, Secret, SecretHash, Token};
+pub use page::{Listed, Page};
+pub use problem::{Field, Problem};
+pub use rule::{Execution, NewRule, Rule, RulePatch, RuleScope, example_context};
+pub use threshold::{NewThreshold, Threshold};
+pub use timestamp::Timestamp;
+pub use workspace::{Subscription, Workspace, WorkspaceId, WorkspacePatch};

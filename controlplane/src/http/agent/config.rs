@@ -1,0 +1,61 @@
+//! Configuration and commands by polling, and the acknowledgement of commands.
+
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use ftagent_common::api::{CommandAck, NodeCommand, NodeConfig};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::http::auth::Agent;
+use crate::http::error::ApiError;
+use crate::http::extract::JsonBody;
+use crate::http::{Context, Done, answers};
+
+answers! {
+    ConfigAnswer { #[serde(flatten)] config: NodeConfig }
+    CommandList { commands: Vec<NodeCommand> }
+}
+
+/// Shows what the node should do; 304 when `If-None-Match` names the version that it is.
+#[utoipa::path(get, path = "/agent/config", tag = "agent",
+    params(("If-None-Match" = Option<String>, Header, description = "The `ETag` of the configuration that the node has")),
+    responses((status = 200, description = "The whole configuration", body = ConfigAnswer,
+               headers(("ETag" = String, description = "The version, quoted"))),
+              (status = 304, description = "The node has it already")))]
+async fn config(agent: Agent, State(context): State<Context>, headers: HeaderMap) -> Result<Response, ApiError> {
+    let known = headers.get(header::IF_NONE_MATCH).and_then(|v| v.to_str().ok());
+    let version = context.app.config_version(agent.node).await?;
+    if known.is_some_and(|tags| tags.split(',').any(|tag| tag.trim() == format!("\"{version}\""))) {
+        return Ok((StatusCode::NOT_MODIFIED, [(header::ETAG, etag(version))]).into_response());
+    }
+    let config = context.app.node_config(agent.node).await?;
+    Ok(([(header::ETAG, etag(config.version))], ConfigAnswer::new(config)).into_response())
+}
+
+fn etag(version: u64) -> HeaderValue {
+    HeaderValue::from_str(&format!("\"{version}\"")).expect("digits and quotes are a header value")
+}
+
+/// Lists the commands that the node did not acknowledge yet, oldest first: for nodes that poll.
+#[utoipa::path(get, path = "/agent/commands", tag = "agent",
+    responses((status = 200, description = "Commands", body = CommandList)))]
+async fn commands(agent: Agent, State(context): State<Context>) -> Result<impl IntoResponse, ApiError> {
+    Ok(CommandList::new(context.app.pending_commands(agent.node).await?))
+}
+
+/// Acknowledges a command; repeats are harmless.
+#[utoipa::path(post, path = "/agent/commands/ack", tag = "agent", request_body = CommandAck,
+    responses((status = 200, description = "Noted", body = Done)))]
+async fn acknowledge(
+    agent: Agent,
+    State(context): State<Context>,
+    JsonBody(ack): JsonBody<CommandAck>,
+) -> Result<impl IntoResponse, ApiError> {
+    context.app.acknowledge(&agent.actor, agent.node, &ack).await?;
+    Ok(Done::new(None))
+}
+
+pub(super) fn routes() -> OpenApiRouter<Context> {
+    OpenApiRouter::new().routes(routes!(config)).routes(routes!(commands)).routes(routes!(acknowledge))
+}

@@ -1,0 +1,21 @@
+//! What agents call: `Authorization: Bearer <node key>` and `X-Node-UUID`.
+
+#![expect(unused_qualifications, reason = "utoipa's macros qualify the query types they are given")]
+
+mod config;
+mod heartbeat;
+mod incidents;
+mod stream;
+
+use utoipa_axum::router::OpenApiRouter;
+
+use super::Context;
+
+/// Everything below `/api/v1/agent`.
+pub(super) fn routes() -> OpenApiRouter<Context> {
+    OpenApiRouter::new()
+        .merge(heartbeat::routes())
+        .merge(config::routes())
+        .merge(stream::routes())
+        .merge(incidents::routes())
+}

@@ -1,0 +1,96 @@
+//! The push stream: what a commit changes is on its way at once.
+//!
+//! ```text
+//! commit --> wake-up (no data) --> each stream of the node reads the newest state --> one line of JSON
+//! ```
+//! A stream reads only when its connection takes more, so a slow one holds nobody up and nothing queues for it.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::header;
+use axum::response::IntoResponse;
+use bytes::Bytes;
+use ftagent_common::api::StreamMessage;
+use futures_util::stream;
+use serde::Deserialize;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
+use tracing::warn;
+use utoipa::IntoParams;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::app::{App, STREAM_PING_SECS, StreamState, Subscription};
+use crate::http::Context;
+use crate::http::auth::Agent;
+use crate::http::error::ApiError;
+use crate::http::extract::Query;
+
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+struct StreamQuery {
+    /// The configuration version that the node has; without it the first line is the whole configuration.
+    #[param(minimum = 0)]
+    from: Option<u64>,
+}
+
+/// Pushes configuration and commands as newline-delimited JSON, the moment they are committed, until one side ends.
+#[utoipa::path(get, path = "/agent/stream", tag = "agent", params(StreamQuery),
+    responses((status = 200, description = "One message a line", body = StreamMessage, content_type = "application/x-ndjson")))]
+async fn stream(
+    agent: Agent,
+    State(context): State<Context>,
+    Query(query): Query<StreamQuery>,
+) -> Result<impl IntoResponse, ApiError> {
+    let subscription = context.app.pushes().subscribe(agent.node);
+    let mut state = StreamState::new(agent.node, query.from);
+    // The first lines are read before the answer begins, so that a fault is still a 503.
+    let first = context.app.poll_stream(&mut state).await?;
+    let lines = Lines { app: context.app, draining: context.draining, subscription, state, ready: first };
+    let body = Body::from_stream(stream::unfold(lines, |mut lines| async {
+        let line = lines.next().await?;
+        Some((Ok::<_, Infallible>(line), lines))
+    }));
+    Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], body))
+}
+
+struct Lines {
+    app: Arc<App>,
+    draining: watch::Receiver<bool>,
+    subscription: Subscription,
+    state: StreamState,
+    ready: VecDeque<StreamMessage>,
+}
+
+impl Lines {
+    async fn next(&mut self) -> Option<Bytes> {
+        if self.ready.is_empty() {
+            let ping = Instant::now() + Duration::from_secs(STREAM_PING_SECS);
+            tokio::select! {
+                go_on = self.subscription.woken() => if !go_on { return None },
+                () = sleep_until(ping) => {}
+                _ = self.draining.wait_for(|d| *d) => return None,
+            }
+            self.ready = match self.app.poll_stream(&mut self.state).await {
+                Ok(messages) => messages,
+                Err(fault) => {
+                    warn!(error = %fault, "an agent's stream ends: it will come again");
+                    return None;
+                }
+            };
+        }
+        let message = self.ready.pop_front()?;
+        let mut line = serde_json::to_vec(&message).expect("wire types have string keys and always serialise");
+        line.push(b'\n');
+        Some(line.into())
+    }
+}
+
+pub(super) fn routes() -> OpenApiRouter<Context> {
+    OpenApiRouter::new().routes(routes!(stream))
+}

@@ -1,0 +1,212 @@
+//! What happens around every handler.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use axum::body::Body;
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use sha2::{Digest, Sha256};
+use tracing::error;
+
+use super::Context;
+use super::auth::{address, authenticate};
+use super::error::ApiError;
+use super::extract::read_body;
+use super::limits::{Bucket, GENERAL, RateSlot};
+use crate::domain::{Actor, Problem};
+use crate::store::Answered;
+
+/// How long a first answer is given again: a day.
+pub const ANSWER_SECS: i64 = 86_400;
+
+/// Runs the rest in a task of its own: a caller who goes away does not stop a change between its commit and its
+/// announcement, and a panic becomes an answer.
+pub(super) async fn survive_panics(request: Request, next: Next) -> Response {
+    match tokio::spawn(next.run(request)).await {
+        Ok(answer) => answer,
+        Err(fault) => {
+            // The panic hook has logged where it happened.
+            error!(panicked = fault.is_panic(), "a handler did not finish");
+            ApiError::internal().into_response()
+        }
+    }
+}
+
+/// Rate limit of callers without a token, headers of every answer, measurements.
+pub(super) async fn finish(State(context): State<Context>, mut request: Request, next: Next) -> Response {
+    let slot = RateSlot::default();
+    request.extensions_mut().insert(slot.clone());
+    let (parts, body) = request.into_parts();
+    let bucket = Bucket::Address(address(&parts));
+    let exempt = matches!(parts.uri.path(), "/api/health" | "/api/ready" | "/metrics");
+    let route = parts.extensions.get::<MatchedPath>().map(|p| p.as_str().to_owned());
+    let method = parts.method.clone();
+    let mut answer = next.run(Request::from_parts(parts, body)).await;
+    let now = context.app.now();
+    let rate = slot.rate().unwrap_or_else(|| {
+        // Nobody asked who this is: counted by address.
+        let count = if exempt { super::limits::Limiter::look } else { super::limits::Limiter::take };
+        let rate = count(&context.limiter, bucket, GENERAL, now);
+        if rate.exceeded && !exempt {
+            answer = ApiError::rate_limited(rate.retry_after(now)).into_response();
+        }
+        rate
+    });
+    rate.write_to(answer.headers_mut());
+    secure(&mut answer);
+    context.telemetry.answered(&method, route.as_deref().unwrap_or("none"), answer.status());
+    answer
+}
+
+fn secure(answer: &mut Response) {
+    let headers = answer.headers_mut();
+    for (name, value) in [
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::X_FRAME_OPTIONS, "DENY"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    headers
+        .entry(header::CONTENT_SECURITY_POLICY)
+        .or_insert(HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'"));
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+}
+
+/// Gives the first answer again to a POST with the same `Idempotency-Key` and body by the same caller.
+///
+/// Answers can hold secrets that the server keeps only as hashes, so an answer is sealed with a key made of the
+/// caller's credential, which the server does not keep either.
+pub(super) async fn remember_answers(State(context): State<Context>, request: Request, next: Next) -> Response {
+    let key = request.headers().get("idempotency-key").cloned();
+    let (Some(key), &Method::POST) = (key, request.method()) else { return next.run(request).await };
+    match answer_once(&context, key.as_bytes(), request, next).await {
+        Ok(answer) | Err(answer) => answer,
+    }
+}
+
+async fn answer_once(context: &Context, key: &[u8], request: Request, next: Next) -> Result<Response, Response> {
+    if key.is_empty() || key.len() > 255 {
+        return Err(ApiError::invalid_field("Idempotency-Key", "must be 1 to 255 characters").into_response());
+    }
+    let (mut parts, body) = request.into_parts();
+    // A caller who is refused gets the refusal from the handler itself where there is one.
+    let Ok((actor, _)) = authenticate(&mut parts, context).await else {
+        return Ok(next.run(Request::from_parts(parts, body)).await);
+    };
+    let owner = match &actor {
+        Actor::Token { id, .. } => format!("token/{id}"),
+        Actor::Node { uuid, .. } => format!("node/{uuid}"),
+        Actor::System { .. } => "system".to_owned(),
+    };
+    let bytes = read_body(&parts.headers, body).await.map_err(IntoResponse::into_response)?;
+    let key_hash: [u8; 32] = Sha256::digest(key).into();
+    let mut hasher = Sha256::new();
+    hasher.update(parts.uri.path().as_bytes());
+    hasher.update([0]);
+    hasher.update(&bytes);
+    let request_hash: [u8; 32] = hasher.finalize().into();
+    let credential = parts.headers.get(header::AUTHORIZATION).map(|v| v.as_bytes().to_vec()).unwrap_or_default();
+    let seal = Seal::new(&credential, &key_hash);
+
+    let gate = context.gates.of(&owner, key_hash);
+    let _turn = gate.lock().await;
+    let since = context.app.now().plus_secs(-ANSWER_SECS);
+    let known =
+        context.app.store.answered(&owner, key_hash, since).await.map_err(|e| ApiError::from(e).into_response())?;
+    if let Some(known) = known {
+        if known.request_hash != request_hash {
+            let problem = Problem::field("Idempotency-Key", "was used for another request within the last 24 h");
+            return Err(ApiError::from(problem).into_response());
+        }
+        if let (Some(body), Ok(status)) = (seal.open(known.answer), StatusCode::from_u16(known.status)) {
+            let headers =
+                [(header::CONTENT_TYPE, "application/json"), (HeaderName::from_static("idempotent-replayed"), "true")];
+            return Ok((status, headers, body).into_response());
+        }
+    }
+    let answer = next.run(Request::from_parts(parts, Body::from(bytes))).await;
+    let (head, body) = answer.into_parts();
+    let body = axum::body::to_bytes(body, usize::MAX).await.map_err(|_| ApiError::internal().into_response())?;
+    // Refusals that say nothing of the request itself are not kept: the next try may succeed.
+    let lasting = !head.status.is_server_error() && !matches!(head.status.as_u16(), 401..=403 | 408 | 413 | 415 | 429);
+    if lasting && let Some(sealed) = seal.close(&body) {
+        let answered = Answered { request_hash, status: head.status.as_u16(), answer: sealed };
+        if let Err(fault) = context.app.store.remember(&owner, key_hash, &answered, context.app.now()).await {
+            error!(error = %fault, "an answer could not be kept for its Idempotency-Key");
+        }
+    }
+    Ok(Response::from_parts(head, Body::from(body)))
+}
+
+/// One request with the same key at a time: the second waits for the first one's answer.
+#[derive(Default)]
+pub(crate) struct Gates(Mutex<HashMap<GateKey, Weak<Gate>>>);
+
+/// Whose key, and its hash.
+type GateKey = (String, [u8; 32]);
+
+type Gate = tokio::sync::Mutex<()>;
+
+impl Gates {
+    fn of(&self, owner: &str, key_hash: [u8; 32]) -> Arc<Gate> {
+        let mut gates = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        gates.retain(|_, gate| gate.strong_count() > 0);
+        let known = gates.entry((owner.to_owned(), key_hash)).or_default();
+        known.upgrade().unwrap_or_else(|| {
+            let gate = Arc::default();
+            *known = Arc::downgrade(&gate);
+            gate
+        })
+    }
+}
+
+/// Seals answers with the caller's credential.
+struct Seal(LessSafeKey);
+
+impl Seal {
+    fn new(credential: &[u8], key_hash: &[u8; 32]) -> Self {
+        let mut hasher = Sha256::new();
+        hasher.update(b"ftagent answer");
+        hasher.update(key_hash);
+        hasher.update(credential);
+        let key = UnboundKey::new(&CHACHA20_POLY1305, &hasher.finalize()).expect("SHA-256 gives the 32 bytes needed");
+        Self(LessSafeKey::new(key))
+    }
+
+    fn close(&self, text: &[u8]) -> Option<Vec<u8>> {
+        let mut nonce = [0; NONCE_LEN];
+        rand::TryRngCore::try_fill_bytes(&mut rand::rngs::OsRng, &mut nonce).ok()?;
+        let mut sealed = text.to_vec();
+        self.0.seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::empty(), &mut sealed).ok()?;
+        sealed.extend_from_slice(&nonce);
+        Some(sealed)
+    }
+
+    fn open(&self, mut sealed: Vec<u8>) -> Option<Vec<u8>> {
+        let nonce: [u8; NONCE_LEN] = sealed.split_off(sealed.len().checked_sub(NONCE_LEN)?).try_into().ok()?;
+        let nonce = Nonce::assume_unique_for_key(nonce);
+        Some(self.0.open_in_place(nonce, Aad::empty(), &mut sealed).ok()?.to_vec())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sealed_answer_opens_for_its_caller_alone() {
+        let seal = Seal::new(b"Bearer one", &[1; 32]);
+        let sealed = seal.close(b"a secret").expect("randomness");
+        assert!(!sealed.windows(8).any(|w| w == b"a secret"));
+        assert_eq!(seal.open(sealed.clone()).as_deref(), Some(b"a secret".as_slice()));
+        assert_eq!(Seal::new(b"Bearer two", &[1; 32]).open(sealed.clone()), None);
+        assert_eq!(Seal::new(b"Bearer one", &[2; 32]).open(sealed), None);
+        assert_eq!(seal.open(vec![1, 2]), None);
+    }
+}

@@ -1,0 +1,102 @@
+//! HTTP: parse the request, call `app`, write the answer. No SQL, no decisions.
+
+pub(crate) mod agent;
+mod auth;
+mod error;
+mod extract;
+mod layers;
+mod limits;
+mod openapi;
+mod system;
+mod telemetry;
+mod v1;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::middleware::{from_fn, from_fn_with_state};
+use tokio::sync::watch;
+use utoipa_axum::router::OpenApiRouter;
+
+use crate::app::App;
+pub use layers::ANSWER_SECS;
+use limits::Limiter;
+use telemetry::Telemetry;
+
+/// What every handler can reach.
+#[derive(Clone)]
+pub struct Context {
+    pub(crate) app: Arc<App>,
+    pub(crate) limiter: Arc<Limiter>,
+    pub(crate) telemetry: Arc<Telemetry>,
+    pub(crate) gates: Arc<layers::Gates>,
+    /// Turns true when the server drains: long answers end.
+    pub(crate) draining: watch::Receiver<bool>,
+}
+
+impl Context {
+    pub fn new(app: Arc<App>, draining: watch::Receiver<bool>) -> Self {
+        Self { app, limiter: Arc::default(), telemetry: Arc::default(), gates: Arc::default(), draining }
+    }
+}
+
+/// An answer's shape: `ok`, and what was asked for under its name.
+macro_rules! answers {
+    ($($(#[$meta:meta])* $name:ident { $($(#[$fmeta:meta])* $field:ident: $ty:ty),+ $(,)? })+) => {
+        $($(#[$meta])*
+        #[derive(serde::Serialize, utoipa::ToSchema)]
+        pub(crate) struct $name {
+            /// Always true.
+            #[schema(example = true)]
+            ok: bool,
+            $($(#[$fmeta])* $field: $ty),+
+        }
+
+        impl $name {
+            #[allow(clippy::too_many_arguments, reason = "one argument for each field")]
+            fn new($($field: $ty),+) -> axum::Json<Self> {
+                axum::Json(Self { ok: true, $($field),+ })
+            }
+        })+
+    };
+}
+pub(crate) use answers;
+
+answers! {
+    /// It was done; there is nothing to show.
+    Done { #[serde(skip_serializing_if = "Option::is_none")] id: Option<i64> }
+}
+
+fn api() -> OpenApiRouter<Context> {
+    OpenApiRouter::with_openapi(openapi::base())
+        .merge(system::routes())
+        .merge(v1::deploy_routes())
+        .nest("/api/v1", v1::routes().merge(agent::routes()))
+}
+
+/// The OpenAPI document.
+pub fn document() -> utoipa::openapi::OpenApi {
+    openapi::complete(api().split_for_parts().1)
+}
+
+/// All of it, ready to serve. With `metrics` false, `/metrics` is left to a listener of its own.
+pub fn router(context: Context, metrics: bool) -> Router {
+    let (routes, document) = api().split_for_parts();
+    let document = Arc::new(openapi::complete(document));
+    let mut router = routes.merge(openapi::routes(document));
+    if metrics {
+        router = router.merge(system::metrics_route());
+    }
+    router
+        .fallback(|| async { error::ApiError::not_found() })
+        .method_not_allowed_fallback(|| async { error::ApiError::method() })
+        .layer(from_fn_with_state(context.clone(), layers::remember_answers))
+        .layer(from_fn(layers::survive_panics))
+        .layer(from_fn_with_state(context.clone(), layers::finish))
+        .with_state(context)
+}
+
+/// `/metrics` alone, for a listener of its own.
+pub fn metrics_router(context: Context) -> Router {
+    system::metrics_route().fallback(|| async { error::ApiError::not_found() }).with_state(context)
+}

@@ -1,0 +1,177 @@
+//! The OpenAPI document: what the handlers do not say themselves, and where it can be read.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::Path;
+use axum::http::{HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use utoipa::openapi::path::{Operation, ParameterBuilder, ParameterIn};
+use utoipa::openapi::security::{ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityRequirement, SecurityScheme};
+use utoipa::openapi::{
+    ContentBuilder, Header, InfoBuilder, License, ObjectBuilder, OpenApi, OpenApiBuilder, Ref, RefOr, Required,
+    Response as Described, ResponseBuilder, Type,
+};
+use utoipa::{PartialSchema, ToSchema};
+
+use super::Context;
+use super::error::{ApiError, ErrorAnswer};
+
+/// The document before the handlers add themselves.
+pub(super) fn base() -> OpenApi {
+    let info = InfoBuilder::new()
+        .title("ftagent control plane")
+        .version(env!("CARGO_PKG_VERSION"))
+        .description(Some(
+            "Nodes, incidents, firewall rules and audit records of ftagent. Every answer is an object with `ok`; a \
+             refusal has `error` with `code`, `message` and `details`. Lists answer `total` and are ordered newest \
+             first. Times are RFC 3339, UTC.",
+        ))
+        .license(Some(License::new("Apache-2.0 OR MIT")));
+    OpenApiBuilder::new().info(info.build()).build()
+}
+
+/// The errors that every operation can answer, by the reason why.
+const ERRORS: [(&str, &str); 8] = [
+    ("400", "`invalid_parameter`: the path, the query or the body cannot be read"),
+    ("404", "`not_found`"),
+    ("405", "`method_not_allowed`"),
+    ("408", "`request_timeout`: the body did not arrive in time"),
+    ("413", "`payload_too_large`: the body is larger than 1 MiB"),
+    ("429", "`rate_limited`: see `Retry-After`"),
+    ("500", "`internal_error`"),
+    ("503", "`unavailable`: try again after `Retry-After` seconds"),
+];
+const AUTH_ERRORS: [(&str, &str); 2] =
+    [("401", "`invalid_credentials` or `token_expired`"), ("403", "`forbidden`: the token's role does not allow this")];
+const WRITE_ERRORS: [(&str, &str); 4] = [
+    ("402", "`subscription_required`: the workspace has no active subscription"),
+    ("409", "`already_exists`"),
+    ("415", "`unsupported_media_type`: send `application/json`"),
+    ("422", "`validation_error`: values are out of bounds, `details` names them"),
+];
+
+/// Adds what holds for every operation: errors, headers, security.
+pub(super) fn complete(mut document: OpenApi) -> OpenApi {
+    let components = document.components.get_or_insert_default();
+    let mut schemas = vec![(ErrorAnswer::name().into_owned(), ErrorAnswer::schema())];
+    ErrorAnswer::schemas(&mut schemas);
+    components.schemas.extend(schemas);
+    components.add_security_scheme("token", SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer)));
+    components.add_security_scheme("node_key", SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer)));
+    components
+        .add_security_scheme("node_uuid", SecurityScheme::ApiKey(ApiKey::Header(ApiKeyValue::new("X-Node-UUID"))));
+    for (path, item) in &mut document.paths.paths {
+        let operations = [
+            ("get", &mut item.get, false),
+            ("post", &mut item.post, true),
+            ("patch", &mut item.patch, true),
+            ("delete", &mut item.delete, true),
+        ];
+        for (method, operation, writes) in operations {
+            if let Some(operation) = operation {
+                operation.operation_id = Some(operation_id(method, path));
+                complete_operation(operation, writes);
+            }
+        }
+    }
+    document
+}
+
+/// A name of its own for each operation: `get_nodes_uuid_metrics`.
+fn operation_id(method: &str, path: &str) -> String {
+    let words = path.split(['/', '-', '{', '}']).filter(|w| !matches!(*w, "" | "api" | "v1"));
+    let version = if path.starts_with("/api/v1/deploy") { Some("v1") } else { None };
+    [method].into_iter().chain(words).chain(version).collect::<Vec<_>>().join("_")
+}
+
+fn complete_operation(operation: &mut Operation, writes: bool) {
+    let has_tag = |tag: &str| operation.tags.as_ref().is_some_and(|tags| tags.iter().any(|t| t == tag));
+    let (agent, system) = (has_tag("agent"), has_tag("system"));
+    if agent {
+        let node = SecurityRequirement::new("node_key", [] as [&str; 0]).add("node_uuid", [] as [&str; 0]);
+        operation.security = Some(vec![node]);
+    } else if !system {
+        let token = SecurityRequirement::new("token", [] as [&str; 0]);
+        operation.security.get_or_insert_default().push(token);
+    }
+    let mut errors: Vec<_> = ERRORS.to_vec();
+    if !system {
+        errors.extend(AUTH_ERRORS);
+    }
+    if writes {
+        errors.extend(WRITE_ERRORS);
+    }
+    for (status, description) in errors {
+        operation.responses.responses.entry(status.to_owned()).or_insert_with(|| RefOr::T(error(description)));
+    }
+    for response in operation.responses.responses.values_mut() {
+        if let RefOr::T(response) = response {
+            for (name, what) in [
+                ("X-RateLimit-Limit", "Requests allowed in the window"),
+                ("X-RateLimit-Remaining", "Requests left in the window"),
+                ("X-RateLimit-Reset", "When the window ends, in seconds since the Unix epoch"),
+            ] {
+                response.headers.insert(name.to_owned(), integer_header(what));
+            }
+        }
+    }
+    for status in ["429", "503"] {
+        if let Some(RefOr::T(response)) = operation.responses.responses.get_mut(status) {
+            response.headers.insert("Retry-After".to_owned(), integer_header("Seconds to wait"));
+        }
+    }
+    if operation.request_body.is_some() && !agent {
+        let key = ParameterBuilder::new()
+            .name("Idempotency-Key")
+            .parameter_in(ParameterIn::Header)
+            .required(Required::False)
+            .description(Some("The same key and body within 24 h give the first answer again (POST alone)"))
+            .schema(Some(ObjectBuilder::new().schema_type(Type::String).min_length(Some(1)).max_length(Some(255))))
+            .build();
+        operation.parameters.get_or_insert_default().push(RefOr::T(key));
+    }
+}
+
+fn integer_header(what: &str) -> RefOr<Header> {
+    let mut header = Header::new(ObjectBuilder::new().schema_type(Type::Integer));
+    header.description = Some(what.to_owned());
+    RefOr::T(header)
+}
+
+fn error(description: &str) -> Described {
+    let content = ContentBuilder::new().schema(Some(Ref::from_schema_name(ErrorAnswer::name()))).build();
+    ResponseBuilder::new().description(description).content("application/json", content).build()
+}
+
+/// `/api/openapi.json` and `/api/docs`, all from this program.
+pub(super) fn routes(document: Arc<OpenApi>) -> Router<Context> {
+    let json = document.to_json().expect("the document is made of strings and numbers");
+    let config = Arc::new(utoipa_swagger_ui::Config::from("/api/openapi.json"));
+    let page = config.clone();
+    Router::new()
+        .route("/api/openapi.json", get(|| async { ([(header::CONTENT_TYPE, "application/json")], json) }))
+        .route("/api/docs", get(|| async move { asset("index.html", page) }))
+        .route("/api/docs/{*path}", get(|Path(path): Path<String>| async move { asset(&path, config) }))
+}
+
+fn asset(path: &str, config: Arc<utoipa_swagger_ui::Config<'static>>) -> Response {
+    let Ok(Some(file)) = utoipa_swagger_ui::serve(path, config) else { return ApiError::not_found().into_response() };
+    let mut bytes = file.bytes.into_owned();
+    if path == "index.html"
+        && let Ok(text) = std::str::from_utf8(&bytes)
+    {
+        // The page is served without a trailing slash and never redirects, so relative links need their folder.
+        bytes =
+            text.replace("\"./", "\"/api/docs/").replace("href=\"index.css", "href=\"/api/docs/index.css").into_bytes();
+    }
+    let mut answer = ([(header::CONTENT_TYPE, file.content_type)], bytes).into_response();
+    answer.headers_mut().insert(
+        header::CONTENT_SECURITY_POLICY,
+        HeaderValue::from_static(
+            "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'",
+        ),
+    );
+    answer
+}

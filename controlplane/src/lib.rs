@@ -1,0 +1,14 @@
+//! The control plane of ftagent: REST, agent protocol, audit, on an embedded database.
+//!
+//! `http` parses requests and writes answers, `app` is what callers may do, `store` keeps it, `domain` decides.
+#![forbid(unsafe_code)]
+
+pub mod app;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod domain;
+pub mod http;
+pub mod jobs;
+pub mod server;
+pub mod store;

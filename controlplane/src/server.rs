@@ -1,0 +1,179 @@
+//! Wiring: store, application, jobs, listeners, and how all of it ends.
+//!
+//! ```text
+//! SIGTERM/SIGINT --> draining = true --> streams and events end, listeners take no more, open requests finish
+//!                                    --> jobs end --> the database closes
+//! ```
+
+use std::io::Write as _;
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use axum::Router;
+use axum_server::Handle;
+use axum_server::tls_rustls::RustlsConfig;
+use hyper_util::rt::TokioTimer;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use crate::app::App;
+use crate::clock::SystemClock;
+use crate::config::Config;
+use crate::domain::Secret;
+use crate::http::{Context, metrics_router, router};
+use crate::jobs::{self, Retention};
+use crate::store::Store;
+use crate::store::sqlite::SqliteStore;
+
+/// How long open requests may take to finish.
+const DRAIN: Duration = Duration::from_secs(10);
+/// How long a connection may take to send the head of a request.
+const HEAD_TIME: Duration = Duration::from_secs(10);
+
+/// Opens the application on the configured database, made if missing.
+///
+/// # Errors
+/// The folder cannot be made, or the database cannot be opened.
+pub async fn open(config: &Config) -> Result<Arc<App>> {
+    let folder = &config.data;
+    if !folder.is_dir() {
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(folder)
+            .with_context(|| format!("cannot make the data folder {}", folder.display()))?;
+    }
+    let path = config.database();
+    // SQLite gives its files the mode of the first one: hashes and incidents are nobody else's to read.
+    std::fs::OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .open(&path)
+        .with_context(|| format!("cannot write the database {}", path.display()))?;
+    let store =
+        SqliteStore::open(&path).await.with_context(|| format!("cannot open the database {}", path.display()))?;
+    Ok(Arc::new(App::new(Arc::new(store) as Arc<dyn Store>, Arc::new(SystemClock))))
+}
+
+/// Serves until a signal ends it.
+///
+/// # Errors
+/// The database or a certificate cannot be opened, an address is taken.
+pub async fn serve(config: &Config, token_file: Option<&Path>) -> Result<()> {
+    let tls = tls(config).await?;
+    let listener = bind(config.listen)?;
+    let metrics_listener = config.metrics_listen.map(bind).transpose()?;
+    let app = open(config).await?;
+    announce_owner(&app, token_file).await?;
+
+    let (drain, draining) = watch::channel(false);
+    let context = Context::new(app.clone(), draining.clone());
+    let api = router(context.clone(), metrics_listener.is_none());
+    let retention =
+        Retention { seconds_hours: config.metrics_seconds_hours, minutes_days: config.metrics_minutes_days };
+    let jobs = tokio::spawn(jobs::run(app.clone(), retention, draining));
+
+    let handle = Handle::new();
+    let address = listener.local_addr()?;
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    let api = listen(listener, tls, api, handle.clone())?;
+    let metrics = match metrics_listener {
+        Some(listener) => Some(listen(listener, None, metrics_router(context), handle.clone())?),
+        None => None,
+    };
+    // Signals are taken before anybody is told that the server is there.
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut stdout = std::io::stdout();
+    writeln!(stdout, "listening on {scheme}://{address}")?;
+    stdout.flush()?;
+    if let Err(fault) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
+        warn!(error = %fault, "the service manager could not be told that the server is ready");
+    }
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    info!("draining");
+    if let Err(fault) = sd_notify::notify(&[sd_notify::NotifyState::Stopping]) {
+        warn!(error = %fault, "the service manager could not be told that the server stops");
+    }
+    drain.send_replace(true);
+    handle.graceful_shutdown(Some(DRAIN));
+    api.await.context("the API's task panicked")?.context("the API's listener failed")?;
+    if let Some(metrics) = metrics {
+        metrics.await.context("the metrics task panicked")?.context("the metrics listener failed")?;
+    }
+    jobs.await.context("the jobs' task panicked")?;
+    app.store.close().await;
+    info!("stopped");
+    Ok(())
+}
+
+type Listening = tokio::task::JoinHandle<std::io::Result<()>>;
+
+fn listen(
+    listener: TcpListener,
+    tls: Option<RustlsConfig>,
+    router: Router,
+    handle: Handle<SocketAddr>,
+) -> Result<Listening> {
+    let service = router.into_make_service_with_connect_info::<SocketAddr>();
+    Ok(match tls {
+        None => {
+            let mut server = axum_server::from_tcp(listener)?.handle(handle);
+            server.http_builder().http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIME);
+            server.http_builder().http2().timer(TokioTimer::new()).keep_alive_interval(Some(HEAD_TIME));
+            tokio::spawn(server.serve(service))
+        }
+        Some(tls) => {
+            let mut server = axum_server::from_tcp_rustls(listener, tls)?.handle(handle);
+            server.http_builder().http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIME);
+            server.http_builder().http2().timer(TokioTimer::new()).keep_alive_interval(Some(HEAD_TIME));
+            tokio::spawn(server.serve(service))
+        }
+    })
+}
+
+fn bind(address: SocketAddr) -> Result<TcpListener> {
+    let listener = TcpListener::bind(address).with_context(|| format!("cannot listen on {address}"))?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+async fn tls(config: &Config) -> Result<Option<RustlsConfig>> {
+    let (Some(cert), Some(key)) = (&config.tls_cert, &config.tls_key) else { return Ok(None) };
+    if rustls::crypto::ring::default_provider().install_default().is_err() {
+        bail!("another TLS provider is installed already");
+    }
+    let tls = RustlsConfig::from_pem_file(cert, key)
+        .await
+        .with_context(|| format!("cannot use the certificate {} with the key {}", cert.display(), key.display()))?;
+    Ok(Some(tls))
+}
+
+/// Makes the first workspace and shows its owner's token, or says how to make another.
+async fn announce_owner(app: &App, token_file: Option<&Path>) -> Result<()> {
+    let Some(token) = app.bootstrap().await? else {
+        println!("tokens exist; to make another: controlplane token create --name NAME --role owner");
+        return Ok(());
+    };
+    if let Some(path) = token_file {
+        write_secret(path, &token).with_context(|| format!("cannot write the token to {}", path.display()))?;
+    }
+    println!("deploy token: {}", token.reveal());
+    Ok(())
+}
+
+fn write_secret(path: &Path, token: &Secret) -> std::io::Result<()> {
+    // A file that exists could be readable to others: the mode only holds for a new one.
+    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    writeln!(file, "{}", token.reveal())?;
+    file.sync_all()
+}

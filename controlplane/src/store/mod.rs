@@ -1,0 +1,202 @@
+//! Keeping what the control plane knows: one trait per resource, one transaction per use case.
+//!
+//! A write takes the [`Fact`] that the audit chain keeps of it and commits both or neither. Writes that change what
+//! nodes must do answer with the nodes concerned ([`Changed`]), whose versions grew in the same transaction. `sqlite/`
+//! has one file per trait; another database is another folder with the same names.
+
+mod error;
+pub mod sqlite;
+
+use async_trait::async_trait;
+use ftagent_common::api::{CommandAck, Heartbeat, IncidentReport, MetricsSample, NodeCommand, NodeConfig, Order};
+use uuid::Uuid;
+
+use crate::domain::{
+    Actor, AllowlistEntry, AuditFilter, AuditRecord, Broken, Deployment, Execution, Fact, IncidentFilter, Listed,
+    MetricsPoint, MetricsWindow, NewAllowlistEntry, NewRule, NewThreshold, NewToken, Node, NodeFilter, NodePatch, Note,
+    OperatorChange, Page, Rule, SecretHash, StoredIncident, Subscription, Threshold, Timestamp, Token, Verifier,
+    Workspace, WorkspaceId, WorkspacePatch,
+};
+
+pub use error::{Result, StoreError};
+
+/// Everything that must be kept.
+#[async_trait]
+pub trait Store:
+    Workspaces + Nodes + Agents + Incidents + Rules + Allowlist + Thresholds + Audits + Idempotency + Send + Sync
+{
+    /// Reads and writes once, so that a locked, full or broken database shows.
+    async fn check(&self) -> Result<()>;
+
+    /// Waits for the last commit and closes every connection.
+    async fn close(&self);
+}
+
+/// The nodes whose configuration a write changed.
+pub type Changed = Vec<Uuid>;
+
+/// Who a credential belongs to.
+#[derive(Clone, Debug)]
+pub struct Known {
+    pub actor: Actor,
+    pub hash: SecretHash,
+    pub expires_at: Option<Timestamp>,
+    pub subscription: Subscription,
+}
+
+/// Workspaces and their tokens.
+#[async_trait]
+pub trait Workspaces {
+    /// Makes the workspace `default` and its owner's token, unless a workspace exists already.
+    async fn bootstrap(&self, now: Timestamp, owner: &SecretHash) -> Result<bool>;
+    /// The oldest workspace, which the command line acts on.
+    async fn first_workspace(&self) -> Result<WorkspaceId>;
+    async fn workspace(&self, ws: WorkspaceId) -> Result<Workspace>;
+    async fn patch_workspace(&self, ws: WorkspaceId, patch: WorkspacePatch, fact: Fact)
+    -> Result<(Workspace, Changed)>;
+    async fn subscribe(&self, ws: WorkspaceId, subscription: Subscription, fact: Fact) -> Result<()>;
+    async fn tokens(&self, ws: WorkspaceId, page: Page) -> Result<Listed<Token>>;
+    async fn create_token(&self, ws: WorkspaceId, new: NewToken, hash: &SecretHash, fact: Fact) -> Result<Token>;
+    /// Revokes a token; the last owner's is refused, because nobody could make another.
+    async fn revoke_token(&self, ws: WorkspaceId, id: i64, now: Timestamp, fact: Fact) -> Result<Token>;
+    /// The unrevoked tokens whose hash begins like this one; the caller compares the whole.
+    async fn token_candidates(&self, hash: &SecretHash) -> Result<Vec<Known>>;
+}
+
+/// Nodes as operators see them.
+#[async_trait]
+pub trait Nodes {
+    async fn deploy(&self, ws: WorkspaceId, node: &Deployment, key: &SecretHash, fact: Fact) -> Result<Uuid>;
+    async fn nodes(&self, ws: WorkspaceId, filter: &NodeFilter, page: Page, now: Timestamp) -> Result<Listed<Node>>;
+    async fn node(&self, ws: WorkspaceId, node: Uuid, now: Timestamp) -> Result<Node>;
+    async fn patch_node(
+        &self,
+        ws: WorkspaceId,
+        node: Uuid,
+        patch: NodePatch,
+        now: Timestamp,
+        fact: Fact,
+    ) -> Result<Node>;
+    /// Deletes a node with its incidents and metrics; its audit records stay.
+    async fn delete_node(&self, ws: WorkspaceId, node: Uuid, fact: Fact) -> Result<()>;
+    async fn metrics(&self, ws: WorkspaceId, node: Uuid, window: MetricsWindow) -> Result<Vec<MetricsPoint>>;
+    async fn order(&self, ws: WorkspaceId, node: Uuid, order: &Order, fact: Fact) -> Result<NodeCommand>;
+    /// Every node of every workspace, for the job that notices changes of status.
+    async fn all_nodes(&self, now: Timestamp) -> Result<Vec<(WorkspaceId, Node)>>;
+}
+
+/// What nodes say and ask.
+#[async_trait]
+pub trait Agents {
+    /// The node and the hash of its key.
+    async fn node_key(&self, node: Uuid) -> Result<Option<Known>>;
+    async fn heartbeat(&self, node: Uuid, heartbeat: &Heartbeat, now: Timestamp) -> Result<()>;
+    async fn record_metrics(&self, node: Uuid, samples: &[MetricsSample]) -> Result<()>;
+    async fn config_version(&self, node: Uuid) -> Result<u64>;
+    /// The whole configuration, of one moment.
+    async fn node_config(&self, node: Uuid) -> Result<NodeConfig>;
+    /// The unacknowledged commands with numbers above `after`, oldest first, with their numbers.
+    async fn pending_commands(&self, node: Uuid, after: i64) -> Result<Vec<(i64, NodeCommand)>>;
+    /// Repeats are harmless: the first word stays.
+    async fn acknowledge(&self, node: Uuid, ack: &CommandAck, fact: Fact) -> Result<()>;
+    /// Thins out seconds older than `seconds_before`, deletes minutes older than `minutes_before`.
+    async fn prune_metrics(&self, seconds_before: Timestamp, minutes_before: Timestamp) -> Result<u64>;
+    /// Gives up commands that nobody acknowledged since `before`.
+    async fn expire_commands(&self, before: Timestamp) -> Result<u64>;
+}
+
+/// What became of a report.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Recorded {
+    pub incident: StoredIncident,
+    /// Whether the report opened the incident.
+    pub opened: bool,
+    /// Whether it was newer than what was known.
+    pub applied: bool,
+}
+
+/// Incidents.
+#[async_trait]
+pub trait Incidents {
+    /// Keeps a node's report: idempotent by uuid and revision, and by node, beginning and target. Its executions are
+    /// kept and audited once each.
+    async fn record(&self, node: Uuid, report: IncidentReport, now: Timestamp) -> Result<Recorded>;
+    async fn incidents(&self, ws: WorkspaceId, filter: &IncidentFilter, page: Page) -> Result<Listed<StoredIncident>>;
+    /// The next incidents of an export, by falling id below `before`.
+    async fn export(&self, ws: WorkspaceId, filter: &IncidentFilter, before: i64) -> Result<Vec<StoredIncident>>;
+    /// The number that an id, a uuid or `inc_<8 hex>` stands for.
+    async fn find(&self, ws: WorkspaceId, reference: &str) -> Result<i64>;
+    async fn incident(&self, ws: WorkspaceId, id: i64) -> Result<(StoredIncident, Vec<Note>, Vec<Execution>)>;
+    /// Changes status or severity; ending an active incident leaves the node an order, given back with its node.
+    async fn change(
+        &self,
+        ws: WorkspaceId,
+        id: i64,
+        change: OperatorChange,
+        author: &str,
+        fact: Fact,
+    ) -> Result<(StoredIncident, Option<NodeCommand>)>;
+    async fn note(&self, ws: WorkspaceId, id: i64, author: &str, text: &str, fact: Fact) -> Result<Note>;
+}
+
+/// Firewall rules.
+#[async_trait]
+pub trait Rules {
+    async fn rules(&self, ws: WorkspaceId, page: Page) -> Result<Listed<Rule>>;
+    async fn rule(&self, ws: WorkspaceId, id: i64) -> Result<Rule>;
+    async fn create_rule(&self, ws: WorkspaceId, new: NewRule, fact: Fact) -> Result<(Rule, Changed)>;
+    /// Replaces the rule by what `edit` makes of it, read and written in one transaction.
+    async fn edit_rule(&self, ws: WorkspaceId, id: i64, edit: Edit<'_>, fact: Fact) -> Result<(Rule, Changed)>;
+    async fn delete_rule(&self, ws: WorkspaceId, id: i64, fact: Fact) -> Result<Changed>;
+    async fn executions(&self, ws: WorkspaceId, rule: i64, page: Page) -> Result<Listed<Execution>>;
+}
+
+/// What to make of a rule.
+pub type Edit<'a> = Box<dyn FnOnce(&Rule) -> Result<NewRule, crate::domain::Problem> + Send + 'a>;
+
+/// The allowlist.
+#[async_trait]
+pub trait Allowlist {
+    /// With `node`: the workspace's entries and that node's.
+    async fn allowlist(&self, ws: WorkspaceId, node: Option<Uuid>, page: Page) -> Result<Listed<AllowlistEntry>>;
+    /// Every entry that holds on some node of the workspace, for guards.
+    async fn all_allowed(&self, ws: WorkspaceId) -> Result<Vec<AllowlistEntry>>;
+    async fn allow(&self, ws: WorkspaceId, new: NewAllowlistEntry, fact: Fact) -> Result<(AllowlistEntry, Changed)>;
+    async fn disallow(&self, ws: WorkspaceId, id: i64, fact: Fact) -> Result<Changed>;
+}
+
+/// Thresholds of single hosts.
+#[async_trait]
+pub trait Thresholds {
+    async fn thresholds(&self, ws: WorkspaceId, page: Page) -> Result<Listed<Threshold>>;
+    /// Creates the threshold, or replaces the one of the same target.
+    async fn save_threshold(&self, ws: WorkspaceId, new: NewThreshold, fact: Fact) -> Result<(Threshold, Changed)>;
+    async fn delete_threshold(&self, ws: WorkspaceId, id: i64, fact: Fact) -> Result<Changed>;
+}
+
+/// The audit chain.
+#[async_trait]
+pub trait Audits {
+    async fn audit(&self, ws: WorkspaceId, filter: &AuditFilter, page: Page) -> Result<Listed<AuditRecord>>;
+    /// Keeps a fact that changed nothing else, such as a refusal.
+    async fn append(&self, ws: WorkspaceId, fact: Fact) -> Result<()>;
+    /// Walks the whole chain.
+    async fn verify(&self, ws: WorkspaceId) -> Result<(Verifier, Option<Broken>)>;
+}
+
+/// A first answer that the same request gets again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answered {
+    pub request_hash: [u8; 32],
+    pub status: u16,
+    /// Sealed; the store cannot read it.
+    pub answer: Vec<u8>,
+}
+
+/// Answers by `Idempotency-Key`.
+#[async_trait]
+pub trait Idempotency {
+    async fn answered(&self, actor: &str, key_hash: [u8; 32], since: Timestamp) -> Result<Option<Answered>>;
+    async fn remember(&self, actor: &str, key_hash: [u8; 32], answered: &Answered, now: Timestamp) -> Result<()>;
+    async fn forget_answers(&self, before: Timestamp) -> Result<u64>;
+}

@@ -1,0 +1,133 @@
+//! The audit chain in SQLite.
+
+use async_trait::async_trait;
+use sqlx::sqlite::SqliteRow;
+use sqlx::{QueryBuilder, Row, Sqlite, SqliteConnection};
+
+use super::{SqliteStore, amount, at, hash};
+use crate::domain::{AuditFilter, AuditRecord, Broken, Fact, GENESIS, Listed, Page, Verifier, WorkspaceId};
+use crate::store::{Audits, Result};
+
+/// Adds a fact to the chain, in the transaction of the change that it tells of.
+pub(super) async fn append(conn: &mut SqliteConnection, ws: WorkspaceId, fact: Fact) -> Result<()> {
+    let head = sqlx::query("SELECT seq, hash FROM audit_heads WHERE workspace_id = ?")
+        .bind(ws.0)
+        .fetch_optional(&mut *conn)
+        .await?;
+    let (seq, previous) = match &head {
+        Some(row) => (row.try_get::<i64, _>("seq")?, hash(row, "hash")?),
+        None => (0, GENESIS),
+    };
+    let record = fact.chained(seq + 1, previous);
+    sqlx::query(
+        "INSERT INTO audit (workspace_id, seq, at, actor, action, object, result, detail, hash)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+    )
+    .bind(ws.0)
+    .bind(record.seq)
+    .bind(record.at.micros())
+    .bind(&record.actor)
+    .bind(&record.action)
+    .bind(&record.object)
+    .bind(&record.result)
+    .bind(&record.detail)
+    .bind(record.hash.as_slice())
+    .execute(&mut *conn)
+    .await?;
+    sqlx::query(
+        "INSERT INTO audit_heads (workspace_id, seq, hash) VALUES (?, ?, ?)
+         ON CONFLICT (workspace_id) DO UPDATE SET seq = excluded.seq, hash = excluded.hash",
+    )
+    .bind(ws.0)
+    .bind(record.seq)
+    .bind(record.hash.as_slice())
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+fn record(row: &SqliteRow) -> Result<AuditRecord> {
+    Ok(AuditRecord {
+        seq: row.try_get("seq")?,
+        at: at(row, "at")?,
+        actor: row.try_get("actor")?,
+        action: row.try_get("action")?,
+        object: row.try_get("object")?,
+        result: row.try_get("result")?,
+        detail: row.try_get("detail")?,
+        hash: hash(row, "hash")?,
+    })
+}
+
+fn filtered(query: &mut QueryBuilder<Sqlite>, ws: WorkspaceId, filter: &AuditFilter) {
+    query.push(" FROM audit WHERE workspace_id = ").push_bind(ws.0);
+    for (column, value) in [("action", &filter.action), ("object", &filter.object)] {
+        if let Some(value) = value {
+            query.push(format!(" AND {column} = ")).push_bind(value.clone());
+        }
+    }
+    if let Some(actor) = &filter.actor {
+        query.push(" AND instr(actor, ").push_bind(actor.clone()).push(") = 1");
+    }
+    if let Some(from) = filter.from {
+        query.push(" AND at >= ").push_bind(from.micros());
+    }
+    if let Some(to) = filter.to {
+        query.push(" AND at < ").push_bind(to.micros());
+    }
+}
+
+#[async_trait]
+impl Audits for SqliteStore {
+    async fn audit(&self, ws: WorkspaceId, filter: &AuditFilter, page: Page) -> Result<Listed<AuditRecord>> {
+        let mut tx = self.read().await?;
+        let mut counting = QueryBuilder::new("SELECT count(*) AS total");
+        filtered(&mut counting, ws, filter);
+        let total = amount(&counting.build().fetch_one(&mut *tx).await?, "total")?;
+        let mut listing = QueryBuilder::new("SELECT *");
+        filtered(&mut listing, ws, filter);
+        listing
+            .push(" ORDER BY seq DESC LIMIT ")
+            .push_bind(page.limit)
+            .push(" OFFSET ")
+            .push_bind(super::count(page.offset));
+        let rows = listing.build().fetch_all(&mut *tx).await?;
+        Ok(Listed { entries: rows.iter().map(record).collect::<Result<_>>()?, total })
+    }
+
+    async fn append(&self, ws: WorkspaceId, fact: Fact) -> Result<()> {
+        let mut tx = self.write().await?;
+        append(&mut tx, ws, fact).await?;
+        Ok(tx.commit().await?)
+    }
+
+    async fn verify(&self, ws: WorkspaceId) -> Result<(Verifier, Option<Broken>)> {
+        let mut tx = self.read().await?;
+        let mut verifier = Verifier::default();
+        loop {
+            let rows = sqlx::query("SELECT * FROM audit WHERE workspace_id = ? AND seq > ? ORDER BY seq LIMIT 1000")
+                .bind(ws.0)
+                .bind(verifier.seq())
+                .fetch_all(&mut *tx)
+                .await?;
+            if rows.is_empty() {
+                break;
+            }
+            for row in &rows {
+                if let Err(broken) = verifier.observe(&record(row)?) {
+                    return Ok((verifier, Some(broken)));
+                }
+            }
+        }
+        let head = sqlx::query("SELECT seq, hash FROM audit_heads WHERE workspace_id = ?")
+            .bind(ws.0)
+            .fetch_optional(&mut *tx)
+            .await?;
+        let (seq, last) = match &head {
+            Some(row) => (row.try_get("seq")?, hash(row, "hash")?),
+            None => (0, GENESIS),
+        };
+        let broken = verifier.finish(seq, last).err();
+        Ok((verifier, broken))
+    }
+}

@@ -1,0 +1,345 @@
+//! Incidents in SQLite.
+
+use async_trait::async_trait;
+use ftagent_common::api::{ExecutionOutcome, IncidentReport, NodeCommand, Order, RuleExecution};
+use ftagent_common::vocab::IncidentStatus;
+use sqlx::sqlite::SqliteRow;
+use sqlx::{QueryBuilder, Row, Sqlite, SqliteConnection};
+use uuid::Uuid;
+
+use super::agents::{MAX_OUTPUT, not_yours};
+use super::audits::append;
+use super::nodes::leave_order;
+use super::{SqliteStore, amount, at, json, maybe_at, or_missing, rules, to_json, uuid};
+use crate::domain::{
+    Actor, Closing, Execution, Fact, IncidentFilter, Listed, Note, OperatorChange, Page, Problem, StoredIncident,
+    Timestamp, WorkspaceId, accept_report,
+};
+use crate::store::{Incidents, Recorded, Result};
+
+const SELECT: &str =
+    "SELECT i.*, n.uuid AS node_uuid, n.name AS node_name FROM incidents i JOIN nodes n ON n.id = i.node_id";
+
+/// How many incidents an export reads at once.
+const EXPORT_CHUNK: i64 = 500;
+
+fn incident(row: &SqliteRow) -> Result<StoredIncident> {
+    let severity: Option<String> = row.try_get("severity_set")?;
+    let false_positive: bool = row.try_get("false_positive")?;
+    Ok(StoredIncident {
+        id: row.try_get("id")?,
+        node: uuid(row, "node_uuid")?,
+        node_name: row.try_get("node_name")?,
+        report: json(row, "report")?,
+        closing: maybe_at(row, "closed_at")?.map(|at| Closing { at, false_positive }),
+        severity: severity.and_then(|word| word.parse().ok()),
+    })
+}
+
+fn note(row: &SqliteRow) -> Result<Note> {
+    Ok(Note {
+        id: row.try_get("id")?,
+        at: at(row, "at")?,
+        kind: row.try_get("kind")?,
+        author: row.try_get("author")?,
+        text: row.try_get("text")?,
+    })
+}
+
+async fn by_id(conn: &mut SqliteConnection, ws: WorkspaceId, id: i64) -> Result<StoredIncident> {
+    let query = sqlx::AssertSqlSafe(format!("{SELECT} WHERE i.workspace_id = ? AND i.id = ?"));
+    let row = sqlx::query(query).bind(ws.0).bind(id).fetch_optional(conn).await?;
+    incident(&or_missing(row, "incident")?)
+}
+
+/// Writes what counts beside the report, so that filters and node status need not read reports.
+async fn save(conn: &mut SqliteConnection, kept: &StoredIncident) -> Result<()> {
+    // The timeline's executions have a table of their own.
+    let report = IncidentReport { executions: Vec::new(), ..kept.report.clone() };
+    sqlx::query(
+        "UPDATE incidents SET status = ?, severity = ?, family = ?, report = ?, closed_at = ?, false_positive = ?,
+                severity_set = ? WHERE id = ?",
+    )
+    .bind(kept.status().as_str())
+    .bind(kept.severity().as_str())
+    .bind(kept.report.family.as_str())
+    .bind(to_json(&report)?)
+    .bind(kept.closing.map(|c| c.at.micros()))
+    .bind(kept.closing.is_some_and(|c| c.false_positive))
+    .bind(kept.severity.map(|s| s.as_str()))
+    .bind(kept.id)
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Keeps and audits the executions that are new.
+async fn record_executions(
+    conn: &mut SqliteConnection,
+    ws: WorkspaceId,
+    incident: i64,
+    actor: &Actor,
+    node: Uuid,
+    executions: Vec<RuleExecution>,
+    now: Timestamp,
+) -> Result<()> {
+    for mut execution in executions {
+        let (outcome, action, result) = match execution.outcome {
+            ExecutionOutcome::Applied => ("applied", "execution.apply", "ok"),
+            ExecutionOutcome::Undone => ("undone", "execution.undo", "ok"),
+            ExecutionOutcome::Failed => ("failed", "execution.apply", "failed"),
+            ExecutionOutcome::Refused => ("refused", "execution.apply", "refused"),
+        };
+        if execution.output.len() > MAX_OUTPUT {
+            let end = (0..=MAX_OUTPUT).rev().find(|i| execution.output.is_char_boundary(*i)).unwrap_or(0);
+            execution.output.truncate(end);
+        }
+        let done = sqlx::query(
+            "INSERT OR IGNORE INTO executions (workspace_id, incident_id, node_uuid, uuid, rule_id, outcome, at, execution)
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        )
+        .bind(ws.0)
+        .bind(incident)
+        .bind(node.to_string())
+        .bind(execution.uuid.to_string())
+        .bind(execution.rule_id)
+        .bind(outcome)
+        .bind(Timestamp::from(execution.at).micros())
+        .bind(to_json(&execution)?)
+        .execute(&mut *conn)
+        .await?;
+        if done.rows_affected() > 0 {
+            let fact = Fact::new(now, actor, action, format!("rule/{}", execution.rule_id))
+                .result(result)
+                .with(serde_json::json!({ "incident": incident, "execution": execution }));
+            append(conn, ws, fact).await?;
+        }
+    }
+    Ok(())
+}
+
+fn filtered(query: &mut QueryBuilder<Sqlite>, ws: WorkspaceId, filter: &IncidentFilter) {
+    query.push(" WHERE i.workspace_id = ").push_bind(ws.0);
+    if let Some(node) = filter.node {
+        query.push(" AND n.uuid = ").push_bind(node.to_string());
+    }
+    if let Some(status) = filter.status {
+        query.push(" AND i.status = ").push_bind(status.as_str());
+    }
+    if let Some(severity) = filter.severity {
+        query.push(" AND i.severity = ").push_bind(severity.as_str());
+    }
+    if let Some(family) = filter.family {
+        query.push(" AND i.family = ").push_bind(family.as_str());
+    }
+    if let Some(from) = filter.from {
+        query.push(" AND i.started_at >= ").push_bind(from.micros());
+    }
+    if let Some(to) = filter.to {
+        query.push(" AND i.started_at < ").push_bind(to.micros());
+    }
+}
+
+#[async_trait]
+impl Incidents for SqliteStore {
+    async fn record(&self, node: Uuid, mut report: IncidentReport, now: Timestamp) -> Result<Recorded> {
+        let mut tx = self.write().await?;
+        let row = sqlx::query("SELECT id, workspace_id, name FROM nodes WHERE uuid = ?")
+            .bind(node.to_string())
+            .fetch_optional(&mut *tx)
+            .await?;
+        let row = or_missing(row, "node")?;
+        let (node_number, ws): (i64, _) = (row.try_get("id")?, WorkspaceId(row.try_get("workspace_id")?));
+        let actor = Actor::Node { uuid: node, workspace: ws };
+        let executions = std::mem::take(&mut report.executions);
+        let started_at = Timestamp::from(report.started_at);
+        let query = sqlx::AssertSqlSafe(format!(
+            "{SELECT} WHERE i.uuid = ?1 OR (i.node_id = ?2 AND i.started_at = ?3 AND i.target = ?4)
+             ORDER BY i.uuid = ?1 DESC LIMIT 1"
+        ));
+        let known = sqlx::query(query)
+            .bind(report.uuid.to_string())
+            .bind(node_number)
+            .bind(started_at.micros())
+            .bind(report.target.to_string())
+            .fetch_optional(&mut *tx)
+            .await?;
+        let recorded = if let Some(row) = known {
+            let mut kept = incident(&row)?;
+            if kept.node != node {
+                return Err(not_yours().into());
+            }
+            let before = kept.status();
+            let applied = match accept_report(Some(&kept.report), report) {
+                Some(newer) => {
+                    kept.report = newer;
+                    save(&mut tx, &kept).await?;
+                    true
+                }
+                None => false,
+            };
+            if before == IncidentStatus::Active && kept.status() != IncidentStatus::Active {
+                let fact = Fact::new(now, &actor, "incident.resolve", format!("incident/{}", kept.id));
+                append(&mut tx, ws, fact).await?;
+            }
+            Recorded { incident: kept, opened: false, applied }
+        } else {
+            let id: i64 = sqlx::query_scalar(
+                "INSERT INTO incidents (workspace_id, uuid, node_id, target, started_at, status, severity, family,
+                                        report, received_at)
+                 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id",
+            )
+            .bind(ws.0)
+            .bind(report.uuid.to_string())
+            .bind(node_number)
+            .bind(report.target.to_string())
+            .bind(started_at.micros())
+            .bind(report.status.as_str())
+            .bind(report.severity.as_str())
+            .bind(report.family.as_str())
+            .bind(to_json(&report)?)
+            .bind(now.micros())
+            .fetch_one(&mut *tx)
+            .await?;
+            let fact = Fact::new(now, &actor, "incident.open", format!("incident/{id}")).with(serde_json::json!({
+                "uuid": report.uuid, "target": report.target, "family": report.family, "severity": report.severity,
+            }));
+            append(&mut tx, ws, fact).await?;
+            let node_name = row.try_get("name")?;
+            let incident = StoredIncident { id, node, node_name, report, closing: None, severity: None };
+            Recorded { incident, opened: true, applied: true }
+        };
+        record_executions(&mut tx, ws, recorded.incident.id, &actor, node, executions, now).await?;
+        tx.commit().await?;
+        Ok(recorded)
+    }
+
+    async fn incidents(&self, ws: WorkspaceId, filter: &IncidentFilter, page: Page) -> Result<Listed<StoredIncident>> {
+        let mut tx = self.read().await?;
+        let mut counting =
+            QueryBuilder::new("SELECT count(*) AS total FROM incidents i JOIN nodes n ON n.id = i.node_id");
+        filtered(&mut counting, ws, filter);
+        let total = amount(&counting.build().fetch_one(&mut *tx).await?, "total")?;
+        let mut listing = QueryBuilder::new(SELECT);
+        filtered(&mut listing, ws, filter);
+        listing.push(" ORDER BY i.started_at DESC, i.id DESC LIMIT ").push_bind(page.limit);
+        listing.push(" OFFSET ").push_bind(super::count(page.offset));
+        let rows = listing.build().fetch_all(&mut *tx).await?;
+        Ok(Listed { entries: rows.iter().map(incident).collect::<Result<_>>()?, total })
+    }
+
+    async fn export(&self, ws: WorkspaceId, filter: &IncidentFilter, before: i64) -> Result<Vec<StoredIncident>> {
+        let mut listing = QueryBuilder::new(SELECT);
+        filtered(&mut listing, ws, filter);
+        listing.push(" AND i.id < ").push_bind(before);
+        listing.push(" ORDER BY i.id DESC LIMIT ").push_bind(EXPORT_CHUNK);
+        let rows = listing.build().fetch_all(&self.readers).await?;
+        rows.iter().map(incident).collect()
+    }
+
+    async fn find(&self, ws: WorkspaceId, reference: &str) -> Result<i64> {
+        let short = reference.strip_prefix("inc_").filter(|h| h.len() == 8 && h.bytes().all(|b| b.is_ascii_hexdigit()));
+        let id = if let Ok(id) = reference.parse::<i64>() {
+            Some(id)
+        } else if let Ok(uuid) = reference.parse::<Uuid>() {
+            sqlx::query_scalar("SELECT id FROM incidents WHERE workspace_id = ? AND uuid = ?")
+                .bind(ws.0)
+                .bind(uuid.to_string())
+                .fetch_optional(&self.readers)
+                .await?
+        } else if let Some(short) = short {
+            sqlx::query_scalar(
+                "SELECT id FROM incidents WHERE workspace_id = ? AND uuid LIKE ? ORDER BY id DESC LIMIT 1",
+            )
+            .bind(ws.0)
+            .bind(format!("{}-%", short.to_ascii_lowercase()))
+            .fetch_optional(&self.readers)
+            .await?
+        } else {
+            return Err(Problem::parameter("id", "must be an id, a uuid or inc_ with 8 hex digits").into());
+        };
+        or_missing(id, "incident")
+    }
+
+    async fn incident(&self, ws: WorkspaceId, id: i64) -> Result<(StoredIncident, Vec<Note>, Vec<Execution>)> {
+        let mut tx = self.read().await?;
+        let kept = by_id(&mut tx, ws, id).await?;
+        let notes = sqlx::query("SELECT * FROM incident_notes WHERE incident_id = ? ORDER BY id")
+            .bind(id)
+            .fetch_all(&mut *tx)
+            .await?;
+        let executions = sqlx::query("SELECT * FROM executions WHERE incident_id = ? ORDER BY at, id")
+            .bind(id)
+            .fetch_all(&mut *tx)
+            .await?;
+        Ok((
+            kept,
+            notes.iter().map(note).collect::<Result<_>>()?,
+            executions.iter().map(rules::execution).collect::<Result<_>>()?,
+        ))
+    }
+
+    async fn change(
+        &self,
+        ws: WorkspaceId,
+        id: i64,
+        change: OperatorChange,
+        author: &str,
+        fact: Fact,
+    ) -> Result<(StoredIncident, Option<NodeCommand>)> {
+        let mut tx = self.write().await?;
+        let mut kept = by_id(&mut tx, ws, id).await?;
+        let (status, severity) = (kept.status(), kept.severity());
+        let change = change.check(status)?;
+        let mut command = None;
+        if let Some(wanted) = change.status.filter(|wanted| *wanted != status) {
+            let false_positive = wanted == IncidentStatus::FalsePositive;
+            let at = kept.closing.map_or(fact.at, |c| c.at);
+            kept.closing = Some(Closing { at, false_positive });
+            insert_note(&mut tx, id, fact.at, "status", author, &format!("{status} to {wanted}")).await?;
+            if change.ends(status) {
+                let node = super::node_id(&mut tx, ws, kept.node).await?;
+                let order = Order::ResolveIncident { incident: kept.report.uuid, false_positive };
+                command = Some(leave_order(&mut tx, node, &order, fact.at).await?);
+            }
+        }
+        if let Some(wanted) = change.severity.filter(|wanted| *wanted != severity) {
+            kept.severity = Some(wanted);
+            insert_note(&mut tx, id, fact.at, "severity", author, &format!("{severity} to {wanted}")).await?;
+        }
+        save(&mut tx, &kept).await?;
+        append(&mut tx, ws, fact).await?;
+        tx.commit().await?;
+        Ok((kept, command))
+    }
+
+    async fn note(&self, ws: WorkspaceId, id: i64, author: &str, text: &str, fact: Fact) -> Result<Note> {
+        let mut tx = self.write().await?;
+        by_id(&mut tx, ws, id).await?;
+        let note = insert_note(&mut tx, id, fact.at, "note", author, text).await?;
+        append(&mut tx, ws, fact).await?;
+        tx.commit().await?;
+        Ok(note)
+    }
+}
+
+async fn insert_note(
+    conn: &mut SqliteConnection,
+    incident: i64,
+    at: Timestamp,
+    kind: &str,
+    author: &str,
+    text: &str,
+) -> Result<Note> {
+    let row = sqlx::query(
+        "INSERT INTO incident_notes (incident_id, at, kind, author, text) VALUES (?, ?, ?, ?, ?) RETURNING *",
+    )
+    .bind(incident)
+    .bind(at.micros())
+    .bind(kind)
+    .bind(author)
+    .bind(text)
+    .fetch_one(conn)
+    .await?;
+    note(&row)
+}

@@ -1,0 +1,214 @@
+//! Firewall rules in SQLite.
+
+use std::collections::HashMap;
+
+use async_trait::async_trait;
+use sqlx::sqlite::SqliteRow;
+use sqlx::{Row, SqliteConnection};
+use uuid::Uuid;
+
+use super::audits::append;
+use super::{
+    SqliteStore, advance, advance_all, amount, at, json, leave_room, node_ids, or_missing, to_json, unless_taken, uuid,
+};
+use crate::domain::{Execution, Fact, Listed, NewRule, Page, Problem, Rule, RuleScope, WorkspaceId};
+use crate::store::{Changed, Edit, Result, Rules};
+
+fn rule(row: &SqliteRow) -> Result<Rule> {
+    let new = NewRule {
+        name: row.try_get("name")?,
+        trigger: json(row, "trigger_json")?,
+        action: json(row, "action_json")?,
+        scope: json(row, "scope_json")?,
+        cooldown_minutes: row.try_get("cooldown_minutes")?,
+        enabled: row.try_get("enabled")?,
+    };
+    Ok(Rule {
+        id: row.try_get("id")?,
+        warnings: new.warnings(),
+        name: new.name,
+        trigger: new.trigger,
+        action: new.action,
+        scope: new.scope,
+        cooldown_minutes: new.cooldown_minutes,
+        enabled: new.enabled,
+        created_at: at(row, "created_at")?,
+        updated_at: at(row, "updated_at")?,
+    })
+}
+
+/// The enabled rules of a node, oldest first.
+pub(super) async fn of_node(conn: &mut SqliteConnection, ws: WorkspaceId, node: Uuid) -> Result<Vec<Rule>> {
+    let rows = sqlx::query("SELECT * FROM rules WHERE workspace_id = ? AND enabled ORDER BY id")
+        .bind(ws.0)
+        .fetch_all(conn)
+        .await?;
+    let mut rules: Vec<Rule> = rows.iter().map(rule).collect::<Result<_>>()?;
+    rules.retain(|r| r.scope.covers(node));
+    Ok(rules)
+}
+
+async fn one(conn: &mut SqliteConnection, ws: WorkspaceId, id: i64) -> Result<Rule> {
+    let row = sqlx::query("SELECT * FROM rules WHERE workspace_id = ? AND id = ?")
+        .bind(ws.0)
+        .bind(id)
+        .fetch_optional(conn)
+        .await?;
+    rule(&or_missing(row, "rule")?)
+}
+
+/// Refuses a scope that names what is no node of the workspace.
+fn check_scope(scope: &RuleScope, ids: &HashMap<Uuid, i64>) -> Result<()> {
+    let RuleScope::Nodes { nodes } = scope else { return Ok(()) };
+    match nodes.iter().find(|n| !ids.contains_key(n)) {
+        Some(missing) => Err(Problem::field("scope.nodes", format!("there is no node {missing}")).into()),
+        None => Ok(()),
+    }
+}
+
+/// Advances the nodes that any of the scopes covers.
+async fn advance_scopes(
+    conn: &mut SqliteConnection,
+    ws: WorkspaceId,
+    ids: &HashMap<Uuid, i64>,
+    scopes: &[&RuleScope],
+) -> Result<Changed> {
+    if scopes.iter().any(|s| matches!(s, RuleScope::All)) {
+        return advance_all(conn, ws).await;
+    }
+    let mut changed = Changed::new();
+    for (node, id) in ids {
+        if scopes.iter().any(|s| s.covers(*node)) {
+            changed.extend(advance(conn, *id).await?);
+        }
+    }
+    Ok(changed)
+}
+
+#[async_trait]
+impl Rules for SqliteStore {
+    async fn rules(&self, ws: WorkspaceId, page: Page) -> Result<Listed<Rule>> {
+        let mut tx = self.read().await?;
+        let total = sqlx::query("SELECT count(*) AS total FROM rules WHERE workspace_id = ?").bind(ws.0);
+        let total = amount(&total.fetch_one(&mut *tx).await?, "total")?;
+        let rows = sqlx::query("SELECT * FROM rules WHERE workspace_id = ? ORDER BY id DESC LIMIT ? OFFSET ?")
+            .bind(ws.0)
+            .bind(page.limit)
+            .bind(super::count(page.offset))
+            .fetch_all(&mut *tx)
+            .await?;
+        Ok(Listed { entries: rows.iter().map(rule).collect::<Result<_>>()?, total })
+    }
+
+    async fn rule(&self, ws: WorkspaceId, id: i64) -> Result<Rule> {
+        let mut conn = self.readers.acquire().await?;
+        one(&mut conn, ws, id).await
+    }
+
+    async fn create_rule(&self, ws: WorkspaceId, new: NewRule, fact: Fact) -> Result<(Rule, Changed)> {
+        let mut tx = self.write().await?;
+        leave_room(&mut tx, ws, "rules", "name").await?;
+        let ids = node_ids(&mut tx, ws).await?;
+        check_scope(&new.scope, &ids)?;
+        let row = sqlx::query(
+            "INSERT INTO rules (workspace_id, name, trigger_json, action_json, scope_json, cooldown_minutes, enabled,
+                                created_at, updated_at)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?8) RETURNING *",
+        )
+        .bind(ws.0)
+        .bind(&new.name)
+        .bind(to_json(&new.trigger)?)
+        .bind(to_json(&new.action)?)
+        .bind(to_json(&new.scope)?)
+        .bind(new.cooldown_minutes)
+        .bind(new.enabled)
+        .bind(fact.at.micros())
+        .fetch_one(&mut *tx)
+        .await
+        .map_err(|e| unless_taken(e, || "a rule of this name".to_owned()))?;
+        let rule = rule(&row)?;
+        let changed = if new.enabled { advance_scopes(&mut tx, ws, &ids, &[&new.scope]).await? } else { Vec::new() };
+        append(&mut tx, ws, fact.on(rule.id)).await?;
+        tx.commit().await?;
+        Ok((rule, changed))
+    }
+
+    async fn edit_rule(&self, ws: WorkspaceId, id: i64, edit: Edit<'_>, fact: Fact) -> Result<(Rule, Changed)> {
+        let mut tx = self.write().await?;
+        let before = one(&mut tx, ws, id).await?;
+        let new = edit(&before)?;
+        let ids = node_ids(&mut tx, ws).await?;
+        if new.scope != before.scope {
+            check_scope(&new.scope, &ids)?;
+        }
+        let row = sqlx::query(
+            "UPDATE rules SET name = ?, trigger_json = ?, action_json = ?, scope_json = ?, cooldown_minutes = ?,
+                    enabled = ?, updated_at = ?
+             WHERE workspace_id = ? AND id = ? RETURNING *",
+        )
+        .bind(&new.name)
+        .bind(to_json(&new.trigger)?)
+        .bind(to_json(&new.action)?)
+        .bind(to_json(&new.scope)?)
+        .bind(new.cooldown_minutes)
+        .bind(new.enabled)
+        .bind(fact.at.micros())
+        .bind(ws.0)
+        .bind(id)
+        .fetch_one(&mut *tx)
+        .await
+        .map_err(|e| unless_taken(e, || "a rule of this name".to_owned()))?;
+        let rule = rule(&row)?;
+        let mut scopes = Vec::new();
+        if before.enabled {
+            scopes.push(&before.scope);
+        }
+        if rule.enabled {
+            scopes.push(&rule.scope);
+        }
+        let changed = advance_scopes(&mut tx, ws, &ids, &scopes).await?;
+        append(&mut tx, ws, fact).await?;
+        tx.commit().await?;
+        Ok((rule, changed))
+    }
+
+    async fn delete_rule(&self, ws: WorkspaceId, id: i64, fact: Fact) -> Result<Changed> {
+        let mut tx = self.write().await?;
+        let before = one(&mut tx, ws, id).await?;
+        sqlx::query("DELETE FROM rules WHERE workspace_id = ? AND id = ?")
+            .bind(ws.0)
+            .bind(id)
+            .execute(&mut *tx)
+            .await?;
+        let ids = node_ids(&mut tx, ws).await?;
+        let changed =
+            if before.enabled { advance_scopes(&mut tx, ws, &ids, &[&before.scope]).await? } else { Vec::new() };
+        append(&mut tx, ws, fact.with(serde_json::json!({ "name": before.name }))).await?;
+        tx.commit().await?;
+        Ok(changed)
+    }
+
+    async fn executions(&self, ws: WorkspaceId, rule: i64, page: Page) -> Result<Listed<Execution>> {
+        let mut tx = self.read().await?;
+        one(&mut tx, ws, rule).await?;
+        let total = sqlx::query("SELECT count(*) AS total FROM executions WHERE workspace_id = ? AND rule_id = ?")
+            .bind(ws.0)
+            .bind(rule);
+        let total = amount(&total.fetch_one(&mut *tx).await?, "total")?;
+        let rows = sqlx::query(
+            "SELECT node_uuid, execution FROM executions WHERE workspace_id = ? AND rule_id = ?
+             ORDER BY at DESC, id DESC LIMIT ? OFFSET ?",
+        )
+        .bind(ws.0)
+        .bind(rule)
+        .bind(page.limit)
+        .bind(super::count(page.offset))
+        .fetch_all(&mut *tx)
+        .await?;
+        Ok(Listed { entries: rows.iter().map(execution).collect::<Result<_>>()?, total })
+    }
+}
+
+pub(super) fn execution(row: &SqliteRow) -> Result<Execution> {
+    Ok(Execution { node: uuid(row, "node_uuid")?, execution: json(row, "execution")? })
+}

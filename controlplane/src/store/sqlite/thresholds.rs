@@ -1,0 +1,83 @@
+//! Thresholds of single hosts in SQLite.
+
+use async_trait::async_trait;
+use sqlx::sqlite::SqliteRow;
+use sqlx::{Row, SqliteConnection};
+
+use super::audits::append;
+use super::{SqliteStore, advance_all, amount, at, json, leave_room, or_missing, to_json, word};
+use crate::domain::{Fact, Listed, NewThreshold, Page, Threshold, WorkspaceId};
+use crate::store::{Changed, Result, Thresholds};
+
+fn threshold(row: &SqliteRow) -> Result<Threshold> {
+    Ok(Threshold {
+        id: row.try_get("id")?,
+        target_ip: word(row, "target")?,
+        label: row.try_get("label")?,
+        thresholds: json(row, "thresholds")?,
+        created_at: at(row, "created_at")?,
+        updated_at: at(row, "updated_at")?,
+    })
+}
+
+/// Every threshold of a workspace, oldest first.
+pub(super) async fn of_workspace(conn: &mut SqliteConnection, ws: WorkspaceId) -> Result<Vec<Threshold>> {
+    let rows =
+        sqlx::query("SELECT * FROM thresholds WHERE workspace_id = ? ORDER BY id").bind(ws.0).fetch_all(conn).await?;
+    rows.iter().map(threshold).collect()
+}
+
+#[async_trait]
+impl Thresholds for SqliteStore {
+    async fn thresholds(&self, ws: WorkspaceId, page: Page) -> Result<Listed<Threshold>> {
+        let mut tx = self.read().await?;
+        let total = sqlx::query("SELECT count(*) AS total FROM thresholds WHERE workspace_id = ?").bind(ws.0);
+        let total = amount(&total.fetch_one(&mut *tx).await?, "total")?;
+        let rows = sqlx::query("SELECT * FROM thresholds WHERE workspace_id = ? ORDER BY id DESC LIMIT ? OFFSET ?")
+            .bind(ws.0)
+            .bind(page.limit)
+            .bind(super::count(page.offset))
+            .fetch_all(&mut *tx)
+            .await?;
+        Ok(Listed { entries: rows.iter().map(threshold).collect::<Result<_>>()?, total })
+    }
+
+    async fn save_threshold(&self, ws: WorkspaceId, new: NewThreshold, fact: Fact) -> Result<(Threshold, Changed)> {
+        let mut tx = self.write().await?;
+        leave_room(&mut tx, ws, "thresholds", "target_ip").await?;
+        let row = sqlx::query(
+            "INSERT INTO thresholds (workspace_id, target, label, thresholds, created_at, updated_at)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?5)
+             ON CONFLICT (workspace_id, target) DO UPDATE
+             SET label = excluded.label, thresholds = excluded.thresholds, updated_at = excluded.updated_at
+             RETURNING *",
+        )
+        .bind(ws.0)
+        .bind(new.target.to_string())
+        .bind(&new.label)
+        .bind(to_json(&new.thresholds)?)
+        .bind(fact.at.micros())
+        .fetch_one(&mut *tx)
+        .await?;
+        let saved = threshold(&row)?;
+        let changed = advance_all(&mut tx, ws).await?;
+        append(&mut tx, ws, fact.on(saved.id)).await?;
+        tx.commit().await?;
+        Ok((saved, changed))
+    }
+
+    async fn delete_threshold(&self, ws: WorkspaceId, id: i64, fact: Fact) -> Result<Changed> {
+        let mut tx = self.write().await?;
+        let target: Option<String> =
+            sqlx::query_scalar("DELETE FROM thresholds WHERE workspace_id = ? AND id = ? RETURNING target")
+                .bind(ws.0)
+                .bind(id)
+                .fetch_optional(&mut *tx)
+                .await?;
+        let target = or_missing(target, "threshold")?;
+        let changed = advance_all(&mut tx, ws).await?;
+        append(&mut tx, ws, fact.with(serde_json::json!({ "target_ip": target }))).await?;
+        tx.commit().await?;
+        Ok(changed)
+    }
+}

@@ -1,0 +1,267 @@
+//! Conventions and groups of the operators' API.
+
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::support::{Server, UUID, checked, report, rule};
+
+#[tokio::test]
+async fn unknown_paths_and_wrong_methods_answer_in_our_shape() {
+    let server = Server::start().await;
+    for (method, path, expected) in [
+        (Method::GET, "/", 404),
+        (Method::GET, "/api/v1/nope", 404),
+        (Method::POST, "/api/v1/", 404),
+        (Method::PUT, "/api/v1/nodes", 405),
+        (Method::DELETE, "/api/health", 405),
+        (Method::OPTIONS, "/api/v1/allowlist", 405),
+        (Method::GET, "/api/v1/nodes/", 404),
+        (Method::GET, "/api/docs/../../etc/passwd", 404),
+        (Method::GET, "/api/docs/no-such-file", 404),
+    ] {
+        let (status, answer) = checked(server.request(method.clone(), path)).await;
+        assert_eq!(status, expected, "{method} {path}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn health_readiness_metrics_and_docs_need_no_token() {
+    let server = Server::start().await;
+    for path in ["/api/health", "/api/ready"] {
+        assert_eq!(checked(server.client.get(format!("{}{path}", server.url))).await.0, 200);
+    }
+    let text = server.client.get(format!("{}/metrics", server.url)).send().await.unwrap().text().await.unwrap();
+    assert!(text.contains("ftagent_controlplane_http_answers_total{") && text.ends_with("# EOF\n"), "{text}");
+    let docs = server.client.get(format!("{}/api/docs", server.url)).send().await.unwrap();
+    assert_eq!(docs.status(), 200);
+    let page = docs.text().await.unwrap();
+    assert!(!page.contains("http://") && !page.contains("https://"), "the page loads something from outside");
+    let script = server.client.get(format!("{}/api/docs/swagger-ui-bundle.js", server.url)).send().await.unwrap();
+    assert_eq!(script.status(), 200);
+}
+
+#[tokio::test]
+async fn an_allowlist_entry_comes_and_goes_as_the_reference_prints_it() {
+    let server = Server::start().await;
+    let node = server.deploy("edge-1").await;
+    let other = server.deploy("edge-2").await;
+    let body = json!({ "ip_address": "198.51.100.10", "label": "Monitoring Server", "scope": "workspace" });
+    let entry = server.made("/api/v1/allowlist", &body).await["entry"].clone();
+    assert_eq!(
+        (&entry["ip_address"], &entry["label"], &entry["scope"]),
+        (&json!("198.51.100.10"), &json!("Monitoring Server"), &json!("workspace"))
+    );
+    let (status, answer) = server.post("/api/v1/allowlist", &body).await;
+    assert_eq!((status, &answer["error"]["code"]), (409, &json!("already_exists")));
+    assert!(answer["error"]["message"].as_str().unwrap().contains("already exists"));
+    let scoped = json!({ "ip_address": "2001:db8::/48", "scope": "node", "node": node.uuid });
+    server.made("/api/v1/allowlist", &scoped).await;
+
+    let entries = |answer: &Value| answer["entries"].as_array().unwrap().len();
+    let (_, all) = server.get("/api/v1/allowlist").await;
+    assert_eq!((entries(&all), &all["total"]), (2, &json!(2)));
+    assert_eq!(all["entries"][0]["ip_address"], "2001:db8::/48", "newest first");
+    assert_eq!(entries(&server.get(&format!("/api/v1/allowlist?node={}", node.uuid)).await.1), 2);
+    assert_eq!(entries(&server.get(&format!("/api/v1/allowlist?node={}", other.uuid)).await.1), 1);
+
+    let path = format!("/api/v1/allowlist/{}", entry["id"]);
+    assert_eq!(server.delete(&path).await.0, 200);
+    assert_eq!(server.delete(&path).await.0, 404);
+}
+
+#[tokio::test]
+async fn a_rule_is_created_shown_changed_toggled_and_deleted() {
+    let server = Server::start().await;
+    let created = server.made("/api/v1/firewall-rules", &rule("block")).await["rule"].clone();
+    assert_eq!((&created["cooldown_minutes"], &created["enabled"]), (&json!(5), &json!(true)));
+    let path = format!("/api/v1/firewall-rules/{}", created["id"]);
+    assert_eq!(server.post("/api/v1/firewall-rules", &rule("block")).await.0, 409);
+    let (status, changed) = server.patch(&path, &json!({ "cooldown_minutes": 30 })).await;
+    assert_eq!((status, &changed["rule"]["cooldown_minutes"]), (200, &json!(30)));
+    assert_eq!(changed["rule"]["action"], created["action"]);
+    let (_, toggled) = server.post(&format!("{path}/toggle"), &json!({})).await;
+    assert_eq!(toggled["rule"]["enabled"], false);
+    let (status, refused) = server.patch(&path, &json!({ "cooldown_minutes": 0, "name": "" })).await;
+    assert_eq!((status, &refused["error"]["code"]), (422, &json!("validation_error")));
+    let fields: Vec<_> = refused["error"]["details"].as_array().unwrap().iter().map(|d| d["field"].clone()).collect();
+    assert!(fields.contains(&json!("name")) && fields.contains(&json!("cooldown_minutes")), "{refused}");
+    assert_eq!(server.get(&format!("{path}/executions")).await.1["total"], 0);
+    assert_eq!(server.delete(&path).await.0, 200);
+    assert_eq!(server.get(&path).await.0, 404);
+}
+
+#[tokio::test]
+async fn a_preview_shows_commands_for_an_example_and_for_a_real_incident() {
+    let server = Server::start().await;
+    let node = server.deploy("edge-1").await;
+    server.report(&node, "/incidents", &report(UUID, 1, "active")).await;
+    server.made("/api/v1/allowlist", &json!({ "ip_address": "198.51.100.0/24" })).await;
+    let action = json!({ "type": "xdp_drop_source", "ttl_secs": 60 });
+    let example = server.made("/api/v1/firewall-rules/preview", &json!({ "action": action })).await;
+    assert_eq!(example["preview"]["do"][0][1], "block");
+    let trigger = json!({ "type": "pps_threshold", "pps": 50_000 });
+    let body = json!({ "action": action, "trigger": trigger, "incident": "inc_0f9619ff" });
+    let real = server.made("/api/v1/firewall-rules/preview", &body).await;
+    assert_eq!((&real["fires"], &real["context"]["target"]), (&json!(true), &json!("203.0.113.5/32")));
+    let warnings = real["preview"]["warnings"].to_string();
+    assert!(warnings.contains("198.51.100.0/24 is allowlisted"), "{warnings}");
+    assert_eq!(server.get("/api/v1/firewall-rules").await.1["total"], 0, "nothing is stored");
+}
+
+#[tokio::test]
+async fn thresholds_are_saved_replaced_and_removed() {
+    let server = Server::start().await;
+    let path = "/api/v1/mitigation/thresholds";
+    let body = |tier: u64| json!({ "target_ip": "203.0.113.5", "label": "web", "thresholds": { "tier1_bps": tier } });
+    let first = server.made(path, &body(1_000)).await["threshold"].clone();
+    let second = server.made(path, &body(2_000)).await["threshold"].clone();
+    assert_eq!(first["id"], second["id"]);
+    let (_, listed) = server.get(path).await;
+    assert_eq!((&listed["total"], &listed["thresholds"][0]["thresholds"]["tier1_bps"]), (&json!(1), &json!(2_000)));
+    assert_eq!(server.delete(&format!("{path}/{}", first["id"])).await.0, 200);
+    assert_eq!(server.get(path).await.1["total"], 0);
+}
+
+#[tokio::test]
+async fn bounds_of_lists_are_refused_not_cut() {
+    let server = Server::start().await;
+    for name in ["a", "b", "c"] {
+        server.made("/api/v1/firewall-rules", &rule(name)).await;
+    }
+    let (_, page) = server.get("/api/v1/firewall-rules?limit=1&offset=1").await;
+    assert_eq!((&page["total"], &page["rules"][0]["name"]), (&json!(3), &json!("b")));
+    for query in ["limit=0", "limit=501", "limit=-1", "limit=x", "offset=-1", "limit=99999999999999999999", "limit=1e3"]
+    {
+        let (status, answer) = server.get(&format!("/api/v1/firewall-rules?{query}")).await;
+        assert_eq!((status, &answer["error"]["code"]), (400, &json!("invalid_parameter")), "{query}");
+    }
+}
+
+#[tokio::test]
+async fn the_same_key_gives_the_first_answer_again() {
+    let server = Server::start().await;
+    let send = async |name: &str, key: &str| {
+        let request = server.request(Method::POST, "/api/v1/firewall-rules").header("Idempotency-Key", key);
+        checked(request.json(&rule(name))).await
+    };
+    let (first, again) = tokio::join!(send("one", "k1"), send("one", "k1"));
+    assert_eq!(first, again);
+    assert_eq!(first.0, 200);
+    let (status, other) = send("two", "k1").await;
+    assert_eq!((status, &other["error"]["details"][0]["field"]), (422, &json!("Idempotency-Key")));
+    assert_eq!(send("one", "k2").await.0, 409);
+    assert_eq!(server.get("/api/v1/firewall-rules").await.1["total"], 1);
+    server.clock.advance(86_401);
+    assert_eq!(send("one", "k1").await.0, 409, "a day later the key is free again");
+}
+
+#[tokio::test]
+async fn an_answer_kept_for_a_key_holds_no_secret_in_the_clear() {
+    let server = Server::start().await;
+    let request = server.request(Method::POST, "/api/deploy").header("Idempotency-Key", "d1");
+    let (_, answer) = checked(request.json(&json!({ "name": "edge-1" }))).await;
+    let key = answer["api_key"].as_str().unwrap();
+    for entry in std::fs::read_dir(server.folder.path()).unwrap() {
+        let bytes = std::fs::read(entry.unwrap().path()).unwrap();
+        assert!(!bytes.windows(64).any(|w| w == key.as_bytes()));
+        assert!(!bytes.windows(64).any(|w| w == server.owner.as_bytes()));
+    }
+}
+
+#[tokio::test]
+async fn a_workspace_without_subscription_reads_but_does_not_write() {
+    let server = Server::start().await;
+    let node = server.deploy("edge-1").await;
+    let database = server.folder.path().join("cp.sqlite");
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(database);
+    let pool = sqlx::SqlitePool::connect_with(options).await.unwrap();
+    sqlx::query("UPDATE workspaces SET subscription = 'inactive'").execute(&pool).await.unwrap();
+    let (status, answer) = server.post("/api/v1/firewall-rules", &rule("r")).await;
+    assert_eq!((status, &answer["error"]["code"]), (402, &json!("subscription_required")));
+    assert_eq!(server.get("/api/v1/firewall-rules").await.0, 200);
+    server.heartbeat(&node, 0.0).await;
+}
+
+#[tokio::test]
+async fn every_write_is_in_the_audit_chain_and_the_chain_verifies() {
+    let server = Server::start().await;
+    server.made("/api/v1/firewall-rules", &rule("r")).await;
+    server.made("/api/v1/allowlist", &json!({ "ip_address": "198.51.100.10" })).await;
+    assert_eq!(server.post("/api/v1/firewall-rules", &rule("r")).await.0, 409);
+    let (_, audit) = server.get("/api/v1/audit").await;
+    let actions: Vec<_> = audit["records"].as_array().unwrap().iter().map(|r| r["action"].as_str().unwrap()).collect();
+    assert_eq!(
+        actions,
+        ["allowlist.add", "rule.create", "token.create", "workspace.create"],
+        "a refused write left none"
+    );
+    let (_, filtered) = server.get("/api/v1/audit?action=rule.create&object=rule/1&actor=token/1").await;
+    assert_eq!(filtered["total"], 1);
+    let (_, verdict) = server.get("/api/v1/audit/verify").await;
+    assert_eq!((&verdict["intact"], &verdict["records"]), (&json!(true), &json!(4)));
+
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(server.folder.path().join("cp.sqlite"));
+    let pool = sqlx::SqlitePool::connect_with(options).await.unwrap();
+    assert!(sqlx::query("UPDATE audit SET actor = 'x'").execute(&pool).await.is_err());
+    assert!(sqlx::query("DELETE FROM audit").execute(&pool).await.is_err());
+    sqlx::query("DROP TRIGGER audit_is_not_edited").execute(&pool).await.unwrap();
+    sqlx::query("UPDATE audit SET actor = 'somebody else' WHERE seq = 3").execute(&pool).await.unwrap();
+    let (_, verdict) = server.get("/api/v1/audit/verify").await;
+    assert_eq!((&verdict["intact"], &verdict["broken"]["seq"]), (&json!(false), &json!(3)));
+}
+
+#[tokio::test]
+async fn incidents_are_listed_filtered_noted_and_exported() {
+    let server = Server::start().await;
+    let node = server.deploy("=edge,\"1\"").await;
+    server.report(&node, "/incidents", &report(UUID, 1, "active")).await;
+    let mut second = report("1f9619ff-8b86-4011-b42d-00cf4fc964ff", 1, "active");
+    second["started_at"] = json!("2026-05-12T14:30:00Z");
+    second["family"] = json!("syn_flood");
+    server.report(&node, "/incidents", &second).await;
+    let total = async |query: &str| server.get(&format!("/api/v1/incidents?{query}")).await.1["total"].clone();
+    assert_eq!(total("").await, 2);
+    assert_eq!(total("family=udp_flood&status=active&severity=high").await, 1);
+    assert_eq!(total("from=2026-05-12T14:30:00Z").await, 1);
+    assert_eq!(total("to=2026-05-12T14:30:00Z").await, 1);
+    assert_eq!(total(&format!("node={}", node.uuid)).await, 2);
+    assert_eq!(total("status=resolved").await, 0);
+    for junk in ["status=open", "severity=1", "family=' OR 1=1 --", "from=yesterday", "node=1;DROP TABLE nodes"] {
+        assert_eq!(server.get(&format!("/api/v1/incidents?{junk}")).await.0, 400, "{junk}");
+    }
+    server.made("/api/v1/incidents/1/notes", &json!({ "text": "looked at\nit" })).await;
+    assert_eq!(server.post("/api/v1/incidents/1/notes", &json!({ "text": "\0" })).await.0, 422);
+    for reference in ["1", UUID, "inc_0f9619ff"] {
+        let (status, answer) = server.get(&format!("/api/v1/incidents/{reference}")).await;
+        let incident = &answer["incident"];
+        assert_eq!((status, &incident["uuid"], &incident["confidence"]), (200, &json!(UUID), &json!(0.93)));
+        assert_eq!(incident["timeline"].as_array().unwrap().len(), 2);
+        assert_eq!(incident["notes"][0]["text"], "looked at\nit");
+    }
+    for (reference, expected) in [("99", 404), ("inc_ffffffff", 404), ("inc_0", 400), ("%27", 400), ("a%00", 400)] {
+        assert_eq!(server.get(&format!("/api/v1/incidents/{reference}")).await.0, expected, "{reference}");
+    }
+    let text = async |format: &str| {
+        let request = server.request(Method::GET, &format!("/api/v1/incidents/export?format={format}"));
+        request.send().await.unwrap().text().await.unwrap()
+    };
+    let csv = text("csv").await;
+    assert_eq!(csv.lines().count(), 3);
+    assert!(csv.contains("\"'=edge,\"\"1\"\"\""), "a formula is quoted: {csv}");
+    let lines = text("jsonl").await;
+    assert!(lines.lines().all(|l| serde_json::from_str::<Value>(l).is_ok()) && lines.lines().count() == 2);
+}
+
+#[tokio::test]
+async fn events_tell_what_happens() {
+    let server = Server::start().await;
+    let mut answer = server.request(Method::GET, "/api/v1/events").send().await.unwrap();
+    server.made("/api/v1/firewall-rules", &rule("r")).await;
+    let chunk = answer.chunk().await.unwrap().unwrap();
+    let text = String::from_utf8(chunk.to_vec()).unwrap();
+    assert!(text.starts_with("event: rule\ndata: {") && text.contains("\"created\""), "{text}");
+    server.drain.send_replace(true);
+    while let Some(chunk) = answer.chunk().await.unwrap() {
+        assert!(chunk.starts_with(b":"), "only comments come before the end");
+    }
+}

@@ -1,0 +1,13 @@
+//! The control plane through its real edges: sockets, database files, processes.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on ends")]
+
+mod agent;
+mod hostile;
+mod http;
+mod openapi;
+mod process;
+mod roles;
+mod store;
+mod stream;
+mod support;

@@ -1,0 +1,89 @@
+//! The OpenAPI document says what is so.
+
+use std::collections::BTreeSet;
+
+use reqwest::Method;
+use serde_json::Value;
+
+use crate::support::Server;
+
+const METHODS: [&str; 8] = ["get", "post", "put", "patch", "delete", "head", "options", "trace"];
+
+fn operations(document: &Value) -> impl Iterator<Item = (&String, &String, &Value)> {
+    let paths = document["paths"].as_object().unwrap();
+    paths.iter().flat_map(|(path, item)| {
+        let item = item.as_object().unwrap();
+        item.iter().filter(|(m, _)| METHODS.contains(&m.as_str())).map(move |(method, op)| (path, method, op))
+    })
+}
+
+#[test]
+fn every_operation_is_described_with_its_errors() {
+    let document = serde_json::to_value(controlplane::http::document()).unwrap();
+    assert!(document["openapi"].as_str().unwrap().starts_with("3.1"));
+    let mut ids = BTreeSet::new();
+    let mut count = 0;
+    for (path, method, operation) in operations(&document) {
+        count += 1;
+        let name = format!("{method} {path}");
+        assert!(operation["summary"].as_str().is_some_and(|s| s.len() > 10), "{name} has no summary");
+        assert!(operation["tags"].as_array().is_some_and(|t| !t.is_empty()), "{name} has no tag");
+        assert!(ids.insert(operation["operationId"].as_str().unwrap().to_owned()), "{name} has another's operationId");
+        let responses = operation["responses"].as_object().unwrap();
+        for status in ["200", "400", "429", "500", "503"] {
+            assert!(responses.contains_key(status), "{name} lacks {status}");
+        }
+        let system = operation["tags"][0] == "system";
+        assert_eq!(responses.contains_key("401"), !system, "{name}");
+        if !system {
+            assert!(operation["security"].as_array().is_some_and(|s| !s.is_empty()), "{name} has no security");
+        }
+        for (status, response) in responses {
+            assert!(response["description"].as_str().is_some_and(|d| !d.is_empty()), "{name} {status}");
+        }
+        if let Some(body) = operation.get("requestBody") {
+            assert!(responses.contains_key("415") && responses.contains_key("422"), "{name} lacks body errors");
+            assert!(body["content"]["application/json"]["schema"].is_object(), "{name}");
+        }
+        let declared: BTreeSet<_> = operation["parameters"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter(|p| p["in"] == "path")
+            .map(|p| p["name"].as_str().unwrap())
+            .collect();
+        let used: BTreeSet<_> = path.split('/').filter_map(|s| s.strip_prefix('{')?.strip_suffix('}')).collect();
+        assert_eq!(declared, used, "{name}");
+    }
+    assert!(count >= 35, "only {count} operations");
+}
+
+#[test]
+fn every_reference_leads_somewhere() {
+    let document = serde_json::to_value(controlplane::http::document()).unwrap();
+    let text = document.to_string();
+    let mut seen = 0;
+    for part in text.split("\"$ref\":\"#").skip(1) {
+        let pointer = part.split('"').next().unwrap();
+        assert!(document.pointer(pointer).is_some(), "{pointer} is missing");
+        seen += 1;
+    }
+    assert!(seen > 50);
+}
+
+#[tokio::test]
+async fn every_path_of_the_document_is_routed() {
+    let server = Server::start().await;
+    let served: Value =
+        server.client.get(format!("{}/api/openapi.json", server.url)).send().await.unwrap().json().await.unwrap();
+    assert_eq!(served, serde_json::to_value(controlplane::http::document()).unwrap());
+    for (path, method, operation) in operations(&served) {
+        let url = path.replace("{id}", "1").replace("{uuid}", "00000000-0000-4000-8000-000000000000");
+        let method: Method = method.to_uppercase().parse().unwrap();
+        // Without a token every operation but the public ones asks for one: the route is there.
+        let answer = server.client.request(method.clone(), format!("{}{url}", server.url)).send().await.unwrap();
+        let expected = if operation["tags"][0] == "system" { 200 } else { 401 };
+        assert_eq!(answer.status(), expected, "{method} {path}");
+        server.clock.advance(1);
+    }
+}

@@ -1,0 +1,127 @@
+//! Who may do what, over every operation of the document; and wrong credentials.
+
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::support::{Server, checked, rule};
+
+/// The role that an operation's summary names, or none for what needs no token or a node key.
+fn documented_role(operation: &Value) -> Option<&'static str> {
+    let text = format!("{} {}", operation["summary"].as_str()?, operation["description"].as_str().unwrap_or_default());
+    ["readonly", "analyst", "admin", "owner"].into_iter().find(|role| text.contains(&format!("Role: {role}")))
+}
+
+#[tokio::test]
+async fn every_role_may_do_what_the_document_says_and_no_more() {
+    let server = Server::start().await;
+    let document = serde_json::to_value(controlplane::http::document()).unwrap();
+    let roles = ["readonly", "analyst", "admin", "owner"];
+    let mut tokens = Vec::new();
+    for role in roles {
+        tokens.push(server.token(role).await);
+    }
+    let mut cells = 0;
+    for (path, item) in document["paths"].as_object().unwrap() {
+        for (method, operation) in item.as_object().unwrap() {
+            let Some(needed) = documented_role(operation) else { continue };
+            if path.ends_with("/events") {
+                continue;
+            }
+            let needed = roles.iter().position(|r| *r == needed).unwrap();
+            let url = path.replace("{id}", "9999").replace("{uuid}", "00000000-0000-4000-8000-000000000000");
+            for (rank, token) in tokens.iter().enumerate() {
+                let method: Method = method.to_uppercase().parse().unwrap();
+                let request = server.client.request(method.clone(), format!("{}{url}", server.url)).bearer_auth(token);
+                // An empty object: whoever may call gets as far as the body or the missing object.
+                let answer = request.json(&json!({})).send().await.unwrap();
+                let refused = answer.status() == 403;
+                assert_eq!(refused, rank < needed, "{} {method} {path}: {}", roles[rank], answer.status());
+                cells += 1;
+                server.clock.advance(1);
+            }
+        }
+    }
+    assert!(cells >= 100, "only {cells} cells were tried");
+}
+
+#[tokio::test]
+async fn wrong_credentials_are_refused_and_counted() {
+    let server = Server::start().await;
+    let node = server.deploy("edge-1").await;
+    let url = format!("{}/api/v1/nodes", server.url);
+    let other = "0".repeat(64);
+    for value in
+        ["", "Bearer", "Basic abc", "Bearer short", &format!("Bearer {other}"), &format!("Token {}", server.owner)]
+    {
+        let (status, answer) = checked(server.client.get(&url).header("Authorization", value)).await;
+        assert_eq!((status, &answer["error"]["code"]), (401, &json!("invalid_credentials")), "{value}");
+    }
+    let agent = format!("{}/api/v1/agent/config", server.url);
+    for (key, uuid) in [(&server.owner, &node.uuid), (&node.key, &other), (&other, &node.uuid)] {
+        let request = server.client.get(&agent).bearer_auth(key).header("X-Node-UUID", uuid.as_str());
+        assert_eq!(checked(request).await.0, 401);
+    }
+    // Nine failures so far; 91 more fill the window, and only wrong credentials feel it.
+    for _ in 0..91 {
+        assert_eq!(checked(server.client.get(&url)).await.0, 401);
+    }
+    assert_eq!(checked(server.client.get(&url)).await.0, 429);
+    assert_eq!(checked(server.client.get(&url).bearer_auth(&other)).await.0, 429);
+    assert_eq!(server.get("/api/v1/nodes").await.0, 200);
+    server.clock.advance(60);
+    assert_eq!(checked(server.client.get(&url)).await.0, 401);
+}
+
+#[tokio::test]
+async fn a_node_key_reads_its_own_node_and_nothing_else() {
+    let server = Server::start().await;
+    let node = server.deploy("edge-1").await;
+    let other = server.deploy("edge-2").await;
+    let status = async |path: &str| {
+        let request = server.client.get(format!("{}/api/v1{path}", server.url)).bearer_auth(&node.key);
+        checked(request.header("X-Node-UUID", &node.uuid)).await.0
+    };
+    assert_eq!(status(&format!("/nodes/{}", node.uuid)).await, 200);
+    assert_eq!(status(&format!("/nodes/{}/metrics", node.uuid)).await, 200);
+    assert_eq!(status(&format!("/nodes/{}", other.uuid)).await, 403);
+    assert_eq!(status("/nodes").await, 403);
+    assert_eq!(status("/incidents").await, 403);
+}
+
+#[tokio::test]
+async fn a_token_ends_by_revocation_or_by_its_time() {
+    let server = Server::start().await;
+    let url = format!("{}/api/v1/nodes", server.url);
+    let body = json!({ "name": "t", "role": "admin", "expires_at": "2026-05-12T15:00:00Z", "rate_limit": 3 });
+    let made = server.made("/api/v1/workspace/tokens", &body).await;
+    let value = made["value"].as_str().unwrap();
+    let status = async || checked(server.client.get(&url).bearer_auth(value)).await;
+    for _ in 0..3 {
+        assert_eq!(status().await.0, 200);
+    }
+    assert_eq!(status().await.0, 429, "its own limit");
+    server.clock.advance(1_800);
+    let (code, answer) = status().await;
+    assert_eq!((code, &answer["error"]["code"]), (401, &json!("token_expired")));
+
+    let short = server.token("admin").await;
+    let (_, listed) = server.get("/api/v1/workspace/tokens?limit=1").await;
+    assert!(!listed.to_string().contains(&short));
+    assert_eq!(server.delete(&format!("/api/v1/workspace/tokens/{}", listed["tokens"][0]["id"])).await.0, 200);
+    assert_eq!(checked(server.client.get(&url).bearer_auth(&short)).await.0, 401);
+    let (status, answer) = server.delete("/api/v1/workspace/tokens/1").await;
+    assert_eq!((status, &answer["error"]["code"]), (403, &json!("forbidden")), "the last owner stays");
+    assert_eq!(server.get("/api/v1/nodes").await.0, 200);
+}
+
+#[tokio::test]
+async fn a_token_has_a_thousand_requests_a_minute() {
+    let server = Server::start().await;
+    for _ in 0..1_000 {
+        let answer = server.request(Method::GET, "/api/v1/allowlist").send().await.unwrap();
+        assert_eq!(answer.status(), 200);
+    }
+    assert_eq!(server.post("/api/v1/firewall-rules", &rule("r")).await.0, 429);
+    server.clock.advance(60);
+    assert_eq!(server.post("/api/v1/firewall-rules", &rule("r")).await.0, 200);
+}

@@ -1,0 +1,234 @@
+//! What every store must keep: one suite, run on each backend.
+
+use std::sync::Arc;
+
+use controlplane::domain::{
+    Actor, AllowlistScope, Deployment, Fact, IncidentFilter, MetricsWindow, NewAllowlistEntry, NewToken, NodeFilter,
+    Page, Problem, Role, Secret, Timestamp, WorkspaceId,
+};
+use controlplane::store::sqlite::SqliteStore;
+use controlplane::store::{Answered, Store, StoreError};
+use ftagent_common::api::{DeployRequest, Heartbeat, MetricsSample, Order};
+use ftagent_common::vocab::NodeStatus;
+use uuid::Uuid;
+
+use crate::support::{NOW, UUID, report};
+
+/// A fresh store with one workspace and one node.
+struct Fixture {
+    store: Arc<dyn Store>,
+    ws: WorkspaceId,
+    node: Uuid,
+    now: Timestamp,
+    _folder: tempfile::TempDir,
+}
+
+impl Fixture {
+    async fn sqlite() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&folder.path().join("cp.sqlite")).await.unwrap());
+        let now = NOW.parse().unwrap();
+        assert!(store.bootstrap(now, &Secret::from_random([1; 32]).hash()).await.unwrap());
+        assert!(!store.bootstrap(now, &Secret::from_random([2; 32]).hash()).await.unwrap());
+        let ws = store.first_workspace().await.unwrap();
+        let fixture = Self { store, ws, node: Uuid::nil(), now, _folder: folder };
+        let node = fixture.deploy("edge-1").await.unwrap();
+        Self { node, ..fixture }
+    }
+
+    fn fact(&self) -> Fact {
+        Fact::new(self.now, &Actor::System { workspace: self.ws }, "test", "test")
+    }
+
+    async fn deploy(&self, name: &str) -> Result<Uuid, StoreError> {
+        let request = DeployRequest {
+            name: name.to_owned(),
+            ip: String::new(),
+            location: String::new(),
+            os: String::new(),
+            interface: String::new(),
+        };
+        let key = Secret::from_random([3; 32]).hash();
+        self.store.deploy(self.ws, &Deployment::check(request)?, &key, self.fact()).await
+    }
+
+    async fn heartbeat(&self, node: Uuid, ratio: f64, at: Timestamp) {
+        let text =
+            format!(r#"{{"protocol_version":1,"agent_version":"1","mode":"enforce","threshold_ratio":{ratio}}}"#);
+        let heartbeat: Heartbeat = serde_json::from_str(&text).unwrap();
+        self.store.heartbeat(node, &heartbeat, at).await.unwrap();
+    }
+
+    async fn audited(&self) -> i64 {
+        let (verifier, broken) = self.store.verify(self.ws).await.unwrap();
+        assert_eq!(broken, None);
+        verifier.seq()
+    }
+}
+
+const PAGE: Page = Page { limit: 100, offset: 0 };
+
+#[tokio::test]
+async fn a_refused_write_leaves_neither_row_nor_record() {
+    let fixture = Fixture::sqlite().await;
+    let before = fixture.audited().await;
+    assert!(matches!(fixture.deploy("edge-1").await, Err(StoreError::Problem(Problem::AlreadyExists(_)))));
+    let entry = |node| NewAllowlistEntry::parse("198.51.100.1", "", AllowlistScope::Node, Some(node)).unwrap();
+    let refused = fixture.store.allow(fixture.ws, entry(Uuid::from_u128(9)), fixture.fact()).await;
+    assert!(matches!(refused, Err(StoreError::Problem(Problem::Invalid(_)))));
+    assert_eq!(fixture.audited().await, before);
+    assert_eq!(fixture.store.config_version(fixture.node).await.unwrap(), 1);
+    fixture.store.allow(fixture.ws, entry(fixture.node), fixture.fact()).await.unwrap();
+    assert_eq!(fixture.audited().await, before + 1);
+    assert_eq!(fixture.store.config_version(fixture.node).await.unwrap(), 2);
+}
+
+#[tokio::test]
+async fn another_workspace_sees_nothing() {
+    let fixture = Fixture::sqlite().await;
+    let store = &fixture.store;
+    let stranger = WorkspaceId(fixture.ws.0 + 1);
+    store.record(fixture.node, serde_json::from_value(report(UUID, 1, "active")).unwrap(), fixture.now).await.unwrap();
+    let missing = |problem: StoreError| matches!(problem, StoreError::Problem(Problem::NotFound(_)));
+    assert!(store.node(stranger, fixture.node, fixture.now).await.is_err_and(missing));
+    assert!(store.incident(stranger, 1).await.is_err_and(missing));
+    assert!(store.find(stranger, UUID).await.is_err_and(missing));
+    assert!(store.delete_node(stranger, fixture.node, fixture.fact()).await.is_err_and(missing));
+    assert!(store.disallow(stranger, 1, fixture.fact()).await.is_err_and(missing));
+    assert_eq!(store.incidents(stranger, &IncidentFilter::default(), PAGE).await.unwrap().total, 0);
+    assert_eq!(store.nodes(stranger, &NodeFilter::default(), PAGE, fixture.now).await.unwrap().total, 0);
+    let order = Order::Unblock { source: "192.0.2.1/32".parse().unwrap() };
+    assert!(store.order(stranger, fixture.node, &order, fixture.fact()).await.is_err_and(missing));
+}
+
+#[tokio::test]
+async fn the_status_filter_agrees_with_the_status_shown() {
+    let fixture = Fixture::sqlite().await;
+    for (name, ratio, ago, attacked) in [
+        ("on", 0.0, 1, false),
+        ("high", 0.71, 1, false),
+        ("edge", 0.7, 1, false),
+        ("gone", 0.9, 90, true),
+        ("hit", 0.0, 89, true),
+    ] {
+        let node = fixture.deploy(name).await.unwrap();
+        fixture.heartbeat(node, ratio, fixture.now.plus_secs(-ago)).await;
+        if attacked {
+            let body = report(&Uuid::new_v4().to_string(), 1, "active");
+            fixture.store.record(node, serde_json::from_value(body).unwrap(), fixture.now).await.unwrap();
+        }
+    }
+    let all = fixture.store.nodes(fixture.ws, &NodeFilter::default(), PAGE, fixture.now).await.unwrap();
+    assert_eq!(all.total, 6);
+    for status in NodeStatus::ALL {
+        let filter = NodeFilter { status: Some(*status) };
+        let some = fixture.store.nodes(fixture.ws, &filter, PAGE, fixture.now).await.unwrap();
+        let expected: Vec<_> = all.entries.iter().filter(|n| n.status == *status).map(|n| n.uuid).collect();
+        assert!(!expected.is_empty(), "no node is {status}");
+        assert_eq!(some.entries.iter().map(|n| n.uuid).collect::<Vec<_>>(), expected, "{status}");
+        assert_eq!(some.total, expected.len() as u64);
+    }
+}
+
+#[tokio::test]
+async fn old_seconds_become_minutes_and_old_minutes_go() {
+    let fixture = Fixture::sqlite().await;
+    let sample = |secs: i64, pps: u64| MetricsSample {
+        at: Timestamp::from_secs(secs).into(),
+        pps,
+        bps: u64::MAX,
+        dropped_pps: 0,
+        tcp_pps: 0,
+        udp_pps: 0,
+        icmp_pps: 0,
+        other_pps: 0,
+    };
+    let start = fixture.now.secs();
+    let samples: Vec<_> = (0..120).map(|n| sample(start + n, if n < 60 { 10 } else { 30 })).collect();
+    fixture.store.record_metrics(fixture.node, &samples).await.unwrap();
+    let series = async |step| {
+        let window = MetricsWindow { from: fixture.now, to: fixture.now.plus_secs(600), step };
+        fixture.store.metrics(fixture.ws, fixture.node, window).await.unwrap()
+    };
+    let before = series(60).await;
+    assert_eq!(before.iter().map(|p| p.pps).collect::<Vec<_>>(), [10, 30]);
+    assert_eq!(fixture.store.prune_metrics(fixture.now.plus_secs(90), fixture.now).await.unwrap(), 60);
+    assert_eq!(series(60).await, before, "thinned out, the minutes are the same");
+    assert_eq!(series(1).await.len(), 61);
+    // A late second of a minute that was thinned out counts as one of its samples.
+    fixture.store.record_metrics(fixture.node, &[sample(start, 71)]).await.unwrap();
+    fixture.store.prune_metrics(fixture.now.plus_secs(90), fixture.now).await.unwrap();
+    let merged = series(60).await;
+    assert_eq!((merged[0].pps, merged[0].peak_pps), (11, 71));
+    fixture.store.prune_metrics(fixture.now.plus_secs(600), fixture.now.plus_secs(600)).await.unwrap();
+    assert!(series(60).await.is_empty());
+}
+
+#[tokio::test]
+async fn commands_that_nobody_took_expire_but_can_still_be_acknowledged() {
+    let fixture = Fixture::sqlite().await;
+    let order = Order::Block { source: "192.0.2.1/32".parse().unwrap(), ttl_secs: 60 };
+    let command = fixture.store.order(fixture.ws, fixture.node, &order, fixture.fact()).await.unwrap();
+    let pending = fixture.store.pending_commands(fixture.node, 0).await.unwrap();
+    assert_eq!(pending.iter().map(|(_, c)| c).collect::<Vec<_>>(), [&command]);
+    assert!(fixture.store.pending_commands(fixture.node, pending[0].0).await.unwrap().is_empty());
+    assert_eq!(fixture.store.expire_commands(fixture.now).await.unwrap(), 0);
+    assert_eq!(fixture.store.expire_commands(fixture.now.plus_secs(1)).await.unwrap(), 1);
+    assert!(fixture.store.pending_commands(fixture.node, 0).await.unwrap().is_empty());
+    let text = format!(r#"{{"command_id":"{}","status":"applied"}}"#, command.command_id);
+    let ack = serde_json::from_str(&text).unwrap();
+    let before = fixture.audited().await;
+    for _ in 0..2 {
+        fixture.store.acknowledge(fixture.node, &ack, fixture.fact()).await.unwrap();
+    }
+    assert_eq!(fixture.audited().await, before + 1);
+    let other = fixture.deploy("edge-2").await.unwrap();
+    assert!(fixture.store.acknowledge(other, &ack, fixture.fact()).await.is_err(), "another node's command");
+}
+
+#[tokio::test]
+async fn the_last_owner_token_stays() {
+    let fixture = Fixture::sqlite().await;
+    let store = &fixture.store;
+    let new = |role| NewToken { name: "t".to_owned(), role, rate_limit: None, expires_at: None };
+    let hash = |n| Secret::from_random([n; 32]).hash();
+    let admin = store.create_token(fixture.ws, new(Role::Admin), &hash(7), fixture.fact()).await.unwrap();
+    let revoke = async |id| store.revoke_token(fixture.ws, id, fixture.now, fixture.fact()).await;
+    assert!(matches!(revoke(1).await, Err(StoreError::Problem(Problem::Forbidden(_)))));
+    assert_eq!(store.token_candidates(&hash(1)).await.unwrap().len(), 1, "nothing was revoked");
+    store.create_token(fixture.ws, new(Role::Owner), &hash(8), fixture.fact()).await.unwrap();
+    assert!(revoke(1).await.is_ok());
+    assert!(revoke(admin.id).await.is_ok());
+    assert!(store.token_candidates(&hash(1)).await.unwrap().is_empty());
+    assert!(matches!(revoke(99).await, Err(StoreError::Problem(Problem::NotFound(_)))));
+}
+
+#[tokio::test]
+async fn answers_are_kept_for_their_time() {
+    let fixture = Fixture::sqlite().await;
+    let answered = Answered { request_hash: [1; 32], status: 200, answer: vec![1, 2, 3] };
+    fixture.store.remember("token/1", [2; 32], &answered, fixture.now).await.unwrap();
+    let look = async |actor: &str, since: i64| {
+        fixture.store.answered(actor, [2; 32], fixture.now.plus_secs(since)).await.unwrap()
+    };
+    assert_eq!(look("token/1", 0).await, Some(answered));
+    assert_eq!(look("token/2", 0).await, None);
+    assert_eq!(look("token/1", 1).await, None);
+    assert_eq!(fixture.store.forget_answers(fixture.now.plus_secs(1)).await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn a_store_opens_again_with_what_was_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("cp.sqlite");
+    let now = NOW.parse().unwrap();
+    let first = SqliteStore::open(&path).await.unwrap();
+    let first: &dyn Store = &first;
+    assert!(first.bootstrap(now, &Secret::from_random([1; 32]).hash()).await.unwrap());
+    first.close().await;
+    assert!(matches!(first.check().await, Err(StoreError::Unavailable { .. })));
+    let second = SqliteStore::open(&path).await.unwrap();
+    let second: &dyn Store = &second;
+    assert!(!second.bootstrap(now, &Secret::from_random([2; 32]).hash()).await.unwrap());
+    second.check().await.unwrap();
+}
