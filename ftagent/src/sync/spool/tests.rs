@@ -132,7 +132,9 @@ fn the_least_valuable_message_makes_room() {
     for message in [active(1, 1), metrics(0, 5), active(1, 2), active(1, 3), ack(9), active(2, 1)] {
         spool.push(&message);
     }
-    let steps: [(Message, &[(u128, u32)], Losses); 6] = [
+    /// What comes, what waits then, what is lost so far.
+    type Step = (Message, &'static [(u128, u32)], Losses);
+    let steps: [Step; 6] = [
         // The metrics go first.
         (active(3, 1), &[(1, 1), (1, 2), (1, 3), (9, 0), (2, 1), (3, 1)], Losses { metrics: 1, ..Losses::default() }),
         // Metrics never push a report out.
