@@ -119,7 +119,8 @@ fn reflectors(vector: &Vector, at: &Situation<'_>, plan: &mut Plan) -> bool {
 /// The addresses that send the attack, if they are few enough.
 fn sources(vector: &Vector, at: &Situation<'_>, plan: &mut Plan) -> bool {
     let stats = &vector.stats;
-    if vector.estimated_sources > u64::from(at.max_sources) || stats.n < 5 {
+    // Where hardly any source was seen twice, neither their number nor their part is known.
+    if vector.estimated_sources > u64::from(at.max_sources) || stats.n < 5 || stats.source_spread() > 0.5 {
         return false;
     }
     let average = 1.0 / stats.sources.distinct().max(1) as f64;

@@ -24,7 +24,10 @@ const CONTAIN_WINDOW_NS: u64 = 200 * MS;
 
 impl Engine {
     /// Installs what the policy plans for an incident, if it may act by itself.
-    pub(super) fn respond(&mut self, uuid: Uuid, now: Now) {
+    ///
+    /// `anew`: the verdict or the width changed. Otherwise only further sources are added, since a filter that is
+    /// measured again a second later is never quite the same.
+    pub(super) fn respond(&mut self, uuid: Uuid, anew: bool, now: Now) {
         let Some(incident) = self.incidents.get(&uuid) else { return };
         let Some(verdict) = &incident.verdict else { return };
         let response = &self.effective.response;
@@ -46,7 +49,7 @@ impl Engine {
         );
         let ttl = response.ttl_secs;
         let origin = Origin::Response { incident: uuid };
-        for (matches, verdict, _) in &plan.target {
+        for (matches, verdict, _) in plan.target.iter().filter(|_| anew) {
             let (add, delete) = policy::commands(matches, *verdict, ttl);
             let deed = Deed::new(add.join(" "), 0, policy::action_of(matches, *verdict, ttl), vec![add], vec![delete]);
             self.install(uuid, deed, vec![(matches.clone(), *verdict, Point::Datapath)], &origin, ttl, now);
@@ -62,7 +65,7 @@ impl Engine {
             let rules = sources.into_iter().map(|s| (Matches::source(s), Verdict::Drop, Point::Datapath)).collect();
             self.install(uuid, deed, rules, &origin, ttl, now);
         }
-        if let Some(incident) = self.incidents.get_mut(&uuid) {
+        if let Some(incident) = self.incidents.get_mut(&uuid).filter(|_| anew) {
             incident.responded_ns = Some(now.mono_ns);
         }
     }
@@ -221,7 +224,7 @@ impl Engine {
             let text = format!("{passed:.0} {} still pass: the response is widened", quantity.as_str());
             incident.note("updated", text, now);
         }
-        self.respond(uuid, now);
+        self.respond(uuid, true, now);
     }
 
     /// When the next containment check of an incident is due.

@@ -349,12 +349,9 @@ impl Engine {
         let changed = incident.take(verdict, rate_of, now);
         incident.classified_ns = Some(now.mono_ns);
         let rises = below && incident.confidence >= self.effective.response.min_confidence;
-        let by_sources = incident.deeds.iter().any(|d| d.key == "sources");
         incident.raise(0.0, 0, 0);
         self.heavy = heavy;
-        if first || changed || rises || by_sources {
-            self.respond(uuid, now);
-        }
+        self.respond(uuid, first || changed || rises, now);
         self.fire(uuid, now);
     }
 
