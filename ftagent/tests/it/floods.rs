@@ -8,14 +8,14 @@ use ftagent_common::vocab::AttackFamily as F;
 use crate::frames::{Dice, Spec};
 use crate::kernel::{Kernel, SEC};
 
-pub const TARGET: &str = "203.0.113.5";
-pub const TARGET6: &str = "2001:db8:5::5";
+pub(crate) const TARGET: &str = "203.0.113.5";
+pub(crate) const TARGET6: &str = "2001:db8:5::5";
 
 /// Makes the nth frame of a flood towards a target.
-pub type Maker = fn(&mut Dice, IpAddr) -> Spec;
+pub(crate) type Maker = fn(&mut Dice, IpAddr) -> Spec;
 
 /// Any address at all, as a flooder draws it.
-pub fn forged(dice: &mut Dice, like: IpAddr) -> IpAddr {
+pub(crate) fn forged(dice: &mut Dice, like: IpAddr) -> IpAddr {
     if like.is_ipv4() {
         Ipv4Addr::from(dice.roll() as u32).into()
     } else {
@@ -24,7 +24,7 @@ pub fn forged(dice: &mut Dice, like: IpAddr) -> IpAddr {
 }
 
 /// One of `count` hosts in some dozens of networks.
-pub fn real(dice: &mut Dice, like: IpAddr, count: u64) -> IpAddr {
+pub(crate) fn real(dice: &mut Dice, like: IpAddr, count: u64) -> IpAddr {
     let n = dice.below(count) as u32;
     if like.is_ipv4() {
         let network = [0x5b0c, 0x5bd2, 0xb901, 0x2e69, 0x1f0d, 0x4e2f, 0xc1a4][(n % 7) as usize] as u32;
@@ -35,7 +35,7 @@ pub fn real(dice: &mut Dice, like: IpAddr, count: u64) -> IpAddr {
 }
 
 /// The TTL of a real host: it tells where the host is and stays the same.
-pub fn real_ttl(ip: IpAddr) -> u8 {
+pub(crate) fn real_ttl(ip: IpAddr) -> u8 {
     let sum: u32 = match ip {
         IpAddr::V4(v4) => v4.octets().iter().map(|b| u32::from(*b)).sum(),
         IpAddr::V6(v6) => v6.octets().iter().map(|b| u32::from(*b)).sum(),
@@ -67,7 +67,7 @@ fn answer(dice: &mut Dice, target: IpAddr, port: u16, head: &[u8], len: usize) -
 }
 
 /// Every family, the subtype where one is expected, and how its packets are made.
-pub const FLOODS: &[(F, Maker)] = &[
+pub(crate) const FLOODS: &[(F, Maker)] = &[
     (F::SynFlood, |d, t| tcp(d, t, 2)),
     (F::SynFlood, |d, t| {
         let mut s = tcp(d, t, 2);
@@ -177,20 +177,20 @@ pub const FLOODS: &[(F, Maker)] = &[
 ];
 
 /// Floods a fresh kernel and says what the engine made of it.
-pub fn run(make: Maker, target: &str, vlan: Option<u16>, pps: u64, one_in: u32) -> Kernel {
+pub(crate) fn run(make: Maker, target: &str, vlan: Option<u16>, pps: u64, one_in: u32) -> Kernel {
     let target: IpAddr = target.parse().expect("an address");
     let mut kernel = Kernel::new(Settings::default());
     kernel.one_in = one_in;
     kernel.run_for(SEC + 17_000_000);
     let start = kernel.now_ns;
     let mut dice = Dice(0x9e37_79b9_7f4a_7c15);
-    for i in 0..pps * 8 / 10 {
+    for i in 0..pps * 45 / 100 {
         let mut spec = make(&mut dice, target);
         spec.vlan = vlan;
         let frame = spec.frame();
         kernel.frame(&frame, frame.len(), start + i * SEC / pps);
     }
-    kernel.run_for(300_000_000);
+    kernel.run_for(100_000_000);
     kernel
 }
 
@@ -201,7 +201,8 @@ fn check(target: &str, vlan: Option<u16>, pps: u64, one_in: u32) {
             continue;
         }
         let kernel = run(*make, target, vlan, pps, one_in);
-        let reports: Vec<_> = kernel.reports.values().collect();
+        // The first report may rest on a few samples; what counts is what is known by now.
+        let reports = kernel.engine.view().incidents;
         let [report] = reports.as_slice() else {
             wrong.push(format!("{i} {family}: {} incidents", reports.len()));
             continue;
@@ -212,7 +213,7 @@ fn check(target: &str, vlan: Option<u16>, pps: u64, one_in: u32) {
             wrong.push(format!("{i} {family}: {} {:.2}\n    {why}", report.family, report.confidence));
         } else if rule.is_none_or(|ms| ms > 250 && one_in == 1) {
             wrong.push(format!("{i} {family}: rule after {rule:?} ms"));
-        } else if one_in == 1 && kernel.dropped * 10 < kernel.passed * 25 {
+        } else if one_in == 1 && kernel.dropped < kernel.passed * 2 {
             wrong.push(format!("{i} {family}: {} passed, {} dropped", kernel.passed, kernel.dropped));
         }
     }

@@ -4,25 +4,25 @@ use std::net::IpAddr;
 
 /// What a frame should look like.
 #[derive(Clone, Debug)]
-pub struct Spec {
-    pub src: IpAddr,
-    pub dst: IpAddr,
-    pub protocol: u8,
-    pub ttl: u8,
-    pub src_port: u16,
-    pub dst_port: u16,
-    pub tcp_flags: u8,
+pub(crate) struct Spec {
+    pub(crate) src: IpAddr,
+    pub(crate) dst: IpAddr,
+    pub(crate) protocol: u8,
+    pub(crate) ttl: u8,
+    pub(crate) src_port: u16,
+    pub(crate) dst_port: u16,
+    pub(crate) tcp_flags: u8,
     /// Bytes of TCP options, a multiple of four.
-    pub tcp_options: usize,
-    pub icmp: [u8; 2],
-    pub payload: Vec<u8>,
+    pub(crate) tcp_options: usize,
+    pub(crate) icmp: [u8; 2],
+    pub(crate) payload: Vec<u8>,
     /// Fragment offset in units of eight bytes, and whether more follow.
-    pub fragment: Option<(u16, bool)>,
-    pub vlan: Option<u16>,
+    pub(crate) fragment: Option<(u16, bool)>,
+    pub(crate) vlan: Option<u16>,
 }
 
 impl Spec {
-    pub fn new(src: IpAddr, dst: IpAddr, protocol: u8) -> Self {
+    pub(crate) fn new(src: IpAddr, dst: IpAddr, protocol: u8) -> Self {
         Self {
             src,
             dst,
@@ -40,7 +40,7 @@ impl Spec {
     }
 
     /// The frame, without checksums: nothing here verifies them.
-    pub fn frame(&self) -> Vec<u8> {
+    pub(crate) fn frame(&self) -> Vec<u8> {
         let mut l4 = Vec::new();
         if self.fragment.is_none_or(|(offset, _)| offset == 0) {
             match self.protocol {
@@ -102,17 +102,17 @@ impl Spec {
 
 /// xorshift: the same numbers on every run.
 #[derive(Clone)]
-pub struct Dice(pub u64);
+pub(crate) struct Dice(pub(crate) u64);
 
 impl Dice {
-    pub fn roll(&mut self) -> u64 {
+    pub(crate) fn roll(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
         self.0
     }
 
-    pub fn below(&mut self, end: u64) -> u64 {
+    pub(crate) fn below(&mut self, end: u64) -> u64 {
         self.roll() % end
     }
 }

@@ -16,45 +16,45 @@ use uuid::Uuid;
 
 use crate::frames::Dice;
 
-pub const MS: u64 = 1_000_000;
-pub const SEC: u64 = 1_000_000_000;
-pub const TICK: u64 = 50 * MS;
+pub(crate) const MS: u64 = 1_000_000;
+pub(crate) const SEC: u64 = 1_000_000_000;
+pub(crate) const TICK: u64 = 50 * MS;
 
 /// The engine, the kernel below it, and everything it said.
-pub struct Kernel {
-    pub engine: Engine,
-    pub now_ns: u64,
+pub(crate) struct Kernel {
+    pub(crate) engine: Engine,
+    pub(crate) now_ns: u64,
     next_tick: u64,
     targets: BTreeMap<IpAddr, TargetCounters>,
     sources: HashMap<IpAddr, SourceCounters>,
-    pub rules: RuleSet,
+    pub(crate) rules: RuleSet,
     buckets: HashMap<RuleId, (Rate, u64)>,
     samples: Vec<PacketSample>,
     /// One frame in so many is sampled.
-    pub one_in: u32,
+    pub(crate) one_in: u32,
     dice: Dice,
     sample_rate: Rate,
     sample_state: u64,
     /// The newest report of each incident.
-    pub reports: BTreeMap<Uuid, IncidentReport>,
+    pub(crate) reports: BTreeMap<Uuid, IncidentReport>,
     /// Every command but reports, as words.
-    pub log: Vec<String>,
-    pub persisted: Option<EngineState>,
-    pub passed: u64,
-    pub dropped: u64,
+    pub(crate) log: Vec<String>,
+    pub(crate) persisted: Option<EngineState>,
+    pub(crate) passed: u64,
+    pub(crate) dropped: u64,
     /// When the first automatic rule was asked for.
-    pub first_rule_ns: Option<u64>,
-    pub first_open_ns: Option<u64>,
-    pub first_drop_ns: Option<u64>,
+    pub(crate) first_rule_ns: Option<u64>,
+    pub(crate) first_open_ns: Option<u64>,
+    pub(crate) first_drop_ns: Option<u64>,
 }
 
-pub fn at(mono_ns: u64) -> Now {
+pub(crate) fn at(mono_ns: u64) -> Now {
     let wall = OffsetDateTime::UNIX_EPOCH + Duration::days(20_000) + Duration::nanoseconds(mono_ns as i64);
     Now { mono_ns, wall }
 }
 
 impl Kernel {
-    pub fn new(settings: Settings) -> Self {
+    pub(crate) fn new(settings: Settings) -> Self {
         let start = 1_000 * SEC;
         let mut kernel = Self {
             engine: Engine::new(settings, at(start)),
@@ -84,13 +84,13 @@ impl Kernel {
     }
 
     /// Gives the engine an input now.
-    pub fn tell(&mut self, input: Input) {
+    pub(crate) fn tell(&mut self, input: Input) {
         self.engine.on(input, at(self.now_ns));
         self.carry_out();
     }
 
     /// Lets time pass up to `ns`, with ticks and deadlines.
-    pub fn run_until(&mut self, ns: u64) {
+    pub(crate) fn run_until(&mut self, ns: u64) {
         while self.next_tick <= ns {
             self.now_ns = self.next_tick;
             self.next_tick += TICK;
@@ -116,12 +116,12 @@ impl Kernel {
         }
     }
 
-    pub fn run_for(&mut self, ns: u64) {
+    pub(crate) fn run_for(&mut self, ns: u64) {
         self.run_until(self.now_ns + ns);
     }
 
     /// One frame arrives at `ns`; whether it passed.
-    pub fn frame(&mut self, bytes: &[u8], wire_len: usize, ns: u64) -> bool {
+    pub(crate) fn frame(&mut self, bytes: &[u8], wire_len: usize, ns: u64) -> bool {
         self.run_until(ns);
         let Parsed::Ip(packet) = parse(&Frame::new(bytes), wire_len) else { return true };
         let verdict = self.judge(&packet, wire_len);
@@ -231,13 +231,13 @@ impl Kernel {
     }
 
     /// Rules that nobody decided by hand.
-    pub fn automatic(&self) -> Vec<&Rule> {
+    pub(crate) fn automatic(&self) -> Vec<&Rule> {
         self.rules.rules.values().filter(|r| r.origin.is_automatic()).collect()
     }
 }
 
 /// Whether a packet meets a rule, as the datapath decides it.
-pub fn meets(m: &Matches, p: &Packet) -> bool {
+pub(crate) fn meets(m: &Matches, p: &Packet) -> bool {
     let ports = matches!(p.fragment, Fragment::Whole | Fragment::First) && matches!(p.protocol, 6 | 17);
     let within = |range: Option<[u16; 2]>, v: u16| range.is_none_or(|[low, high]| ports && (low..=high).contains(&v));
     m.source.is_none_or(|s| s.contains(&IpAddr::from(p.src)))

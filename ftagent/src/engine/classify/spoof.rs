@@ -31,7 +31,8 @@ pub(super) fn judge(stats: &Stats, samples: &[Seen], clean: &[Seen]) -> Verdict 
         let reasons = vec![format!("{} samples are too few to judge {distinct} sources by", stats.n)];
         return Verdict { spoofed: false, reasons };
     }
-    if distinct < MANY || concentrated < MANY - 2 {
+    let many = if stats.source_spread() > 0.5 { MANY } else { 2 * MANY };
+    if distinct < many || concentrated < many - 2 {
         let reasons = vec![format!("{concentrated} sources send 80 % of the packets: few enough to block by address")];
         return Verdict { spoofed: false, reasons };
     }

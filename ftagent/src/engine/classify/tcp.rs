@@ -118,7 +118,12 @@ fn http(claims: &mut Claims<'_>, roles: &Roles, all: &[usize]) -> Option<Part> {
     }
     let senders: Vec<Seen> = roles.ack.iter().map(|i| claims.samples[*i]).filter(|s| s.payload_len > 0).collect();
     let stats = Stats::of(&senders);
-    let few = stats.sources.needed_for(0.8);
+    let few = if stats.source_spread() > 0.5 {
+        // Nearly every sample is of another source: there are more than were seen.
+        stats.estimated_sources(&senders) as usize
+    } else {
+        stats.sources.needed_for(0.8)
+    };
     let per_source = claims.pps * ratio(web, claims.samples.len()) / few.max(1) as f64;
     let mut why = vec![format!(
         "{requests} requests, {lines} header lines without a request and {hellos} TLS greetings in {} TCP samples; \
