@@ -6,9 +6,10 @@
 
 use std::io;
 use std::ops::RangeInclusive;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use aya::maps::{Array, MapData, PerCpuArray, PerCpuValues};
 use aya::programs::{ProgramError, TestRun, Xdp};
@@ -32,6 +33,8 @@ const CHUNK: u64 = 1 << 16;
 /// Frames of one system call of a paced run: what a late wake-up left undone must not overflow the peer's ring.
 const PACED_CHUNK: u64 = 128;
 const TICK: Duration = Duration::from_micros(500);
+/// How far a paced run may lag behind its schedule and still catch up.
+const MAX_LAG: Duration = Duration::from_millis(5);
 
 /// What differs between the frames; what is `None` or false stays as in the template.
 #[derive(Clone, Debug, Default)]
@@ -94,6 +97,52 @@ pub struct Bounds<'a> {
     pub frames: u64,
     pub time: Duration,
     pub stop: Option<&'a AtomicBool>,
+    /// Told the moment before the first frame, while the run goes on.
+    pub began: Option<&'a OnceLock<Moment>>,
+}
+
+impl Bounds<'_> {
+    /// At most so many frames in at most so much time.
+    pub fn new(frames: u64, time: Duration) -> Self {
+        Self { frames, time, stop: None, began: None }
+    }
+
+    /// The moment before the first frame.
+    pub(crate) fn begin(&self) -> Moment {
+        let first = Moment::now();
+        if let Some(cell) = self.began {
+            // A cell that is filled already keeps the first of several runs.
+            cell.set(first).ok();
+        }
+        first
+    }
+
+    pub(crate) fn is_over(&self, sent: u64, elapsed: Duration) -> bool {
+        sent >= self.frames || elapsed >= self.time || self.stop.is_some_and(|stop| stop.load(Ordering::Relaxed))
+    }
+}
+
+/// A steady rate without bursts: who comes late goes on from there.
+pub(crate) struct Clockwork {
+    rate: u64,
+    started: Instant,
+}
+
+impl Clockwork {
+    pub(crate) fn new(rate: u64) -> Self {
+        Self { rate: rate.max(1), started: now() }
+    }
+
+    /// Frames that are due when `sent` are sent; what more than [`MAX_LAG`] has piled up is put off.
+    pub(crate) fn due(&mut self, sent: u64) -> u64 {
+        let elapsed = self.started.elapsed();
+        let planned = Duration::from_nanos((u128::from(sent) * 1_000_000_000 / u128::from(self.rate)) as u64);
+        if let Some(lag) = elapsed.checked_sub(planned + MAX_LAG) {
+            self.started += lag;
+        }
+        let due = (self.started.elapsed().as_nanos() * u128::from(self.rate) / 1_000_000_000) as u64 + 1;
+        due.saturating_sub(sent)
+    }
 }
 
 /// What was sent.
@@ -161,20 +210,18 @@ impl Generator {
         };
         let _held = self.hold(device)?;
         let (before, dropped_before) = (self.progress()?, stats()?.tx_dropped);
-        let first = Moment::now();
+        let first = bounds.begin();
         let started = now();
+        let mut clockwork = match pace {
+            Pace::Full => None,
+            Pace::PerSecond(rate) => Some(Clockwork::new(rate)),
+        };
         let mut sent = 0;
-        while sent < bounds.frames
-            && started.elapsed() < bounds.time
-            && !bounds.stop.is_some_and(|s| s.load(Ordering::Relaxed))
-        {
+        while !bounds.is_over(sent, started.elapsed()) {
             let left = bounds.frames - sent;
-            let chunk = match pace {
-                Pace::Full => left.min(CHUNK),
-                Pace::PerSecond(rate) => {
-                    let due = (started.elapsed().as_nanos() * u128::from(rate) / 1_000_000_000) as u64 + 1;
-                    due.saturating_sub(sent).min(left).min(PACED_CHUNK)
-                }
+            let chunk = match &mut clockwork {
+                None => left.min(CHUNK),
+                Some(clockwork) => clockwork.due(sent).min(left).min(PACED_CHUNK),
             };
             if chunk == 0 {
                 thread::sleep(TICK);

@@ -3,7 +3,9 @@
 //! Numbers come from three places that do not share code: the senders count what they sent, meters behind the XDP hook
 //! count what got through, and the agent's kernel counters say what it dropped. [`judge`] compares them.
 
+mod account;
 mod agent;
+mod ending;
 mod process;
 mod report;
 mod scenario;
@@ -76,6 +78,7 @@ pub fn run(options: &Options, story: &Story, stop: &AtomicBool) -> anyhow::Resul
             }
         }
     }
+    report::tell_all(&reports, story);
     if let Err(error) = &played {
         story.bad(&format!("{error:#}"));
         stage.show_logs(story);

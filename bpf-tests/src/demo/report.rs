@@ -161,6 +161,33 @@ pub(super) fn tell(report: &ScenarioReport, story: &Story) {
     }
 }
 
+/// All scenarios with an attack in one table.
+pub(super) fn tell_all(reports: &[ScenarioReport], story: &Story) {
+    let attacks: Vec<_> = reports.iter().filter(|report| report.expected_family.is_some()).collect();
+    if attacks.len() < 2 {
+        return;
+    }
+    story.heading("expected               reported               target conf. forged detect    drop  dropped  clean");
+    for report in attacks {
+        let family = |family: Option<AttackFamily>| family.map_or("-", AttackFamily::as_str);
+        let yes = |word: Option<bool>| word.map_or("-", |word| if word { "yes" } else { "no" });
+        let millis = |ms: Option<f64>| ms.map_or("-".to_owned(), |ms| format!("{ms:.0} ms"));
+        let line = format!(
+            "{:<22} {:<22} {:<6} {:<5} {:<6} {:>7} {:>7} {:>6.1} % {:>6}",
+            family(report.expected_family),
+            family(report.family),
+            yes(report.target_ok),
+            report.confidence.map_or("-".to_owned(), |confidence| format!("{confidence:.2}")),
+            yes(report.spoofed),
+            millis(report.detect_ms),
+            millis(report.drop_ms),
+            100.0 * report.dropped as f64 / (report.sent as f64).max(1.0),
+            if report.clean_lost == 0 { "kept".to_owned() } else { format!("-{}", report.clean_lost) },
+        );
+        if report.problems.is_empty() { story.row(&line) } else { story.bad_row(&line) }
+    }
+}
+
 /// 1234567 as `1,234,567`.
 fn thousands(number: u64) -> String {
     let digits = number.to_string();

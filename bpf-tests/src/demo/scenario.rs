@@ -126,7 +126,7 @@ impl Scenario {
                 Traffic::Recording(Recording::from_frames(frames))
             }
             Source::SynFlood => {
-                let template = to(target.v4).tcp(1024, 80, tcp_flag::SYN).tcp_options(&[2, 4, 0x05, 0xb4]).build();
+                let template = to(target.v4).tcp(1024, 80, tcp_flag::SYN).build();
                 Traffic::Flood { template, vary: Box::new(forged()) }
             }
             Source::UdpFlood => {
@@ -139,15 +139,15 @@ impl Scenario {
 }
 
 fn to(target: Ipv4Addr) -> PacketBuilder {
-    PacketBuilder::v4([64, 0, 0, 1], target).macs(ATTACK_MAC, EDGE_MAC)
+    PacketBuilder::v4([64, 0, 0, 1], target).macs(ATTACK_MAC, EDGE_MAC).ttl(53)
 }
 
-/// Public unicast addresses: on a real network forged sources look like this, and here nothing leaves the lab.
+/// What one machine sends that forges its sources: public unicast addresses all over, but one distance to all of them
+/// and headers without the options of a real system. Nothing leaves the lab.
 fn forged() -> Vary {
     Vary {
         sources: Some("64.0.0.0/3".parse().expect("a prefix")),
         source_ports: Some(1024..=65535),
-        ttls: Some(40..=120),
         ip_id: true,
         ..Vary::default()
     }

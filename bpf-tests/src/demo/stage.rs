@@ -136,7 +136,8 @@ impl Stage {
         }
         let mut detach = inside::command(&self.helper, &self.edge, &self.agent.program, Life::WithParent);
         self.agent.detach(&mut detach)?;
-        let left: Vec<_> = walk(&self.dir.bpf());
+        // The file system itself has files that show its programs and maps; ours lie in a folder.
+        let left = walk(&self.dir.bpf().join("ftagent"));
         if !left.is_empty() {
             bail!("`ftagent detach` left pins behind: {left:?}");
         }

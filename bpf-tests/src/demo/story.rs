@@ -47,6 +47,16 @@ impl Story {
         self.print(&format!("       FAILED  {text}"), "31");
     }
 
+    /// A line of a table below a heading.
+    pub fn row(&self, text: &str) {
+        self.print(&format!("           {text}"), "");
+    }
+
+    /// A line of a table that has a problem.
+    pub fn bad_row(&self, text: &str) {
+        self.print(&format!("         ! {text}"), "31");
+    }
+
     fn print(&self, line: &str, colour: &str) {
         let line = if self.coloured && !colour.is_empty() {
             format!("\x1b[{colour}m{line}\x1b[0m\n")

@@ -2,7 +2,6 @@
 
 use std::io::{self, IoSlice};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 
@@ -14,7 +13,7 @@ use nix::sys::socket::{
 
 use super::{Recording, ReplayError, TimedFrame};
 use crate::clock::{Moment, now};
-use crate::generator::{Bounds, Pace, Sent};
+use crate::generator::{Bounds, Clockwork, Pace, Sent};
 use crate::rtnl::Rtnl;
 
 /// Frames of one system call.
@@ -44,26 +43,24 @@ pub fn send(device: &str, recording: &Recording, timing: Timing, bounds: Bounds<
     let dropped = || Rtnl::open().and_then(|rtnl| rtnl.stats(index)).map(|s| s.tx_dropped).map_err(fail);
     let dropped_before = dropped()?;
     let mut headers = MultiHeaders::preallocate(BATCH, None);
-    let first = Moment::now();
+    let first = bounds.begin();
     let started = now();
+    let mut clockwork = match timing {
+        Timing::Paced(Pace::PerSecond(rate)) => Some(Clockwork::new(rate)),
+        Timing::Paced(Pace::Full) | Timing::Recorded { .. } => None,
+    };
     let mut sent: u64 = 0;
-    while sent < bounds.frames
-        && started.elapsed() < bounds.time
-        && !bounds.stop.is_some_and(|stop| stop.load(Ordering::Relaxed))
-    {
+    while !bounds.is_over(sent, started.elapsed()) {
         let at = (sent % length) as usize;
         let room = (recording.frames.len() - at).min(BATCH).min(usize::try_from(bounds.frames - sent).unwrap_or(BATCH));
         let next = &recording.frames[at..at + room];
-        let due = match timing {
-            Timing::Paced(Pace::Full) => room,
-            Timing::Paced(Pace::PerSecond(rate)) => {
-                let due = (started.elapsed().as_nanos() * u128::from(rate) / 1_000_000_000) as u64 + 1;
-                room.min(due.saturating_sub(sent) as usize)
-            }
-            Timing::Recorded { speed } => {
+        let due = match (&mut clockwork, timing) {
+            (Some(clockwork), _) => room.min(usize::try_from(clockwork.due(sent)).unwrap_or(room)),
+            (None, Timing::Recorded { speed }) => {
                 let into_loop = started.elapsed().mul_f64(speed).saturating_sub(span * (sent / length) as u32);
                 next.iter().take_while(|frame| frame.at <= into_loop).count()
             }
+            (None, Timing::Paced(_)) => room,
         };
         if due == 0 {
             thread::sleep(TICK);

@@ -27,7 +27,7 @@ fn syn() -> Vec<u8> {
 }
 
 fn bounds(frames: u64) -> Bounds<'static> {
-    Bounds { frames, time: LONG, stop: None }
+    Bounds::new(frames, LONG)
 }
 
 #[test]
@@ -110,7 +110,7 @@ fn a_run_ends_at_its_time_limit() {
     let lab = Lab::new();
     let _sink = lab.edge.run(|| XdpCounter::attach("edge0", Then::Drop)).expect("inside").expect("native XDP on veth");
     let started = now();
-    let limits = Bounds { frames: u64::MAX, time: Duration::from_millis(200), stop: None };
+    let limits = Bounds::new(u64::MAX, Duration::from_millis(200));
     let sent = lab
         .wan
         .run(|| Generator::load(&syn(), &Vary::default(), 1).expect("loads").send(lab.wan0.index, Pace::Full, limits))

@@ -126,7 +126,7 @@ fn replay(recording: &Recording, timing: Timing, frames: u64) -> Duration {
     let lab = Lab::new();
     let counter =
         lab.edge.run(|| XdpCounter::attach("edge0", Then::Drop)).expect("inside").expect("native XDP on veth");
-    let bounds = Bounds { frames, time: Duration::from_secs(60), stop: None };
+    let bounds = Bounds::new(frames, Duration::from_secs(60));
     let sent = lab.wan.run(|| send("wan0", recording, timing, bounds)).expect("inside").expect("sends");
     assert_eq!(sent.frames, frames);
     assert_eq!(counter.counts().expect("readable"), Counts { attack: sent.arrived(), other: 0 });

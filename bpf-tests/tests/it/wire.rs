@@ -17,7 +17,7 @@ use crate::lab::{EDGE_MAC, EDGE_V4};
 
 fn flood(datapath: &Datapath, template: &[u8], frames: u64, pace: Pace) -> Sent {
     let vary = Vary { sources: Some(net("64.0.0.0/3")), source_ports: Some(1024..=65535), ..Vary::default() };
-    let bounds = Bounds { frames, time: Duration::from_secs(60), stop: None };
+    let bounds = Bounds::new(frames, Duration::from_secs(60));
     let device = datapath.lab.wan0.index;
     let sent = datapath
         .lab
