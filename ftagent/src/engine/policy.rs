@@ -59,6 +59,8 @@ pub struct Situation<'a> {
 
 /// The sources of a vector must hold this share of it for blocking them to be a response.
 const SOURCES_COVER: f64 = 0.8;
+/// More sources than this are left to a signature where there is one.
+const FEW: usize = 64;
 /// Share of a vector that makes a class worth a limit of its own.
 const COMPANION: f64 = 0.02;
 
@@ -138,6 +140,10 @@ fn sources(vector: &Vector, at: &Situation<'_>, plan: &mut Plan) -> bool {
         .collect();
     let covered: f64 = chosen.iter().map(|(_, share)| share).sum();
     if covered < SOURCES_COVER {
+        return false;
+    }
+    // A large botnet shows its members one by one; a filter that covers all of them acts at once.
+    if chosen.len() > FEW && vector.signature.as_ref().is_some_and(|m| m.usable) {
         return false;
     }
     plan.sources.extend(chosen.into_iter().map(|(ip, _)| IpAddr::from(ip)));
