@@ -18,6 +18,8 @@ const WAIT_NS: u64 = 100 * MS;
 const WAIT_ANY_NS: u64 = SEC;
 /// How often a settled verdict is looked at again.
 const REVIEW_NS: u64 = SEC;
+/// More samples than this add cost and no certainty.
+const MOST: usize = 3_000;
 /// A verdict on fewer samples than this is none.
 const FEWEST: usize = 5;
 /// A resolved incident waits this long for the news that its rules are gone.
@@ -69,7 +71,11 @@ impl Engine {
             return;
         }
         let target = incident.target;
-        let samples = self.window.since(from_ns, |dst| target.contains(&IpAddr::from(dst)));
+        let mut samples = self.window.since(from_ns, |dst| target.contains(&IpAddr::from(dst)));
+        if samples.len() > MOST {
+            let step = samples.len().div_ceil(MOST);
+            samples = samples.into_iter().step_by(step).collect();
+        }
         let enough = samples.len() >= ENOUGH
             || samples.len() >= FEWEST && age >= WAIT_NS && !settled
             || samples.len() >= 20 && settled;
