@@ -39,7 +39,7 @@ impl Width {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Plan {
     /// Sources to drop, heaviest first.
-    pub sources: Vec<IpAddr>,
+    pub sources: Vec<IpNet>,
     /// Rules of the target, with a word on each.
     pub target: Vec<(Matches, Verdict, &'static str)>,
 }
@@ -146,7 +146,11 @@ fn sources(vector: &Vector, at: &Situation<'_>, plan: &mut Plan) -> bool {
     if chosen.len() > FEW && vector.signature.as_ref().is_some_and(|m| m.usable) {
         return false;
     }
-    plan.sources.extend(chosen.into_iter().map(|(ip, _)| IpAddr::from(ip)));
+    plan.sources.extend(chosen.into_iter().map(|(ip, _)| {
+        let address = IpAddr::from(ip);
+        let len = if stats.networks.contains(&ip) { 64 } else { IpNet::from(address).max_prefix_len() };
+        IpNet::new(address, len).expect("64 is a length of IPv6, and only its addresses are networks").trunc()
+    }));
     true
 }
 
