@@ -1,8 +1,6 @@
 //! What nothing automated may do. Every automatic rule passes here, once when it is made and again when the lists
 //! change; what is refused says why.
 
-use std::net::IpAddr;
-
 use ftagent_common::api::{AllowEntry, is_broad};
 use ipnet::IpNet;
 
@@ -173,11 +171,6 @@ pub fn check_operator(source: &IpNet, settings: &Settings, allow: &[AllowEntry])
         Err(Refusal::TooBroad(_)) | Ok(()) => Ok(()),
         Err(why) => Err(why),
     }
-}
-
-/// An address as a prefix of its own.
-pub fn host(ip: IpAddr) -> IpNet {
-    IpNet::from(ip)
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use ftagent_common::vocab::IncidentStatus;
+use ftagent_common::vocab::{AttackFamily, IncidentStatus, TrafficClass};
 use uuid::Uuid;
 
 use super::Engine;
@@ -18,6 +18,8 @@ const WAIT_NS: u64 = 100 * MS;
 const WAIT_ANY_NS: u64 = SEC;
 /// How often a settled verdict is looked at again.
 const REVIEW_NS: u64 = SEC;
+/// More samples than this add cost and no certainty.
+const MOST: usize = 3_000;
 /// A verdict on fewer samples than this is none.
 const FEWEST: usize = 5;
 /// A resolved incident waits this long for the news that its rules are gone.
@@ -69,11 +71,18 @@ impl Engine {
             return;
         }
         let target = incident.target;
-        let samples = self.window.since(from_ns, |dst| target.contains(&IpAddr::from(dst)));
+        let mut samples = self.window.since(from_ns, |dst| target.contains(&IpAddr::from(dst)));
+        if samples.len() > MOST {
+            let step = samples.len().div_ceil(MOST);
+            samples = samples.into_iter().step_by(step).collect();
+        }
         let enough = samples.len() >= ENOUGH
             || samples.len() >= FEWEST && age >= WAIT_NS && !settled
             || samples.len() >= 20 && settled;
         if !enough {
+            if age >= WAIT_ANY_NS && incident.verdict.is_none() {
+                self.guess(uuid);
+            }
             return;
         }
         let pps = self.meter(target).map_or(0.0, |m| m.rates(OPEN_WINDOW_NS)[Quantity::Pps.index()]);
@@ -96,6 +105,38 @@ impl Engine {
         let anew = first && !answered || changed || rises;
         self.respond(uuid, anew, now);
         self.fire(uuid, now);
+    }
+
+    /// Names an attack that no samples came of by its counters alone: enough for a report, too little to act on.
+    fn guess(&mut self, uuid: Uuid) {
+        let Some(incident) = self.incidents.get_mut(&uuid).filter(|i| i.family == AttackFamily::Unknown) else {
+            return;
+        };
+        let total: u64 = incident.classes.iter().sum();
+        let classes = TrafficClass::ALL.iter().zip(incident.classes);
+        let Some((class, packets)) = classes.max_by_key(|(_, packets)| *packets) else { return };
+        if packets * 5 < total * 4 {
+            return;
+        }
+        incident.family = match class {
+            TrafficClass::TcpSyn => AttackFamily::SynFlood,
+            TrafficClass::TcpSynAck => AttackFamily::SynAckFlood,
+            TrafficClass::TcpAck => AttackFamily::AckFlood,
+            TrafficClass::TcpRst => AttackFamily::RstFlood,
+            TrafficClass::TcpFin | TrafficClass::TcpOdd => AttackFamily::TcpFlood,
+            TrafficClass::Udp | TrafficClass::Reflector => AttackFamily::UdpFlood,
+            TrafficClass::DnsQuery => AttackFamily::DnsFlood,
+            TrafficClass::Icmp | TrafficClass::Icmpv6 => AttackFamily::IcmpFlood,
+            TrafficClass::Gre => AttackFamily::GreFlood,
+            TrafficClass::Fragment => AttackFamily::FragmentFlood,
+            TrafficClass::Esp | TrafficClass::OtherIp | TrafficClass::NotIp => AttackFamily::ProtocolFlood,
+        };
+        incident.confidence = 0.3;
+        incident.changed = true;
+        incident.explanation.push(format!(
+            "no samples came: {} of {total} counted packets are {class}; nothing acts on counters alone",
+            packets
+        ));
     }
 
     /// Whether the attack stayed away for the hold-down; remembers since when it is away.

@@ -39,7 +39,7 @@ impl Width {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Plan {
     /// Sources to drop, heaviest first.
-    pub sources: Vec<IpAddr>,
+    pub sources: Vec<IpNet>,
     /// Rules of the target, with a word on each.
     pub target: Vec<(Matches, Verdict, &'static str)>,
 }
@@ -59,6 +59,8 @@ pub struct Situation<'a> {
 
 /// The sources of a vector must hold this share of it for blocking them to be a response.
 const SOURCES_COVER: f64 = 0.8;
+/// More sources than this are left to a signature where there is one.
+const FEW: usize = 64;
 /// Share of a vector that makes a class worth a limit of its own.
 const COMPANION: f64 = 0.02;
 
@@ -140,7 +142,15 @@ fn sources(vector: &Vector, at: &Situation<'_>, plan: &mut Plan) -> bool {
     if covered < SOURCES_COVER {
         return false;
     }
-    plan.sources.extend(chosen.into_iter().map(|(ip, _)| IpAddr::from(ip)));
+    // A large botnet shows its members one by one; a filter that covers all of them acts at once.
+    if chosen.len() > FEW && vector.signature.as_ref().is_some_and(|m| m.usable) {
+        return false;
+    }
+    plan.sources.extend(chosen.into_iter().map(|(ip, _)| {
+        let address = IpAddr::from(ip);
+        let len = if stats.networks.contains(&ip) { 64 } else { IpNet::from(address).max_prefix_len() };
+        IpNet::new(address, len).expect("64 is a length of IPv6, and only its addresses are networks").trunc()
+    }));
     true
 }
 

@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use uuid::Uuid;
 
 use super::Engine;
+use super::classify::features::slash64;
 use super::detect;
 use super::firewall::refused;
 use super::guard::{self, Refusal};
@@ -34,7 +35,7 @@ impl Engine {
         if !response.automatic || incident.confidence < response.min_confidence {
             return;
         }
-        let known: BTreeSet<Ip> = incident.clean.iter().map(|s| s.src).collect();
+        let known: BTreeSet<Ip> = incident.clean.iter().flat_map(|s| [s.src, slash64(s.src)]).collect();
         let normal_pps = |class: TrafficClass| self.normal_pps(incident.target, class);
         let plan = policy::plan(
             &verdict.vectors,
@@ -54,7 +55,7 @@ impl Engine {
             let deed = Deed::new(add.join(" "), 0, policy::action_of(matches, *verdict, ttl), vec![add], vec![delete]);
             self.install(uuid, deed, vec![(matches.clone(), *verdict, Point::Datapath)], &origin, ttl, now);
         }
-        let sources: Vec<IpNet> = plan.sources.iter().map(|ip| guard::host(*ip)).collect();
+        let sources = plan.sources;
         if !sources.is_empty() {
             let action = Action::XdpDropSource { sources: sources.clone(), ttl_secs: ttl };
             let shown = preview(

@@ -162,10 +162,10 @@ pub struct Meter {
 impl Meter {
     /// Adds what came between two readings.
     pub fn push(&mut self, from_ns: u64, to_ns: u64, delta: &Delta) {
-        let total = amounts(delta, false);
-        if total[Quantity::Pps.index()] == 0 && self.slots.is_empty() {
+        if self.slots.is_empty() && delta.iter().all(|f| f.total().packets == 0) {
             return;
         }
+        let total = amounts(delta, false);
         let passed = amounts(delta, true);
         match self.slots.back_mut() {
             Some(last) if to_ns.saturating_sub(last.from_ns) < SLOT_NS => {

@@ -50,8 +50,9 @@ pub(super) struct Group {
 impl Engine {
     /// Takes a reading of the kernel's counters.
     pub(super) fn on_counters(&mut self, reading: CounterReading, now: Now) {
+        let first = self.read_ns.is_none();
         let from_ns = self.read_ns.replace(now.mono_ns).unwrap_or(now.mono_ns);
-        let first = from_ns == now.mono_ns;
+        let none = [Flow::default(); TrafficClass::COUNT];
         self.untracked = 0;
         let mut groups: BTreeMap<IpNet, (Delta, u32)> = BTreeMap::new();
         let mut total = [Flow::default(); TrafficClass::COUNT];
@@ -61,6 +62,11 @@ impl Engine {
         for (ip, counters) in &reading.targets {
             let full = self.targets.len() >= MAX_TARGETS;
             let change = match self.targets.get_mut(ip) {
+                Some(target) if target.last == *counters => {
+                    target.present = true;
+                    target.meter.push(from_ns, now.mono_ns, &none);
+                    continue;
+                }
                 Some(target) => {
                     let change = delta(&target.last, counters);
                     target.last = *counters;
@@ -74,36 +80,32 @@ impl Engine {
                 None => {
                     let baseline = self.restored.remove(&IpNet::from(*ip));
                     let busy_ns = now.mono_ns;
-                    let new = Target { last: *counters, present: true, baseline, busy_ns, ..Target::default() };
+                    // Baselines learn once a second each: not all in the same tick.
+                    let observed_ns = now.mono_ns.saturating_sub(self.targets.len() as u64 % 20 * (SEC / 20));
+                    let new =
+                        Target { last: *counters, present: true, baseline, busy_ns, observed_ns, ..Target::default() };
                     self.targets.insert(*ip, new);
                     // What the first reading shows came before us; later targets counted from nothing.
-                    if first { [Flow::default(); TrafficClass::COUNT] } else { counters.classes }
+                    if first { none } else { counters.classes }
                 }
             };
-            if change.iter().any(|f| f.total().packets > 0) {
-                let (sum, active) = groups.entry(detect::neighbourhood(*ip)).or_default();
-                add(sum, &change);
-                add(&mut total, &change);
-                *active += 1;
-            }
+            let (sum, active) = groups.entry(detect::neighbourhood(*ip)).or_insert((none, 0));
+            add(sum, &change);
+            add(&mut total, &change);
+            *active += 1;
             if first {
                 continue;
             }
             let Some(target) = self.targets.get_mut(ip) else { continue };
-            if change.iter().any(|f| f.total().packets > 0) {
-                target.busy_ns = now.mono_ns;
-                for incident in self.incidents.values_mut() {
-                    if incident.is_active() && incident.target.contains(ip) {
-                        incident.count(&change);
-                    }
-                }
-            }
+            target.busy_ns = now.mono_ns;
             target.meter.push(from_ns, now.mono_ns, &change);
+            for incident in self.incidents.values_mut().filter(|i| i.is_active() && i.target.contains(ip)) {
+                incident.count(&change);
+            }
         }
         if first {
             return;
         }
-        let none = [Flow::default(); TrafficClass::COUNT];
         for target in self.targets.values_mut().filter(|t| !t.present) {
             target.meter.push(from_ns, now.mono_ns, &none);
         }

@@ -298,8 +298,9 @@ fn firewall_rules_fire_once_and_cool_down() {
 
 #[test]
 fn a_rule_on_forged_sources_is_refused_with_a_reason() {
-    let rules = vec![rule(r#"{"id":7,"name":"ban","trigger":{"type":"any"},"action":{"type":"xdp_drop_source"}}"#)];
-    let mut k = Kernel::new(Settings { rules, ..Settings::default() });
+    let ban = rule(r#"{"id":7,"name":"ban","trigger":{"type":"any"},"action":{"type":"xdp_drop_source"}}"#);
+    let settings = Settings { rules: vec![ban], ..Settings::default() };
+    let mut k = Kernel::new(settings);
     flood(&mut k, SYN, TARGET, 20_000, 6_000);
     let report = only(&k);
     let refused: Vec<_> = report.executions.iter().filter(|e| e.outcome == ExecutionOutcome::Refused).collect();
@@ -317,9 +318,12 @@ fn friends_among_the_sources_are_left_out() {
         all
     };
     assert_eq!(sources.len(), 3);
-    let allow = vec![AllowEntry { prefix: sources[0].into(), label: "probe".to_owned() }];
-    let guard = Guard { infrastructure: vec![(sources[1].into(), "resolver".to_owned())], ..Guard::default() };
-    let mut k = Kernel::new(Settings { allow, guard, ..Settings::default() });
+    let settings = Settings {
+        allow: vec![AllowEntry { prefix: sources[0].into(), label: "probe".to_owned() }],
+        guard: Guard { infrastructure: vec![(sources[1].into(), "resolver".to_owned())], ..Guard::default() },
+        ..Settings::default()
+    };
+    let mut k = Kernel::new(settings);
     flood(&mut k, THREE, TARGET, 20_000, 7_000);
     let blocked: Vec<IpNet> = k.automatic().iter().filter_map(|r| r.matches.source).collect();
     assert_eq!(blocked, [IpNet::from(sources[2])]);
@@ -507,4 +511,29 @@ fn evaluate_mode_plans_and_does_not_widen() {
     flood(&mut k, SYN, TARGET, 50_000, 3_000);
     assert_eq!(k.rules.mode, Some(Mode::Evaluate));
     assert_eq!(k.automatic().len(), 1, "{:?}", k.automatic());
+}
+
+#[test]
+fn one_network_of_ipv6_is_blocked_as_one() {
+    let hopping: Maker = |d, t| {
+        let source = std::net::Ipv6Addr::from(0x2a02_0db8_0000_0007u128 << 64 | u128::from(d.roll()));
+        let mut s = Spec::new(source.into(), t, 17);
+        (s.src_port, s.dst_port) = (d.roll() as u16, 9_999);
+        s.payload = vec![d.roll() as u8; 100];
+        s
+    };
+    let mut k = Kernel::new(Settings::default());
+    flood(&mut k, hopping, "2001:db8::9", 50_000, 1_000);
+    let sources: Vec<_> = k.automatic().iter().filter_map(|r| r.matches.source).collect();
+    assert_eq!(sources, [net("2a02:db8:0:7::/64")], "{:?}", only(&k).explanation);
+}
+
+#[test]
+fn without_samples_an_attack_is_reported_and_not_acted_on() {
+    let mut k = Kernel::new(Settings::default());
+    k.one_in = u32::MAX;
+    flood(&mut k, SYN, TARGET, 20_000, 2_000);
+    let report = only(&k);
+    assert_eq!((report.family, report.confidence), (F::SynFlood, 0.3), "{report:?}");
+    assert!(k.automatic().is_empty());
 }

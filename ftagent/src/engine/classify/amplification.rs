@@ -7,7 +7,7 @@ use ftagent_common::packet::{Fragment, proto};
 use ftagent_common::services::amplification_of_port;
 use ftagent_common::vocab::AttackFamily;
 
-use super::features::Stats;
+use super::features::{Ranking, Stats};
 use super::payload::Shape;
 use super::{Claims, Part};
 use crate::engine::window::Seen;
@@ -62,7 +62,7 @@ fn reflector_ports(claims: &mut Claims<'_>) -> BTreeMap<u16, AttackFamily> {
         let share = samples.len() as f64 / udp.len() as f64;
         let answers = samples.iter().filter(|s| matches!(s.shape, Shape::Answer(_) | Shape::NtpTime)).count();
         let peers = samples.iter().filter(|s| s.dst_port == port).count();
-        let many = stats.sources.distinct() >= MANY.max(if named.is_some() { 0 } else { 16 });
+        let many = hosts(&samples) >= MANY.max(if named.is_some() { 0 } else { 16 });
         let family = named.unwrap_or(AttackFamily::UdpAmplification);
         if answers * 2 >= samples.len() && share >= 0.02 {
             found.insert(port, family);
@@ -107,6 +107,11 @@ fn companions(claims: &Claims<'_>, answers: &[usize]) -> Vec<usize> {
     taken
 }
 
+/// Reflectors count by address, however near each other they are.
+fn hosts(samples: &[Seen]) -> usize {
+    Ranking::of(samples, |s| s.src).distinct()
+}
+
 /// Destination unreachable, time exceeded and their kin.
 pub(super) fn is_icmp_error(seen: &Seen) -> bool {
     seen.fragment == Fragment::Whole
@@ -141,7 +146,7 @@ fn judge(claims: &Claims<'_>, family: AttackFamily, members: Vec<usize>) -> Part
     let stats = Stats::of(&answers);
     let shaped = answers.iter().filter(|s| s.shape == Shape::Answer(family)).count();
     let shaped_share = shaped as f64 / answers.len().max(1) as f64;
-    let sources = stats.sources.distinct();
+    let sources = hosts(&answers);
     let mut why = vec![format!(
         "{sources} sources answer from port {}; {:.0} % of the payloads are such answers, {:.0} bytes on average",
         stats.src_ports.top().unwrap_or(0),

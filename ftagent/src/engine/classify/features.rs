@@ -27,7 +27,7 @@ impl<T: Copy + Ord + Hash> Ranking<T> {
     /// Ranks what `value` says of every sample.
     pub fn of(samples: &[Seen], value: impl Fn(&Seen) -> T) -> Self {
         let mut pairs: Vec<(T, f64)> = samples.iter().map(|s| (value(s), f64::from(s.weight))).collect();
-        pairs.sort_unstable_by_key(|pair| pair.0);
+        pairs.sort_unstable_by_key(|p| p.0);
         let total = pairs.iter().map(|(_, w)| w).sum();
         let mut items: Vec<(T, f64)> = Vec::new();
         for (value, weight) in pairs {
@@ -83,7 +83,10 @@ pub struct Stats {
     pub n: usize,
     /// Packets that they stand for.
     pub weight: f64,
+    /// Addresses, or /64 networks of IPv6 where several addresses of one send: see `networks`.
     pub sources: Ranking<Ip>,
+    /// Those of `sources` that stand for a /64: single addresses are free for an attacker.
+    pub networks: BTreeSet<Ip>,
     pub src_ports: Ranking<u16>,
     pub dst_ports: Ranking<u16>,
     pub lengths: Ranking<u16>,
@@ -104,11 +107,13 @@ impl Stats {
     pub fn of(samples: &[Seen]) -> Self {
         let weight: f64 = samples.iter().map(|s| f64::from(s.weight)).sum();
         let sum = |is: &dyn Fn(&Seen) -> f64| samples.iter().map(|s| f64::from(s.weight) * is(s)).sum::<f64>();
+        let networks = shared_networks(samples);
+        let unit = |s: &Seen| if networks.contains(&slash64(s.src)) { slash64(s.src) } else { s.src };
         let flows: BTreeSet<_> = samples.iter().map(|s| (s.src, s.src_port, s.dst_port)).collect();
         Self {
             n: samples.len(),
             weight,
-            sources: Ranking::of(samples, |s| s.src),
+            sources: Ranking::of(samples, unit),
             src_ports: Ranking::of(samples, |s| s.src_port),
             dst_ports: Ranking::of(samples, |s| s.dst_port),
             lengths: Ranking::of(samples, |s| s.ip_len),
@@ -117,6 +122,7 @@ impl Stats {
             flags: Ranking::of(samples, |s| s.tcp_flags),
             protocols: Ranking::of(samples, |s| s.protocol),
             flows: flows.len(),
+            networks: networks.clone(),
             mean_len: sum(&|s| f64::from(s.ip_len)) / weight.max(1.0),
             empty: sum(&|s| f64::from(u8::from(s.payload_len == 0))) / weight.max(1.0),
             application: sum(&|s| f64::from(u8::from(s.shape == Shape::Application))) / weight.max(1.0),
@@ -152,12 +158,28 @@ impl Stats {
     pub fn estimated_sources(&self, samples: &[Seen]) -> u64 {
         let mut times: BTreeMap<Ip, u32> = BTreeMap::new();
         for s in samples {
-            *times.entry(s.src).or_default() += 1;
+            let network = slash64(s.src);
+            *times.entry(if self.networks.contains(&network) { network } else { s.src }).or_default() += 1;
         }
         let once = times.values().filter(|n| **n == 1).count() as f64;
         let twice = times.values().filter(|n| **n == 2).count() as f64;
         (times.len() as f64 + once * (once - 1.0).max(0.0) / (2.0 * (twice + 1.0))) as u64
     }
+}
+
+/// The /64 of an IPv6 address; an IPv4 address stays itself.
+pub fn slash64(ip: Ip) -> Ip {
+    if ip.is_v4() { ip } else { Ip([ip.0[0], ip.0[1], 0, 0]) }
+}
+
+/// IPv6 networks of which more than three addresses send.
+fn shared_networks(samples: &[Seen]) -> BTreeSet<Ip> {
+    let addresses: BTreeSet<Ip> = samples.iter().map(|s| s.src).filter(|ip| !ip.is_v4()).collect();
+    let mut counts: BTreeMap<Ip, u32> = BTreeMap::new();
+    for ip in addresses {
+        *counts.entry(slash64(ip)).or_default() += 1;
+    }
+    counts.into_iter().filter(|(_, n)| *n > 3).map(|(network, _)| network).collect()
 }
 
 /// `part` of `whole`, 0 of nothing.

@@ -15,6 +15,9 @@ use crate::engine::window::Seen;
 /// Fewer distinct sources than this can be blocked one by one, forged or not.
 const MANY: usize = 10;
 
+/// No site has this many hosts that all send to one target, at one distance from it.
+const CROWD: u64 = 4_096;
+
 /// Whether sources are judged forged, and why or why not.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Verdict {
@@ -36,15 +39,16 @@ pub(super) fn judge(stats: &Stats, samples: &[Seen], clean: &[Seen]) -> Verdict 
         let reasons = vec![format!("{concentrated} sources send 80 % of the packets: few enough to block by address")];
         return Verdict { spoofed: false, reasons };
     }
-    let sources: BTreeSet<Ip> = samples.iter().map(|s| s.src).collect();
+    let sources: BTreeSet<Ip> = stats.sources.items.iter().map(|(ip, _)| *ip).collect();
+    let estimated = stats.estimated_sources(samples);
     let mut reasons = Vec::new();
 
     let slash16: BTreeSet<[u8; 16]> = sources.iter().map(prefix16).collect();
     let few_ttls = stats.ttls.needed_for(0.95);
-    if few_ttls <= 2 && slash16.len() >= MANY - 2 {
+    if few_ttls <= 2 && (slash16.len() >= MANY - 2 || estimated >= CROWD) {
         reasons.push(format!(
-            "{distinct} sources in {} networks share {few_ttls} TTL values: one sender wrote them all",
-            slash16.len()
+            "about {estimated} sources in {} networks share {few_ttls} TTL values: one sender wrote them all",
+            slash16.len().max(1)
         ));
     }
     let impossible = ratio(sources.iter().filter(|ip| is_bogon(**ip)).count(), distinct);
