@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use uuid::Uuid;
 
 use crate::config::DEFAULT_PATH;
+use crate::engine::{Matches, words};
 
 /// Detects DDoS attacks and drops them in the kernel.
 #[derive(Debug, Parser)]
@@ -78,8 +79,11 @@ pub enum Command {
         #[arg(long)]
         remove: bool,
     },
-    /// Show the rules in force, where they come from, and what they dropped.
-    Rules,
+    /// Show the rules in force, where they come from, and what they dropped; add or delete one.
+    Rules {
+        #[command(subcommand)]
+        change: Option<RuleChange>,
+    },
     /// Show incidents: active ones first, then those resolved lately.
     Incidents {
         /// Only this one, in full.
@@ -102,6 +106,52 @@ pub enum Command {
         /// bash, elvish, fish, powershell or zsh.
         shell: clap_complete::Shell,
     },
+}
+
+/// What can be done to the rules of a target.
+#[derive(Debug, Subcommand)]
+pub enum RuleChange {
+    /// Drop or limit what matches on its way to a target.
+    Add {
+        /// The destination: an address or prefix.
+        #[arg(long)]
+        target: IpNetOrAddr,
+        /// Such as "protocol udp source-port 53 length 512-1500"; also destination-port, ttl, icmp-type, tcp-flags
+        /// VALUE/MASK, fragment, whole, "any protocol".
+        #[arg(long = "match", value_parser = words::parse)]
+        matches: Matches,
+        /// `drop`, or `limit 1000pps`, `limit 5Mbps`.
+        #[arg(long, value_parser = rule_action)]
+        action: RuleAction,
+        /// How long, such as 90s, 10m, 2h or 1d; until it is deleted if absent.
+        #[arg(long, value_parser = duration)]
+        ttl: Option<u32>,
+    },
+    /// Delete the rule of a target that matches exactly this, whoever made it.
+    Delete {
+        #[arg(long)]
+        target: IpNetOrAddr,
+        #[arg(long = "match", value_parser = words::parse)]
+        matches: Matches,
+        /// As it was added; not needed.
+        #[arg(long, value_parser = rule_action, hide = true)]
+        action: Option<RuleAction>,
+    },
+}
+
+/// What a rule does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RuleAction {
+    Drop,
+    Limit(Rate),
+}
+
+fn rule_action(text: &str) -> Result<RuleAction, String> {
+    match text.split_once(' ') {
+        None if text == "drop" => Ok(RuleAction::Drop),
+        Some(("limit", limit)) => rate(limit.trim()).map(RuleAction::Limit),
+        _ => Err(format!("{text:?} is no action: write \"drop\" or \"limit 1000pps\"")),
+    }
 }
 
 /// A prefix, or an address as a prefix of its full length.

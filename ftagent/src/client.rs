@@ -6,12 +6,14 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use ftagent_common::api::IncidentReport;
 use ftagent_common::vocab::IncidentStatus;
+use ipnet::IpNet;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use crate::cli::Rate;
+use crate::cli::{Rate, RuleAction};
 use crate::config::Config;
 use crate::control::{Answer, Question, ask};
+use crate::engine::words;
 use crate::engine::{Matches, OperatorOrder, OrderOutcome, Origin, Verdict};
 use crate::status::{RuleStatus, Status};
 
@@ -162,14 +164,27 @@ pub async fn order(config: &Config, as_json: bool, order: OperatorOrder) -> Resu
     Ok(())
 }
 
-/// An order to block or limit.
-pub fn block(source: ipnet::IpNet, ttl: Option<u32>, rate: Option<Rate>) -> OperatorOrder {
-    let (pps, bps) = match rate {
+/// An order to block or limit a source.
+pub fn block(source: IpNet, ttl_secs: Option<u32>, limit: Option<Rate>) -> OperatorOrder {
+    let (pps, bps) = limits(limit);
+    OperatorOrder::Block { source, ttl_secs, pps, bps }
+}
+
+/// An order to drop or limit what goes to a target.
+pub fn add_rule(target: IpNet, matches: Matches, action: RuleAction, ttl_secs: Option<u32>) -> OperatorOrder {
+    let (pps, bps) = match action {
+        RuleAction::Drop => (None, None),
+        RuleAction::Limit(limit) => limits(Some(limit)),
+    };
+    OperatorOrder::AddRule { target, matches, ttl_secs, pps, bps }
+}
+
+fn limits(limit: Option<Rate>) -> (Option<u64>, Option<u64>) {
+    match limit {
         None => (None, None),
         Some(Rate::Pps(pps)) => (Some(pps), None),
         Some(Rate::Bps(bps)) => (None, Some(bps)),
-    };
-    OperatorOrder::Block { source, ttl_secs: ttl, pps, bps }
+    }
 }
 
 // Writing to a string cannot fail: the results below are ignored for that reason.
@@ -316,27 +331,10 @@ fn incident_text(report: &IncidentReport) -> String {
 }
 
 fn matches_text(matches: &Matches) -> String {
-    let mut parts = Vec::new();
-    if let Some(source) = matches.source {
-        parts.push(format!("from {source}"));
-    }
-    if let Some(target) = matches.target {
-        parts.push(format!("to {target}"));
-    }
-    if let Some(protocol) = matches.protocol {
-        parts.push(format!("protocol {protocol}"));
-    }
-    let range = |name: &str, range: Option<[u16; 2]>| {
-        range.map(|[low, high]| if low == high { format!("{name} {low}") } else { format!("{name} {low}-{high}") })
-    };
-    parts.extend(range("source port", matches.src_port));
-    parts.extend(range("port", matches.dst_port));
-    parts.extend(range("length", matches.length));
-    parts.extend(range("TTL", matches.ttl.map(|r| r.map(u16::from))));
-    parts.extend(range("ICMP type", matches.icmp_type.map(|r| r.map(u16::from))));
-    parts.extend(matches.tcp_flags.map(|[mask, value]| format!("flags {value:#04x}/{mask:#04x}")));
-    parts.extend(matches.fragment.map(|is| if is { "fragments" } else { "whole datagrams" }.to_owned()));
-    if parts.is_empty() { "everything".to_owned() } else { parts.join(", ") }
+    let from = matches.source.map(|source| format!("from {source}"));
+    let to = matches.target.map(|target| format!("to {target}"));
+    let rest = if matches.is_source_only() { None } else { Some(words::words(matches)) };
+    from.into_iter().chain(to).chain(rest).collect::<Vec<_>>().join(" ")
 }
 
 fn verdict_text(verdict: Verdict) -> String {

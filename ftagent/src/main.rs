@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
 use clap::{CommandFactory as _, Parser as _};
-use ftagent::cli::{Cli, Command};
+use ftagent::cli::{Cli, Command, RuleChange};
 use ftagent::client::{self, Refused};
 use ftagent::config::Config;
 use ftagent::enforce::nftables::Nftables;
@@ -54,7 +54,13 @@ async fn carry_out(command: Command, json: bool, config: Config) -> Result<()> {
         Command::Allow { prefix, remove: true, .. } => {
             client::order(&config, json, OperatorOrder::Disallow { prefix: prefix.0 }).await
         }
-        Command::Rules => client::rules(&config, json).await,
+        Command::Rules { change: None } => client::rules(&config, json).await,
+        Command::Rules { change: Some(RuleChange::Add { target, matches, action, ttl }) } => {
+            client::order(&config, json, client::add_rule(target.0, matches, action, ttl)).await
+        }
+        Command::Rules { change: Some(RuleChange::Delete { target, matches, .. }) } => {
+            client::order(&config, json, OperatorOrder::DeleteRule { target: target.0, matches }).await
+        }
         Command::Incidents { uuid: Some(incident), resolve: true, false_positive } => {
             client::order(&config, json, OperatorOrder::Resolve { incident, false_positive }).await
         }

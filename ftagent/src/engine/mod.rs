@@ -28,6 +28,7 @@ mod state;
 mod tick;
 mod view;
 pub mod window;
+pub mod words;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;

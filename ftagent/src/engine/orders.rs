@@ -11,6 +11,7 @@ use super::guard;
 use super::input::{Command, Now, OperatorOrder, OrderOutcome};
 use super::rules::{Matches, Origin, Point, Rule, Verdict};
 use super::sample::SEC;
+use super::words;
 
 /// Commands of the control plane that are remembered, so that a repeated one is acknowledged and not repeated.
 const REMEMBERED: usize = 256;
@@ -24,6 +25,11 @@ impl Engine {
                 self.block(source.trunc(), ttl_secs, verdict, Origin::Operator, now)
             }
             OperatorOrder::Unblock { source } => self.unblock(source.trunc(), now),
+            OperatorOrder::AddRule { target, matches, ttl_secs, pps, bps } => {
+                let matches = Matches { target: Some(target.trunc()), source: None, ..matches };
+                Ok(self.order_rule(matches, ttl_secs, rate(pps, bps, None), Origin::Operator, now))
+            }
+            OperatorOrder::DeleteRule { target, matches } => self.delete_rule(target.trunc(), &matches, now),
             OperatorOrder::Allow { prefix, label } => self.allow_prefix(prefix.trunc(), label, now),
             OperatorOrder::Disallow { prefix } => self.disallow(prefix.trunc()),
             OperatorOrder::Resolve { incident, false_positive } => self.resolve_by_hand(incident, false_positive, now),
@@ -76,21 +82,56 @@ impl Engine {
         now: Now,
     ) -> Result<String, String> {
         guard::check_operator(&source, &self.effective, &self.allow).map_err(|why| why.to_string())?;
-        let matches = Matches::source(source);
+        let end = self.order_rule(Matches::source(source), ttl_secs, verdict, origin, now);
+        let what = if verdict == Verdict::Drop { "blocked" } else { "limited" };
+        Ok(format!("{source} is {what}: {end}"))
+    }
+
+    /// Puts a rule of people in force and says until when.
+    fn order_rule(
+        &mut self,
+        matches: Matches,
+        ttl_secs: Option<u32>,
+        verdict: Verdict,
+        origin: Origin,
+        now: Now,
+    ) -> String {
         let expires_at_ns = ttl_secs.map(|secs| now.mono_ns + u64::from(secs.max(1)) * SEC);
-        let end = ttl_secs.map_or_else(|| "until it is unblocked".to_owned(), |secs| format!("for {secs} s"));
+        let end = ttl_secs.map_or_else(|| "until it is lifted".to_owned(), |secs| format!("for {secs} s"));
         let same = |r: &&mut Rule| !r.origin.is_automatic() && r.matches == matches && r.verdict == verdict;
-        match self.rules.values_mut().find(same) {
+        let id = match self.rules.values_mut().find(same) {
             // Twice is once: only the end moves.
-            Some(known) => known.expires_at_ns = expires_at_ns,
+            Some(known) => {
+                known.expires_at_ns = expires_at_ns;
+                known.id
+            }
             None => {
                 let id = self.next_rule_id();
                 self.rules.insert(id, Rule { id, matches, verdict, point: Point::Datapath, origin, expires_at_ns });
+                id
+            }
+        };
+        self.rules_changed = true;
+        format!("rule {} {end}", id.0)
+    }
+
+    fn delete_rule(&mut self, target: IpNet, matches: &Matches, now: Now) -> Result<String, String> {
+        let wanted = Matches { target: Some(target), source: None, ..matches.clone() };
+        let ids: Vec<_> = self.rules.values().filter(|r| r.matches == wanted).map(|r| r.id).collect();
+        if ids.is_empty() {
+            return Err(format!(
+                "{target} has no rule {:?}; `ftagent rules` lists those it has",
+                words::words(matches)
+            ));
+        }
+        for id in &ids {
+            let Some(rule) = self.rules.remove(id) else { continue };
+            if let Some(incident) = rule.origin.incident().and_then(|i| self.incidents.get_mut(&i)) {
+                incident.note("undone", format!("rule {} was deleted by an operator", id.0), now);
             }
         }
         self.rules_changed = true;
-        let what = if verdict == Verdict::Drop { "blocked" } else { "limited" };
-        Ok(format!("{source} is {what} {end}"))
+        Ok(format!("{} rule(s) of {target} deleted", ids.len()))
     }
 
     fn unblock(&mut self, source: IpNet, now: Now) -> Result<String, String> {

@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use super::classify::signature::matches_of;
 use super::classify::{REAL_FIT, Vector};
 use super::rules::{Matches, Verdict};
+use super::words::words;
 
 /// How wide the response is; each step keeps what the earlier ones installed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
@@ -255,31 +256,4 @@ pub fn commands(matches: &Matches, verdict: Verdict, ttl_secs: u32) -> (Vec<Stri
     let mut add = rule("add");
     add.extend(["--ttl".to_owned(), format!("{ttl_secs}s")]);
     (add, rule("delete"))
-}
-
-/// What a rule matches, in the words of FlowSpec.
-pub fn words(m: &Matches) -> String {
-    let mut words = Vec::new();
-    let range = |name: &str, low: u16, high: u16| {
-        if low == high { format!("{name} {low}") } else { format!("{name} {low}-{high}") }
-    };
-    if let Some(p) = m.protocol {
-        words.push(match p {
-            proto::TCP => "protocol tcp".to_owned(),
-            proto::UDP => "protocol udp".to_owned(),
-            proto::ICMP => "protocol icmp".to_owned(),
-            proto::ICMPV6 => "protocol icmpv6".to_owned(),
-            proto::GRE => "protocol gre".to_owned(),
-            proto::ESP => "protocol esp".to_owned(),
-            other => format!("protocol {other}"),
-        });
-    }
-    words.extend(m.src_port.map(|[low, high]| range("source-port", low, high)));
-    words.extend(m.dst_port.map(|[low, high]| range("destination-port", low, high)));
-    words.extend(m.length.map(|[low, high]| range("length", low, high)));
-    words.extend(m.ttl.map(|[low, high]| range("ttl", low.into(), high.into())));
-    words.extend(m.icmp_type.map(|[low, high]| range("icmp-type", low.into(), high.into())));
-    words.extend(m.tcp_flags.map(|[mask, value]| format!("tcp-flags {value:#04x}/{mask:#04x}")));
-    words.extend(m.fragment.map(|f| if f { "fragment".to_owned() } else { "whole".to_owned() }));
-    if words.is_empty() { "any protocol".to_owned() } else { words.join(" ") }
 }

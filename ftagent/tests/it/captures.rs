@@ -126,7 +126,7 @@ fn replay(frames: &[&Recorded], pps: u64, secs: u64, one_in: u32) -> Outcome {
         .iter()
         .map(|r| {
             let source = r.matches.source.map(|s| format!("from {s} ")).unwrap_or_default();
-            format!("{source}{} {:?}", ftagent::engine::policy::words(&r.matches), r.verdict)
+            format!("{source}{} {:?}", ftagent::engine::words::words(&r.matches), r.verdict)
         })
         .take(3)
         .collect();
