@@ -6,6 +6,7 @@
 mod account;
 mod agent;
 mod ending;
+mod keep;
 mod process;
 mod report;
 mod scenario;
@@ -44,7 +45,7 @@ pub struct Options {
 /// # Errors
 /// The lab could not be built, or a program in it failed to start or died.
 pub fn run(options: &Options, story: &Story, stop: &AtomicBool) -> anyhow::Result<Report> {
-    stage::clear_earlier(story);
+    keep::clear_earlier(story);
     let scenarios = scenario::all(options.every_capture, story)?;
     let chosen: Vec<_> =
         scenarios.into_iter().filter(|s| options.only.is_empty() || options.only.contains(&s.name)).collect();

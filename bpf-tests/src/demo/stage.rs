@@ -12,25 +12,21 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::AtomicBool;
-use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use ftagent::xdp::maps::Maps;
 use ftagent::xdp::pins::Pins;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-use serde::{Deserialize, Serialize};
 
 use super::agent::{Agent, Plane};
 use super::process::Process;
 use super::scenario::{EDGE_MAC, Target};
-use super::{Options, Story};
-use crate::bpffs::{self, KEPT, LabDir};
+use super::{Options, Story, keep};
+use crate::bpffs::LabDir;
 use crate::http::Server;
 use crate::inside::{self, Life};
 use crate::meter::{Direction, Meter};
-use crate::netns::{self, Netns};
+use crate::netns::Netns;
 use crate::veth::{self, Device, EndSpec};
 
 const WAN_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0x02];
@@ -149,13 +145,12 @@ impl Stage {
     /// Leaves everything running and says how to look at it.
     pub(super) fn keep(mut self, story: &Story) -> anyhow::Result<()> {
         let programs = [&mut self.agent_process, &mut self.plane_process];
-        let mut kept = Kept { processes: Vec::new() };
+        let mut pids = Vec::new();
         for process in programs {
             process.leave_alone();
-            let started = start_time(process.pid()).with_context(|| format!("{} has ended", process.name()))?;
-            kept.processes.push(KeptProcess { pid: process.pid(), started });
+            pids.push(process.pid());
         }
-        fs::write(self.dir.path().join(KEPT), serde_json::to_vec(&kept)?)?;
+        keep::remember(self.dir.path(), &pids)?;
         for netns in [&mut self.wan, &mut self.plane_netns, &mut self.edge] {
             netns.keep();
         }
@@ -332,69 +327,9 @@ fn walk(folder: &Path) -> Vec<PathBuf> {
     files
 }
 
-#[derive(Serialize, Deserialize)]
-struct Kept {
-    processes: Vec<KeptProcess>,
-}
-
-/// A process id is used again some day; with its start time it is not.
-#[derive(Serialize, Deserialize)]
-struct KeptProcess {
-    pid: u32,
-    /// Ticks since boot.
-    started: u64,
-}
-
-/// Takes down a lab that was kept, and what killed demonstrations and tests left.
-pub(super) fn clear_earlier(story: &Story) {
-    for dir in bpffs::kept() {
-        let kept = fs::read(dir.join(KEPT)).ok().and_then(|text| serde_json::from_slice::<Kept>(&text).ok());
-        for process in kept.into_iter().flat_map(|kept| kept.processes) {
-            end_kept(&process);
-        }
-        // Without it the sweep below takes the rest.
-        fs::remove_file(dir.join(KEPT)).ok();
-    }
-    let swept = netns::sweep().len() + bpffs::sweep().len();
-    if swept > 0 {
-        story.step(&format!("swept {swept} leftovers of earlier labs"));
-    }
-}
-
-fn end_kept(process: &KeptProcess) {
-    let is_ours = || start_time(process.pid) == Some(process.started);
-    let pid = Pid::from_raw(process.pid as i32);
-    for signal in [Signal::SIGTERM, Signal::SIGKILL] {
-        if !is_ours() || kill(pid, signal).is_err() {
-            return;
-        }
-        for _ in 0..100 {
-            if !is_ours() {
-                return;
-            }
-            thread::sleep(Duration::from_millis(20));
-        }
-    }
-}
-
-/// When a process started, in ticks since boot (field 22 of `/proc/PID/stat`).
-fn start_time(pid: u32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The second field is the program's name in brackets and may hold anything.
-    let (_, rest) = stat.rsplit_once(')')?;
-    rest.split_whitespace().nth(19)?.parse().ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_start_time_tells_processes_apart() {
-        let own = start_time(std::process::id()).expect("this process runs");
-        assert!(own > 0);
-        assert_eq!(start_time(u32::MAX), None);
-    }
 
     #[test]
     fn the_agent_takes_the_configuration() {
