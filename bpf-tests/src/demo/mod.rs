@@ -5,6 +5,7 @@
 
 mod account;
 mod agent;
+mod crash;
 mod ending;
 mod keep;
 mod process;
@@ -36,6 +37,8 @@ pub struct Options {
     pub every_capture: bool,
     /// Names of the scenarios to play; all if empty.
     pub only: Vec<String>,
+    /// The agent is killed in the middle of a flood at the end.
+    pub crash: bool,
     /// The lab stays when the demonstration ends.
     pub keep: bool,
 }
@@ -77,6 +80,17 @@ pub fn run(options: &Options, story: &Story, stop: &AtomicBool) -> anyhow::Resul
                     break 'runs;
                 }
             }
+        }
+    }
+    if options.crash && played.is_ok() {
+        story.heading("the agent is killed in the middle of a UDP flood");
+        match crash::play(&mut stage, stage::target(reports.len()), story, stop) {
+            Ok(mut report) => {
+                report.run = 1;
+                report::tell(&report, story);
+                reports.push(report);
+            }
+            Err(error) => played = Err(error.context("the killed agent")),
         }
     }
     report::tell_all(&reports, story);

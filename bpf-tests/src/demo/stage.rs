@@ -59,6 +59,7 @@ pub(super) struct Stage {
     pub(super) agent: Agent,
     pub(super) plane: Plane,
     helper: PathBuf,
+    life: Life,
     dir: LabDir,
 }
 
@@ -97,7 +98,8 @@ impl Stage {
         let (plane_process, plane) = start_plane(options, life, &plane_netns, &dir, stop)?;
         story.step(&format!("control plane at {} (SQLite, made a moment ago)", plane.address));
         let config = write_config(&dir, &plane)?;
-        let (agent_process, agent) = start_agent(options, life, &edge, &dir, config, stop)?;
+        let agent = Agent { program: options.ftagent.clone(), config };
+        let agent_process = start_agent(&agent, &options.helper, life, &edge, dir.path().join("ftagent.log"), stop)?;
         let status = agent.status().context("the agent is ready but does not answer")?;
         story.step(&format!("agent ready, {}", describe(&status)));
 
@@ -120,6 +122,7 @@ impl Stage {
             agent,
             plane,
             helper: options.helper.clone(),
+            life,
             dir,
         })
     }
@@ -163,15 +166,27 @@ impl Stage {
             format!("{program} --config {config} incidents"),
             format!("ip netns exec {} ip -s link show edge0", self.edge.name()),
             format!(
-                "ip netns exec {} curl -H 'Authorization: Bearer {}' http://{}/api/v1/incidents",
+                "ip netns exec {} curl -H \"Authorization: Bearer $(cat {})\" http://{}/api/v1/incidents",
                 self.plane_netns.name(),
-                self.plane.token,
+                self.dir.path().join("deploy-token").display(),
                 self.plane.address
             ),
             format!("ls {}", self.dir.path().display()),
         ] {
             story.note(&line);
         }
+        Ok(())
+    }
+
+    /// Kills the agent as a crash would: nothing of it gets to clean up.
+    pub(super) fn kill_agent(&mut self) -> anyhow::Result<()> {
+        self.agent_process.kill()
+    }
+
+    /// Starts the agent again on what the one before left.
+    pub(super) fn restart_agent(&mut self, stop: &AtomicBool) -> anyhow::Result<()> {
+        let log = self.dir.path().join("ftagent-restarted.log");
+        self.agent_process = start_agent(&self.agent, &self.helper, self.life, &self.edge, log, stop)?;
         Ok(())
     }
 
@@ -230,18 +245,18 @@ fn start_plane(
 }
 
 fn start_agent(
-    options: &Options,
+    agent: &Agent,
+    helper: &Path,
     life: Life,
     netns: &Netns,
-    dir: &LabDir,
-    config: PathBuf,
+    log: PathBuf,
     stop: &AtomicBool,
-) -> anyhow::Result<(Process, Agent)> {
-    let mut command: Command = inside::command(&options.helper, netns, &options.ftagent, life);
-    command.arg("--config").arg(&config).arg("run");
-    let mut process = Process::start("the agent", command, dir.path().join("ftagent.log"))?;
+) -> anyhow::Result<Process> {
+    let mut command: Command = inside::command(helper, netns, &agent.program, life);
+    command.arg("--config").arg(&agent.config).arg("run");
+    let mut process = Process::start("the agent", command, log)?;
     process.wait_for("`ready`", PATIENCE, stop, |line| (line.trim() == "ready").then_some(()))?;
-    Ok((process, Agent { program: options.ftagent.clone(), config }))
+    Ok(process)
 }
 
 fn write_config(dir: &LabDir, plane: &Plane) -> anyhow::Result<PathBuf> {
