@@ -35,9 +35,9 @@ struct Arguments {
     /// Play every attack capture, not one of each family
     #[arg(long)]
     all_captures: bool,
-    /// At the end kill the agent in the middle of a flood and start it again
+    /// At the end kill the agent, then the control plane, in the middle of a flood and start them again
     #[arg(long)]
-    crash: bool,
+    faults: bool,
     /// Play this scenario alone; may be repeated
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
@@ -73,7 +73,7 @@ fn play(arguments: &Arguments) -> anyhow::Result<bool> {
         runs: arguments.runs,
         every_capture: arguments.all_captures,
         only: arguments.only.clone(),
-        crash: arguments.crash,
+        faults: arguments.faults,
         keep: arguments.keep,
     };
     let stop = stop_on_signals()?;

@@ -5,8 +5,8 @@
 
 mod account;
 mod agent;
-mod crash;
 mod ending;
+mod faults;
 mod keep;
 mod process;
 mod report;
@@ -37,8 +37,8 @@ pub struct Options {
     pub every_capture: bool,
     /// Names of the scenarios to play; all if empty.
     pub only: Vec<String>,
-    /// The agent is killed in the middle of a flood at the end.
-    pub crash: bool,
+    /// At the end the agent, then the control plane, are killed in the middle of a flood.
+    pub faults: bool,
     /// The lab stays when the demonstration ends.
     pub keep: bool,
 }
@@ -82,15 +82,19 @@ pub fn run(options: &Options, story: &Story, stop: &AtomicBool) -> anyhow::Resul
             }
         }
     }
-    if options.crash && played.is_ok() {
-        story.heading("the agent is killed in the middle of a UDP flood");
-        match crash::play(&mut stage, stage::target(reports.len()), story, stop) {
+    let faults = if options.faults && played.is_ok() { &faults::Fault::ALL[..] } else { &[] };
+    for fault in faults {
+        story.heading(fault.title());
+        match faults::play(&mut stage, *fault, stage::target(reports.len()), story, stop) {
             Ok(mut report) => {
                 report.run = 1;
                 report::tell(&report, story);
                 reports.push(report);
             }
-            Err(error) => played = Err(error.context("the killed agent")),
+            Err(error) => {
+                played = Err(error.context(fault.title()));
+                break;
+            }
         }
     }
     report::tell_all(&reports, story);

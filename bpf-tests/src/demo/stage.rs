@@ -58,6 +58,7 @@ pub(super) struct Stage {
     edge: Netns,
     pub(super) agent: Agent,
     pub(super) plane: Plane,
+    plane_program: PathBuf,
     helper: PathBuf,
     life: Life,
     dir: LabDir,
@@ -121,6 +122,7 @@ impl Stage {
             edge,
             agent,
             plane,
+            plane_program: options.controlplane.clone(),
             helper: options.helper.clone(),
             life,
             dir,
@@ -190,6 +192,20 @@ impl Stage {
         Ok(())
     }
 
+    /// Kills the control plane as a crash would.
+    pub(super) fn kill_plane(&mut self) -> anyhow::Result<()> {
+        self.plane_process.kill()
+    }
+
+    /// Starts the control plane again on its data.
+    pub(super) fn restart_plane(&mut self, stop: &AtomicBool) -> anyhow::Result<()> {
+        let command = plane_command(&self.helper, &self.plane_program, self.life, &self.plane_netns, &self.dir);
+        let log = self.dir.path().join("controlplane-restarted.log");
+        self.plane_process = Process::start("the control plane", command, log)?;
+        self.plane_process
+            .wait_for("its address", PATIENCE, stop, |line| line.starts_with("listening on ").then_some(()))
+    }
+
     /// An error if a program of the lab is gone.
     pub(super) fn check_alive(&mut self) -> anyhow::Result<()> {
         for process in [&mut self.agent_process, &mut self.plane_process] {
@@ -225,10 +241,8 @@ fn start_plane(
     dir: &LabDir,
     stop: &AtomicBool,
 ) -> anyhow::Result<(Process, Plane)> {
-    let data = dir.path().join("plane");
-    fs::create_dir(&data)?;
-    let mut command = inside::command(&options.helper, netns, &options.controlplane, life);
-    command.args(["serve", "--listen", &format!("{PLANE}:8080"), "--data"]).arg(&data);
+    fs::create_dir(dir.path().join("plane"))?;
+    let command = plane_command(&options.helper, &options.controlplane, life, netns, dir);
     let mut process = Process::start("the control plane", command, dir.path().join("controlplane.log"))?;
     let mut token = None;
     let mut address: Option<SocketAddr> = None;
@@ -242,6 +256,12 @@ fn start_plane(
         token.clone().zip(address)
     })?;
     Ok((process, Plane { address, token }))
+}
+
+fn plane_command(helper: &Path, program: &Path, life: Life, netns: &Netns, dir: &LabDir) -> Command {
+    let mut command = inside::command(helper, netns, program, life);
+    command.args(["serve", "--listen", &format!("{PLANE}:8080"), "--data"]).arg(dir.path().join("plane"));
+    command
 }
 
 fn start_agent(
