@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::cli::Settings;
+use crate::http::AUTHENTICATION;
 
 /// What environment variables of ours begin with.
 const PREFIX: &str = "FTAGENT_CP_";
@@ -40,6 +41,7 @@ struct RawConfig {
     log_json: Option<bool>,
     metrics_seconds_hours: Option<i64>,
     metrics_minutes_days: Option<i64>,
+    auth_failures_per_minute: Option<u32>,
 }
 
 /// What is in force.
@@ -65,6 +67,8 @@ pub struct Config {
     pub metrics_seconds_hours: i64,
     /// Days for which they are kept by the minute after that, 1 to 3,650; 30 by default.
     pub metrics_minutes_days: i64,
+    /// Wrong credentials a minute and address before 429, 1 to 1,000,000; 100 by default.
+    pub auth_failures_per_minute: u32,
 }
 
 impl Config {
@@ -94,6 +98,7 @@ impl Config {
             log_json: raw.log_json.unwrap_or(false),
             metrics_seconds_hours: raw.metrics_seconds_hours.unwrap_or(6),
             metrics_minutes_days: raw.metrics_minutes_days.unwrap_or(30),
+            auth_failures_per_minute: raw.auth_failures_per_minute.unwrap_or(AUTHENTICATION),
         };
         config.check()
     }
@@ -108,6 +113,9 @@ impl Config {
         }
         if !(1..=3_650).contains(&self.metrics_minutes_days) {
             return wrong("metrics_minutes_days: must be 1 to 3650");
+        }
+        if !(1..=1_000_000).contains(&self.auth_failures_per_minute) {
+            return wrong("auth_failures_per_minute: must be 1 to 1000000");
         }
         if self.log.parse::<tracing_subscriber::EnvFilter>().is_err() {
             return wrong("log: must be a filter such as info or controlplane=debug");
@@ -146,6 +154,7 @@ impl RawConfig {
             "log_json" => self.log_json = parsed(name, value, "true or false")?,
             "metrics_seconds_hours" => self.metrics_seconds_hours = parsed(name, value, "a number")?,
             "metrics_minutes_days" => self.metrics_minutes_days = parsed(name, value, "a number")?,
+            "auth_failures_per_minute" => self.auth_failures_per_minute = parsed(name, value, "a number")?,
             _ => {
                 let message = "is no setting of the control plane".to_owned();
                 return Err(ConfigError::Variable { name: name.to_owned(), message });

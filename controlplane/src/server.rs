@@ -73,7 +73,7 @@ pub async fn serve(config: &Config, token_file: Option<&Path>) -> Result<()> {
     announce_owner(&app, token_file).await?;
 
     let (drain, draining) = watch::channel(false);
-    let context = Context::new(app.clone(), draining.clone());
+    let context = Context::new(app.clone(), config.auth_failures_per_minute, draining.clone());
     let api = router(context.clone(), metrics_listener.is_none());
     let retention =
         Retention { seconds_hours: config.metrics_seconds_hours, minutes_days: config.metrics_minutes_days };

@@ -4,7 +4,7 @@
 
 /// Declares an enum whose variants have one spelling each, with `ALL`, `as_str`, `FromStr`, `Display` and serde.
 macro_rules! words {
-    ($(#[$meta:meta])* $name:ident { $($(#[$vmeta:meta])* $variant:ident = $word:literal),+ $(,)? }) => {
+    ($(#[$meta:meta])* $name:ident { $($(#[$vmeta:meta])* $variant:ident = $word:tt),+ $(,)? }) => {
         $(#[$meta])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         #[cfg_attr(feature = "api", derive(serde::Serialize, serde::Deserialize))]

@@ -92,7 +92,7 @@ fn build(text: &mut Text, snapshot: &Snapshot) {
         text.row(&[("mode", mode.as_str())], u64::from(snapshot.mode == Some(*mode)));
     }
     let seconds = |us: u64| text::decimal(us, 6);
-    let bounds = TICK_BOUNDS_US.map(|us| seconds(us));
+    let bounds = TICK_BOUNDS_US.map(seconds);
     let name = "ftagent_tick_duration_seconds";
     text.family(name, Kind::Histogram, "Time of one tick: counters read, engine asked, commands handed on.");
     text.histogram(&bounds, &snapshot.ticks.buckets, &seconds(snapshot.ticks.sum_us));

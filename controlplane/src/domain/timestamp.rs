@@ -14,7 +14,7 @@ pub struct Timestamp(i64);
 /// 9999-12-31T23:59:59.999999Z: RFC 3339 has four digits for the year.
 const LAST: i64 = 253_402_300_799_999_999;
 
-/// The text is no moment in RFC 3339 between 1970 and 9999.
+/// The text is no moment in RFC 3339.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("must be a time in RFC 3339, such as 2026-05-12T14:30:00Z")]
 pub struct NotATime;
@@ -81,7 +81,7 @@ impl FromStr for Timestamp {
     fn from_str(text: &str) -> Result<Self, NotATime> {
         let at = OffsetDateTime::parse(text, &Rfc3339).map_err(|_| NotATime)?;
         let micros = i64::try_from(at.unix_timestamp_nanos() / 1_000).map_err(|_| NotATime)?;
-        if (0..=LAST).contains(&micros) { Ok(Self(micros)) } else { Err(NotATime) }
+        Ok(Self::from_micros(micros))
     }
 }
 
@@ -123,7 +123,7 @@ mod tests {
 
     #[test]
     fn what_is_no_time_is_refused() {
-        for text in ["", "yesterday", "2026-05-12", "1969-12-31T23:59:59Z", "2026-13-01T00:00:00Z", "1e9"] {
+        for text in ["", "yesterday", "2026-05-12", "2026-13-01T00:00:00Z", "1e9"] {
             assert_eq!(text.parse::<Timestamp>(), Err(NotATime), "{text}");
         }
     }
@@ -131,6 +131,7 @@ mod tests {
     #[test]
     fn arithmetic_stays_within_the_years_that_can_be_written() {
         assert_eq!(Timestamp::from_micros(i64::MAX).to_string(), "9999-12-31T23:59:59.999999Z");
+        assert_eq!("0001-01-01T00:00:00Z".parse(), Ok(Timestamp::from_secs(0)));
         assert_eq!(Timestamp::from_secs(5).plus_secs(-10), Timestamp::from_secs(0));
         assert_eq!(Timestamp::from_secs(5).secs_since(Timestamp::from_secs(9)), 0);
     }

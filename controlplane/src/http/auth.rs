@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::Context;
 use super::error::ApiError;
-use super::limits::{AUTHENTICATION, Bucket, GENERAL, HEARTBEATS, METRICS, Rate, RateSlot};
+use super::limits::{Bucket, GENERAL, HEARTBEATS, METRICS, Rate, RateSlot};
 use crate::domain::{Actor, Problem, Role, Secret, Subscription};
 use crate::store::Known;
 
@@ -215,7 +215,7 @@ fn presented(parts: &Parts, context: &Context) -> Result<Secret, ApiError> {
 /// Counts a wrong credential: 401, or 429 once there were too many of them from this address.
 fn refuse(parts: &Parts, context: &Context, why: &str) -> ApiError {
     let now = context.app.now();
-    let rate = context.limiter.take(Bucket::Failures(address(parts)), AUTHENTICATION, now);
+    let rate = context.limiter.take(Bucket::Failures(address(parts)), context.auth_failures, now);
     note(parts, rate);
     if rate.exceeded { ApiError::rate_limited(rate.retry_after(now)) } else { ApiError::credentials(why) }
 }

@@ -17,8 +17,8 @@ const MAX_WINDOWS: usize = 200_000;
 
 /// Requests a minute and token, unless the token has its own limit; also a minute and address without a token.
 pub(crate) const GENERAL: u32 = 1_000;
-/// Wrong credentials a minute and address.
-pub(crate) const AUTHENTICATION: u32 = 100;
+/// Wrong credentials a minute and address, unless configured otherwise.
+pub const AUTHENTICATION: u32 = 100;
 /// Heartbeats a minute and node.
 pub(crate) const HEARTBEATS: u32 = 5;
 /// Metrics batches a minute and node.

@@ -20,6 +20,7 @@ use utoipa_axum::router::OpenApiRouter;
 
 use crate::app::App;
 pub use layers::ANSWER_SECS;
+pub use limits::AUTHENTICATION;
 use limits::Limiter;
 use telemetry::Telemetry;
 
@@ -30,13 +31,15 @@ pub struct Context {
     pub(crate) limiter: Arc<Limiter>,
     pub(crate) telemetry: Arc<Telemetry>,
     pub(crate) gates: Arc<layers::Gates>,
+    /// Wrong credentials a minute and address.
+    pub(crate) auth_failures: u32,
     /// Turns true when the server drains: long answers end.
     pub(crate) draining: watch::Receiver<bool>,
 }
 
 impl Context {
-    pub fn new(app: Arc<App>, draining: watch::Receiver<bool>) -> Self {
-        Self { app, limiter: Arc::default(), telemetry: Arc::default(), gates: Arc::default(), draining }
+    pub fn new(app: Arc<App>, auth_failures: u32, draining: watch::Receiver<bool>) -> Self {
+        Self { app, limiter: Arc::default(), telemetry: Arc::default(), gates: Arc::default(), auth_failures, draining }
     }
 }
 

@@ -8,6 +8,7 @@ use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use utoipa::openapi::path::{Operation, ParameterBuilder, ParameterIn};
+use utoipa::openapi::schema::{AdditionalProperties, Schema};
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::{
     ContentBuilder, Header, InfoBuilder, License, ObjectBuilder, OpenApi, OpenApiBuilder, Ref, RefOr, Required,
@@ -58,6 +59,9 @@ pub(super) fn complete(mut document: OpenApi) -> OpenApi {
     let mut schemas = vec![(ErrorAnswer::name().into_owned(), ErrorAnswer::schema())];
     ErrorAnswer::schemas(&mut schemas);
     components.schemas.extend(schemas);
+    for name in ["Action", "Trigger", "RuleScope"] {
+        close_variants(components.schemas.get_mut(name));
+    }
     components.add_security_scheme("token", SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer)));
     components.add_security_scheme("node_key", SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer)));
     components
@@ -72,11 +76,21 @@ pub(super) fn complete(mut document: OpenApi) -> OpenApi {
         for (method, operation, writes) in operations {
             if let Some(operation) = operation {
                 operation.operation_id = Some(operation_id(method, path));
-                complete_operation(operation, writes);
+                complete_operation(operation, writes, method == "post");
             }
         }
     }
     document
+}
+
+/// Says that the variants of a tagged enum refuse unknown fields, which the derive says of structs alone.
+fn close_variants(schema: Option<&mut RefOr<Schema>>) {
+    let Some(RefOr::T(Schema::OneOf(variants))) = schema else { return };
+    for variant in &mut variants.items {
+        if let RefOr::T(Schema::Object(object)) = variant {
+            object.additional_properties = Some(Box::new(AdditionalProperties::FreeForm(false)));
+        }
+    }
 }
 
 /// A name of its own for each operation: `get_nodes_uuid_metrics`.
@@ -86,7 +100,7 @@ fn operation_id(method: &str, path: &str) -> String {
     [method].into_iter().chain(words).chain(version).collect::<Vec<_>>().join("_")
 }
 
-fn complete_operation(operation: &mut Operation, writes: bool) {
+fn complete_operation(operation: &mut Operation, writes: bool, posts: bool) {
     let has_tag = |tag: &str| operation.tags.as_ref().is_some_and(|tags| tags.iter().any(|t| t == tag));
     let (agent, system) = (has_tag("agent"), has_tag("system"));
     if agent {
@@ -122,12 +136,12 @@ fn complete_operation(operation: &mut Operation, writes: bool) {
             response.headers.insert("Retry-After".to_owned(), integer_header("Seconds to wait"));
         }
     }
-    if operation.request_body.is_some() && !agent {
+    if posts && !agent {
         let key = ParameterBuilder::new()
             .name("Idempotency-Key")
             .parameter_in(ParameterIn::Header)
             .required(Required::False)
-            .description(Some("The same key and body within 24 h give the first answer again (POST alone)"))
+            .description(Some("The same key and body within 24 h give the first answer again"))
             .schema(Some(ObjectBuilder::new().schema_type(Type::String).min_length(Some(1)).max_length(Some(255))))
             .build();
         operation.parameters.get_or_insert_default().push(RefOr::T(key));

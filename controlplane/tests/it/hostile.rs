@@ -10,11 +10,12 @@ use crate::support::{Server, checked, rule};
 async fn bodies_that_cannot_be_read_are_refused_by_name() {
     let server = Server::start().await;
     let deep = format!("{}1{}", "[".repeat(100_000), "]".repeat(100_000));
-    let table: [(&str, &str, u16); 18] = [
+    let table: [(&str, &str, u16); 19] = [
         ("nothing", "", 400),
         ("no JSON", "{", 400),
         ("text", "hello", 400),
         ("a list", "[]", 400),
+        ("a list of fields", r#" ["r",{"type":"any"},{"type":"xdp_drop_source"},{"type":"all"},5,true]"#, 400),
         ("null", "null", 400),
         ("NUL bytes", "\0\0\0", 400),
         ("trailing", r#"{"name":"r","trigger":{"type":"any"},"action":{"type":"xdp_drop_source"}} {}"#, 400),

@@ -87,3 +87,17 @@ async fn every_path_of_the_document_is_routed() {
         server.clock.advance(1);
     }
 }
+
+#[test]
+fn words_are_spelled_as_on_the_wire() {
+    let document = serde_json::to_value(controlplane::http::document()).unwrap();
+    for (name, word) in [
+        ("AttackFamily", "udp_flood"),
+        ("Severity", "critical"),
+        ("IncidentStatus", "false_positive"),
+        ("Role", "readonly"),
+    ] {
+        let words = document["components"]["schemas"][name]["enum"].as_array().unwrap();
+        assert!(words.contains(&Value::from(word)), "{name}: {words:?}");
+    }
+}

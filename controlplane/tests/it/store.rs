@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use controlplane::domain::{
-    Actor, AllowlistScope, Deployment, Fact, IncidentFilter, MetricsWindow, NewAllowlistEntry, NewToken, NodeFilter,
-    Page, Problem, Role, Secret, Timestamp, WorkspaceId,
+    Actor, AllowlistScope, Deployment, Fact, IncidentFilter, MetricsWindow, NewAllowlistEntry, NewRule, NewToken,
+    NodeFilter, Page, Problem, Role, RuleScope, Secret, Timestamp, WorkspaceId,
 };
 use controlplane::store::sqlite::SqliteStore;
 use controlplane::store::{Answered, Store, StoreError};
@@ -20,7 +20,7 @@ struct Fixture {
     ws: WorkspaceId,
     node: Uuid,
     now: Timestamp,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 impl Fixture {
@@ -31,7 +31,7 @@ impl Fixture {
         assert!(store.bootstrap(now, &Secret::from_random([1; 32]).hash()).await.unwrap());
         assert!(!store.bootstrap(now, &Secret::from_random([2; 32]).hash()).await.unwrap());
         let ws = store.first_workspace().await.unwrap();
-        let fixture = Self { store, ws, node: Uuid::nil(), now, _folder: folder };
+        let fixture = Self { store, ws, node: Uuid::nil(), now, folder: folder };
         let node = fixture.deploy("edge-1").await.unwrap();
         Self { node, ..fixture }
     }
@@ -215,6 +215,29 @@ async fn answers_are_kept_for_their_time() {
     assert_eq!(look("token/2", 0).await, None);
     assert_eq!(look("token/1", 1).await, None);
     assert_eq!(fixture.store.forget_answers(fixture.now.plus_secs(1)).await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn a_transaction_that_sqlite_ended_by_itself_leaves_the_store_writing() {
+    let fixture = Fixture::sqlite().await;
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(fixture.folder.path().join("cp.sqlite"));
+    let pool = sqlx::SqlitePool::connect_with(options).await.unwrap();
+    // The same end of a transaction as on a full disk.
+    let trigger = "CREATE TRIGGER t BEFORE INSERT ON rules BEGIN SELECT RAISE(ROLLBACK, 'as on a full disk'); END";
+    sqlx::query(trigger).execute(&pool).await.unwrap();
+    let rule = || NewRule {
+        name: "r".to_owned(),
+        trigger: serde_json::from_str(r#"{"type":"any"}"#).unwrap(),
+        action: serde_json::from_str(r#"{"type":"xdp_drop_source"}"#).unwrap(),
+        scope: RuleScope::All,
+        cooldown_minutes: 5,
+        enabled: true,
+    };
+    let create = async || fixture.store.create_rule(fixture.ws, rule(), fixture.fact()).await;
+    assert!(create().await.is_err());
+    sqlx::query("DROP TRIGGER t").execute(&pool).await.unwrap();
+    assert!(create().await.is_ok());
+    fixture.audited().await;
 }
 
 #[tokio::test]

@@ -40,7 +40,8 @@ impl Server {
         let app = Arc::new(App::new(Arc::new(store) as Arc<dyn Store>, clock.clone()));
         let owner = app.bootstrap().await.unwrap().unwrap().reveal().to_owned();
         let (drain, draining) = watch::channel(false);
-        let service = router(Context::new(app, draining), true).into_make_service_with_connect_info::<SocketAddr>();
+        let service =
+            router(Context::new(app, 100, draining), true).into_make_service_with_connect_info::<SocketAddr>();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         tokio::spawn(async move { axum::serve(listener, service).await.unwrap() });

@@ -101,6 +101,7 @@ pub enum Action {
         sources: Vec<IpNet>,
         /// Seconds until the kernel drops the entry by itself, 1 to 86,400; 3,600 by default.
         #[serde(default = "default_ttl")]
+        #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 86_400))]
         ttl_secs: u32,
     },
     /// Limits each source to a rate in XDP.
@@ -110,14 +111,18 @@ pub enum Action {
         sources: Vec<IpNet>,
         /// Packets per second and source; give `pps` or `bps`.
         #[serde(default)]
+        #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 100_000_000))]
         pps: Option<u64>,
         /// Bits per second and source.
         #[serde(default)]
+        #[cfg_attr(feature = "openapi", schema(minimum = 1_000, maximum = 1_000_000_000_000_u64))]
         bps: Option<u64>,
         /// Packets (or bits) that may come at once; a tenth of a second's worth by default.
         #[serde(default)]
+        #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 4_294_967_295_u64))]
         burst: Option<u64>,
         #[serde(default = "default_ttl")]
+        #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 86_400))]
         ttl_secs: u32,
     },
     /// Drops a whole protocol towards the target in XDP.
@@ -128,12 +133,14 @@ pub enum Action {
         #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
         target: Option<IpNet>,
         #[serde(default = "default_ttl")]
+        #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 86_400))]
         ttl_secs: u32,
     },
     /// Drops a port towards the target in XDP.
     XdpDropPort {
         protocol: PortProtocol,
         /// 1 to 65,535.
+        #[cfg_attr(feature = "openapi", schema(minimum = 1))]
         port: u16,
         #[serde(default)]
         side: PortSide,
@@ -141,6 +148,7 @@ pub enum Action {
         #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
         target: Option<IpNet>,
         #[serde(default = "default_ttl")]
+        #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 86_400))]
         ttl_secs: u32,
     },
     /// Limits what reaches the target in XDP.
@@ -149,13 +157,16 @@ pub enum Action {
         #[serde(default)]
         protocol: Option<Protocol>,
         #[serde(default)]
+        #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 100_000_000))]
         pps: Option<u64>,
         #[serde(default)]
+        #[cfg_attr(feature = "openapi", schema(minimum = 1_000, maximum = 1_000_000_000_000_u64))]
         bps: Option<u64>,
         #[serde(default)]
         #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
         target: Option<IpNet>,
         #[serde(default = "default_ttl")]
+        #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 86_400))]
         ttl_secs: u32,
     },
     /// Drops a protocol towards the target in nftables, table `inet ftagent`.
@@ -168,6 +179,7 @@ pub enum Action {
     /// Drops a port towards the target in nftables.
     NftDropPort {
         protocol: PortProtocol,
+        #[cfg_attr(feature = "openapi", schema(minimum = 1))]
         port: u16,
         #[serde(default)]
         side: PortSide,
@@ -181,6 +193,7 @@ pub enum Action {
         #[cfg_attr(feature = "openapi", schema(value_type = Vec<String>))]
         sources: Vec<IpNet>,
         #[serde(default = "default_ttl")]
+        #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 86_400))]
         ttl_secs: u32,
     },
     /// Limits each source in nftables.
@@ -189,10 +202,13 @@ pub enum Action {
         #[cfg_attr(feature = "openapi", schema(value_type = Vec<String>))]
         sources: Vec<IpNet>,
         /// Packets per second and source.
+        #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 100_000_000))]
         pps: u64,
         #[serde(default)]
+        #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 4_294_967_295_u64))]
         burst: Option<u64>,
         #[serde(default = "default_ttl")]
+        #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 86_400))]
         ttl_secs: u32,
     },
 }

@@ -11,14 +11,21 @@ use crate::vocab::{AttachMode, Mode};
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct DeployRequest {
     /// 1 to 128 characters; unique in the workspace.
+    #[cfg_attr(feature = "openapi", schema(min_length = 1, max_length = 128))]
     pub name: String,
     #[serde(default)]
     pub ip: String,
+    /// At most 128 characters.
     #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(max_length = 128))]
     pub location: String,
+    /// At most 128 characters.
     #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(max_length = 128))]
     pub os: String,
+    /// At most 64 characters.
     #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(max_length = 64))]
     pub interface: String,
 }
 
@@ -110,6 +117,7 @@ pub struct MapReport {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct MetricsBatch {
     /// 1 to 300 samples.
+    #[cfg_attr(feature = "openapi", schema(min_items = 1, max_items = 300))]
     pub samples: Vec<MetricsSample>,
 }
 

@@ -24,7 +24,10 @@ pub enum Trigger {
     /// At every incident.
     Any {},
     /// When an incident's peak is above a number of packets per second.
-    PpsThreshold { pps: u64 },
+    PpsThreshold {
+        #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 1_000_000_000))]
+        pps: u64,
+    },
     /// When an incident is at least this severe.
     Severity { at_least: Severity },
     /// When an incident is of the family, or of a family in the group.

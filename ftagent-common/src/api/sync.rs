@@ -31,11 +31,14 @@ pub struct DetectionOverrides {
     pub mode: Option<Mode>,
     /// Packets and bits per second below which nothing is an attack.
     #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 1_000_000_000_000_u64))]
     pub floor_pps: Option<u64>,
     #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 1_000_000_000_000_u64))]
     pub floor_bps: Option<u64>,
     /// How many times the baseline is too much, 1.1 to 100.
     #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(minimum = 1.1, maximum = 100.0))]
     pub multiplier: Option<f64>,
     /// Whether the agent's own response may act without a rule.
     #[serde(default)]
@@ -72,6 +75,7 @@ pub enum Order {
     Block {
         #[cfg_attr(feature = "openapi", schema(value_type = String))]
         source: ipnet::IpNet,
+        #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 86_400))]
         ttl_secs: u32,
     },
     /// Lifts every block of exactly this source.

@@ -86,6 +86,9 @@ impl Baseline {
                 self.parts.pop_front();
             }
         }
+        if let Some(part) = self.parts.back_mut() {
+            part.seconds += 1;
+        }
         let learning = self.is_learning(learning_secs);
         let first = self.learnt_secs == 1;
         let drift = DRIFT_PER_HOUR.powf(1.0 / 3_600.0);
@@ -94,7 +97,11 @@ impl Baseline {
             let rate = rates[i];
             self.fast[i] = if first { rate } else { self.fast[i] + (rate - self.fast[i]) / FAST_SECS };
             self.slow[i] = if first { rate } else { self.slow[i] + (rate - self.slow[i]) / SLOW_SECS };
-            if let Some(part) = self.parts.back_mut() {
+            if rate == 0.0 && self.p99[i] == 0.0 && self.used[i] == 0.0 {
+                continue;
+            }
+            // Zeros are not stored: what is missing from a part's seconds is one.
+            if let Some(part) = self.parts.back_mut().filter(|_| rate > 0.0) {
                 count(&mut part.counts[i], bucket(rate));
             }
             self.p99[i] = self.percentile(i);
@@ -102,15 +109,12 @@ impl Baseline {
             let room = self.used[i].max(free[i]);
             self.used[i] = if learning { self.p99[i] } else { self.p99[i].min(room * drift).max(self.used[i] / drift) };
         }
-        if let Some(part) = self.parts.back_mut() {
-            part.seconds += 1;
-        }
     }
 
     /// The rate at or below which 99 % of the window's seconds lie.
     fn percentile(&self, i: usize) -> f64 {
-        let total: u32 = self.parts.iter().flat_map(|p| &p.counts[i]).map(|(_, n)| u32::from(*n)).sum();
-        let mut above = total / 100;
+        let seconds: u32 = self.parts.iter().map(|p| p.seconds).sum();
+        let mut above = seconds / 100;
         let mut heads: Vec<(u16, u32)> =
             self.parts.iter().flat_map(|p| &p.counts[i]).map(|(b, n)| (*b, u32::from(*n))).collect();
         heads.sort_unstable_by(|a, b| b.cmp(a));

@@ -7,15 +7,17 @@
 //! Input -> sample -> baseline -> detect -> classify -> incident -> policy -> guard -> rules -> Command
 //! ```
 //!
-//! `tick` holds the steps that counters and deadlines cause, `response` what turns a plan into rules, `orders` what
-//! people ask for.
+//! `tick` reads counters and opens incidents, `life` leads them to their end, `response` turns plans into rules,
+//! `firewall` fires the operator's rules, `orders` does what people ask for.
 
 pub mod baseline;
 pub mod classify;
 pub mod detect;
+mod firewall;
 pub mod guard;
 mod incident;
 mod input;
+mod life;
 mod orders;
 pub mod policy;
 pub mod response;
@@ -85,6 +87,8 @@ pub struct Engine {
     refusals: u64,
     /// The desired rules or what stands above them changed since the last [`Command::Enforce`].
     rules_changed: bool,
+    /// What must survive a killed agent changed since the last [`Command::Persist`].
+    state_changed: bool,
     /// The rules that were persisted last, by their ids.
     persisted: Vec<RuleId>,
     answered: VecDeque<(Uuid, CommandAck)>,
@@ -120,6 +124,7 @@ impl Engine {
             pace: guard::Pace::default(),
             refusals: 0,
             rules_changed: true,
+            state_changed: false,
             persisted: Vec::new(),
             answered: VecDeque::new(),
             commands: VecDeque::new(),
@@ -141,6 +146,7 @@ impl Engine {
             }
             Input::Remote(config) => {
                 self.remote = Some(*config);
+                self.state_changed = true;
                 self.merge_settings(now);
             }
             Input::Command(command) => self.on_command(command, now),
@@ -223,12 +229,13 @@ impl Engine {
     /// Turns what changed into commands: the state to disk, then the rules, then the reports.
     fn finish(&mut self, now: Now) {
         self.forget_expired(now);
-        if std::mem::take(&mut self.rules_changed) {
-            let ids: Vec<RuleId> = self.rules.keys().copied().collect();
-            if ids != self.persisted {
-                self.persisted = ids;
-                self.commands.push_back(Command::Persist);
-            }
+        let enforce = std::mem::take(&mut self.rules_changed);
+        let ids: Vec<RuleId> = self.rules.keys().copied().collect();
+        if std::mem::take(&mut self.state_changed) || ids != self.persisted {
+            self.persisted = ids;
+            self.commands.push_back(Command::Persist);
+        }
+        if enforce {
             self.commands.push_back(Command::Enforce(self.desired()));
         }
         self.commands.extend(self.reports.drain(..).map(|r| Command::Report(Box::new(r))));

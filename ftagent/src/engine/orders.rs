@@ -6,9 +6,9 @@ use ipnet::IpNet;
 use uuid::Uuid;
 
 use super::Engine;
+use super::firewall::rate;
 use super::guard;
 use super::input::{Command, Now, OperatorOrder, OrderOutcome};
-use super::response::rate;
 use super::rules::{Matches, Origin, Point, Rule, Verdict};
 use super::sample::SEC;
 
@@ -63,6 +63,7 @@ impl Engine {
             self.answered.push_back((id, ack.clone()));
             ack
         });
+        self.state_changed = true;
         self.commands.push_back(Command::Ack(ack));
     }
 
@@ -113,6 +114,7 @@ impl Engine {
             Some(known) => known.label = label,
             None => self.operator_allow.push(AllowEntry { prefix, label }),
         }
+        self.state_changed = true;
         self.merge_settings(now);
         Ok(format!("{prefix} is allowed"))
     }
@@ -125,6 +127,7 @@ impl Engine {
             let hint = if elsewhere { ": the entry is of the configuration or of the control plane" } else { "" };
             return Err(format!("no operator allowed exactly {prefix}{hint}"));
         }
+        self.state_changed = true;
         self.merge_allow();
         Ok(format!("{prefix} is no longer allowed"))
     }

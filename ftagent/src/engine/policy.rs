@@ -59,6 +59,8 @@ pub struct Situation<'a> {
 
 /// The sources of a vector must hold this share of it for blocking them to be a response.
 const SOURCES_COVER: f64 = 0.8;
+/// Share of a vector that makes a class worth a limit of its own.
+const COMPANION: f64 = 0.02;
 
 /// Plans the response to `vectors`.
 pub fn plan(vectors: &[Vector], at: &Situation<'_>) -> Plan {
@@ -66,7 +68,10 @@ pub fn plan(vectors: &[Vector], at: &Situation<'_>) -> Plan {
     for vector in vectors.iter().filter(|v| v.fit >= REAL_FIT) {
         let narrow = narrow(vector, at, &mut plan);
         if !narrow || at.width >= Width::Class {
-            limit_classes(vector, at, &mut plan);
+            // Besides its own class a vector has companions: errors of reflectors, later fragments.
+            for (class, _) in vector.classes.iter().filter(|(_, share)| *share >= COMPANION) {
+                limit_class(*class, vector, at, &mut plan);
+            }
         }
     }
     if at.width == Width::Target && !vectors.is_empty() {
@@ -119,7 +124,8 @@ fn reflectors(vector: &Vector, at: &Situation<'_>, plan: &mut Plan) -> bool {
 /// The addresses that send the attack, if they are few enough.
 fn sources(vector: &Vector, at: &Situation<'_>, plan: &mut Plan) -> bool {
     let stats = &vector.stats;
-    if vector.estimated_sources > u64::from(at.max_sources) || stats.n < 5 {
+    // Where hardly any source was seen twice, neither their number nor their part is known.
+    if vector.estimated_sources > u64::from(at.max_sources) || stats.n < 5 || stats.source_spread() > 0.5 {
         return false;
     }
     let average = 1.0 / stats.sources.distinct().max(1) as f64;
@@ -138,9 +144,8 @@ fn sources(vector: &Vector, at: &Situation<'_>, plan: &mut Plan) -> bool {
     true
 }
 
-/// Limits the classes that the vector consists of.
-fn limit_classes(vector: &Vector, at: &Situation<'_>, plan: &mut Plan) {
-    let Some(class) = vector.class else { return };
+/// Limits a class that the vector consists of.
+fn limit_class(class: TrafficClass, vector: &Vector, at: &Situation<'_>, plan: &mut Plan) {
     let target = Matches::target(at.target);
     let (matches, what) = match class {
         TrafficClass::Fragment => (Matches { fragment: Some(true), ..target }, "limit of fragments"),

@@ -2,15 +2,15 @@
 
 use std::collections::BTreeSet;
 
-use ftagent_common::api::{
-    Action, ExecutionOutcome, FirewallRule, PreviewContext, Protocol, RuleExecution, effective_sources, preview,
-};
+use ftagent_common::api::{Action, PreviewContext, preview};
 use ftagent_common::packet::Ip;
 use ftagent_common::vocab::{Mode, TrafficClass};
 use ipnet::IpNet;
 use uuid::Uuid;
 
 use super::Engine;
+use super::detect;
+use super::firewall::refused;
 use super::guard::{self, Refusal};
 use super::incident::Deed;
 use super::input::{EnforceResult, Now};
@@ -24,7 +24,10 @@ const CONTAIN_WINDOW_NS: u64 = 200 * MS;
 
 impl Engine {
     /// Installs what the policy plans for an incident, if it may act by itself.
-    pub(super) fn respond(&mut self, uuid: Uuid, now: Now) {
+    ///
+    /// `anew`: the verdict or the width changed. Otherwise only further sources are added, since a filter that is
+    /// measured again a second later is never quite the same.
+    pub(super) fn respond(&mut self, uuid: Uuid, anew: bool, now: Now) {
         let Some(incident) = self.incidents.get(&uuid) else { return };
         let Some(verdict) = &incident.verdict else { return };
         let response = &self.effective.response;
@@ -46,7 +49,7 @@ impl Engine {
         );
         let ttl = response.ttl_secs;
         let origin = Origin::Response { incident: uuid };
-        for (matches, verdict, _) in &plan.target {
+        for (matches, verdict, _) in plan.target.iter().filter(|_| anew) {
             let (add, delete) = policy::commands(matches, *verdict, ttl);
             let deed = Deed::new(add.join(" "), 0, policy::action_of(matches, *verdict, ttl), vec![add], vec![delete]);
             self.install(uuid, deed, vec![(matches.clone(), *verdict, Point::Datapath)], &origin, ttl, now);
@@ -62,61 +65,13 @@ impl Engine {
             let rules = sources.into_iter().map(|s| (Matches::source(s), Verdict::Drop, Point::Datapath)).collect();
             self.install(uuid, deed, rules, &origin, ttl, now);
         }
-        if let Some(incident) = self.incidents.get_mut(&uuid) {
+        if let Some(incident) = self.incidents.get_mut(&uuid).filter(|_| anew) {
             incident.responded_ns = Some(now.mono_ns);
         }
     }
 
-    /// Fires the firewall rules whose triggers an incident meets, each once per incident and cooldown.
-    pub(super) fn fire(&mut self, uuid: Uuid, now: Now) {
-        let Some(incident) = self.incidents.get(&uuid) else { return };
-        let due: Vec<FirewallRule> = self
-            .effective
-            .rules
-            .iter()
-            .filter(|r| !incident.fired.contains(&r.id))
-            .filter(|r| r.trigger.matches(incident.family, incident.severity, incident.peak_pps))
-            .filter(|r| self.cooldowns.get(&(r.id, incident.target)).is_none_or(|until| *until <= now.mono_ns))
-            .cloned()
-            .collect();
-        for rule in due {
-            self.fire_one(uuid, &rule, now);
-        }
-    }
-
-    fn fire_one(&mut self, uuid: Uuid, rule: &FirewallRule, now: Now) {
-        let max_sources = self.effective.response.max_sources as usize;
-        let Some(incident) = self.incidents.get_mut(&uuid) else { return };
-        incident.fired.insert(rule.id);
-        let context = PreviewContext {
-            target: incident.target,
-            sources: incident.verdict.as_ref().map_or_else(Vec::new, |v| {
-                let all = v.vectors.iter().flat_map(|v| v.stats.sources.shares(max_sources));
-                let distinct: BTreeSet<_> = all.map(|(ip, _)| ip.into()).collect();
-                distinct.into_iter().take(max_sources).collect()
-            }),
-            spoofed: incident.spoofed,
-        };
-        self.cooldowns.insert(
-            (rule.id, incident.target),
-            now.mono_ns + u64::from(rule.cooldown_minutes.clamp(1, 1_440)) * 60 * SEC,
-        );
-        let shown = preview(&rule.action, &context);
-        let key = format!("rule {}", rule.id);
-        if let Some(why) = shown.refused {
-            let text = format!("firewall rule {}: {why}", rule.name);
-            let execution = refused(incident.execution_uuid(&key, "do"), rule.id, uuid, &rule.action, &text, now);
-            incident.refuse(Some(execution), text, now);
-            return;
-        }
-        let origin = Origin::FirewallRule { rule: rule.id, name: rule.name.clone(), incident: uuid };
-        let ttl = rule.action.ttl_secs().unwrap_or(self.effective.response.ttl_secs);
-        let deed = Deed::new(key, rule.id, rule.action.clone(), shown.do_, shown.undo);
-        self.install(uuid, deed, expand(&rule.action, &context), &origin, ttl, now);
-    }
-
     /// Makes the rules of one deed, as far as the guard lets them pass.
-    fn install(
+    pub(super) fn install(
         &mut self,
         uuid: Uuid,
         deed: Deed,
@@ -199,7 +154,7 @@ impl Engine {
 
     /// Widens the response of incidents that are not contained by what is in force.
     pub(super) fn contain(&mut self, uuid: Uuid, now: Now) {
-        if self.effective.mode != Mode::Enforce || self.effective.response.automatic == false {
+        if self.effective.mode != Mode::Enforce || !self.effective.response.automatic {
             return;
         }
         let Some(incident) = self.incidents.get(&uuid) else { return };
@@ -210,18 +165,15 @@ impl Engine {
         if !in_force || now.mono_ns.saturating_sub(since) < CONTAIN_NS {
             return;
         }
-        let quantity = incident.excess.quantity;
-        let limit = incident.excess.threshold.value;
-        let passed = self.meter(incident.target).map_or(0.0, |m| m.passed_rates(CONTAIN_WINDOW_NS)[quantity.index()]);
-        if passed <= limit {
-            return;
-        }
+        let thresholds = self.thresholds_of(incident.target);
+        let passed = self.meter(incident.target).map(|m| m.passed_rates(CONTAIN_WINDOW_NS));
+        let Some(left) = passed.and_then(|p| detect::excess(&p, &thresholds)).filter(|e| e.ratio > 1.0) else { return };
         if let Some(incident) = self.incidents.get_mut(&uuid) {
             incident.width = wider;
-            let text = format!("{passed:.0} {} still pass: the response is widened", quantity.as_str());
+            let text = format!("{} of {:.0} still passes: the response is widened", left.quantity.as_str(), left.rate);
             incident.note("updated", text, now);
         }
-        self.respond(uuid, now);
+        self.respond(uuid, true, now);
     }
 
     /// When the next containment check of an incident is due.
@@ -232,19 +184,28 @@ impl Engine {
 
     /// Gives the rules of active incidents a new end when half of their life is over.
     pub(super) fn renew(&mut self, now: Now) {
-        let default_ttl = self.effective.response.ttl_secs;
-        for rule in self.rules.values_mut() {
-            let Some(incident) = rule.origin.incident().and_then(|i| self.incidents.get(&i)) else { continue };
-            if !incident.is_active() {
-                continue;
-            }
-            let deed = incident.deeds.iter().find(|d| d.rules.contains(&rule.id));
-            let ttl = u64::from(deed.and_then(|d| d.action.ttl_secs()).unwrap_or(default_ttl).max(1)) * SEC;
-            if rule.expires_at_ns.is_some_and(|end| end <= now.mono_ns + ttl / 2) {
-                rule.expires_at_ns = Some(now.mono_ns + ttl);
-                self.rules_changed = true;
+        for incident in self.incidents.values().filter(|i| i.is_active()) {
+            for deed in &incident.deeds {
+                let ttl = lifetime(deed, self.effective.response.ttl_secs);
+                for id in &deed.rules {
+                    let Some(rule) = self.rules.get_mut(id) else { continue };
+                    if rule.expires_at_ns.is_some_and(|end| end <= now.mono_ns + ttl / 2) {
+                        rule.expires_at_ns = Some(now.mono_ns + ttl);
+                        self.rules_changed = true;
+                    }
+                }
             }
         }
+    }
+
+    /// When rules of active incidents are to be renewed.
+    pub(super) fn renewals(&self) -> impl Iterator<Item = u64> {
+        let deeds = self.incidents.values().filter(|i| i.is_active()).flat_map(|i| &i.deeds);
+        deeds.filter_map(|deed| {
+            let half = lifetime(deed, self.effective.response.ttl_secs) / 2;
+            let ends = deed.rules.iter().filter_map(|id| self.rules.get(id)?.expires_at_ns);
+            ends.min().map(|end| end.saturating_sub(half))
+        })
     }
 
     /// Records what became of rules.
@@ -326,76 +287,23 @@ impl Engine {
     }
 }
 
+/// Nanoseconds that the rules of a deed live without being renewed.
+fn lifetime(deed: &Deed, default_secs: u32) -> u64 {
+    u64::from(deed.action.ttl_secs().unwrap_or(default_secs).max(1)) * SEC
+}
+
 fn incident_target(engine: &Engine, uuid: Uuid) -> IpNet {
     engine.incidents.get(&uuid).map_or_else(IpNet::default, |i| i.target)
 }
 
-fn refused(uuid: Uuid, rule_id: i64, incident: Uuid, action: &Action, why: &str, now: Now) -> RuleExecution {
-    RuleExecution {
-        uuid,
-        rule_id,
-        incident,
-        action: action.clone(),
-        outcome: ExecutionOutcome::Refused,
-        output: why.to_owned(),
-        commands: Vec::new(),
-        at: now.wall,
-        latency_us: 0,
-    }
-}
-
-/// The rules that carry an action out, with the meaning that [`preview`] shows.
-pub fn expand(action: &Action, context: &PreviewContext) -> Vec<(Matches, Verdict, Point)> {
-    let target = action.target().unwrap_or(context.target).trunc();
-    let per_source = |verdict, point| {
-        effective_sources(action, context).into_iter().map(|s| (Matches::source(s), verdict, point)).collect()
-    };
-    let port = |protocol: Protocol, port: u16, side| {
-        let one = Some([port, port]);
-        let to = Matches::target(target).protocol(protocol);
-        match side {
-            ftagent_common::api::PortSide::Source => Matches { src_port: one, ..to },
-            ftagent_common::api::PortSide::Destination => Matches { dst_port: one, ..to },
-        }
-    };
-    match action {
-        Action::XdpDropSource { .. } => per_source(Verdict::Drop, Point::Datapath),
-        Action::XdpRateLimitSource { pps, bps, burst, .. } => per_source(rate(*pps, *bps, *burst), Point::Datapath),
-        Action::XdpDropProtocol { protocol, .. } => {
-            vec![(Matches::target(target).protocol(*protocol), Verdict::Drop, Point::Datapath)]
-        }
-        Action::XdpDropPort { protocol, port: number, side, .. } => {
-            vec![(port(protocol.protocol(), *number, *side), Verdict::Drop, Point::Datapath)]
-        }
-        Action::XdpRateLimitTarget { protocol, pps, bps, .. } => {
-            let matches = protocol.map_or_else(|| Matches::target(target), |p| Matches::target(target).protocol(p));
-            vec![(matches, rate(*pps, *bps, None), Point::Datapath)]
-        }
-        Action::NftDropProtocol { protocol, .. } => {
-            vec![(Matches::target(target).protocol(*protocol), Verdict::Drop, Point::Nftables)]
-        }
-        Action::NftDropPort { protocol, port: number, side, .. } => {
-            vec![(port(protocol.protocol(), *number, *side), Verdict::Drop, Point::Nftables)]
-        }
-        Action::NftDropSource { .. } => per_source(Verdict::Drop, Point::Nftables),
-        Action::NftRateLimitSource { pps, burst, .. } => {
-            let burst = burst.unwrap_or_else(|| pps.div_ceil(10).max(5));
-            per_source(Verdict::LimitPps { pps: *pps, burst }, Point::Nftables)
-        }
-    }
-}
-
-/// A rate with a tenth of a second's burst unless one is given.
-pub(super) fn rate(pps: Option<u64>, bps: Option<u64>, burst: Option<u64>) -> Verdict {
-    match (pps, bps) {
-        (Some(pps), _) => Verdict::LimitPps { pps, burst: burst.unwrap_or_else(|| (pps / 10).max(1)) },
-        (None, Some(bps)) => Verdict::LimitBps { bps, burst: burst.unwrap_or_else(|| (bps / 10).max(1)) },
-        (None, None) => Verdict::Drop,
-    }
-}
-
 impl Deed {
-    fn new(key: String, rule_id: i64, action: Action, commands: Vec<Vec<String>>, undo: Vec<Vec<String>>) -> Self {
+    pub(super) fn new(
+        key: String,
+        rule_id: i64,
+        action: Action,
+        commands: Vec<Vec<String>>,
+        undo: Vec<Vec<String>>,
+    ) -> Self {
         let (commands, undo) = (commands.into_iter().take(64).collect(), undo.into_iter().take(64).collect());
         Self {
             key,

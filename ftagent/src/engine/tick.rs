@@ -1,6 +1,6 @@
-//! What readings and deadlines cause: meters, baselines, openings, verdicts, resolutions.
+//! What a reading of the counters causes: rates, baselines, openings.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ftagent_common::abi::{Flow, TargetCounters};
@@ -10,11 +10,10 @@ use uuid::Uuid;
 
 use super::Engine;
 use super::baseline::{Baseline, BaselineState};
-use super::classify::{self, ENOUGH};
 use super::detect::{self, Excess, Thresholds, Watch};
-use super::incident::{Incident, UPDATE_EVERY_NS};
+use super::incident::Incident;
 use super::input::{CounterReading, Now};
-use super::sample::{Delta, MS, Meter, OPEN_WINDOW_NS, Quantity, SEC, SMOOTH_WINDOW_NS, delta};
+use super::sample::{Delta, Meter, OPEN_WINDOW_NS, Quantity, SEC, SMOOTH_WINDOW_NS, delta};
 
 /// Addresses watched by themselves; those beyond are counted as untracked.
 const MAX_TARGETS: usize = 8_192;
@@ -22,15 +21,6 @@ const MAX_TARGETS: usize = 8_192;
 const MAX_INCIDENTS: usize = 256;
 /// A target without traffic for this long is forgotten.
 const FORGET_NS: u64 = 3_600 * SEC;
-/// How long a first verdict may wait for enough samples, and for any.
-const WAIT_NS: u64 = 100 * MS;
-const WAIT_ANY_NS: u64 = SEC;
-/// How often a settled verdict is looked at again.
-const REVIEW_NS: u64 = SEC;
-/// A verdict on fewer samples than this is none.
-const FEWEST: usize = 5;
-/// A resolved incident waits this long for the news that its rules are gone.
-const CLOSE_NS: u64 = 10 * SEC;
 /// An attack that returns within this time is held down twice as long as before.
 const FLAP_NS: u64 = 300 * SEC;
 
@@ -62,6 +52,7 @@ impl Engine {
     pub(super) fn on_counters(&mut self, reading: CounterReading, now: Now) {
         let from_ns = self.read_ns.replace(now.mono_ns).unwrap_or(now.mono_ns);
         let first = from_ns == now.mono_ns;
+        self.untracked = 0;
         let mut groups: BTreeMap<IpNet, (Delta, u32)> = BTreeMap::new();
         let mut total = [Flow::default(); TrafficClass::COUNT];
         for target in self.targets.values_mut() {
@@ -224,6 +215,7 @@ impl Engine {
             }
         }
         self.incidents.insert(uuid, incident);
+        self.state_changed = true;
         self.update_rates(uuid);
     }
 
@@ -285,185 +277,6 @@ impl Engine {
         });
     }
 
-    /// Everything that may be due: verdicts, responses, renewals, resolutions, updates.
-    pub(super) fn advance(&mut self, now: Now) {
-        let active: Vec<Uuid> = self.incidents.values().filter(|i| i.is_active()).map(|i| i.uuid).collect();
-        for uuid in active {
-            self.update_rates(uuid);
-            self.classify_if_due(uuid, now);
-            self.contain(uuid, now);
-            if self.is_over(uuid, now) {
-                self.resolve(uuid, IncidentStatus::Resolved, now);
-            } else {
-                self.update_if_due(uuid, now);
-            }
-        }
-        self.renew(now);
-        self.close(now);
-    }
-
-    fn update_rates(&mut self, uuid: Uuid) {
-        let Some(incident) = self.incidents.get(&uuid) else { return };
-        let Some(meter) = self.meter(incident.target) else { return };
-        let (now, second) = (meter.rates(OPEN_WINDOW_NS), meter.rates(SMOOTH_WINDOW_NS));
-        let Some(incident) = self.incidents.get_mut(&uuid) else { return };
-        incident.current_pps = second[Quantity::Pps.index()] as u64;
-        incident.current_bps = second[Quantity::Bps.index()] as u64;
-        let ratio = now[incident.excess.quantity.index()] / incident.excess.threshold.value;
-        incident.raise(ratio, now[Quantity::Pps.index()] as u64, now[Quantity::Bps.index()] as u64);
-    }
-
-    fn classify_if_due(&mut self, uuid: Uuid, now: Now) {
-        let Some(incident) = self.incidents.get(&uuid) else { return };
-        let age = now.mono_ns.saturating_sub(incident.opened_ns);
-        let since_last = incident.classified_ns.map(|at| now.mono_ns.saturating_sub(at));
-        let settled = incident.samples >= ENOUGH;
-        // Until a verdict rests on enough samples, all of the attack's count; then the last second's.
-        let from_ns = if settled { now.mono_ns.saturating_sub(REVIEW_NS) } else { incident.onset_ns };
-        let due = match since_last {
-            None => true,
-            Some(since) if settled => since >= REVIEW_NS,
-            Some(since) => since >= WAIT_NS,
-        };
-        if !due {
-            return;
-        }
-        let target = incident.target;
-        let samples = self.window.since(from_ns, |dst| target.contains(&IpAddr::from(dst)));
-        let enough = samples.len() >= ENOUGH
-            || samples.len() >= FEWEST && age >= WAIT_NS && !settled
-            || samples.len() >= 20 && settled;
-        if !enough {
-            return;
-        }
-        let pps = self.meter(target).map_or(0.0, |m| m.rates(OPEN_WINDOW_NS)[Quantity::Pps.index()]);
-        let verdict = classify::classify(&samples, &incident.clean, pps);
-        let heavy = std::mem::take(&mut self.heavy);
-        let rate_of = |ip: IpAddr, share: f64| match heavy.get(&ip) {
-            Some((_, rate)) if *rate > 0.0 => *rate as u64,
-            _ => (pps * share) as u64,
-        };
-        let Some(incident) = self.incidents.get_mut(&uuid) else { return };
-        let first = incident.verdict.is_none();
-        let below = incident.confidence < self.effective.response.min_confidence;
-        let changed = incident.take(verdict, rate_of, now);
-        incident.classified_ns = Some(now.mono_ns);
-        let rises = below && incident.confidence >= self.effective.response.min_confidence;
-        let by_sources = incident.deeds.iter().any(|d| d.key == "sources");
-        incident.raise(0.0, 0, 0);
-        self.heavy = heavy;
-        if first || changed || rises || by_sources {
-            self.respond(uuid, now);
-        }
-        self.fire(uuid, now);
-    }
-
-    /// Whether the attack stayed away for the hold-down; remembers since when it is away.
-    fn is_over(&mut self, uuid: Uuid, now: Now) -> bool {
-        let Some(incident) = self.incidents.get(&uuid) else { return false };
-        let thresholds = self.thresholds_of(incident.target);
-        let ratio = self
-            .meter(incident.target)
-            .and_then(|m| detect::excess(&m.rates(OPEN_WINDOW_NS), &thresholds))
-            .map_or(0.0, |e| e.ratio);
-        let Some(incident) = self.incidents.get_mut(&uuid) else { return false };
-        if ratio >= detect::CALM {
-            incident.calm_since = None;
-            return false;
-        }
-        let since = *incident.calm_since.get_or_insert(now.mono_ns);
-        now.mono_ns.saturating_sub(since) >= u64::from(incident.hold_down_ms) * MS
-    }
-
-    fn update_if_due(&mut self, uuid: Uuid, now: Now) {
-        let Some(incident) = self.incidents.get_mut(&uuid) else { return };
-        let due = match incident.reported_ns {
-            // The first report waits for the name of the attack, but not for long.
-            None => incident.verdict.is_some() || now.mono_ns.saturating_sub(incident.opened_ns) >= WAIT_ANY_NS,
-            Some(at) => now.mono_ns.saturating_sub(at) >= UPDATE_EVERY_NS && (incident.changed || incident.has_grown()),
-        };
-        if due {
-            let report = incident.report(now);
-            self.reports.push_back(report);
-        }
-    }
-
-    /// Ends an incident: its rules leave the desired set at once.
-    pub(super) fn resolve(&mut self, uuid: Uuid, status: IncidentStatus, now: Now) {
-        let Some(incident) = self.incidents.get_mut(&uuid).filter(|i| i.is_active()) else { return };
-        incident.status = status;
-        incident.resolved_at = Some(now.wall);
-        let rules: Vec<_> = self.rules.values().filter(|r| r.origin.incident() == Some(uuid)).map(|r| r.id).collect();
-        let text = format!("the attack is over; {} rule(s) are withdrawn", rules.len());
-        incident.note("resolved", text, now);
-        self.ended.insert(incident.target, (now.mono_ns, incident.hold_down_ms));
-        let report = incident.report(now);
-        self.reports.push_back(report);
-        for id in &rules {
-            self.rules.remove(id);
-        }
-        self.rules_changed |= !rules.is_empty();
-        self.closing.insert(uuid, now.mono_ns);
-        // An incident that ends must not open again when the agent is killed now.
-        self.persisted.clear();
-        self.rules_changed = true;
-    }
-
-    /// Sends the last report of resolved incidents once their rules are known to be gone, or the wait is over.
-    fn close(&mut self, now: Now) {
-        let done: Vec<(Uuid, u64)> = self.closing.iter().map(|(uuid, at)| (*uuid, *at)).collect();
-        for (uuid, at) in done {
-            let Some(incident) = self.incidents.get_mut(&uuid) else {
-                self.closing.remove(&uuid);
-                continue;
-            };
-            let waiting = incident.deeds.iter().any(|d| d.applied_at.is_some() && d.undone_at.is_none());
-            if waiting && now.mono_ns.saturating_sub(at) < CLOSE_NS {
-                continue;
-            }
-            if incident.changed {
-                let report = incident.report(now);
-                self.reports.push_back(report);
-            }
-            let report = incident.snapshot();
-            self.remember(report);
-            self.incidents.remove(&uuid);
-            self.closing.remove(&uuid);
-        }
-    }
-
-    /// When [`Self::on_deadline`] is to be called next; monotonic nanoseconds.
-    pub fn next_deadline(&self) -> Option<u64> {
-        let mut times: BTreeSet<u64> = BTreeSet::new();
-        let ttl = u64::from(self.effective.response.ttl_secs.max(1)) * SEC;
-        for rule in self.rules.values() {
-            if let Some(end) = rule.expires_at_ns {
-                times.insert(if rule.origin.is_automatic() { end.saturating_sub(ttl / 2) } else { end });
-            }
-        }
-        for incident in self.incidents.values().filter(|i| i.is_active()) {
-            if let Some(since) = incident.calm_since {
-                times.insert(since + u64::from(incident.hold_down_ms) * MS);
-            }
-            times.insert(match incident.reported_ns {
-                None => incident.opened_ns + WAIT_ANY_NS,
-                Some(at) if incident.changed => at + UPDATE_EVERY_NS,
-                Some(_) => u64::MAX,
-            });
-            times.extend(Self::contain_deadline(incident).filter(|at| *at > self.now_ns));
-        }
-        times.extend(self.closing.values().map(|at| at + CLOSE_NS));
-        // What is overdue was looked at and waits for an input; a deadline in the past would spin.
-        times.into_iter().find(|at| *at != u64::MAX).map(|at| at.max(self.now_ns + MS))
-    }
-
-    /// Drops rules whose time is over.
-    pub(super) fn forget_expired(&mut self, now: Now) {
-        let before = self.rules.len();
-        self.rules.retain(|_, r| r.expires_at_ns.is_none_or(|end| end > now.mono_ns));
-        self.rules_changed |= self.rules.len() != before;
-    }
-
     /// The meter of an address or a neighbourhood.
     pub(super) fn meter(&self, net: IpNet) -> Option<&Meter> {
         if net.prefix_len() == net.max_prefix_len() {
@@ -483,6 +296,10 @@ impl Engine {
 
     pub(super) fn thresholds_of(&self, net: IpNet) -> Thresholds {
         detect::thresholds(net, &self.effective.thresholds, &self.effective.detection, self.baseline(net))
+    }
+
+    pub(super) fn is_active(&self, uuid: Uuid) -> bool {
+        self.incidents.get(&uuid).is_some_and(Incident::is_active)
     }
 
     /// Whether an active incident covers `net`.

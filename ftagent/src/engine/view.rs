@@ -30,7 +30,7 @@ pub struct EngineView {
     pub active_incidents: u32,
     /// Rules that the guard refused since the start.
     pub refusals: u64,
-    /// Targets that were not watched because too many were active.
+    /// Targets of the newest reading that are not watched because there are too many.
     pub untracked_targets: u64,
     pub config_version: u64,
     /// Set when a safety list could not be read and nothing automated acts.

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use ftagent_common::api::{NodeConfig, StreamMessage};
+use ftagent_common::api::{NodeCommand, NodeConfig, StreamMessage};
 use http_body_util::BodyExt;
 use hyper::Method;
 use hyper::header::{ETAG, HeaderMap, HeaderValue, IF_NONE_MATCH, RETRY_AFTER};
@@ -96,6 +96,7 @@ pub(super) async fn follow(shared: &Arc<Shared>, headers: &HeaderMap, cached: Op
             Ended::Unsupported(why) => {
                 tracing::debug!(why, "no stream: polling");
                 link.look().await;
+                link.fetch_commands().await;
                 shared.config.timing.poll
             }
             Ended::Refused { after, why } => {
@@ -222,6 +223,33 @@ impl Downlink<'_> {
             Err(error) => {
                 let why = format!("the configuration is not understood by this version: {error}; update the agent");
                 self.shared.trouble(&why, false);
+            }
+        }
+    }
+
+    /// One `GET /agent/commands`, for where there is no stream to bring them.
+    async fn fetch_commands(&mut self) {
+        #[derive(Deserialize)]
+        struct Commands {
+            commands: Vec<NodeCommand>,
+        }
+        let call = Call { method: Method::GET, path: "/api/v1/agent/commands", headers: self.headers, body: None };
+        let answer = match self.poll.call(&call, CONFIG_BYTES).await {
+            Ok(answer) if answer.status == 200 => answer,
+            // Its trouble is that of the configuration, asked just before.
+            Ok(_) | Err(_) => return,
+        };
+        match serde_json::from_slice::<Commands>(&answer.body) {
+            Ok(Commands { commands }) => {
+                for command in commands {
+                    if self.shared.incoming.send(Incoming::Command(command)).await.is_err() {
+                        return;
+                    }
+                }
+            }
+            Err(error) => {
+                self.shared
+                    .trouble(&format!("commands are not understood by this version: {error}; update the agent"), false);
             }
         }
     }

@@ -160,6 +160,8 @@ struct Shared {
     spool: Mutex<Spool>,
     /// Something new is in the spool, or the control plane is back.
     wake: Notify,
+    /// The daemon has no more to say, even if it still holds a sender.
+    stop: Notify,
     status: watch::Sender<LinkStatus>,
     incoming: mpsc::Sender<Incoming>,
 }
@@ -198,6 +200,7 @@ impl Link {
             server,
             spool: Mutex::new(spool),
             wake: Notify::new(),
+            stop: Notify::new(),
             status: status_in,
             incoming: incoming_in,
         });
@@ -218,6 +221,7 @@ impl Link {
         let Self { outgoing, mut intake, mut network, shared, status, incoming, .. } = self;
         drop(outgoing);
         drop(incoming);
+        shared.stop.notify_one();
         while intake.join_next().await.is_some() {}
         let delivered = async {
             let mut status = status;

@@ -41,6 +41,11 @@ pub(super) async fn intake(shared: Arc<Shared>, mut outgoing: mpsc::Receiver<Out
                 }
                 None => break,
             },
+            () = shared.stop.notified() => {
+                // What is in the channel is still taken; after it comes the end.
+                outgoing.close();
+                continue;
+            }
             _ = due.tick() => {
                 if samples.is_empty() {
                     // Also the moment to see whether a full disk has room again.

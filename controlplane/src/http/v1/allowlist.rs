@@ -39,6 +39,7 @@ struct NewEntry {
     ip_address: String,
     /// At most 128 characters.
     #[serde(default)]
+    #[schema(max_length = 128)]
     label: String,
     #[serde(default)]
     scope: AllowlistScope,

@@ -74,7 +74,7 @@ async fn list(
 
 /// Shows an incident with time line, sources, ports, mitigations and notes. Role: readonly.
 #[utoipa::path(get, path = "/incidents/{id}", tag = "incidents",
-    params(("id" = String, Path, description = "The integer id, the uuid, or `inc_` and 8 hex digits")),
+    params(("id" = String, Path, pattern = r"^([0-9]{1,18}|[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|inc_[0-9a-f]{8})$", description = "The integer id, the uuid, or `inc_` and 8 hex digits")),
     responses((status = 200, description = "The incident", body = IncidentAnswer)))]
 async fn show(
     operator: Operator<Read>,
@@ -86,7 +86,7 @@ async fn show(
 
 /// Changes an incident's status or severity. Role: analyst.
 #[utoipa::path(patch, path = "/incidents/{id}", tag = "incidents",
-    params(("id" = String, Path, description = "The integer id, the uuid, or `inc_` and 8 hex digits")),
+    params(("id" = String, Path, pattern = r"^([0-9]{1,18}|[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|inc_[0-9a-f]{8})$", description = "The integer id, the uuid, or `inc_` and 8 hex digits")),
     request_body = IncidentChange, responses((status = 200, description = "The incident", body = IncidentAnswer)))]
 async fn patch(
     operator: Operator<Analyse>,
@@ -100,7 +100,7 @@ async fn patch(
 
 /// Adds a note to an incident. Role: analyst.
 #[utoipa::path(post, path = "/incidents/{id}/notes", tag = "incidents",
-    params(("id" = String, Path, description = "The integer id, the uuid, or `inc_` and 8 hex digits")),
+    params(("id" = String, Path, pattern = r"^([0-9]{1,18}|[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|inc_[0-9a-f]{8})$", description = "The integer id, the uuid, or `inc_` and 8 hex digits")),
     request_body = NewNote, responses((status = 200, description = "The note", body = NoteAnswer)))]
 async fn note(
     operator: Operator<Analyse>,

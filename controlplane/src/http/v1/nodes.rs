@@ -75,10 +75,15 @@ struct MetricsQuery {
 #[serde(deny_unknown_fields)]
 struct NodeChange {
     /// 1 to 128 characters; unique in the workspace.
+    #[schema(min_length = 1, max_length = 128)]
     name: Option<String>,
+    /// IPv4 or IPv6 address, or empty.
     ip: Option<String>,
+    #[schema(max_length = 128)]
     location: Option<String>,
+    #[schema(max_length = 128)]
     os: Option<String>,
+    #[schema(max_length = 64)]
     interface: Option<String>,
 }
 

@@ -52,6 +52,7 @@ const fn yes() -> bool {
 #[serde(deny_unknown_fields)]
 struct RuleBody {
     /// 1 to 128 characters; unique in the workspace.
+    #[schema(min_length = 1, max_length = 128)]
     name: String,
     trigger: Trigger,
     action: Action,
@@ -60,6 +61,7 @@ struct RuleBody {
     scope: RuleScope,
     /// Minutes between two firings for the same node and target, 1 to 1,440; 5 by default.
     #[serde(default = "default_cooldown")]
+    #[schema(minimum = 1, maximum = 1_440)]
     cooldown_minutes: u32,
     #[serde(default = "yes")]
     enabled: bool,
@@ -69,10 +71,12 @@ struct RuleBody {
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct RuleChange {
+    #[schema(min_length = 1, max_length = 128)]
     name: Option<String>,
     trigger: Option<Trigger>,
     action: Option<Action>,
     scope: Option<RuleScope>,
+    #[schema(minimum = 1, maximum = 1_440)]
     cooldown_minutes: Option<u32>,
     enabled: Option<bool>,
 }

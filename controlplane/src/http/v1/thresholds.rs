@@ -6,6 +6,8 @@ use axum::extract::State;
 use axum::response::IntoResponse;
 use serde::Deserialize;
 use utoipa::ToSchema;
+use utoipa::openapi::schema::AdditionalProperties;
+use utoipa::openapi::{Object, ObjectBuilder, Type};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -29,10 +31,24 @@ struct ThresholdBody {
     target_ip: String,
     /// At most 128 characters.
     #[serde(default)]
+    #[schema(max_length = 128)]
     label: String,
     /// `pps`, `bps`, `tier1_bps` to `tier9_bps`, `tier1_pps` to `tier9_pps`; at least one. Tiers must grow. Detection
     /// begins at `pps` and `bps`, or else at the lowest tier of the unit.
+    #[schema(schema_with = rates)]
     thresholds: BTreeMap<String, u64>,
+}
+
+/// The keys and bounds of thresholds.
+fn rates() -> Object {
+    let rate = || ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(1)).maximum(Some(1_000_000_000_000_i64));
+    let keys = ["bps", "pps"]
+        .into_iter()
+        .flat_map(|unit| (1..=9).map(move |tier| format!("tier{tier}_{unit}")).chain([unit.to_owned()]));
+    let object = keys.fold(ObjectBuilder::new(), |object, key| object.property(key, rate()));
+    let mut object = object.min_properties(Some(1)).build();
+    object.additional_properties = Some(Box::new(AdditionalProperties::FreeForm(false)));
+    object
 }
 
 /// Lists per-host thresholds. Role: readonly.

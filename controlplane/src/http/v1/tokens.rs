@@ -29,6 +29,7 @@ answers! {
 #[serde(deny_unknown_fields)]
 struct TokenBody {
     /// 1 to 128 characters.
+    #[schema(min_length = 1, max_length = 128)]
     name: String,
     role: Role,
     /// Requests a minute, 1 to 1,000,000; 1,000 by default.

@@ -23,6 +23,7 @@ answers! {
 #[serde(deny_unknown_fields)]
 struct WorkspaceChange {
     /// 1 to 128 characters.
+    #[schema(min_length = 1, max_length = 128)]
     name: Option<String>,
     /// Replaces the detection overrides as a whole; nodes have them at once.
     detection: Option<DetectionOverrides>,

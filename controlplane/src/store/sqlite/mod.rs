@@ -25,7 +25,7 @@ use serde::de::DeserializeOwned;
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
 };
-use sqlx::{Row, Sqlite, SqliteConnection, Transaction};
+use sqlx::{Connection as _, Row, Sqlite, SqliteConnection, Transaction};
 use uuid::Uuid;
 
 use super::{Changed, Result, Store, StoreError};
@@ -55,7 +55,13 @@ impl SqliteStore {
             .synchronous(SqliteSynchronous::Full)
             .foreign_keys(true)
             .busy_timeout(WAIT);
-        let pool = || SqlitePoolOptions::new().acquire_timeout(WAIT).idle_timeout(None).max_lifetime(None);
+        let pool = || {
+            SqlitePoolOptions::new()
+                .acquire_timeout(WAIT)
+                .idle_timeout(None)
+                .max_lifetime(None)
+                .after_release(|conn, _| Box::pin(is_sound(conn)))
+        };
         let writer = pool().max_connections(1).connect_with(options.clone()).await?;
         sqlx::migrate!("migrations/sqlite").run(&writer).await.map_err(|source| StoreError::Unexpected {
             what: "the schema cannot be brought up to date",
@@ -106,6 +112,16 @@ impl From<sqlx::Error> for StoreError {
             None => Self::Unexpected { what: "a query failed", source: Box::new(source) },
         }
     }
+}
+
+/// Whether a connection can be used again.
+///
+/// SQLite rolls a transaction back by itself when the disk is full; the driver's own rollback then fails, and the
+/// driver believes for ever that the transaction is open. Such a connection is closed, and the next use opens another.
+async fn is_sound(conn: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
+    // The driver rolls back in the background: the answer to a ping comes after it.
+    conn.ping().await?;
+    Ok(!conn.is_in_transaction())
 }
 
 /// What an (extended) result code of SQLite means, if a later try may succeed.

@@ -188,7 +188,9 @@ fn each_match_drops_what_it_names_and_nothing_else() {
         let any = Matches::default;
         let net = |text: &str| Some(text.parse().unwrap());
         let plain = |source| udp(source, 64, [1_000, 2_000], 10);
-        let rows: Vec<(&str, Matches, Vec<Vec<u8>>, Vec<Vec<u8>>)> = vec![
+        /// Name, match, packets that it drops, packets that it leaves.
+        type Row = (&'static str, Matches, Vec<Vec<u8>>, Vec<Vec<u8>>);
+        let rows: Vec<Row> = vec![
             (
                 "source",
                 any().source_is(net("198.51.100.7/32")),

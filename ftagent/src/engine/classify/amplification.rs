@@ -117,6 +117,23 @@ pub(super) fn is_icmp_error(seen: &Seen) -> bool {
         }
 }
 
+const fn is_used_in_bulk(family: AttackFamily) -> bool {
+    use AttackFamily as F;
+    matches!(
+        family,
+        F::SnmpAmplification
+            | F::TftpAmplification
+            | F::RpcbindAmplification
+            | F::NetbiosAmplification
+            | F::MdnsAmplification
+            | F::Ripv1Amplification
+            | F::IsakmpAmplification
+            | F::OpenvpnAmplification
+            | F::CoapAmplification
+            | F::UdpAmplification
+    )
+}
+
 fn judge(claims: &Claims<'_>, family: AttackFamily, members: Vec<usize>) -> Part {
     let samples: Vec<Seen> = members.iter().map(|i| claims.samples[*i]).collect();
     let answers: Vec<Seen> =
@@ -148,6 +165,8 @@ fn judge(claims: &Claims<'_>, family: AttackFamily, members: Vec<usize>) -> Part
                 }
             }
             _ if sources >= MANY => 0.95,
+            // Networks poll, boot and mount over these: one busy server is no reflection.
+            _ if is_used_in_bulk(family) => 0.45,
             _ => 0.8,
         }
     } else if sources >= MANY {

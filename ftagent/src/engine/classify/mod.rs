@@ -113,8 +113,8 @@ pub struct Vector {
     pub signature: Option<Measured>,
     pub stats: Stats,
     pub estimated_sources: u64,
-    /// The commonest traffic class.
-    pub class: Option<ftagent_common::vocab::TrafficClass>,
+    /// Its traffic classes with their shares, largest first.
+    pub classes: Vec<(ftagent_common::vocab::TrafficClass, f64)>,
 }
 
 /// What the traffic towards one target is.
@@ -229,7 +229,7 @@ fn vector(share: f64, part: Part, samples: &[Seen], clean: &[Seen]) -> Vector {
         spoof_reasons: forged.reasons,
         signature: signature::synthesise(&members, clean),
         estimated_sources: stats.estimated_sources(&members),
-        class: Ranking::of(&members, |s| s.class).top(),
+        classes: Ranking::of(&members, |s| s.class).shares(TOP),
         stats,
     }
 }

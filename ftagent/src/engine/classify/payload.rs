@@ -66,7 +66,8 @@ const ANSWERS: &[Answer] = &[
     (AttackFamily::DnsAmplification, &[53], dns_answer),
     (AttackFamily::NtpAmplification, &[123], ntp_control),
     (AttackFamily::MemcachedAmplification, &[11211], memcached),
-    (AttackFamily::SsdpAmplification, &[], ssdp),
+    (AttackFamily::SsdpAmplification, &[], |p, _| p.starts_with(b"HTTP/1.1 200")),
+    (AttackFamily::SsdpAmplification, &[1900], |p, _| p.starts_with(b"NOTIFY * HTTP/1.1")),
     (AttackFamily::CldapAmplification, &[389], cldap),
     (AttackFamily::ChargenAmplification, &[19], chargen),
     (AttackFamily::SnmpAmplification, &[161], snmp),
@@ -96,12 +97,14 @@ const ANSWERS: &[Answer] = &[
 ];
 
 fn udp(src_port: u16, dst_port: u16, p: &[u8], len: usize) -> Shape {
+    // What goes from port to the same port is said among peers: announcements, time servers, routers.
+    let peers = src_port == dst_port;
     if p.is_empty() {
         return Shape::Other;
     }
-    if let Some((family, ..)) =
-        ANSWERS.iter().find(|(_, ports, is)| (ports.is_empty() || ports.contains(&src_port)) && is(p, len))
-    {
+    if let Some((family, ..)) = ANSWERS.iter().find(|(family, ports, is)| {
+        (ports.is_empty() || ports.contains(&src_port)) && is(p, len) && !(peers && is_chatter(*family))
+    }) {
         return Shape::Answer(*family);
     }
     if src_port == 123 && len >= 48 && matches!(p[0] & 7, 4 | 5) {
@@ -114,6 +117,14 @@ fn udp(src_port: u16, dst_port: u16, p: &[u8], len: usize) -> Shape {
         return Shape::Application;
     }
     Shape::Other
+}
+
+/// Services whose members announce themselves to each other all day.
+const fn is_chatter(family: AttackFamily) -> bool {
+    matches!(
+        family,
+        AttackFamily::SsdpAmplification | AttackFamily::MdnsAmplification | AttackFamily::NetbiosAmplification
+    )
 }
 
 fn be16(p: &[u8], at: usize) -> Option<u16> {
@@ -144,10 +155,6 @@ fn ntp_control(p: &[u8], len: usize) -> bool {
 fn memcached(p: &[u8], len: usize) -> bool {
     let (Some(sequence), Some(total), Some(reserved)) = (be16(p, 2), be16(p, 4), be16(p, 6)) else { return false };
     len > 8 && reserved == 0 && total >= 1 && sequence < total
-}
-
-fn ssdp(p: &[u8], _: usize) -> bool {
-    p.starts_with(b"HTTP/1.1 200") || p.starts_with(b"NOTIFY * HTTP/1.1")
 }
 
 /// LDAPMessage with a searchResEntry or searchResDone (RFC 4511 section 4.5.2).

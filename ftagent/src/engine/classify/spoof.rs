@@ -13,7 +13,7 @@ use super::features::{Stats, ratio};
 use crate::engine::window::Seen;
 
 /// Fewer distinct sources than this can be blocked one by one, forged or not.
-const MANY: usize = 24;
+const MANY: usize = 10;
 
 /// Whether sources are judged forged, and why or why not.
 #[derive(Clone, Debug, Default)]
@@ -27,7 +27,12 @@ pub(super) fn judge(stats: &Stats, samples: &[Seen], clean: &[Seen]) -> Verdict 
     let distinct = stats.sources.distinct();
     // Where most packets come from few addresses, these are worth blocking whatever the rest is.
     let concentrated = stats.sources.needed_for(0.8);
-    if distinct < MANY || concentrated < MANY / 2 {
+    if distinct < MANY && stats.source_spread() > 0.5 {
+        let reasons = vec![format!("{} samples are too few to judge {distinct} sources by", stats.n)];
+        return Verdict { spoofed: false, reasons };
+    }
+    let many = if stats.source_spread() > 0.5 { MANY } else { 2 * MANY };
+    if distinct < many || concentrated < many - 2 {
         let reasons = vec![format!("{concentrated} sources send 80 % of the packets: few enough to block by address")];
         return Verdict { spoofed: false, reasons };
     }
@@ -36,7 +41,7 @@ pub(super) fn judge(stats: &Stats, samples: &[Seen], clean: &[Seen]) -> Verdict 
 
     let slash16: BTreeSet<[u8; 16]> = sources.iter().map(prefix16).collect();
     let few_ttls = stats.ttls.needed_for(0.95);
-    if few_ttls <= 2 && slash16.len() >= MANY / 2 {
+    if few_ttls <= 2 && slash16.len() >= MANY - 2 {
         reasons.push(format!(
             "{distinct} sources in {} networks share {few_ttls} TTL values: one sender wrote them all",
             slash16.len()

@@ -118,7 +118,12 @@ fn http(claims: &mut Claims<'_>, roles: &Roles, all: &[usize]) -> Option<Part> {
     }
     let senders: Vec<Seen> = roles.ack.iter().map(|i| claims.samples[*i]).filter(|s| s.payload_len > 0).collect();
     let stats = Stats::of(&senders);
-    let few = stats.sources.needed_for(0.8);
+    let few = if stats.source_spread() > 0.5 {
+        // Nearly every sample is of another source: there are more than were seen.
+        stats.estimated_sources(&senders) as usize
+    } else {
+        stats.sources.needed_for(0.8)
+    };
     let per_source = claims.pps * ratio(web, claims.samples.len()) / few.max(1) as f64;
     let mut why = vec![format!(
         "{requests} requests, {lines} header lines without a request and {hellos} TLS greetings in {} TCP samples; \
@@ -130,8 +135,8 @@ fn http(claims: &mut Claims<'_>, roles: &Roles, all: &[usize]) -> Option<Part> {
         (Some("slow_rate"), 0.7)
     } else if hellos > requests {
         (Some("tls_handshake"), 0.4)
-    } else if few <= 20 && per_source >= 100.0 {
-        why.push("no person asks this often".to_owned());
+    } else if few <= 20 && per_source >= 100.0 && web * 12 >= all.len() {
+        why.push("no person asks this often, and for this little".to_owned());
         (None, 0.65)
     } else {
         why.push("complete connections from many clients: a crowd looks like this too".to_owned());
@@ -152,7 +157,8 @@ fn syn(claims: &mut Claims<'_>, members: Vec<usize>) -> Part {
         stats.dst_ports.distinct(),
         bare * 100.0
     )];
-    if few <= 4 && stats.n >= 5 && stats.dst_ports.distinct() * 2 >= stats.n {
+    let ports = stats.dst_ports.distinct();
+    if few <= 4 && stats.n >= 5 && (ports * 2 >= stats.n || ports >= 64 && stats.dst_ports.top_share() < 0.1) {
         why.push("few sources ask for ever other ports: a port scan".to_owned());
         return Part::new(AttackFamily::SynFlood, Some("port_scan"), 0.3, why, members);
     }

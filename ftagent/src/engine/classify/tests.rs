@@ -149,6 +149,8 @@ fn ordinary_traffic_is_not_sure() {
     download.iter_mut().for_each(|s| {
         (s.class, s.tcp_flags, s.ip_len, s.payload_len, s.shape) =
             (TrafficClass::TcpAck, tcp_flag::ACK, 1_500, 1_448, Shape::Other);
+        s.src_port = 443;
+        s.dst_port = 40_000;
     });
     check("download", &download, F::AckFlood, None, false);
     let scan = Flood { sources: Some(1), dst_port: None, ..Flood::syn() };

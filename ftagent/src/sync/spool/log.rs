@@ -18,6 +18,9 @@ const BODY_HEADER: usize = 9;
 /// The most one payload may have; the largest incident report is a tenth of it.
 pub(super) const MAX_PAYLOAD: usize = 1 << 20;
 
+/// More than any limit lets the file grow to, whatever the limits were when it was written.
+const MAX_FILE: u64 = 256 << 20;
+
 /// What a record says: message number `number` was added, or is done with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Record {
@@ -59,10 +62,10 @@ pub(super) struct Opened {
 
 impl Log {
     /// Opens or makes the file and cuts a torn tail.
-    pub(super) fn open(path: &Path, max_bytes: u64) -> io::Result<Opened> {
+    pub(super) fn open(path: &Path) -> io::Result<Opened> {
         let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
         let mut bytes = Vec::new();
-        (&mut file).take(max_bytes).read_to_end(&mut bytes)?;
+        (&mut file).take(MAX_FILE).read_to_end(&mut bytes)?;
         let scan = scan(&bytes);
         let on_disk = file.metadata()?.len();
         if on_disk > scan.len {
@@ -127,9 +130,12 @@ impl Log {
         drop(out);
         file.sync_all()?;
         std::fs::rename(temporary, &self.path)?;
-        crate::persist::sync_parent(&self.path).map_err(io::Error::other)?;
+        // From here on the new file is the one that the next start finds.
         self.file = file;
         self.len = len;
+        if let Err(error) = crate::persist::sync_parent(&self.path) {
+            tracing::warn!(%error, "the rewritten message queue may be the old one after a power failure");
+        }
         Ok(offsets)
     }
 
@@ -221,13 +227,13 @@ mod tests {
         }
         for cut in 0..=whole.len() {
             std::fs::write(&path, &whole[..cut]).unwrap();
-            let mut opened = Log::open(&path, 1 << 20).unwrap();
+            let mut opened = Log::open(&path).unwrap();
             let expected = ends.iter().filter(|&&end| end <= cut).count() - 1;
             assert_eq!(opened.records.len(), expected, "cut at {cut}");
             assert_eq!(opened.damaged, (cut - ends[expected]) as u64, "cut at {cut}");
             let offset = opened.log.append(99, 2, b"after", true).unwrap();
             assert_eq!(opened.log.read(offset, 5).unwrap(), b"after");
-            let again = Log::open(&path, 1 << 20).unwrap();
+            let again = Log::open(&path).unwrap();
             assert_eq!(again.records.len(), expected + 1, "cut at {cut}");
             assert_eq!((again.records[expected].number, again.damaged), (99, 0), "cut at {cut}");
         }

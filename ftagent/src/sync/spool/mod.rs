@@ -89,6 +89,8 @@ pub struct Spool {
     memory_bytes: usize,
     lost: Losses,
     fault: Option<String>,
+    /// The file is not rewritten below this size: it failed there.
+    compact_from: u64,
     path: std::path::PathBuf,
 }
 
@@ -111,6 +113,9 @@ enum Kind {
     Incident { uuid: Uuid, revision: u32, update: bool },
     Ack,
 }
+
+/// Removed messages in the file that are worth a rewrite.
+const COMPACT_BYTES: u64 = 256 << 10;
 
 /// The number's message is done with.
 const REMOVED: u8 = 0;
@@ -163,7 +168,7 @@ impl Spool {
     pub fn open(dir: &Path, limits: Limits) -> Result<Self, PersistError> {
         let path = dir.join("spool.log");
         let io = |source| PersistError::Io { path: path.clone(), doing: "open the message queue", source };
-        let opened = Log::open(&path, limits.bytes.saturating_mul(4)).map_err(io)?;
+        let opened = Log::open(&path).map_err(io)?;
         let mut spool = Self {
             log: opened.log,
             limits,
@@ -173,6 +178,7 @@ impl Spool {
             memory_bytes: 0,
             lost: Losses { damaged_bytes: opened.damaged, ..Losses::default() },
             fault: None,
+            compact_from: 0,
             path: path.clone(),
         };
         for record in opened.records {
@@ -409,10 +415,10 @@ impl Spool {
         })
     }
 
-    /// Rewrites the file once more than half of it (and 256 KiB) is removed messages.
+    /// Rewrites the file once more than half of it (and [`COMPACT_BYTES`]) is removed messages.
     fn compact_if_worth_it(&mut self) {
         let dead = self.log.len().saturating_sub(self.bytes);
-        if dead < (256 << 10) || dead < self.bytes {
+        if dead < COMPACT_BYTES || dead < self.bytes || self.log.len() < self.compact_from {
             return;
         }
         let numbers: Vec<u64> =
@@ -423,7 +429,7 @@ impl Spool {
             let Place::Disk { offset } = entry.place else { continue };
             match self.log.read(offset, entry.len) {
                 Ok(payload) => records.push((*number, entry.kind.code(), payload)),
-                Err(error) => return self.failed(&error),
+                Err(error) => return self.not_compacted(&error),
             }
         }
         match self.log.replace(&records) {
@@ -434,8 +440,14 @@ impl Spool {
                     }
                 }
             }
-            Err(error) => self.failed(&error),
+            Err(error) => self.not_compacted(&error),
         }
+    }
+
+    /// The old file is as good, only larger.
+    fn not_compacted(&mut self, error: &std::io::Error) {
+        tracing::warn!(path = %self.path.display(), %error, "the message queue could not be rewritten smaller");
+        self.compact_from = self.log.len() + COMPACT_BYTES;
     }
 
     fn failed(&mut self, error: &std::io::Error) {

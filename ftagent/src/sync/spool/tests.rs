@@ -132,7 +132,9 @@ fn the_least_valuable_message_makes_room() {
     for message in [active(1, 1), metrics(0, 5), active(1, 2), active(1, 3), ack(9), active(2, 1)] {
         spool.push(&message);
     }
-    let steps: [(Message, &[(u128, u32)], Losses); 6] = [
+    /// What comes, what waits then, what is lost so far.
+    type Step = (Message, &'static [(u128, u32)], Losses);
+    let steps: [Step; 6] = [
         // The metrics go first.
         (active(3, 1), &[(1, 1), (1, 2), (1, 3), (9, 0), (2, 1), (3, 1)], Losses { metrics: 1, ..Losses::default() }),
         // Metrics never push a report out.
@@ -188,6 +190,42 @@ fn the_file_is_rewritten_before_it_grows_beyond_its_bound() {
     let (_, newest) = again.next_metrics(usize::MAX).unwrap();
     let Message::Metrics(last) = metrics(3_999, 1) else { unreachable!() };
     assert_eq!(newest.samples.last(), last.samples.last());
+}
+
+#[test]
+fn lower_limits_than_those_it_was_written_with_cost_the_least_valuable_alone() {
+    let dir = dir();
+    let mut spool = Spool::open(dir.path(), Limits::default()).unwrap();
+    for second in 0..200 {
+        spool.push(&metrics(second, 5));
+    }
+    spool.push(&active(1, 1));
+    drop(spool);
+    let mut spool = Spool::open(dir.path(), Limits { bytes: 4 << 10, ..Limits::default() }).unwrap();
+    assert_eq!(waiting(&mut spool), [(1, 1)]);
+    assert!(spool.status().bytes <= 4 << 10);
+    assert_eq!(spool.status().lost.damaged_bytes, 0);
+}
+
+#[test]
+fn a_queue_that_cannot_be_rewritten_goes_on() {
+    let dir = dir();
+    let mut spool = Spool::open(dir.path(), limits(20)).unwrap();
+    // A directory is in the rewrite's way.
+    std::fs::create_dir(dir.path().join("spool.tmp")).unwrap();
+    for n in 0..1_000 {
+        assert!(spool.push(&active(n, 1)));
+    }
+    assert_eq!(spool.status().fault, None, "nothing waits in memory");
+    let kept = waiting(&mut spool);
+    assert_eq!(kept.len(), 20);
+    assert_eq!(waiting(&mut Spool::open(dir.path(), limits(20)).unwrap()), kept);
+    std::fs::remove_dir(dir.path().join("spool.tmp")).unwrap();
+    for n in 1_000..1_800 {
+        spool.push(&active(n, 1));
+    }
+    let size = std::fs::metadata(dir.path().join("spool.log")).unwrap().len();
+    assert!(size < 700 << 10, "{size}");
 }
 
 #[test]

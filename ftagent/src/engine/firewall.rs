@@ -1,0 +1,129 @@
+//! The operator's firewall rules: when they fire, and the rules that carry their actions out.
+
+use std::collections::BTreeSet;
+
+use ftagent_common::api::{
+    Action, ExecutionOutcome, FirewallRule, PortSide, PreviewContext, Protocol, RuleExecution, effective_sources,
+    preview,
+};
+use uuid::Uuid;
+
+use super::Engine;
+use super::incident::Deed;
+use super::input::Now;
+use super::rules::{Matches, Origin, Point, Verdict};
+use super::sample::SEC;
+
+impl Engine {
+    /// Fires the firewall rules whose triggers an incident meets, each once per incident and cooldown.
+    pub(super) fn fire(&mut self, uuid: Uuid, now: Now) {
+        let Some(incident) = self.incidents.get(&uuid) else { return };
+        let due: Vec<FirewallRule> = self
+            .effective
+            .rules
+            .iter()
+            .filter(|r| !incident.fired.contains(&r.id))
+            .filter(|r| r.trigger.matches(incident.family, incident.severity, incident.peak_pps))
+            .filter(|r| self.cooldowns.get(&(r.id, incident.target)).is_none_or(|until| *until <= now.mono_ns))
+            .cloned()
+            .collect();
+        for rule in due {
+            self.fire_one(uuid, &rule, now);
+        }
+    }
+
+    fn fire_one(&mut self, uuid: Uuid, rule: &FirewallRule, now: Now) {
+        let max_sources = self.effective.response.max_sources as usize;
+        let Some(incident) = self.incidents.get_mut(&uuid) else { return };
+        incident.fired.insert(rule.id);
+        let context = PreviewContext {
+            target: incident.target,
+            sources: incident.verdict.as_ref().map_or_else(Vec::new, |v| {
+                let all = v.vectors.iter().flat_map(|v| v.stats.sources.shares(max_sources));
+                let distinct: BTreeSet<_> = all.map(|(ip, _)| ip.into()).collect();
+                distinct.into_iter().take(max_sources).collect()
+            }),
+            spoofed: incident.spoofed,
+        };
+        self.cooldowns.insert(
+            (rule.id, incident.target),
+            now.mono_ns + u64::from(rule.cooldown_minutes.clamp(1, 1_440)) * 60 * SEC,
+        );
+        let shown = preview(&rule.action, &context);
+        let key = format!("rule {}", rule.id);
+        if let Some(why) = shown.refused {
+            let text = format!("firewall rule {}: {why}", rule.name);
+            let execution = refused(incident.execution_uuid(&key, "do"), rule.id, uuid, &rule.action, &text, now);
+            incident.refuse(Some(execution), text, now);
+            return;
+        }
+        let origin = Origin::FirewallRule { rule: rule.id, name: rule.name.clone(), incident: uuid };
+        let ttl = rule.action.ttl_secs().unwrap_or(self.effective.response.ttl_secs);
+        let deed = Deed::new(key, rule.id, rule.action.clone(), shown.do_, shown.undo);
+        self.install(uuid, deed, expand(&rule.action, &context), &origin, ttl, now);
+    }
+}
+
+pub(super) fn refused(uuid: Uuid, rule_id: i64, incident: Uuid, action: &Action, why: &str, now: Now) -> RuleExecution {
+    RuleExecution {
+        uuid,
+        rule_id,
+        incident,
+        action: action.clone(),
+        outcome: ExecutionOutcome::Refused,
+        output: why.to_owned(),
+        commands: Vec::new(),
+        at: now.wall,
+        latency_us: 0,
+    }
+}
+
+/// The rules that carry an action out, with the meaning that [`preview`] shows.
+pub(super) fn expand(action: &Action, context: &PreviewContext) -> Vec<(Matches, Verdict, Point)> {
+    let target = action.target().unwrap_or(context.target).trunc();
+    let per_source = |verdict, point| {
+        effective_sources(action, context).into_iter().map(|s| (Matches::source(s), verdict, point)).collect()
+    };
+    let port = |protocol: Protocol, port: u16, side| {
+        let one = Some([port, port]);
+        let to = Matches::target(target).protocol(protocol);
+        match side {
+            PortSide::Source => Matches { src_port: one, ..to },
+            PortSide::Destination => Matches { dst_port: one, ..to },
+        }
+    };
+    match action {
+        Action::XdpDropSource { .. } => per_source(Verdict::Drop, Point::Datapath),
+        Action::XdpRateLimitSource { pps, bps, burst, .. } => per_source(rate(*pps, *bps, *burst), Point::Datapath),
+        Action::XdpDropProtocol { protocol, .. } => {
+            vec![(Matches::target(target).protocol(*protocol), Verdict::Drop, Point::Datapath)]
+        }
+        Action::XdpDropPort { protocol, port: number, side, .. } => {
+            vec![(port(protocol.protocol(), *number, *side), Verdict::Drop, Point::Datapath)]
+        }
+        Action::XdpRateLimitTarget { protocol, pps, bps, .. } => {
+            let matches = protocol.map_or_else(|| Matches::target(target), |p| Matches::target(target).protocol(p));
+            vec![(matches, rate(*pps, *bps, None), Point::Datapath)]
+        }
+        Action::NftDropProtocol { protocol, .. } => {
+            vec![(Matches::target(target).protocol(*protocol), Verdict::Drop, Point::Nftables)]
+        }
+        Action::NftDropPort { protocol, port: number, side, .. } => {
+            vec![(port(protocol.protocol(), *number, *side), Verdict::Drop, Point::Nftables)]
+        }
+        Action::NftDropSource { .. } => per_source(Verdict::Drop, Point::Nftables),
+        Action::NftRateLimitSource { pps, burst, .. } => {
+            let burst = burst.unwrap_or_else(|| pps.div_ceil(10).max(5));
+            per_source(Verdict::LimitPps { pps: *pps, burst }, Point::Nftables)
+        }
+    }
+}
+
+/// A rate with a tenth of a second's burst unless one is given.
+pub(super) fn rate(pps: Option<u64>, bps: Option<u64>, burst: Option<u64>) -> Verdict {
+    match (pps, bps) {
+        (Some(pps), _) => Verdict::LimitPps { pps, burst: burst.unwrap_or_else(|| (pps / 10).max(1)) },
+        (None, Some(bps)) => Verdict::LimitBps { bps, burst: burst.unwrap_or_else(|| (bps / 10).max(1)) },
+        (None, None) => Verdict::Drop,
+    }
+}

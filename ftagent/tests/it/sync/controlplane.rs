@@ -1,0 +1,124 @@
+//! The link against the real control plane, stopped and started again in the middle.
+
+use std::io::{BufRead, BufReader};
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use ftagent::sync::{Incoming, Link, Outgoing, Secret};
+use ftagent_common::api::{AckStatus, CommandAck, Order};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::{PATIENCE, config, heartbeat, next, report, sample, until};
+
+struct ControlPlane {
+    child: Child,
+    data: PathBuf,
+    address: SocketAddr,
+}
+
+impl Drop for ControlPlane {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+impl ControlPlane {
+    fn start(program: &Path, data: &Path, address: SocketAddr) -> Self {
+        let mut child = Command::new(program)
+            .args(["serve", "--listen", &address.to_string(), "--data"])
+            .arg(data)
+            .arg("--token-file")
+            .arg(data.join("token"))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the control plane starts");
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        assert!(lines.any(|line| line.unwrap().starts_with("listening on ")), "it listens");
+        Self { child, data: data.into(), address }
+    }
+
+    fn token(&self) -> String {
+        std::fs::read_to_string(self.data.join("token")).unwrap().trim().into()
+    }
+
+    async fn ask(&self, method: &str, path: &str, body: Option<Value>) -> Value {
+        let body = body.map_or_else(String::new, |b| b.to_string());
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\ncontent-type: application/json\r\n\
+             content-length: {}\r\nconnection: close\r\n\r\n{body}",
+            self.token(),
+            body.len()
+        );
+        let mut tcp = TcpStream::connect(self.address).await.unwrap();
+        tcp.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        tcp.read_to_string(&mut answer).await.unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("HTTP/1.1 200"), "{method} {path}: {answer}");
+        serde_json::from_str(body).unwrap()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_real_control_plane_gets_everything_and_pushes_what_changes() {
+    let Some(program) = std::env::var_os("FTAGENT_TEST_CONTROLPLANE").map(PathBuf::from) else {
+        println!("skipped: FTAGENT_TEST_CONTROLPLANE does not name the program to test against");
+        return;
+    };
+    let (data, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let control_plane = ControlPlane::start(&program, data.path(), address);
+    let mut settings = config(format!("http://{address}"), state.path());
+    settings.deploy_token = Some(Secret::new(&control_plane.token()));
+    settings.timing.heartbeat = Duration::from_secs(30);
+    let mut link = Link::start(settings).await.unwrap();
+    link.heartbeat.send_replace(Some(heartbeat()));
+    assert!(matches!(next(&mut link).await, Incoming::Config(_)));
+
+    let entry = json!({"ip_address": "198.51.100.10", "label": "monitoring", "scope": "workspace"});
+    control_plane.ask("POST", "/api/v1/allowlist", Some(entry)).await;
+    let Incoming::Config(pushed) = next(&mut link).await else { panic!("not a configuration") };
+    assert_eq!(pushed.allowlist.len(), 1);
+    assert_eq!(pushed.allowlist[0].prefix, "198.51.100.10/32".parse().unwrap());
+
+    let nodes = control_plane.ask("GET", "/api/v1/nodes", None).await;
+    let node = nodes["nodes"][0]["uuid"].as_str().expect("a node").to_owned();
+    let order = json!({"order": {"type": "block", "source": "198.51.100.7/32", "ttl_secs": 60}});
+    control_plane.ask("POST", &format!("/api/v1/nodes/{node}/commands"), Some(order)).await;
+    let Incoming::Command(command) = next(&mut link).await else { panic!("not a command") };
+    assert!(matches!(command.order, Order::Block { ttl_secs: 60, .. }));
+    let ack = |error: &str| CommandAck {
+        command_id: command.command_id,
+        status: AckStatus::Applied,
+        error: error.into(),
+        output: String::new(),
+    };
+    link.outgoing.send(Outgoing::Ack(ack(""))).await.unwrap();
+    link.outgoing.send(Outgoing::Incident(report(1, 1, "active"))).await.unwrap();
+    link.outgoing.send(Outgoing::Metrics(sample(0))).await.unwrap();
+    let status = link.status();
+    let drained = || status.borrow().spool.queued == 0 && status.borrow().connected;
+    until("the first report arrives", drained).await;
+
+    drop(control_plane);
+    link.outgoing.send(Outgoing::Incident(report(1, 2, "active"))).await.unwrap();
+    link.outgoing.send(Outgoing::Incident(report(1, 3, "resolved"))).await.unwrap();
+    until("the loss is seen", || !status.borrow().connected && status.borrow().spool.queued >= 2).await;
+    let control_plane = ControlPlane::start(&program, data.path(), address);
+    until("all reports arrive", drained).await;
+
+    let incidents = control_plane.ask("GET", "/api/v1/incidents", None).await;
+    assert_eq!(incidents["total"], 1, "{incidents}");
+    let incident = &incidents["incidents"][0];
+    assert_eq!(incident["status"], "resolved");
+    assert_eq!(incident["started_at"], "2026-05-12T14:30:00Z");
+    assert_eq!(incident["uuid"], uuid::Uuid::from_u128(1).to_string());
+    assert_eq!(status.borrow().spool.lost.messages(), 0);
+    link.shutdown(PATIENCE).await;
+}
