@@ -84,7 +84,7 @@ mod tests {
     }
 
     fn sent(frames: u64, ring_dropped: u64) -> Option<Sent> {
-        Some(Sent { frames, ring_dropped, first: Moment::now(), last: Moment::now() })
+        Some(Sent { frames, ring_dropped, refused: 0, first: Moment::now(), last: Moment::now() })
     }
 
     fn accounted(after: Count, sent: Option<Sent>) -> (ScenarioReport, Vec<String>) {

@@ -98,6 +98,9 @@ pub(super) fn play(
     report.clean_p99_ms = tally.quantile(0.99).map(millis);
     let contradictions = account(&mut report, before, after, Some(sent));
     report.problems.extend(contradictions);
+    if let Some(loss) = tally.first_loss {
+        report.problems.push(format!("first lost request: {loss}"));
+    }
     if let Some(uuid) = seen.report.as_ref().map(|incident| incident.uuid) {
         wait_until_undone(stage, &mut report, uuid, Some(sent), &tables, story, stop)?;
         look(stage, &known, &mut seen)?;

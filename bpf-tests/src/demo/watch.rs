@@ -130,7 +130,7 @@ fn attack(
             };
             if !told.2 {
                 told.2 = true;
-                story.event(0.0, &format!("first attack frame; {} a second follow", scenario.rate_pps));
+                story.event(0.0, &format!("first attack frame; {} a second shall follow", scenario.rate_pps));
             }
             if let (Some(incident), false, Some(at)) = (&seen.report, told.0, seen.detected) {
                 told.0 = true;
@@ -154,7 +154,9 @@ fn attack(
         // The last rates and the last rule counters need one more tick of the agent.
         thread::sleep(Duration::from_millis(100));
         look(stage, known, seen)?;
-        story.event(millis(sent.last - sent.first), &format!("last attack frame, {} sent", sent.frames));
+        let took = sent.last - sent.first;
+        let rate = sent.frames as f64 / took.as_secs_f64();
+        story.event(millis(took), &format!("last attack frame; {rate:.0} a second were sent"));
         Ok(sent)
     })
 }
