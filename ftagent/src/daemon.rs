@@ -274,11 +274,13 @@ fn kernel() -> String {
 
 impl Daemon {
     fn on_tick(&mut self) {
-        let now = clock::now();
+        let began_ns = clock::mono_ns();
         let samples = self.samples.take();
         if !samples.is_empty() {
-            self.engine.on(Input::Samples(samples), now);
+            self.engine.on(Input::Samples(samples), clock::now());
         }
+        // The time of a rate is when its counters were read, not when the tick began.
+        let now = clock::now();
         match counters::read(&self.datapath.maps, &self.attached) {
             Ok(reading) => {
                 let pps = self.rate(&reading, now.mono_ns);
@@ -292,7 +294,7 @@ impl Daemon {
             Err(error) => error!(%error, "counters cannot be read"),
         }
         self.carry_out();
-        let took = Duration::from_nanos(clock::mono_ns().saturating_sub(now.mono_ns));
+        let took = Duration::from_nanos(clock::mono_ns().saturating_sub(began_ns));
         self.tick_times.record(took);
         self.tick.last = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         self.tick.max = self.tick.max.max(self.tick.last);

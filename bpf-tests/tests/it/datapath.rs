@@ -201,6 +201,19 @@ fn blocks_limits_and_trust_decide_in_their_order() {
 }
 
 #[test]
+fn no_rule_cuts_neighbour_discovery_off() {
+    if skip_without_root("no_rule_cuts_neighbour_discovery_off") {
+        return;
+    }
+    let mut datapath = Datapath::new();
+    let target = Matches { protocol: Some(58), ..Matches::target(net("fd99::1/128")) };
+    datapath.apply(&set(vec![rule(1, target, Verdict::Drop), rule(2, Matches::source(net("fd99::/64")), Verdict::Drop)]));
+    assert_eq!(datapath.judge(&to_edge6().ttl(255).icmp(135, 0).build()), Reason::FailSafe, "a solicitation of this link");
+    assert_eq!(datapath.judge(&to_edge6().ttl(254).icmp(135, 0).build()), Reason::BlockedPrefix, "a forwarded one");
+    assert_eq!(datapath.judge(&to_edge6().ttl(255).icmp(128, 0).build()), Reason::BlockedPrefix, "an echo request");
+}
+
+#[test]
 fn an_expired_block_is_absent_at_once() {
     if skip_without_root("an_expired_block_is_absent_at_once") {
         return;

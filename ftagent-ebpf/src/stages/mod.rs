@@ -1,6 +1,6 @@
 //! The order of the checks: cheapest and most certain first, nothing that allocates before what can reject without it.
 //!
-//! fail-safe, allowlist → blocks → (sketch) → rules and limits of the target → limits of the source
+//! neighbour discovery, fail-safe, allowlist → blocks → (sketch) → rules and limits of the target → limits of the source
 
 mod block;
 mod limit;
@@ -49,6 +49,9 @@ pub(crate) fn decide(kind: Kind, packet: &Packet, settings: &Settings, now_ns: u
 
 #[inline(always)]
 fn ip(packet: &Packet, policy: Option<u32>, settings: &Settings, now_ns: u64, bytes: u64) -> Hit {
+    if not_ip::is_neighbour_discovery(packet) && not_ip::limit(settings, now_ns, bytes) == Reason::NotIp {
+        return (Reason::FailSafe, NO_RULE);
+    }
     if let Some(reason) = trust::reason(packet, settings) {
         return (reason, NO_RULE);
     }

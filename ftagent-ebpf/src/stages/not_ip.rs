@@ -1,9 +1,18 @@
-//! ARP and other frames that are not IP: they pass, up to a rate per CPU.
+//! ARP, other frames that are not IP, and IPv6's neighbour discovery: they pass, up to a rate per CPU.
 
 use ftagent_common::abi::{Reason, Settings};
+use ftagent_common::packet::{Packet, proto};
 
 use crate::maps;
 
+/// Whether the packet is what ARP is to IPv4: from this link, since no router forwards a hop limit of 255 unchanged
+/// (RFC 4861 section 6.1.1). Without it no rule against ICMPv6 could leave the node reachable.
+#[inline(always)]
+pub(super) fn is_neighbour_discovery(packet: &Packet) -> bool {
+    packet.protocol == proto::ICMPV6 && packet.ttl == 255 && matches!(packet.icmp_type, 133..=137)
+}
+
+/// Passes the frame if the policer has room.
 #[inline(always)]
 pub(super) fn limit(settings: &Settings, now_ns: u64, bytes: u64) -> Reason {
     let Some(cpu) = maps::CPU_STATES.get_ptr_mut(0) else { return Reason::NotIp };

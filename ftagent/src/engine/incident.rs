@@ -361,7 +361,7 @@ impl Incident {
             .filter(|(_, packets)| *packets > 0)
             .map(|(class, packets)| ClassShare { class: *class, packets, share: packets as f64 / counted as f64 })
             .collect();
-        protocols.sort_by(|a, b| b.packets.cmp(&a.packets));
+        protocols.sort_by_key(|share: &ClassShare| std::cmp::Reverse(share.packets));
         IncidentReport {
             uuid: self.uuid,
             revision: self.revision,

@@ -265,7 +265,8 @@ mod tests {
 
     #[test]
     fn rates_follow_irregular_intervals() {
-        let table: [(&str, &[(u64, u64)], u64, f64); 4] = [
+        type Row = (&'static str, &'static [(u64, u64)], u64, f64);
+        let table: [Row; 4] = [
             ("steady", &[(50, 500), (100, 1_000), (150, 1_500)], OPEN_WINDOW_NS, 10_000.0),
             ("late reading", &[(50, 500), (250, 2_500)], OPEN_WINDOW_NS, 10_000.0),
             ("a burst is spread over the window", &[(50, 3_000)], OPEN_WINDOW_NS, 30_000.0),

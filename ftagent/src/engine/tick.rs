@@ -81,7 +81,7 @@ impl Engine {
                 }
             };
             if change.iter().any(|f| f.total().packets > 0) {
-                let (sum, active) = groups.entry(detect::neighbourhood(*ip)).or_insert_with(Default::default);
+                let (sum, active) = groups.entry(detect::neighbourhood(*ip)).or_default();
                 add(sum, &change);
                 add(&mut total, &change);
                 *active += 1;

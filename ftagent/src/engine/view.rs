@@ -107,7 +107,7 @@ impl Engine {
         };
         let mut targets: Vec<TargetView> =
             self.targets.keys().filter_map(|ip| self.target_view(IpNet::from(*ip))).collect();
-        targets.sort_by(|a, b| b.pps.cmp(&a.pps));
+        targets.sort_by_key(|target| std::cmp::Reverse(target.pps));
         targets.truncate(MAX_TARGETS);
         let active = self.incidents.values().filter(|i| i.is_active());
         let mut incidents: Vec<IncidentReport> = active.map(super::Incident::snapshot).collect();

@@ -228,7 +228,7 @@ fn sync<K: aya::Pod + Ord, V: aya::Pod + PartialEq>(
     let done = match table.insert_many(&new) {
         Ok(()) => new.len(),
         Err((done, error)) => {
-            errors.push(error);
+            errors.push(*error);
             done
         }
     };

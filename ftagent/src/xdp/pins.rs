@@ -38,7 +38,7 @@ impl Pins {
     /// [`PinsError::NotBpffs`] when no bpffs is mounted there.
     pub fn below(bpffs: &Path) -> Result<Self, PinsError> {
         let stat = nix::sys::statfs::statfs(bpffs);
-        if !stat.is_ok_and(|s| i64::from(s.filesystem_type().0) == BPF_FS_MAGIC) {
+        if !stat.is_ok_and(|s| s.filesystem_type().0 == BPF_FS_MAGIC) {
             return Err(PinsError::NotBpffs { path: bpffs.display().to_string() });
         }
         Ok(Self { root: bpffs.join("ftagent").join(format!("v{ABI_VERSION}")) })

@@ -167,7 +167,7 @@ impl<K: Pod, V: Pod> Table<K, V> {
     ///
     /// # Errors
     /// The first failure and, as the `usize`, how many entries were written before it.
-    pub fn insert_many(&self, entries: &[(K, V)]) -> Result<(), (usize, TableError)> {
+    pub fn insert_many(&self, entries: &[(K, V)]) -> Result<(), (usize, Box<TableError>)> {
         let mut done = 0;
         for chunk in entries.chunks(BATCH) {
             let keys: Vec<K> = chunk.iter().map(|(k, _)| *k).collect();
@@ -184,7 +184,7 @@ impl<K: Pod, V: Pod> Table<K, V> {
             match result {
                 Ok(()) => done += chunk.len(),
                 // The kernel writes the number of entries that it did before it failed.
-                Err(e) => return Err((done + (attr.count as usize).min(chunk.len()), self.io("insert", e))),
+                Err(e) => return Err((done + (attr.count as usize).min(chunk.len()), Box::new(self.io("insert", e)))),
             }
         }
         Ok(())

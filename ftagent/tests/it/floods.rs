@@ -40,7 +40,7 @@ pub(crate) fn real_ttl(ip: IpAddr) -> u8 {
         IpAddr::V4(v4) => v4.octets().iter().map(|b| u32::from(*b)).sum(),
         IpAddr::V6(v6) => v6.octets().iter().map(|b| u32::from(*b)).sum(),
     };
-    (if sum % 3 == 0 { 110 } else { 45 }) + (sum % 14) as u8
+    (if sum.is_multiple_of(3) { 110 } else { 45 }) + (sum % 14) as u8
 }
 
 fn tcp(dice: &mut Dice, target: IpAddr, flags: u8) -> Spec {

@@ -223,7 +223,6 @@ impl Kernel {
                     self.log.push("persist".to_owned());
                     self.persisted = Some(self.engine.state());
                 }
-                Command::Executed(execution) => self.log.push(format!("executed {:?}", execution.outcome)),
                 Command::Ack(ack) => self.log.push(format!("ack {:?} {}{}", ack.status, ack.output, ack.error)),
                 Command::Answer(outcome) => self.log.push(format!("{outcome:?}")),
             }

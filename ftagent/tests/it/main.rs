@@ -1,8 +1,6 @@
-//! The agent's parts against the outside: one binary.
+//! The agent's parts against the outside, and the engine against scripts, generated floods, real captures and random
+//! inputs: one binary.
 #![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
-
-mod sync;
-//! The engine against scripts, generated floods, real captures and random inputs.
 
 mod captures;
 mod cost;
@@ -11,3 +9,4 @@ mod frames;
 mod kernel;
 mod properties;
 mod scripts;
+mod sync;

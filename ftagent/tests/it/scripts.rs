@@ -298,10 +298,8 @@ fn firewall_rules_fire_once_and_cool_down() {
 
 #[test]
 fn a_rule_on_forged_sources_is_refused_with_a_reason() {
-    let mut settings = Settings::default();
-    settings.rules =
-        vec![rule(r#"{"id":7,"name":"ban","trigger":{"type":"any"},"action":{"type":"xdp_drop_source"}}"#)];
-    let mut k = Kernel::new(settings);
+    let rules = vec![rule(r#"{"id":7,"name":"ban","trigger":{"type":"any"},"action":{"type":"xdp_drop_source"}}"#)];
+    let mut k = Kernel::new(Settings { rules, ..Settings::default() });
     flood(&mut k, SYN, TARGET, 20_000, 6_000);
     let report = only(&k);
     let refused: Vec<_> = report.executions.iter().filter(|e| e.outcome == ExecutionOutcome::Refused).collect();
@@ -319,10 +317,9 @@ fn friends_among_the_sources_are_left_out() {
         all
     };
     assert_eq!(sources.len(), 3);
-    let mut settings = Settings::default();
-    settings.allow = vec![AllowEntry { prefix: sources[0].into(), label: "probe".to_owned() }];
-    settings.guard = Guard { infrastructure: vec![(sources[1].into(), "resolver".to_owned())], ..Guard::default() };
-    let mut k = Kernel::new(settings);
+    let allow = vec![AllowEntry { prefix: sources[0].into(), label: "probe".to_owned() }];
+    let guard = Guard { infrastructure: vec![(sources[1].into(), "resolver".to_owned())], ..Guard::default() };
+    let mut k = Kernel::new(Settings { allow, guard, ..Settings::default() });
     flood(&mut k, THREE, TARGET, 20_000, 7_000);
     let blocked: Vec<IpNet> = k.automatic().iter().filter_map(|r| r.matches.source).collect();
     assert_eq!(blocked, [IpNet::from(sources[2])]);

@@ -1,4 +1,4 @@
-//! Both back ends of the control plane's store have the same migrations, numbered without gaps.
+//! Every back end of the control plane's store has the same migrations, numbered without gaps.
 
 use std::collections::BTreeMap;
 
@@ -22,6 +22,10 @@ pub(super) fn check(sources: &[Source]) -> Vec<Finding> {
         }
     }
     for (this, other) in [(0, 1), (1, 0)] {
+        // A back end that is not there yet has no migrations at all.
+        if names[other].is_empty() {
+            continue;
+        }
         for (name, source) in names[this].iter().filter(|(name, _)| !names[other].contains_key(*name)) {
             findings.push(source.finding(0, format!("{} has no {name}", BACKENDS[other])));
         }
@@ -54,7 +58,8 @@ mod tests {
 
     #[test]
     fn gaps_and_missing_partners_are_found() {
-        assert_eq!(count(&["sqlite/0001_node.sql"]), 1);
+        assert_eq!(count(&["sqlite/0001_node.sql", "sqlite/0002_a.sql", "postgres/0001_node.sql"]), 1);
+        assert_eq!(count(&["sqlite/0001_node.sql"]), 0, "the other back end is not there yet");
         assert_eq!(count(&["postgres/0001_node.sql", "sqlite/0001_nodes.sql"]), 2);
         assert_eq!(count(&["postgres/0002_a.sql", "sqlite/0002_a.sql"]), 2);
         assert_eq!(count(&["postgres/1_a.sql", "sqlite/1_a.sql"]), 2);

@@ -27,7 +27,7 @@ impl<T: Copy + Ord + Hash> Ranking<T> {
     /// Ranks what `value` says of every sample.
     pub fn of(samples: &[Seen], value: impl Fn(&Seen) -> T) -> Self {
         let mut pairs: Vec<(T, f64)> = samples.iter().map(|s| (value(s), f64::from(s.weight))).collect();
-        pairs.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        pairs.sort_unstable_by_key(|pair| pair.0);
         let total = pairs.iter().map(|(_, w)| w).sum();
         let mut items: Vec<(T, f64)> = Vec::new();
         for (value, weight) in pairs {

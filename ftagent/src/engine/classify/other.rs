@@ -27,7 +27,7 @@ pub(super) fn claim_fragments(claims: &mut Claims<'_>) {
     )];
     let fit = if forged.spoofed {
         0.92
-    } else if samples.len() >= 10 && (firsts < 0.02 || firsts > 0.9) {
+    } else if samples.len() >= 10 && !(0.02..=0.9).contains(&firsts) {
         why.push("they cannot be put together".to_owned());
         0.9
     } else if small > 0.5 {
@@ -114,7 +114,7 @@ fn tunnel(claims: &mut Claims<'_>, family: AttackFamily, members: Vec<usize>) {
         why.push("few peers and varied packets: a tunnel looks like this".to_owned());
         0.4
     };
-    let subtype = (family == AttackFamily::ProtocolFlood).then(|| match protocol {
+    let subtype = (family == AttackFamily::ProtocolFlood).then_some(match protocol {
         proto::ESP => "esp",
         51 => "ah",
         2 => "igmp",

@@ -273,7 +273,10 @@ fn application(p: &[u8], len: usize) -> bool {
     let quic_long = p[0] & 0xc0 == 0xc0
         && len >= 40
         && matches!(p.get(1..5), Some([0, 0, 0, 1] | [0x6b, 0x33, 0x43, 0xcf] | [b'Q', _, _, _] | [0xff, 0, 0, _]));
-    let rtp = p[0] & 0xc0 == 0x80 && len >= 20 && p.get(1).is_some_and(|pt| pt & 0x7f < 128 && p[0] & 0x0f <= 4);
+    // Static and dynamic payload types, and those of RTCP without its high bit (RFC 3551 section 6, RFC 5761).
+    let rtp = p[0] & 0xc0 == 0x80
+        && len >= 20
+        && p.get(1).is_some_and(|pt| matches!(pt & 0x7f, 0..=34 | 72..=76 | 96..=127) && p[0] & 0x0f <= 4);
     let stun = len >= 20 && p[0] < 2 && p.get(4..8) == Some(&[0x21, 0x12, 0xa4, 0x42]);
     let dtls = matches!(p[0], 20..=23) && p.get(1) == Some(&0xfe);
     let wireguard = matches!(p[0], 1..=4) && p.get(1..4) == Some(&[0, 0, 0]) && len >= 32;
