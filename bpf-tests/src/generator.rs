@@ -152,6 +152,8 @@ pub struct Sent {
     pub frames: u64,
     /// Frames of these that did not fit the ring of the device's peer and never arrived.
     pub ring_dropped: u64,
+    /// Times that the device refused a frame and said so; such a frame was sent again.
+    pub refused: u64,
     /// A moment just before the first frame.
     pub first: Moment,
     /// A moment just after the last frame.
@@ -239,7 +241,13 @@ impl Generator {
         if after.1 != before.1 {
             return Err(GeneratorError::Short(after.1 - before.1));
         }
-        Ok(Sent { frames: after.0 - before.0, ring_dropped: stats()?.tx_dropped - dropped_before, first, last })
+        Ok(Sent {
+            frames: after.0 - before.0,
+            ring_dropped: stats()?.tx_dropped - dropped_before,
+            refused: 0,
+            first,
+            last,
+        })
     }
 
     /// Attaches the program to a device without traffic while frames are sent.

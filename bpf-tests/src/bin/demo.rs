@@ -35,6 +35,9 @@ struct Arguments {
     /// Play every attack capture, not one of each family
     #[arg(long)]
     all_captures: bool,
+    /// At the end kill the agent, then the control plane, in the middle of a flood and start them again
+    #[arg(long)]
+    faults: bool,
     /// Play this scenario alone; may be repeated
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
@@ -70,6 +73,7 @@ fn play(arguments: &Arguments) -> anyhow::Result<bool> {
         runs: arguments.runs,
         every_capture: arguments.all_captures,
         only: arguments.only.clone(),
+        faults: arguments.faults,
         keep: arguments.keep,
     };
     let stop = stop_on_signals()?;

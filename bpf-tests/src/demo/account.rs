@@ -16,11 +16,11 @@ use crate::meter::Counts;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Count {
     /// By the agent's kernel counters.
-    passed: u64,
-    dropped: u64,
+    pub(super) passed: u64,
+    pub(super) dropped: u64,
     /// By the meters: left the client's stack, and got past XDP.
-    left: Counts,
-    arrived: Counts,
+    pub(super) left: Counts,
+    pub(super) arrived: Counts,
 }
 
 /// Waits until nothing moves any more and counts.
@@ -37,7 +37,8 @@ pub(super) fn quiet_count(stage: &Stage) -> anyhow::Result<Count> {
     bail!("the wire does not become quiet: {last:?}")
 }
 
-fn count(stage: &Stage) -> anyhow::Result<Count> {
+/// Counts at this moment; while frames are under way the numbers are a little apart.
+pub(super) fn count(stage: &Stage) -> anyhow::Result<Count> {
     let (mut passed, mut dropped) = (0, 0);
     for slot in 0..MAX_INTERFACES {
         let counters = counters::interface(&stage.maps, slot)?;
@@ -83,7 +84,7 @@ mod tests {
     }
 
     fn sent(frames: u64, ring_dropped: u64) -> Option<Sent> {
-        Some(Sent { frames, ring_dropped, first: Moment::now(), last: Moment::now() })
+        Some(Sent { frames, ring_dropped, refused: 0, first: Moment::now(), last: Moment::now() })
     }
 
     fn accounted(after: Count, sent: Option<Sent>) -> (ScenarioReport, Vec<String>) {

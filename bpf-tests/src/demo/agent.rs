@@ -1,6 +1,6 @@
 //! What the agent and the control plane say, asked as an operator would: by command line and by REST.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -95,17 +95,26 @@ pub(super) struct Plane {
 impl Plane {
     /// The incident as the control plane has it, or nothing if it does not know it (yet).
     pub(super) fn incident(&self, netns: &Netns, uuid: Uuid) -> anyhow::Result<Option<Value>> {
-        let path = format!("/api/v1/incidents/{uuid}");
+        let Some(answer) = self.ask(netns, &format!("/api/v1/incidents/{uuid}"))? else { return Ok(None) };
+        answer.get("incident").cloned().map(Some).with_context(|| format!("the answer holds no incident: {answer}"))
+    }
+
+    /// All incidents that name `target`, of the newest hundred.
+    pub(super) fn incidents_on(&self, netns: &Netns, target: IpAddr) -> anyhow::Result<Vec<Value>> {
+        let answer = self.ask(netns, "/api/v1/incidents?limit=100")?.context("the list of incidents is not there")?;
+        let all = answer.get("incidents").and_then(Value::as_array).context("the answer holds no incidents")?;
+        let named = |incident: &&Value| incident.get("target").and_then(Value::as_str) == Some(&target.to_string());
+        Ok(all.iter().filter(named).cloned().collect())
+    }
+
+    /// The answer, or nothing if there is no such thing.
+    fn ask(&self, netns: &Netns, path: &str) -> anyhow::Result<Option<Value>> {
         let headers = [format!("Authorization: Bearer {}", self.token)];
-        let response = netns.run(|| get(self.address, &path, &headers, Duration::from_secs(5)))??;
+        let response = netns.run(|| get(self.address, path, &headers, Duration::from_secs(5)))??;
         let body = || String::from_utf8_lossy(&response.body).into_owned();
         match response.status {
             404 => Ok(None),
-            200 => {
-                let answer: Value = serde_json::from_slice(&response.body).with_context(body)?;
-                let incident = answer.get("incident").cloned();
-                incident.map(Some).with_context(|| format!("the answer holds no incident: {}", body()))
-            }
+            200 => serde_json::from_slice(&response.body).map(Some).with_context(body),
             status => bail!("the control plane answered {status}: {}", body()),
         }
     }

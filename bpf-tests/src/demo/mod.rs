@@ -6,6 +6,8 @@
 mod account;
 mod agent;
 mod ending;
+mod faults;
+mod keep;
 mod process;
 mod report;
 mod scenario;
@@ -35,6 +37,8 @@ pub struct Options {
     pub every_capture: bool,
     /// Names of the scenarios to play; all if empty.
     pub only: Vec<String>,
+    /// At the end the agent, then the control plane, are killed in the middle of a flood.
+    pub faults: bool,
     /// The lab stays when the demonstration ends.
     pub keep: bool,
 }
@@ -44,7 +48,7 @@ pub struct Options {
 /// # Errors
 /// The lab could not be built, or a program in it failed to start or died.
 pub fn run(options: &Options, story: &Story, stop: &AtomicBool) -> anyhow::Result<Report> {
-    stage::clear_earlier(story);
+    keep::clear_earlier(story);
     let scenarios = scenario::all(options.every_capture, story)?;
     let chosen: Vec<_> =
         scenarios.into_iter().filter(|s| options.only.is_empty() || options.only.contains(&s.name)).collect();
@@ -75,6 +79,21 @@ pub fn run(options: &Options, story: &Story, stop: &AtomicBool) -> anyhow::Resul
                     played = Err(error.context(format!("scenario {}", scenario.name)));
                     break 'runs;
                 }
+            }
+        }
+    }
+    let faults = if options.faults && played.is_ok() { &faults::Fault::ALL[..] } else { &[] };
+    for fault in faults {
+        story.heading(fault.title());
+        match faults::play(&mut stage, *fault, stage::target(reports.len()), story, stop) {
+            Ok(mut report) => {
+                report.run = 1;
+                report::tell(&report, story);
+                reports.push(report);
+            }
+            Err(error) => {
+                played = Err(error.context(fault.title()));
+                break;
             }
         }
     }

@@ -102,6 +102,13 @@ impl Process {
         self.left_alone = true;
     }
 
+    /// Ends the program at once and waits until it is gone.
+    pub(super) fn kill(&mut self) -> anyhow::Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
     /// Asks the program to end and waits; kills it if it does not.
     pub(super) fn end(&mut self) -> anyhow::Result<ExitStatus> {
         if let Some(status) = self.child.try_wait()? {

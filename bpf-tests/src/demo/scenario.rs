@@ -196,6 +196,12 @@ fn generated() -> Vec<Scenario> {
     families.map(play).collect()
 }
 
+/// The flood that is over UDP.
+pub(super) fn udp_flood() -> Scenario {
+    let [_, udp] = floods();
+    udp
+}
+
 fn floods() -> [Scenario; 2] {
     let (syn, udp) = (Some(AttackFamily::SynFlood), Some(AttackFamily::UdpFlood));
     let syn_title = "flood of forged SYNs at the HTTP server".into();

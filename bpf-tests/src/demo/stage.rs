@@ -12,25 +12,21 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::AtomicBool;
-use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use ftagent::xdp::maps::Maps;
 use ftagent::xdp::pins::Pins;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-use serde::{Deserialize, Serialize};
 
 use super::agent::{Agent, Plane};
 use super::process::Process;
 use super::scenario::{EDGE_MAC, Target};
-use super::{Options, Story};
-use crate::bpffs::{self, KEPT, LabDir};
+use super::{Options, Story, keep};
+use crate::bpffs::LabDir;
 use crate::http::Server;
 use crate::inside::{self, Life};
 use crate::meter::{Direction, Meter};
-use crate::netns::{self, Netns};
+use crate::netns::Netns;
 use crate::veth::{self, Device, EndSpec};
 
 const WAN_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0x02];
@@ -62,7 +58,9 @@ pub(super) struct Stage {
     edge: Netns,
     pub(super) agent: Agent,
     pub(super) plane: Plane,
+    plane_program: PathBuf,
     helper: PathBuf,
+    life: Life,
     dir: LabDir,
 }
 
@@ -101,7 +99,8 @@ impl Stage {
         let (plane_process, plane) = start_plane(options, life, &plane_netns, &dir, stop)?;
         story.step(&format!("control plane at {} (SQLite, made a moment ago)", plane.address));
         let config = write_config(&dir, &plane)?;
-        let (agent_process, agent) = start_agent(options, life, &edge, &dir, config, stop)?;
+        let agent = Agent { program: options.ftagent.clone(), config };
+        let agent_process = start_agent(&agent, &options.helper, life, &edge, dir.path().join("ftagent.log"), stop)?;
         let status = agent.status().context("the agent is ready but does not answer")?;
         story.step(&format!("agent ready, {}", describe(&status)));
 
@@ -123,7 +122,9 @@ impl Stage {
             edge,
             agent,
             plane,
+            plane_program: options.controlplane.clone(),
             helper: options.helper.clone(),
+            life,
             dir,
         })
     }
@@ -149,13 +150,12 @@ impl Stage {
     /// Leaves everything running and says how to look at it.
     pub(super) fn keep(mut self, story: &Story) -> anyhow::Result<()> {
         let programs = [&mut self.agent_process, &mut self.plane_process];
-        let mut kept = Kept { processes: Vec::new() };
+        let mut pids = Vec::new();
         for process in programs {
             process.leave_alone();
-            let started = start_time(process.pid()).with_context(|| format!("{} has ended", process.name()))?;
-            kept.processes.push(KeptProcess { pid: process.pid(), started });
+            pids.push(process.pid());
         }
-        fs::write(self.dir.path().join(KEPT), serde_json::to_vec(&kept)?)?;
+        keep::remember(self.dir.path(), &pids)?;
         for netns in [&mut self.wan, &mut self.plane_netns, &mut self.edge] {
             netns.keep();
         }
@@ -168,9 +168,9 @@ impl Stage {
             format!("{program} --config {config} incidents"),
             format!("ip netns exec {} ip -s link show edge0", self.edge.name()),
             format!(
-                "ip netns exec {} curl -H 'Authorization: Bearer {}' http://{}/api/v1/incidents",
+                "ip netns exec {} curl -H \"Authorization: Bearer $(cat {})\" http://{}/api/v1/incidents",
                 self.plane_netns.name(),
-                self.plane.token,
+                self.dir.path().join("deploy-token").display(),
                 self.plane.address
             ),
             format!("ls {}", self.dir.path().display()),
@@ -178,6 +178,32 @@ impl Stage {
             story.note(&line);
         }
         Ok(())
+    }
+
+    /// Kills the agent as a crash would: nothing of it gets to clean up.
+    pub(super) fn kill_agent(&mut self) -> anyhow::Result<()> {
+        self.agent_process.kill()
+    }
+
+    /// Starts the agent again on what the one before left.
+    pub(super) fn restart_agent(&mut self, stop: &AtomicBool) -> anyhow::Result<()> {
+        let log = self.dir.path().join("ftagent-restarted.log");
+        self.agent_process = start_agent(&self.agent, &self.helper, self.life, &self.edge, log, stop)?;
+        Ok(())
+    }
+
+    /// Kills the control plane as a crash would.
+    pub(super) fn kill_plane(&mut self) -> anyhow::Result<()> {
+        self.plane_process.kill()
+    }
+
+    /// Starts the control plane again on its data.
+    pub(super) fn restart_plane(&mut self, stop: &AtomicBool) -> anyhow::Result<()> {
+        let command = plane_command(&self.helper, &self.plane_program, self.life, &self.plane_netns, &self.dir);
+        let log = self.dir.path().join("controlplane-restarted.log");
+        self.plane_process = Process::start("the control plane", command, log)?;
+        self.plane_process
+            .wait_for("its address", PATIENCE, stop, |line| line.starts_with("listening on ").then_some(()))
     }
 
     /// An error if a program of the lab is gone.
@@ -215,10 +241,8 @@ fn start_plane(
     dir: &LabDir,
     stop: &AtomicBool,
 ) -> anyhow::Result<(Process, Plane)> {
-    let data = dir.path().join("plane");
-    fs::create_dir(&data)?;
-    let mut command = inside::command(&options.helper, netns, &options.controlplane, life);
-    command.args(["serve", "--listen", &format!("{PLANE}:8080"), "--data"]).arg(&data);
+    fs::create_dir(dir.path().join("plane"))?;
+    let command = plane_command(&options.helper, &options.controlplane, life, netns, dir);
     let mut process = Process::start("the control plane", command, dir.path().join("controlplane.log"))?;
     let mut token = None;
     let mut address: Option<SocketAddr> = None;
@@ -234,19 +258,25 @@ fn start_plane(
     Ok((process, Plane { address, token }))
 }
 
+fn plane_command(helper: &Path, program: &Path, life: Life, netns: &Netns, dir: &LabDir) -> Command {
+    let mut command = inside::command(helper, netns, program, life);
+    command.args(["serve", "--listen", &format!("{PLANE}:8080"), "--data"]).arg(dir.path().join("plane"));
+    command
+}
+
 fn start_agent(
-    options: &Options,
+    agent: &Agent,
+    helper: &Path,
     life: Life,
     netns: &Netns,
-    dir: &LabDir,
-    config: PathBuf,
+    log: PathBuf,
     stop: &AtomicBool,
-) -> anyhow::Result<(Process, Agent)> {
-    let mut command: Command = inside::command(&options.helper, netns, &options.ftagent, life);
-    command.arg("--config").arg(&config).arg("run");
-    let mut process = Process::start("the agent", command, dir.path().join("ftagent.log"))?;
+) -> anyhow::Result<Process> {
+    let mut command: Command = inside::command(helper, netns, &agent.program, life);
+    command.arg("--config").arg(&agent.config).arg("run");
+    let mut process = Process::start("the agent", command, log)?;
     process.wait_for("`ready`", PATIENCE, stop, |line| (line.trim() == "ready").then_some(()))?;
-    Ok((process, Agent { program: options.ftagent.clone(), config }))
+    Ok(process)
 }
 
 fn write_config(dir: &LabDir, plane: &Plane) -> anyhow::Result<PathBuf> {
@@ -332,69 +362,9 @@ fn walk(folder: &Path) -> Vec<PathBuf> {
     files
 }
 
-#[derive(Serialize, Deserialize)]
-struct Kept {
-    processes: Vec<KeptProcess>,
-}
-
-/// A process id is used again some day; with its start time it is not.
-#[derive(Serialize, Deserialize)]
-struct KeptProcess {
-    pid: u32,
-    /// Ticks since boot.
-    started: u64,
-}
-
-/// Takes down a lab that was kept, and what killed demonstrations and tests left.
-pub(super) fn clear_earlier(story: &Story) {
-    for dir in bpffs::kept() {
-        let kept = fs::read(dir.join(KEPT)).ok().and_then(|text| serde_json::from_slice::<Kept>(&text).ok());
-        for process in kept.into_iter().flat_map(|kept| kept.processes) {
-            end_kept(&process);
-        }
-        // Without it the sweep below takes the rest.
-        fs::remove_file(dir.join(KEPT)).ok();
-    }
-    let swept = netns::sweep().len() + bpffs::sweep().len();
-    if swept > 0 {
-        story.step(&format!("swept {swept} leftovers of earlier labs"));
-    }
-}
-
-fn end_kept(process: &KeptProcess) {
-    let is_ours = || start_time(process.pid) == Some(process.started);
-    let pid = Pid::from_raw(process.pid as i32);
-    for signal in [Signal::SIGTERM, Signal::SIGKILL] {
-        if !is_ours() || kill(pid, signal).is_err() {
-            return;
-        }
-        for _ in 0..100 {
-            if !is_ours() {
-                return;
-            }
-            thread::sleep(Duration::from_millis(20));
-        }
-    }
-}
-
-/// When a process started, in ticks since boot (field 22 of `/proc/PID/stat`).
-fn start_time(pid: u32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The second field is the program's name in brackets and may hold anything.
-    let (_, rest) = stat.rsplit_once(')')?;
-    rest.split_whitespace().nth(19)?.parse().ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_start_time_tells_processes_apart() {
-        let own = start_time(std::process::id()).expect("this process runs");
-        assert!(own > 0);
-        assert_eq!(start_time(u32::MAX), None);
-    }
 
     #[test]
     fn the_agent_takes_the_configuration() {

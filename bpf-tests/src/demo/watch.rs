@@ -35,11 +35,11 @@ const CLEAN_RATE: u32 = 50;
 
 /// What was seen of the incident while the attack ran.
 #[derive(Default)]
-struct Seen {
-    report: Option<IncidentReport>,
+pub(super) struct Seen {
+    pub(super) report: Option<IncidentReport>,
     detected: Option<Moment>,
     /// `CLOCK_MONOTONIC` time, and the rule's id.
-    first_drop: Option<(u64, String)>,
+    pub(super) first_drop: Option<(u64, String)>,
 }
 
 /// Plays `scenario` and reports; an error means that the lab itself failed.
@@ -102,7 +102,7 @@ pub(super) fn play(
     Ok(report)
 }
 
-fn start_client(stage: &Stage, target: Ipv4Addr, keep_alive: bool) -> anyhow::Result<Client> {
+pub(super) fn start_client(stage: &Stage, target: Ipv4Addr, keep_alive: bool) -> anyhow::Result<Client> {
     let server = SocketAddr::from((target, stage.server.address().port()));
     Ok(Client::start(&stage.wan, Load { server, rate: CLEAN_RATE, keep_alive, timeout: REQUEST_TIMEOUT })?)
 }
@@ -130,7 +130,7 @@ fn attack(
             };
             if !told.2 {
                 told.2 = true;
-                story.event(0.0, &format!("first attack frame; {} a second follow", scenario.rate_pps));
+                story.event(0.0, &format!("first attack frame; {} a second shall follow", scenario.rate_pps));
             }
             if let (Some(incident), false, Some(at)) = (&seen.report, told.0, seen.detected) {
                 told.0 = true;
@@ -154,7 +154,9 @@ fn attack(
         // The last rates and the last rule counters need one more tick of the agent.
         thread::sleep(Duration::from_millis(100));
         look(stage, known, seen)?;
-        story.event(millis(sent.last - sent.first), &format!("last attack frame, {} sent", sent.frames));
+        let took = sent.last - sent.first;
+        let rate = sent.frames as f64 / took.as_secs_f64();
+        story.event(millis(took), &format!("last attack frame; {rate:.0} a second were sent"));
         Ok(sent)
     })
 }
@@ -180,7 +182,7 @@ fn send(
 }
 
 /// Asks the agent for an incident that was not there before, and for the first drop by a rule of it.
-fn look(stage: &Stage, known: &HashSet<Uuid>, seen: &mut Seen) -> anyhow::Result<()> {
+pub(super) fn look(stage: &Stage, known: &HashSet<Uuid>, seen: &mut Seen) -> anyhow::Result<()> {
     let at = Moment::now();
     let wanted = seen.report.as_ref().map(|report| report.uuid);
     let found = stage.agent.incidents()?.into_iter().find(|incident| match wanted {
@@ -199,7 +201,13 @@ fn look(stage: &Stage, known: &HashSet<Uuid>, seen: &mut Seen) -> anyhow::Result
 }
 
 /// Fills in what the agent says of the incident.
-fn describe(report: &mut ScenarioReport, incident: &IncidentReport, target: IpAddr, seen: &Seen, sent: Option<Sent>) {
+pub(super) fn describe(
+    report: &mut ScenarioReport,
+    incident: &IncidentReport,
+    target: IpAddr,
+    seen: &Seen,
+    sent: Option<Sent>,
+) {
     report.family = Some(incident.family);
     report.target_ok = Some(incident.target == IpNet::from(target));
     report.confidence = Some(incident.confidence);

@@ -50,6 +50,9 @@ pub fn send(device: &str, recording: &Recording, timing: Timing, bounds: Bounds<
         Timing::Paced(Pace::Full) | Timing::Recorded { .. } => None,
     };
     let mut sent: u64 = 0;
+    // Frames that the device dropped and that the kernel said so of: they are sent again. A call that sends some stops
+    // at such a frame without an error. Older kernels drop silently; then the frame counts as sent and lost.
+    let mut refused: u64 = 0;
     while !bounds.is_over(sent, started.elapsed()) {
         let at = (sent % length) as usize;
         let room = (recording.frames.len() - at).min(BATCH).min(usize::try_from(bounds.frames - sent).unwrap_or(BATCH));
@@ -67,13 +70,21 @@ pub fn send(device: &str, recording: &Recording, timing: Timing, bounds: Bounds<
             continue;
         }
         match send_some(&socket, &mut headers, &next[..due]) {
-            Ok(count) => sent += count as u64,
-            Err(Errno::ENOBUFS | Errno::EAGAIN | Errno::EINTR) => thread::sleep(TICK),
+            Ok(count) => {
+                sent += count as u64;
+                refused += u64::from(count < due);
+            }
+            Err(Errno::ENOBUFS) => {
+                refused += 1;
+                thread::sleep(TICK);
+            }
+            Err(Errno::EAGAIN | Errno::EINTR) => thread::sleep(TICK),
             Err(error) => return Err(fail(error.into())),
         }
     }
     let last = Moment::now();
-    Ok(Sent { frames: sent, ring_dropped: dropped()? - dropped_before, first, last })
+    let ring_dropped = (dropped()? - dropped_before).saturating_sub(refused);
+    Ok(Sent { frames: sent, ring_dropped, refused, first, last })
 }
 
 /// A packet socket that receives nothing, bound to the device.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bpf_tests::captures::Captures;
 use bpf_tests::checksum::{Verdict, verify};
-use bpf_tests::generator::{Bounds, Pace};
+use bpf_tests::generator::{Bounds, Pace, Sent};
 use bpf_tests::meter::{ATTACK_MAC, Counts, Then, XdpCounter};
 use bpf_tests::replay::{Recording, ReplayError, Rewrite, Selection, Timing, send};
 use bpf_tests::{generate, skip_without_root};
@@ -150,6 +150,31 @@ fn replayed_frames_arrive_to_the_frame() {
     let span = recording.frames.last().expect("not empty").at;
     let took = replay(&recording, Timing::Recorded { speed: 0.5 }, recording.frames.len() as u64);
     assert!(took >= span * 2, "{took:?} for a capture of {span:?} at half speed");
+}
+
+#[test]
+fn frames_that_the_ring_refuses_are_sent_again_and_counted_once() {
+    if skip_without_root("frames_that_the_ring_refuses_are_sent_again_and_counted_once") {
+        return;
+    }
+    let lab = Lab::new();
+    // Passing costs the receiver more than sending costs the sender: the ring fills.
+    let counter =
+        lab.edge.run(|| XdpCounter::attach("edge0", Then::Pass)).expect("inside").expect("native XDP on veth");
+    let attack = generate::all(EDGE_V4.into(), ATTACK_MAC, EDGE_MAC).remove(0);
+    let recording = Recording::from_frames(attack.frames);
+    let bounds = Bounds::new(60_000, Duration::from_secs(60));
+    let one = || lab.wan.run(|| send("wan0", &recording, Timing::Paced(Pace::Full), bounds)).expect("inside");
+    let sent: Vec<Sent> = std::thread::scope(|scope| {
+        let senders: Vec<_> = (0..3).map(|_| scope.spawn(&one)).collect();
+        senders.into_iter().map(|sender| sender.join().expect("no panic").expect("sends")).collect()
+    });
+    let frames: u64 = sent.iter().map(|sent| sent.frames).sum();
+    let refused: u64 = sent.iter().map(|sent| sent.refused).sum();
+    let dropped = bpf_tests::veth::stats(&lab.wan, &lab.wan0).expect("statistics").tx_dropped;
+    let counted = counter.counts().expect("readable").attack;
+    println!("{frames} frames sent, {counted} arrived; the device dropped {dropped} and refused {refused}");
+    assert_eq!(counted + dropped.saturating_sub(refused), frames);
 }
 
 #[test]
