@@ -21,12 +21,12 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use crate::app::App;
+use crate::app::{App, Retention};
 use crate::clock::SystemClock;
 use crate::config::Config;
 use crate::domain::Secret;
 use crate::http::{Context, metrics_router, router};
-use crate::jobs::{self, Retention};
+use crate::jobs;
 use crate::store::Store;
 use crate::store::sqlite::SqliteStore;
 
@@ -111,7 +111,7 @@ pub async fn serve(config: &Config, token_file: Option<&Path>) -> Result<()> {
         metrics.await.context("the metrics task panicked")?.context("the metrics listener failed")?;
     }
     jobs.await.context("the jobs' task panicked")?;
-    app.store.close().await;
+    app.close().await;
     info!("stopped");
     Ok(())
 }

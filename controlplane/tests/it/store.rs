@@ -31,7 +31,7 @@ impl Fixture {
         assert!(store.bootstrap(now, &Secret::from_random([1; 32]).hash()).await.unwrap());
         assert!(!store.bootstrap(now, &Secret::from_random([2; 32]).hash()).await.unwrap());
         let ws = store.first_workspace().await.unwrap();
-        let fixture = Self { store, ws, node: Uuid::nil(), now, folder: folder };
+        let fixture = Self { store, ws, node: Uuid::nil(), now, folder };
         let node = fixture.deploy("edge-1").await.unwrap();
         Self { node, ..fixture }
     }
