@@ -73,3 +73,41 @@ impl App {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use ftagent_common::api::DeployRequest;
+
+    use super::*;
+    use crate::clock::ManualClock;
+    use crate::domain::{Actor, Deployment, Timestamp};
+    use crate::store::sqlite::SqliteStore;
+
+    #[tokio::test]
+    async fn a_node_that_falls_silent_is_announced_once() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = SqliteStore::open(&folder.path().join("cp.sqlite")).await.expect("a store");
+        let clock = Arc::new(ManualClock::new(Timestamp::from_secs(1_000)));
+        let app = App::new(Arc::new(store), clock.clone());
+        app.bootstrap().await.expect("a workspace");
+        let system = Actor::System { workspace: app.first_workspace().await.expect("a workspace") };
+        let request: DeployRequest = serde_json::from_str(r#"{"name":"edge-1"}"#).expect("a request");
+        let deployment = Deployment::check(request).expect("within bounds");
+        let (node, _) = app.deploy(&system, &deployment).await.expect("deployed");
+        let heartbeat = r#"{"protocol_version":1,"agent_version":"1","mode":"enforce"}"#;
+        app.heartbeat(node, &serde_json::from_str(heartbeat).expect("a heartbeat")).await.expect("heard");
+
+        let mut listener = app.events().listen();
+        let mut seen = HashMap::new();
+        for secs in [0, 89, 1, 5] {
+            clock.advance(secs);
+            app.notice_status(&mut seen).await.expect("noticed");
+        }
+        let event = listener.try_recv().expect("an event");
+        let expected = json!({ "what": "status", "node": node, "before": "online", "status": "offline" });
+        assert_eq!((event.kind, event.data), ("node", expected));
+        assert!(listener.try_recv().is_err(), "one change, one event");
+    }
+}
