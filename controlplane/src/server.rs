@@ -7,7 +7,7 @@
 
 use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,12 +21,12 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use crate::app::App;
+use crate::app::{App, Retention};
 use crate::clock::SystemClock;
 use crate::config::Config;
 use crate::domain::Secret;
 use crate::http::{Context, metrics_router, router};
-use crate::jobs::{self, Retention};
+use crate::jobs;
 use crate::store::Store;
 use crate::store::sqlite::SqliteStore;
 
@@ -111,7 +111,7 @@ pub async fn serve(config: &Config, token_file: Option<&Path>) -> Result<()> {
         metrics.await.context("the metrics task panicked")?.context("the metrics listener failed")?;
     }
     jobs.await.context("the jobs' task panicked")?;
-    app.store.close().await;
+    app.close().await;
     info!("stopped");
     Ok(())
 }
@@ -160,20 +160,25 @@ async fn tls(config: &Config) -> Result<Option<RustlsConfig>> {
 
 /// Makes the first workspace and shows its owner's token, or says how to make another.
 async fn announce_owner(app: &App, token_file: Option<&Path>) -> Result<()> {
-    let Some(token) = app.bootstrap().await? else {
-        println!("tokens exist; to make another: controlplane token create --name NAME --role owner");
+    let token = app.bootstrap().await?;
+    let mut stdout = std::io::stdout();
+    let Some(token) = token else {
+        writeln!(stdout, "tokens exist; to make another: controlplane token create --name NAME --role owner")?;
         return Ok(());
     };
+    // Shown first: if the file cannot be written, the only copy is not lost.
+    writeln!(stdout, "deploy token: {}", token.reveal())?;
+    stdout.flush()?;
     if let Some(path) = token_file {
         write_secret(path, &token).with_context(|| format!("cannot write the token to {}", path.display()))?;
     }
-    println!("deploy token: {}", token.reveal());
     Ok(())
 }
 
 fn write_secret(path: &Path, token: &Secret) -> std::io::Result<()> {
-    // A file that exists could be readable to others: the mode only holds for a new one.
-    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    // A file that was there before keeps its own mode otherwise.
+    file.set_permissions(std::fs::Permissions::from_mode(0o600))?;
     writeln!(file, "{}", token.reveal())?;
     file.sync_all()
 }

@@ -4,6 +4,7 @@
 //! the two; a listener that misses an announcement (a process that died in between) finds the change by itself at its
 //! next look, at most 15 s later.
 
+mod access;
 mod agents;
 mod allowlist;
 mod audit;
@@ -13,6 +14,7 @@ mod nodes;
 mod pushes;
 mod rules;
 mod thresholds;
+mod upkeep;
 mod workspaces;
 
 use std::sync::Arc;
@@ -28,10 +30,11 @@ pub use agents::{STREAM_PING_SECS, StreamState};
 pub use events::{Event, Events};
 pub use pushes::{Pushes, Subscription};
 pub use rules::Shown;
+pub use upkeep::Retention;
 
 /// What every use case needs.
 pub struct App {
-    pub(crate) store: Arc<dyn Store>,
+    store: Arc<dyn Store>,
     clock: Arc<dyn Clock>,
     pushes: Pushes,
     events: Events,
@@ -45,11 +48,6 @@ impl App {
     /// The time as this server sees it.
     pub fn now(&self) -> Timestamp {
         self.clock.now()
-    }
-
-    /// Waits for the last commit and closes the database.
-    pub async fn close(&self) {
-        self.store.close().await;
     }
 
     /// Where changes are announced to browsers and scripts.

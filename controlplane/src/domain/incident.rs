@@ -317,6 +317,26 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        #[test]
+        fn the_newest_report_wins_in_whatever_order_and_number_they_come(
+            revisions in proptest::collection::vec(0u32..20, 1..40),
+        ) {
+            let mut kept: Option<IncidentReport> = None;
+            for revision in &revisions {
+                // One revision says one thing, however often it is sent.
+                let peak = u64::from(*revision) * 7 % 13;
+                if let Some(new) = accept_report(kept.as_ref(), report(*revision, "active", "low", peak)) {
+                    proptest::prop_assert!(kept.as_ref().is_none_or(|k| k.revision < new.revision));
+                    proptest::prop_assert!(kept.as_ref().is_none_or(|k| k.peak_pps <= new.peak_pps));
+                    kept = Some(new);
+                }
+            }
+            let newest = revisions.iter().max().copied();
+            proptest::prop_assert_eq!(kept.map(|k| k.revision), newest);
+        }
+    }
+
     #[test]
     fn an_operators_word_outlives_the_nodes_reports() {
         let closing = |false_positive| Some(Closing { at: Timestamp::from_secs(1), false_positive });

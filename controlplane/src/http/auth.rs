@@ -168,9 +168,7 @@ pub(crate) async fn authenticate(parts: &mut Parts, context: &Context) -> Result
     let (known, bucket, limit) = if let Some(node) = claimed_node(&parts.headers) {
         (known_node(parts, context, node, &secret).await?, Bucket::Node(node), GENERAL)
     } else {
-        let hash = secret.hash();
-        let candidates = context.app.store.token_candidates(&hash).await?;
-        let Some(known) = candidates.into_iter().find(|k| k.hash.matches(&hash)) else {
+        let Some(known) = context.app.token_of(&secret).await? else {
             return Err(refuse(parts, context, "the token is unknown or revoked"));
         };
         if known.expires_at.is_some_and(|at| at <= context.app.now()) {
@@ -193,10 +191,9 @@ fn claimed_node(headers: &HeaderMap) -> Option<Uuid> {
 }
 
 async fn known_node(parts: &Parts, context: &Context, node: Uuid, secret: &Secret) -> Result<Known, ApiError> {
-    let hash = secret.hash();
-    match context.app.store.node_key(node).await? {
-        Some(known) if known.hash.matches(&hash) => Ok(known),
-        _ => Err(refuse(parts, context, "the node is unknown or the key is not its own")),
+    match context.app.node_of(node, secret).await? {
+        Some(known) => Ok(known),
+        None => Err(refuse(parts, context, "the node is unknown or the key is not its own")),
     }
 }
 

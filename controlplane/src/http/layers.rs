@@ -20,9 +20,6 @@ use super::limits::{Bucket, GENERAL, RateSlot};
 use crate::domain::{Actor, Problem};
 use crate::store::Answered;
 
-/// How long a first answer is given again: a day.
-pub const ANSWER_SECS: i64 = 86_400;
-
 /// Runs the rest in a task of its own: a caller who goes away does not stop a change between its commit and its
 /// announcement, and a panic becomes an answer.
 pub(super) async fn survive_panics(request: Request, next: Next) -> Response {
@@ -116,9 +113,7 @@ async fn answer_once(context: &Context, key: &[u8], request: Request, next: Next
 
     let gate = context.gates.of(&owner, key_hash);
     let _turn = gate.lock().await;
-    let since = context.app.now().plus_secs(-ANSWER_SECS);
-    let known =
-        context.app.store.answered(&owner, key_hash, since).await.map_err(|e| ApiError::from(e).into_response())?;
+    let known = context.app.answered(&owner, key_hash).await.map_err(|e| ApiError::from(e).into_response())?;
     if let Some(known) = known {
         if known.request_hash != request_hash {
             let problem = Problem::field("Idempotency-Key", "was used for another request within the last 24 h");
@@ -137,7 +132,7 @@ async fn answer_once(context: &Context, key: &[u8], request: Request, next: Next
     let lasting = !head.status.is_server_error() && !matches!(head.status.as_u16(), 401..=403 | 408 | 413 | 415 | 429);
     if lasting && let Some(sealed) = seal.close(&body) {
         let answered = Answered { request_hash, status: head.status.as_u16(), answer: sealed };
-        if let Err(fault) = context.app.store.remember(&owner, key_hash, &answered, context.app.now()).await {
+        if let Err(fault) = context.app.remember(&owner, key_hash, &answered).await {
             error!(error = %fault, "an answer could not be kept for its Idempotency-Key");
         }
     }
@@ -198,6 +193,22 @@ impl Seal {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_panic_is_an_answer_without_inner_text() {
+        async fn boom() -> StatusCode {
+            panic!("inner text")
+        }
+        let router = axum::Router::<()>::new()
+            .route("/", axum::routing::get(boom))
+            .layer(axum::middleware::from_fn(survive_panics));
+        let request = Request::builder().uri("/").body(Body::empty()).expect("a request");
+        let answer = tower::ServiceExt::oneshot(router, request).await.expect("routers do not fail");
+        assert_eq!(answer.status(), 500);
+        let body = axum::body::to_bytes(answer.into_body(), 1_000).await.expect("short");
+        let text = String::from_utf8(body.to_vec()).expect("text");
+        assert!(text.contains("internal_error") && !text.contains("inner text"), "{text}");
+    }
 
     #[test]
     fn a_sealed_answer_opens_for_its_caller_alone() {

@@ -12,7 +12,7 @@ use uuid::Uuid;
 use crate::domain::Timestamp;
 
 const WINDOW_SECS: i64 = 60;
-/// More callers than this within a minute cost memory, not correctness of those already known.
+/// So many windows are kept for strangers; then new ones wait, while tokens and nodes go on.
 const MAX_WINDOWS: usize = 200_000;
 
 /// Requests a minute and token, unless the token has its own limit; also a minute and address without a token.
@@ -36,6 +36,11 @@ pub(crate) enum Bucket {
 }
 
 impl Bucket {
+    /// Whether anybody can make new buckets of this kind; there are no more others than tokens and nodes.
+    const fn is_strangers(self) -> bool {
+        matches!(self, Self::Address(_) | Self::Failures(_))
+    }
+
     /// An address's bucket; the /64 of an IPv6 address, because one host can use all of it.
     pub(crate) fn of_address(ip: IpAddr) -> IpAddr {
         match ip.to_canonical() {
@@ -97,12 +102,15 @@ impl Limiter {
 
     fn count(&self, bucket: Bucket, limit: u32, now: Timestamp, cost: u32) -> Rate {
         let mut windows = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if windows.len() >= MAX_WINDOWS && !windows.contains_key(&bucket) {
+        if windows.len() >= MAX_WINDOWS && bucket.is_strangers() && !windows.contains_key(&bucket) {
             windows.retain(|_, w| w.ends > now);
             if windows.len() >= MAX_WINDOWS {
                 let reset = now.plus_secs(WINDOW_SECS);
                 return Rate { limit, remaining: 0, reset, exceeded: true };
             }
+        }
+        if !bucket.is_strangers() && windows.len() >= MAX_WINDOWS * 2 {
+            windows.retain(|_, w| w.ends > now);
         }
         let window = windows.entry(bucket).or_insert(Window { ends: now.plus_secs(WINDOW_SECS), used: 0 });
         // A clock set back must not prolong a window.
@@ -150,6 +158,20 @@ mod tests {
         assert!(!limiter.take(Bucket::Token(2), 5, start).exceeded);
         assert!(!limiter.take(bucket, 5, start.plus_secs(60)).exceeded);
         assert!(!limiter.take(bucket, 5, start.plus_secs(-3_600)).exceeded, "the clock was set back");
+    }
+
+    #[test]
+    fn strangers_cannot_crowd_out_those_who_are_known() {
+        let limiter = Limiter::default();
+        let now = Timestamp::from_secs(1_000);
+        for n in 0..MAX_WINDOWS {
+            let ip = IpAddr::V6((u128::try_from(n).expect("small") << 64).into());
+            assert!(!limiter.take(Bucket::Failures(ip), 5, now).exceeded);
+        }
+        let stranger = Bucket::Failures(IpAddr::V4([192, 0, 2, 1].into()));
+        assert!(limiter.take(stranger, 5, now).exceeded);
+        assert!(!limiter.take(Bucket::Token(1), 5, now).exceeded);
+        assert!(!limiter.take(stranger, 5, now.plus_secs(60)).exceeded, "a minute later there is room again");
     }
 
     #[test]

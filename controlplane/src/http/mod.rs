@@ -19,7 +19,6 @@ use tokio::sync::watch;
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::app::App;
-pub use layers::ANSWER_SECS;
 pub use limits::AUTHENTICATION;
 use limits::Limiter;
 use telemetry::Telemetry;

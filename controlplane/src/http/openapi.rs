@@ -162,7 +162,7 @@ fn error(description: &str) -> Described {
 /// `/api/openapi.json` and `/api/docs`, all from this program.
 pub(super) fn routes(document: Arc<OpenApi>) -> Router<Context> {
     let json = document.to_json().expect("the document is made of strings and numbers");
-    let config = Arc::new(utoipa_swagger_ui::Config::from("/api/openapi.json"));
+    let config = Arc::new(utoipa_swagger_ui::Config::from("/api/openapi.json").validator_url("none"));
     let page = config.clone();
     Router::new()
         .route("/api/openapi.json", get(|| async { ([(header::CONTENT_TYPE, "application/json")], json) }))

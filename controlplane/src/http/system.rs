@@ -31,7 +31,7 @@ async fn ready(State(context): State<Context>) -> Result<impl IntoResponse, ApiE
     if *context.draining.borrow() {
         return Err(ApiError::unavailable("the server is stopping"));
     }
-    context.app.store.check().await?;
+    context.app.check().await?;
     Ok(Health::new(env!("CARGO_PKG_VERSION")))
 }
 

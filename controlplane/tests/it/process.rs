@@ -64,6 +64,7 @@ async fn the_first_start_shows_a_token_once_and_a_signal_ends_it() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     let file = folder.path().join("token");
+    std::fs::write(&file, "an older one that anybody can read").unwrap();
     let mut first = Process::start(&data, &["--token-file", file.to_str().unwrap()]);
     let token = first.token().unwrap();
     assert!(token.len() == 64 && token.bytes().all(|b| b.is_ascii_hexdigit()));
@@ -83,6 +84,15 @@ async fn the_first_start_shows_a_token_once_and_a_signal_ends_it() {
     assert!(run(&data, &["token", "revoke", "2"]).0);
     assert_eq!(json_of(&client, &format!("{}/api/v1/nodes", first.url), &second_token).await["ok"], false);
     assert!(!run(&data, &["token", "revoke", "1"]).0, "the last owner");
+
+    let create = async || {
+        let url = format!("{}/api/v1/firewall-rules", first.url);
+        client.post(url).bearer_auth(&token).json(&rule("r")).send().await.unwrap().status().as_u16()
+    };
+    assert!(run(&data, &["subscription", "inactive"]).0);
+    assert_eq!(create().await, 402);
+    assert!(run(&data, &["subscription", "active"]).0);
+    assert_eq!(create().await, 200);
 
     let pid = first.child.id().to_string();
     assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use controlplane::domain::{
-    Actor, AllowlistScope, Deployment, Fact, IncidentFilter, MetricsWindow, NewAllowlistEntry, NewRule, NewToken,
-    NodeFilter, Page, Problem, Role, RuleScope, Secret, Timestamp, WorkspaceId,
+    Actor, AllowlistScope, Deployment, Fact, IncidentFilter, MetricsWindow, NewAllowlistEntry, NewRule, NewThreshold,
+    NewToken, NodeFilter, Page, Problem, Role, RuleScope, Secret, Timestamp, WorkspaceId,
 };
 use controlplane::store::sqlite::SqliteStore;
 use controlplane::store::{Answered, Store, StoreError};
@@ -31,7 +31,7 @@ impl Fixture {
         assert!(store.bootstrap(now, &Secret::from_random([1; 32]).hash()).await.unwrap());
         assert!(!store.bootstrap(now, &Secret::from_random([2; 32]).hash()).await.unwrap());
         let ws = store.first_workspace().await.unwrap();
-        let fixture = Self { store, ws, node: Uuid::nil(), now, folder: folder };
+        let fixture = Self { store, ws, node: Uuid::nil(), now, folder };
         let node = fixture.deploy("edge-1").await.unwrap();
         Self { node, ..fixture }
     }
@@ -238,6 +238,23 @@ async fn a_transaction_that_sqlite_ended_by_itself_leaves_the_store_writing() {
     sqlx::query("DROP TRIGGER t").execute(&pool).await.unwrap();
     assert!(create().await.is_ok());
     fixture.audited().await;
+}
+
+#[tokio::test]
+async fn a_workspace_has_no_more_thresholds_than_nodes_take() {
+    let fixture = Fixture::sqlite().await;
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(fixture.folder.path().join("cp.sqlite"));
+    let pool = sqlx::SqlitePool::connect_with(options).await.unwrap();
+    let many = "WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 9999)
+                INSERT INTO thresholds (workspace_id, target, label, thresholds, created_at, updated_at)
+                SELECT ?, '10.0.' || (i / 250) || '.' || (i % 250) || '/32', '', '{}', 0, 0 FROM n";
+    sqlx::query(many).bind(fixture.ws.0).execute(&pool).await.unwrap();
+    let save = async |target: &str| {
+        let rates = [("pps".to_owned(), 5)].into_iter().collect();
+        fixture.store.save_threshold(fixture.ws, NewThreshold::parse(target, "", rates).unwrap(), fixture.fact()).await
+    };
+    assert!(matches!(save("192.0.2.1").await, Err(StoreError::Problem(Problem::Invalid(_)))));
+    assert!(save("10.0.0.1").await.is_ok(), "one that is there can be replaced");
 }
 
 #[tokio::test]

@@ -14,6 +14,9 @@ use crate::store::{Allowlist, Changed, Result, StoreError};
 const WHERE: &str = "FROM allowlist a LEFT JOIN nodes n ON n.id = a.node_id
      WHERE a.workspace_id = ?1 AND (?2 IS NULL OR a.node_id IS NULL OR n.uuid = ?2)";
 
+/// The most allowlist entries of a workspace.
+const MAX_ENTRIES: i64 = 10_000;
+
 fn entry(row: &SqliteRow) -> Result<AllowlistEntry> {
     let node: Option<String> = row.try_get("node")?;
     let node = node.map(|text| text.parse().map_err(|e| super::unexpected("node", e))).transpose()?;
@@ -64,7 +67,7 @@ impl Allowlist for SqliteStore {
 
     async fn allow(&self, ws: WorkspaceId, new: NewAllowlistEntry, fact: Fact) -> Result<(AllowlistEntry, Changed)> {
         let mut tx = self.write().await?;
-        leave_room(&mut tx, ws, "allowlist", "ip_address").await?;
+        leave_room(&mut tx, ws, "allowlist", MAX_ENTRIES, "ip_address").await?;
         let node_number = match new.node {
             None => None,
             Some(node) => Some(node_id(&mut tx, ws, node).await.map_err(|e| match e {

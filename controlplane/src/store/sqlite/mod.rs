@@ -203,14 +203,17 @@ async fn node_ids(conn: &mut SqliteConnection, ws: WorkspaceId) -> Result<HashMa
     rows.iter().map(|row| Ok((uuid(row, "uuid")?, row.try_get("id")?))).collect()
 }
 
-/// The most firewall rules, allowlist entries or thresholds of a workspace: all of them go to nodes as one message.
-const MAX_ENTRIES: i64 = 10_000;
-
-/// Refuses one more row in `table` once there are as many as a node's configuration can hold.
-async fn leave_room(conn: &mut SqliteConnection, ws: WorkspaceId, table: &'static str, field: &str) -> Result<()> {
+/// Refuses one more row in `table` beyond `most`: all of a workspace's rows go to its nodes as one message.
+async fn leave_room(
+    conn: &mut SqliteConnection,
+    ws: WorkspaceId,
+    table: &'static str,
+    most: i64,
+    field: &str,
+) -> Result<()> {
     let query = sqlx::AssertSqlSafe(format!("SELECT count(*) FROM {table} WHERE workspace_id = ?"));
     let rows: i64 = sqlx::query_scalar(query).bind(ws.0).fetch_one(conn).await?;
-    if rows >= MAX_ENTRIES {
+    if rows >= most {
         return Err(Problem::field(field, format!("the workspace has {rows} already, the most that nodes take")).into());
     }
     Ok(())

@@ -14,6 +14,9 @@ use super::{
 use crate::domain::{Execution, Fact, Listed, NewRule, Page, Problem, Rule, RuleScope, WorkspaceId};
 use crate::store::{Changed, Edit, Result, Rules};
 
+/// The most firewall rules of a workspace; each can name a thousand sources.
+const MAX_RULES: i64 = 1_000;
+
 fn rule(row: &SqliteRow) -> Result<Rule> {
     let new = NewRule {
         name: row.try_get("name")?,
@@ -107,7 +110,7 @@ impl Rules for SqliteStore {
 
     async fn create_rule(&self, ws: WorkspaceId, new: NewRule, fact: Fact) -> Result<(Rule, Changed)> {
         let mut tx = self.write().await?;
-        leave_room(&mut tx, ws, "rules", "name").await?;
+        leave_room(&mut tx, ws, "rules", MAX_RULES, "name").await?;
         let ids = node_ids(&mut tx, ws).await?;
         check_scope(&new.scope, &ids)?;
         let row = sqlx::query(

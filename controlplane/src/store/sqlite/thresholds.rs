@@ -9,6 +9,9 @@ use super::{SqliteStore, advance_all, amount, at, json, leave_room, or_missing, 
 use crate::domain::{Fact, Listed, NewThreshold, Page, Threshold, WorkspaceId};
 use crate::store::{Changed, Result, Thresholds};
 
+/// The most thresholds of a workspace.
+const MAX_THRESHOLDS: i64 = 10_000;
+
 fn threshold(row: &SqliteRow) -> Result<Threshold> {
     Ok(Threshold {
         id: row.try_get("id")?,
@@ -44,7 +47,14 @@ impl Thresholds for SqliteStore {
 
     async fn save_threshold(&self, ws: WorkspaceId, new: NewThreshold, fact: Fact) -> Result<(Threshold, Changed)> {
         let mut tx = self.write().await?;
-        leave_room(&mut tx, ws, "thresholds", "target_ip").await?;
+        let known: i64 = sqlx::query_scalar("SELECT count(*) FROM thresholds WHERE workspace_id = ? AND target = ?")
+            .bind(ws.0)
+            .bind(new.target.to_string())
+            .fetch_one(&mut *tx)
+            .await?;
+        if known == 0 {
+            leave_room(&mut tx, ws, "thresholds", MAX_THRESHOLDS, "target_ip").await?;
+        }
         let row = sqlx::query(
             "INSERT INTO thresholds (workspace_id, target, label, thresholds, created_at, updated_at)
              VALUES (?1, ?2, ?3, ?4, ?5, ?5)

@@ -1,0 +1,113 @@
+//! What the server does for itself: readiness, pruning, answers kept for repeats.
+
+use std::collections::HashMap;
+
+use ftagent_common::vocab::NodeStatus;
+use serde_json::json;
+use tracing::{debug, info};
+use uuid::Uuid;
+
+use super::App;
+use crate::store::{Answered, Result};
+
+/// How long a first answer is given again: a day.
+const ANSWER_SECS: i64 = 86_400;
+/// Commands that nobody acknowledged for a day are given up: an order that old would surprise.
+const COMMAND_SECS: i64 = 86_400;
+
+/// For how long metrics are kept.
+#[derive(Clone, Copy, Debug)]
+pub struct Retention {
+    /// By the second.
+    pub seconds_hours: i64,
+    /// By the minute, after that.
+    pub minutes_days: i64,
+}
+
+impl App {
+    /// Whether the database can be read and written.
+    pub(crate) async fn check(&self) -> Result<()> {
+        self.store.check().await
+    }
+
+    /// Waits for the last commit and closes the database.
+    pub async fn close(&self) {
+        self.store.close().await;
+    }
+
+    /// The first answer to the same key of the same caller within a day.
+    pub(crate) async fn answered(&self, caller: &str, key_hash: [u8; 32]) -> Result<Option<Answered>> {
+        self.store.answered(caller, key_hash, self.now().plus_secs(-ANSWER_SECS)).await
+    }
+
+    /// Keeps a first answer.
+    pub(crate) async fn remember(&self, caller: &str, key_hash: [u8; 32], answered: &Answered) -> Result<()> {
+        self.store.remember(caller, key_hash, answered, self.now()).await
+    }
+
+    /// Thins out and deletes what is older than is kept.
+    pub(crate) async fn prune(&self, retention: Retention) -> Result<()> {
+        let now = self.now();
+        let seconds_before = now.plus_secs(-retention.seconds_hours * 3_600);
+        let minutes_before = now.plus_secs(-retention.minutes_days * 86_400);
+        let metrics = self.store.prune_metrics(seconds_before, minutes_before).await?;
+        let answers = self.store.forget_answers(now.plus_secs(-ANSWER_SECS)).await?;
+        let commands = self.store.expire_commands(now.plus_secs(-COMMAND_SECS)).await?;
+        debug!(metrics, answers, commands, "pruned");
+        Ok(())
+    }
+
+    /// Announces nodes whose status changed since the last look, kept in `seen`; the first look only remembers.
+    pub(crate) async fn notice_status(&self, seen: &mut HashMap<Uuid, NodeStatus>) -> Result<()> {
+        let nodes = self.store.all_nodes(self.now()).await?;
+        let mut now_seen = HashMap::with_capacity(nodes.len());
+        for (workspace, node) in nodes {
+            if let Some(before) = seen.get(&node.uuid).filter(|before| **before != node.status) {
+                info!(node = %node.uuid, name = node.name, %before, now = %node.status, "a node's status changed");
+                let data = json!({ "what": "status", "node": node.uuid, "before": before, "status": node.status });
+                self.events.announce(workspace, "node", data);
+            }
+            now_seen.insert(node.uuid, node.status);
+        }
+        *seen = now_seen;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use ftagent_common::api::DeployRequest;
+
+    use super::*;
+    use crate::clock::ManualClock;
+    use crate::domain::{Actor, Deployment, Timestamp};
+    use crate::store::sqlite::SqliteStore;
+
+    #[tokio::test]
+    async fn a_node_that_falls_silent_is_announced_once() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = SqliteStore::open(&folder.path().join("cp.sqlite")).await.expect("a store");
+        let clock = Arc::new(ManualClock::new(Timestamp::from_secs(1_000)));
+        let app = App::new(Arc::new(store), clock.clone());
+        app.bootstrap().await.expect("a workspace");
+        let system = Actor::System { workspace: app.first_workspace().await.expect("a workspace") };
+        let request: DeployRequest = serde_json::from_str(r#"{"name":"edge-1"}"#).expect("a request");
+        let deployment = Deployment::check(request).expect("within bounds");
+        let (node, _) = app.deploy(&system, &deployment).await.expect("deployed");
+        let heartbeat = r#"{"protocol_version":1,"agent_version":"1","mode":"enforce"}"#;
+        app.heartbeat(node, &serde_json::from_str(heartbeat).expect("a heartbeat")).await.expect("heard");
+
+        let mut listener = app.events().listen();
+        let mut seen = HashMap::new();
+        for secs in [0, 89, 1, 5] {
+            clock.advance(secs);
+            app.notice_status(&mut seen).await.expect("noticed");
+        }
+        let event = listener.try_recv().expect("an event");
+        let expected = json!({ "what": "status", "node": node, "before": "online", "status": "offline" });
+        assert_eq!((event.kind, event.data), ("node", expected));
+        assert!(listener.try_recv().is_err(), "one change, one event");
+    }
+}
