@@ -15,8 +15,8 @@ use crate::engine::window::Seen;
 /// Ports of published amplification measurements without a family of their own; one of them dominating, from many
 /// sources and towards another port, is taken for reflection even where the answer's shape is not known.
 const OTHER_REFLECTORS: &[u16] = &[
-    177, 427, 1434, 1604, 1701, 2362, 3389, 3478, 4070, 5060, 5093, 5351, 6881, 7001, 8082, 9987, 10074, 17185, 30718,
-    32410, 32414, 33848, 41794, 47808, 53413,
+    177, 427, 1434, 1604, 1701, 2362, 3389, 3478, 4070, 4500, 5060, 5093, 5351, 6881, 7001, 8082, 9987, 10074, 17185,
+    19132, 30718, 32410, 32414, 33848, 41794, 47808, 53413,
 ];
 
 /// Reflectors are many: fewer sources than this on a port without the service's payload are no reflection.

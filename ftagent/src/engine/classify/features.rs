@@ -144,6 +144,14 @@ impl Stats {
         ratio(self.flows, self.n)
     }
 
+    /// Whether few sources try ever other ports from the same ones: a scan, not a flood.
+    pub fn is_scan(&self) -> bool {
+        let ports = self.dst_ports.distinct();
+        self.sources.needed_for(0.8) <= 4
+            && self.n >= 5
+            && (ports * 2 >= self.n || ports >= 64 && self.dst_ports.top_share() < 0.1)
+    }
+
     /// Distinct sources per sample.
     pub fn source_spread(&self) -> f64 {
         ratio(self.sources.distinct(), self.n)

@@ -85,7 +85,9 @@ const ANSWERS: &[Answer] = &[
     (AttackFamily::DvrAmplification, &[], dhip),
     (AttackFamily::DvrAmplification, &[37810], any_answer),
     (AttackFamily::CoapAmplification, &[5683], coap),
-    (AttackFamily::UdpAmplification, &[27015, 27016, 27960, 28960, 30120], game_query),
+    (AttackFamily::UdpAmplification, &[], game_query),
+    (AttackFamily::UdpAmplification, &[], dtls_verify),
+    (AttackFamily::TftpAmplification, &[], tftp_begin),
     (AttackFamily::UdpAmplification, &[5060], |p, _| p.starts_with(b"SIP/2.0")),
     (AttackFamily::UdpAmplification, &[1434], |p, _| p[0] == 5),
     (AttackFamily::UdpAmplification, &[32414, 32410], |p, _| p.starts_with(b"HTTP/1.")),
@@ -215,6 +217,17 @@ fn tftp(p: &[u8], _: usize) -> bool {
     p[0] == 0 && matches!(p.get(1), Some(3 | 5 | 6))
 }
 
+/// The first block or an error with its text: servers send them from a port of their choice (RFC 1350 section 4).
+fn tftp_begin(p: &[u8], len: usize) -> bool {
+    let is_error = p.starts_with(&[0, 5, 0]) && p.get(3).is_some_and(|code| *code <= 8);
+    p.starts_with(&[0, 3, 0, 1]) && len > 8 || is_error && p.len() > 5 && text(&p[4..p.len() - 1], len)
+}
+
+/// HelloVerifyRequest: what a DTLS server answers to a hello that may be forged (RFC 6347 section 4.2.1).
+fn dtls_verify(p: &[u8], _: usize) -> bool {
+    p.starts_with(&[22, 0xfe]) && p.get(13) == Some(&3)
+}
+
 fn text(p: &[u8], _: usize) -> bool {
     let printable = p.iter().filter(|c| c.is_ascii_graphic() || c.is_ascii_whitespace()).count();
     printable * 10 >= p.len() * 8
@@ -322,6 +335,14 @@ mod tests {
             ("coap", 5683, b"\x60\x45\x12\x34\xff", Shape::Answer(F::CoapAmplification)),
             ("coap get", 5683, b"\x40\x01\x12\x34\xbb", Shape::Other),
             ("game answer", 27015, b"\xff\xff\xff\xffI\x11name", Shape::Answer(F::UdpAmplification)),
+            (
+                "game answer from any port",
+                27_042,
+                b"\xff\xff\xff\xffstatusResponse\n",
+                Shape::Answer(F::UdpAmplification),
+            ),
+            ("tftp from any port", 51_000, b"\0\x05\0\x01File not found\0", Shape::Answer(F::TftpAmplification)),
+            ("zeros", 51_000, b"\0\0\0\0\0\0\0\0", Shape::Other),
             ("game query", 27015, b"\xff\xff\xff\xffTSource", Shape::Other),
             ("quic", 443, b"\xc3\0\0\0\x01\x08", Shape::Application),
         ];

@@ -27,6 +27,9 @@ impl Roles {
     }
 }
 
+/// Where web servers listen.
+const WEB_PORTS: [u16; 5] = [80, 443, 8_000, 8_080, 8_443];
+
 /// Claims every TCP segment.
 pub(super) fn claim(claims: &mut Claims<'_>) {
     let mut roles = Roles::default();
@@ -157,8 +160,7 @@ fn syn(claims: &mut Claims<'_>, members: Vec<usize>) -> Part {
         stats.dst_ports.distinct(),
         bare * 100.0
     )];
-    let ports = stats.dst_ports.distinct();
-    if few <= 4 && stats.n >= 5 && (ports * 2 >= stats.n || ports >= 64 && stats.dst_ports.top_share() < 0.1) {
+    if stats.is_scan() {
         why.push("few sources ask for ever other ports: a port scan".to_owned());
         return Part::new(AttackFamily::SynFlood, Some("port_scan"), 0.3, why, members);
     }
@@ -206,9 +208,29 @@ fn established(claims: &mut Claims<'_>, members: Vec<usize>) -> Part {
         stats.sources.distinct(),
         pushed * 100.0
     )];
-    let fit = if loose {
+    let share = |is: &dyn Fn(&Seen) -> bool| ratio(samples.iter().filter(|s| is(s)).count(), samples.len());
+    let data = share(&|s| s.payload_len > 0);
+    let requests = share(&|s| s.class == TrafficClass::TcpSyn);
+    let to_web = stats.dst_ports.top_share() >= 0.9 && stats.dst_ports.top().is_some_and(|p| WEB_PORTS.contains(&p));
+    let scan = stats.is_scan() && stats.src_ports.needed_for(0.9) <= 4;
+    if requests >= 0.2 && data < 0.05 && !scan {
+        let few = stats.source_spread() <= 0.5 && stats.sources.needed_for(0.8) <= 20;
+        why.push("connections are opened and nothing is said".to_owned());
+        let fit = if few { 0.6 } else { 0.4 };
+        return Part::new(AttackFamily::TcpFlood, Some("connections"), fit, why, members);
+    }
+    if to_web && !loose && data >= 0.1 {
+        why.push(
+            "conversations with a web server whose requests cannot be read: a crowd, or an attack on it".to_owned(),
+        );
+        return Part::new(AttackFamily::HttpFlood, None, 0.3, why, members);
+    }
+    let fit = if loose && !scan {
         why.push("every segment belongs to another connection".to_owned());
         0.92
+    } else if scan {
+        why.push("few sources try ever other ports: a port scan".to_owned());
+        0.3
     } else {
         why.push("the segments belong to lasting connections: ordinary traffic looks like this".to_owned());
         0.3
@@ -235,7 +257,12 @@ fn simple(
     members: Vec<usize>,
 ) -> Part {
     let stats = Stats::of(&claims.samples_of(&members));
-    let why = vec![format!("{} segments from {} sources: {sign}", stats.n, stats.sources.distinct())];
+    let mut why = vec![format!("{} segments from {} sources: {sign}", stats.n, stats.sources.distinct())];
+    // A flooder draws both ports; a scanner keeps its own.
+    if stats.is_scan() && stats.src_ports.needed_for(0.9) <= 4 {
+        why.push("few sources try ever other ports: a port scan".to_owned());
+        return Part::new(family, Some("port_scan"), 0.3, why, members);
+    }
     Part::new(family, subtype, fit, why, members)
 }
 

@@ -68,6 +68,12 @@ fn a_flood_of_each_family_is_named() {
             None,
         ),
         (
+            "udp, one socket to every port",
+            Flood { sources: Some(1), src_port: Some(5_555), dst_port: None, ..Flood::udp() },
+            F::UdpFlood,
+            Some("random_ports"),
+        ),
+        (
             "dns queries",
             Flood { class: TrafficClass::DnsQuery, dst_port: Some(53), shape: Shape::DnsQuery, ..Flood::udp() },
             F::DnsFlood,
@@ -155,6 +161,14 @@ fn ordinary_traffic_is_not_sure() {
     check("download", &download, F::AckFlood, None, false);
     let scan = Flood { sources: Some(1), dst_port: None, ..Flood::syn() };
     check("port scan", &scan.samples(400), F::SynFlood, Some("port_scan"), false);
+    let from_one_port = Flood { src_port: Some(36_050), ..scan.clone() };
+    let fin = Flood { class: TrafficClass::TcpOdd, flags: tcp_flag::FIN, ..from_one_port.clone() };
+    check("fin scan", &fin.samples(400), F::TcpFlood, Some("port_scan"), false);
+    let ack = Flood { class: TrafficClass::TcpAck, flags: tcp_flag::ACK, ..from_one_port };
+    check("ack scan", &ack.samples(400), F::AckFlood, None, false);
+    let udp =
+        Flood { sources: Some(1), src_port: Some(36_050), dst_port: None, ip_len: 28, payload: 0, ..Flood::udp() };
+    check("udp scan", &udp.samples(400), F::UdpFlood, Some("random_ports"), false);
     check("nothing", &[], F::Unknown, None, false);
 }
 

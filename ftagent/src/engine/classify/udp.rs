@@ -47,12 +47,14 @@ fn flood(claims: &Claims<'_>, members: Vec<usize>) -> Part {
     let one_payload = stats.prefixes.top_share() >= 0.9 && stats.lengths.top_share() >= 0.9;
     let scattered = stats.n >= 20 && stats.dst_ports.distinct() * 10 >= stats.n * 3;
     let port_zero = stats.dst_ports.top() == Some(0) && stats.dst_ports.top_share() >= 0.5;
+    // Probes are small; a flood from one socket to every port is not.
+    let scan = stats.is_scan() && stats.src_ports.needed_for(0.9) <= 4 && stats.mean_len < 100.0;
     // (what was seen, how sure it makes us)
     let signs: [(bool, f64, &str); 8] = [
         (port_zero, 0.95, "the datagrams go to port 0"),
         (forged.spoofed, 0.92, "the sources are judged forged"),
-        (stats.few_sources_many_flows(), 0.92, "few sources send every packet from another port"),
-        (stats.n >= 10 && stats.empty_share() >= 0.9, 0.9, "the datagrams are empty"),
+        (stats.few_sources_many_flows() && !scan, 0.92, "few sources send every packet from another port"),
+        (stats.n >= 10 && stats.empty_share() >= 0.9 && !scan, 0.9, "the datagrams are empty"),
         (scattered && stats.src_ports.top_share() < 0.5 && !application, 0.85, "the packets are scattered over ports"),
         (one_payload && stats.flows >= 20 && !application, 0.8, "every source sends the same bytes"),
         (stats.lengths.top_share() >= 0.95 && stats.flows >= 20 && !application, 0.7, "every source sends one length"),
