@@ -1,5 +1,6 @@
 //! Kernel tests: they need root and say so when they are skipped. Run with `--test-threads=1`.
 
+mod agent;
 mod datapath;
 mod generator;
 mod guards;
