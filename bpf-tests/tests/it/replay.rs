@@ -166,7 +166,7 @@ fn frames_that_the_ring_refuses_are_sent_again_and_counted_once() {
     let bounds = Bounds::new(60_000, Duration::from_secs(60));
     let one = || lab.wan.run(|| send("wan0", &recording, Timing::Paced(Pace::Full), bounds)).expect("inside");
     let sent: Vec<Sent> = std::thread::scope(|scope| {
-        let senders: Vec<_> = (0..3).map(|_| scope.spawn(&one)).collect();
+        let senders: Vec<_> = (0..3).map(|_| scope.spawn(one)).collect();
         senders.into_iter().map(|sender| sender.join().expect("no panic").expect("sends")).collect()
     });
     let frames: u64 = sent.iter().map(|sent| sent.frames).sum();
