@@ -132,7 +132,7 @@ pub(crate) fn flood(
             ..Vary::default()
         };
         let mut generator = Generator::load(&frame, &vary, 7).expect("the generator loads");
-        let bounds = Bounds { frames: pps * lasts.as_secs().max(1), time: lasts, stop: None };
+        let bounds = Bounds { frames: pps * lasts.as_secs().max(1), time: lasts, stop: None, began: None };
         generator.send(device, Pace::PerSecond(pps), bounds).expect("sends").arrived()
     };
     lab.wan.spawn(work).expect("a thread in the namespace")
@@ -289,28 +289,28 @@ fn an_operators_orders_reach_the_kernel_and_the_guard_refuses_friends() {
     };
     let agent = &mut setup.agent;
     agent.start();
-    let say = |words: &[&str]| {
+    fn say(agent: &Agent, words: &[&str]) -> (Option<i32>, String) {
         let output = agent.run(words);
         let all = [output.stdout, output.stderr].concat();
         (output.status.code(), String::from_utf8_lossy(&all).into_owned())
-    };
-    assert_eq!(say(&["block", "198.51.100.7", "--ttl", "10m"]).0, Some(0));
-    let (code, said) = say(&["block", "10.99.0.1"]);
+    }
+    assert_eq!(say(agent, &["block", "198.51.100.7", "--ttl", "10m"]).0, Some(0));
+    let (code, said) = say(agent, &["block", "10.99.0.1"]);
     assert_eq!(code, Some(3), "its own address: {said}");
-    let (code, said) = say(&["block", "192.0.2.9"]);
+    let (code, said) = say(agent, &["block", "192.0.2.9"]);
     assert_eq!(code, Some(3), "an allowed address: {said}");
     let matches = "protocol udp source-port 53 length 512-1500";
     assert_eq!(
-        say(&["rules", "add", "--target", "10.99.0.1", "--match", matches, "--action", "limit 100pps"]).0,
+        say(agent, &["rules", "add", "--target", "10.99.0.1", "--match", matches, "--action", "limit 100pps"]).0,
         Some(0)
     );
     assert_eq!(agent.rules(), 2);
     agent.kill();
     agent.start();
     assert_eq!(agent.rules(), 2, "orders of operators outlive the agent");
-    assert_eq!(say(&["rules", "delete", "--target", "10.99.0.1", "--match", matches]).0, Some(0));
-    assert_eq!(say(&["unblock", "198.51.100.7"]).0, Some(0));
-    assert_eq!(say(&["unblock", "198.51.100.7"]).0, Some(3), "there is nothing to lift any more");
+    assert_eq!(say(agent, &["rules", "delete", "--target", "10.99.0.1", "--match", matches]).0, Some(0));
+    assert_eq!(say(agent, &["unblock", "198.51.100.7"]).0, Some(0));
+    assert_eq!(say(agent, &["unblock", "198.51.100.7"]).0, Some(3), "there is nothing to lift any more");
     assert_eq!(agent.rules(), 0);
 }
 
