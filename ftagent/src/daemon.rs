@@ -120,8 +120,8 @@ pub async fn run(config: Config) -> Result<()> {
         warnings.push(format!("map {name} was made anew: its size or layout changed, its counters began at 0"));
     }
     let maps = Maps::open(&pins.maps())?;
-    let mut datapath = Datapath::adopt(maps, config.datapath.clone(), config.dead_man_secs)?;
-    datapath.set_ground(host.ground(&config).datapath(), started.mono_ns);
+    let ground = host.ground(&config).datapath();
+    let datapath = Datapath::adopt(maps, config.datapath.clone(), config.dead_man_secs, ground)?;
 
     let (worker, worker_handle, mut worker_results) = Worker::new(config.state_dir.join("engine.json"), boot);
     let samples = Samples::open(&pins.maps()).context("the ring of samples")?;

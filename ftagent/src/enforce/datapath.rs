@@ -34,17 +34,18 @@ pub struct Datapath {
 }
 
 impl Datapath {
-    /// Adopts what is in the maps.
+    /// Adopts what is in the maps, and changes nothing before the first [`Self::reconcile`]: until the rules that should
+    /// be in force are known, those that an earlier agent left are.
     ///
     /// # Errors
     /// On a failed system call.
-    pub fn adopt(maps: Maps, config: DatapathConfig, dead_man_secs: u64) -> Result<Self, TableError> {
+    pub fn adopt(maps: Maps, config: DatapathConfig, dead_man_secs: u64, ground: Ground) -> Result<Self, TableError> {
         let writer = Writer::adopt(&maps)?;
         Ok(Self {
             writer,
             maps,
             slots: Slots::default(),
-            ground: Ground::default(),
+            ground,
             config,
             dead_man_ns: dead_man_secs * 1_000_000_000,
             mode: Mode::Enforce,
