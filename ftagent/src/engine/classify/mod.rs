@@ -1,6 +1,6 @@
 //! What kind of attack it is: a pure function from samples to a named, explained verdict.
 //!
-//! Each family claims the samples that it explains, in the order of [`CLAIMS`]; what is claimed is a part of the
+//! Each family claims the samples that it explains, in the order of `CLAIMS`; what is claimed is a part of the
 //! attack. One part gives its family, several real ones give `multi_vector`. A part's fit says how little ordinary
 //! traffic looks like it, and becomes the confidence.
 
