@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 
 use ftagent_common::api::{
-    Action, ExecutionOutcome, FirewallRule, PortSide, PreviewContext, Protocol, RuleExecution, effective_sources,
-    preview,
+    Action, ExecutionOutcome, FirewallRule, MAX_SOURCES, PortSide, PreviewContext, Protocol, RuleExecution,
+    effective_sources, preview,
 };
+use ipnet::IpNet;
 use uuid::Uuid;
 
 use super::Engine;
@@ -33,34 +34,34 @@ impl Engine {
     }
 
     fn fire_one(&mut self, uuid: Uuid, rule: &FirewallRule, now: Now) {
-        let max_sources = self.effective.response.max_sources as usize;
+        let max_sources = (self.effective.response.max_sources as usize).min(MAX_SOURCES);
         let Some(incident) = self.incidents.get_mut(&uuid) else { return };
         incident.fired.insert(rule.id);
-        let context = PreviewContext {
-            target: incident.target,
-            sources: incident.verdict.as_ref().map_or_else(Vec::new, |v| {
-                let all = v.vectors.iter().flat_map(|v| v.stats.sources.shares(max_sources));
-                let distinct: BTreeSet<_> = all.map(|(ip, _)| ip.into()).collect();
-                distinct.into_iter().take(max_sources).collect()
-            }),
-            spoofed: incident.spoofed,
-        };
+        let mut action = rule.action.clone();
+        if let Some([]) = action.sources()
+            && !incident.spoofed
+        {
+            let vectors = incident.verdict.iter().flat_map(|v| &v.vectors);
+            name_sources(&mut action, vectors.flat_map(|v| v.stats.prefixes_of_sources(max_sources)).collect());
+        }
+        let context = PreviewContext { target: incident.target, sources: Vec::new(), spoofed: incident.spoofed };
         self.cooldowns.insert(
             (rule.id, incident.target),
             now.mono_ns + u64::from(rule.cooldown_minutes.clamp(1, 1_440)) * 60 * SEC,
         );
-        let shown = preview(&rule.action, &context);
+        let shown = preview(&action, &context);
         let key = format!("rule {}", rule.id);
         if let Some(why) = shown.refused {
             let text = format!("firewall rule {}: {why}", rule.name);
-            let execution = refused(incident.execution_uuid(&key, "do"), rule.id, uuid, &rule.action, &text, now);
+            let execution = refused(incident.execution_uuid(&key, "do"), rule.id, uuid, &action, &text, now);
             incident.refuse(Some(execution), text, now);
             return;
         }
         let origin = Origin::FirewallRule { rule: rule.id, name: rule.name.clone(), incident: uuid };
-        let ttl = rule.action.ttl_secs().unwrap_or(self.effective.response.ttl_secs);
-        let deed = Deed::new(key, rule.id, rule.action.clone(), shown.do_, shown.undo);
-        self.install(uuid, deed, expand(&rule.action, &context), &origin, ttl, now);
+        let ttl = action.ttl_secs().unwrap_or(self.effective.response.ttl_secs);
+        let rules = expand(&action, &context);
+        let deed = Deed::new(key, rule.id, action, shown.do_, shown.undo);
+        self.install(uuid, deed, rules, &origin, ttl, now);
     }
 }
 
@@ -75,6 +76,17 @@ pub(super) fn refused(uuid: Uuid, rule_id: i64, incident: Uuid, action: &Action,
         commands: Vec::new(),
         at: now.wall,
         latency_us: 0,
+    }
+}
+
+/// Gives an action about the incident's sources their addresses; those of several vectors once each.
+fn name_sources(action: &mut Action, found: BTreeSet<IpNet>) {
+    if let Action::XdpDropSource { sources, .. }
+    | Action::XdpRateLimitSource { sources, .. }
+    | Action::NftDropSource { sources, .. }
+    | Action::NftRateLimitSource { sources, .. } = action
+    {
+        sources.extend(found.into_iter().take(MAX_SOURCES));
     }
 }
 

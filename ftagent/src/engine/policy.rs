@@ -1,7 +1,5 @@
 //! What to do about a classified attack: the narrowest response first, wider ones while it is not contained.
 
-use std::net::IpAddr;
-
 use ftagent_common::api::{Action, PortProtocol, PortSide, Protocol};
 use ftagent_common::packet::{Ip, proto, tcp_flag};
 use ftagent_common::vocab::{AttackFamily, TrafficClass};
@@ -147,11 +145,7 @@ fn sources(vector: &Vector, at: &Situation<'_>, plan: &mut Plan) -> bool {
     if chosen.len() > FEW && vector.signature.as_ref().is_some_and(|m| m.usable) {
         return false;
     }
-    plan.sources.extend(chosen.into_iter().map(|(ip, _)| {
-        let address = IpAddr::from(ip);
-        let len = if stats.networks.contains(&ip) { 64 } else { IpNet::from(address).max_prefix_len() };
-        IpNet::new(address, len).expect("64 is a length of IPv6, and only its addresses are networks").trunc()
-    }));
+    plan.sources.extend(chosen.into_iter().map(|(ip, _)| stats.prefix_of(ip)));
     true
 }
 

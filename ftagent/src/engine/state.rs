@@ -33,6 +33,9 @@ pub struct EngineState {
     pub answered: Vec<(Uuid, CommandAck)>,
 }
 
+/// More revisions than an incident sends between two saved states, at one in five seconds.
+const REVISION_GAP: u32 = 10_000;
+
 impl Engine {
     /// What to save; see [`super::Command::Persist`].
     pub fn state(&self) -> EngineState {
@@ -54,7 +57,11 @@ impl Engine {
     ///
     /// After a reboot nothing is in the kernel any more: incidents are closed with a note and blocks of operators and
     /// of the control plane are installed again for what was left of their time.
-    pub fn restore(settings: Settings, state: EngineState, now: Now, same_boot: bool) -> Self {
+    pub fn restore(settings: Settings, mut state: EngineState, now: Now, same_boot: bool) -> Self {
+        for incident in &mut state.incidents {
+            // Reports sent after the state was saved must not outrank what comes now.
+            incident.revision = incident.revision.saturating_add(REVISION_GAP);
+        }
         let mut engine = Self::new(settings, now);
         engine.next_rule = state.next_rule.max(state.rules.iter().map(|r| r.id.0 + 1).max().unwrap_or(0));
         engine.operator_allow = state.operator_allow;

@@ -438,7 +438,7 @@ fn a_killed_agent_goes_on_and_still_undoes() {
     let mut k = Kernel::new(Settings::default());
     flood(&mut k, THREE, TARGET, 50_000, 2_000);
     let before = k.rules.clone();
-    let uuid = only(&k).uuid;
+    let (uuid, sent) = (only(&k).uuid, only(&k).revision);
     let saved = serde_json::to_string(&k.persisted.clone().expect("persisted")).expect("JSON");
     k.engine = Engine::restore(Settings::default(), serde_json::from_str(&saved).expect("state"), at(k.now_ns), true);
     k.run_for(200 * MS);
@@ -448,6 +448,7 @@ fn a_killed_agent_goes_on_and_still_undoes() {
     k.run_for(12 * SEC);
     assert!(k.automatic().is_empty());
     assert_eq!(only(&k).status, IncidentStatus::Resolved);
+    assert!(only(&k).revision > sent, "its reports outrank those from before the kill");
 }
 
 #[test]

@@ -3,8 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::Hash;
+use std::net::IpAddr;
 
 use ftagent_common::packet::Ip;
+use ipnet::IpNet;
 
 use super::payload::Shape;
 use crate::engine::window::Seen;
@@ -150,6 +152,18 @@ impl Stats {
         self.sources.needed_for(0.8) <= 4
             && self.n >= 5
             && (ports * 2 >= self.n || ports >= 64 && self.dst_ports.top_share() < 0.1)
+    }
+
+    /// The heaviest sources as prefixes, at most `most`.
+    pub fn prefixes_of_sources(&self, most: usize) -> Vec<IpNet> {
+        self.sources.items.iter().take(most).map(|(ip, _)| self.prefix_of(*ip)).collect()
+    }
+
+    /// The prefix that one of `sources` stands for.
+    pub fn prefix_of(&self, source: Ip) -> IpNet {
+        let host = IpNet::from(IpAddr::from(source));
+        let len = if self.networks.contains(&source) { 64 } else { host.max_prefix_len() };
+        IpNet::new(host.addr(), len).expect("64 is a length of IPv6, and only its addresses are networks").trunc()
     }
 
     /// Distinct sources per sample.

@@ -53,16 +53,20 @@ fn flood(claims: &Claims<'_>, members: Vec<usize>) -> Part {
     let signs: [(bool, f64, &str); 8] = [
         (port_zero, 0.95, "the datagrams go to port 0"),
         (forged.spoofed, 0.92, "the sources are judged forged"),
-        (stats.few_sources_many_flows() && !scan, 0.92, "few sources send every packet from another port"),
-        (stats.n >= 10 && stats.empty_share() >= 0.9 && !scan, 0.9, "the datagrams are empty"),
+        (stats.few_sources_many_flows(), 0.92, "few sources send every packet from another port"),
+        (stats.n >= 10 && stats.empty_share() >= 0.9, 0.9, "the datagrams are empty"),
         (scattered && stats.src_ports.top_share() < 0.5 && !application, 0.85, "the packets are scattered over ports"),
         (one_payload && stats.flows >= 20 && !application, 0.8, "every source sends the same bytes"),
         (stats.lengths.top_share() >= 0.95 && stats.flows >= 20 && !application, 0.7, "every source sends one length"),
         (one_payload && stats.n >= 20 && !application, 0.65, "the same bytes over and over"),
     ];
-    let best = signs.iter().filter(|(seen, ..)| *seen).max_by(|a, b| a.1.total_cmp(&b.1));
-    let (fit, sign) =
-        best.map_or((0.35, "lasting conversations of varied packets: busy, but ordinary"), |b| (b.1, b.2));
+    let best = signs.iter().filter(|(seen, ..)| *seen && !scan).max_by(|a, b| a.1.total_cmp(&b.1));
+    let ordinary = if scan {
+        "few sources probe ever other ports: a port scan"
+    } else {
+        "lasting conversations of varied packets: busy, but ordinary"
+    };
+    let (fit, sign) = best.map_or((0.35, ordinary), |b| (b.1, b.2));
     let why = vec![
         format!(
             "{} sources, {} flows in {} samples, {} destination ports, {:.0} bytes on average",
