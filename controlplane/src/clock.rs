@@ -1,4 +1,5 @@
 //! The only place that asks what time it is.
+#![expect(clippy::disallowed_methods, reason = "this is where they are called")]
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::SystemTime;

@@ -250,7 +250,7 @@ fn without_privileges_the_agent_says_which_it_needs() {
     let Some(setup) = setup("without_privileges_the_agent_says_which_it_needs", "") else { return };
     let check = setup.agent.run(&["check"]);
     assert!(check.status.success(), "{}", String::from_utf8_lossy(&check.stdout));
-    let open = std::fs::Permissions::from(std::os::unix::fs::PermissionsExt::from_mode(0o755));
+    let open: std::fs::Permissions = std::os::unix::fs::PermissionsExt::from_mode(0o755);
     std::fs::set_permissions(setup.dir.path(), open).expect("readable");
     let nobody =
         Command::new(&setup.agent.program).arg("--config").arg(&setup.agent.config).arg("check").uid(65_534).output();

@@ -19,7 +19,7 @@ use ftagent_common::api::StreamMessage;
 use futures_util::stream;
 use serde::Deserialize;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::sleep;
 use tracing::warn;
 use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
@@ -70,10 +70,9 @@ struct Lines {
 impl Lines {
     async fn next(&mut self) -> Option<Bytes> {
         if self.ready.is_empty() {
-            let ping = Instant::now() + Duration::from_secs(STREAM_PING_SECS);
             tokio::select! {
                 go_on = self.subscription.woken() => if !go_on { return None },
-                () = sleep_until(ping) => {}
+                () = sleep(Duration::from_secs(STREAM_PING_SECS)) => {}
                 _ = self.draining.wait_for(|d| *d) => return None,
             }
             self.ready = match self.app.poll_stream(&mut self.state).await {
