@@ -44,6 +44,7 @@ impl Lines {
 }
 
 #[tokio::test]
+#[expect(clippy::disallowed_methods, reason = "it measures time")]
 async fn a_committed_change_is_pushed_at_once() {
     let server = Server::start().await;
     let node = server.deploy("edge-1").await;
