@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::config::Config;
 use crate::object;
 use crate::xdp::pins::Pins;
-use crate::xdp::program::{MIN_KERNEL, interface_index, memory};
+use crate::xdp::program::{MIN_KERNEL, interface_index, memory, missing_capabilities};
 
 /// One thing that was looked at.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -80,12 +80,7 @@ fn kernel() -> Finding {
 }
 
 fn privileges() -> Finding {
-    /// Bits of `linux/capability.h`.
-    const NEEDED: [(u32, &str); 3] = [(12, "CAP_NET_ADMIN"), (38, "CAP_PERFMON"), (39, "CAP_BPF")];
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let effective = status.lines().find_map(|l| l.strip_prefix("CapEff:")).map(str::trim).unwrap_or("0");
-    let mask = u64::from_str_radix(effective, 16).unwrap_or(0);
-    let missing: Vec<&str> = NEEDED.iter().filter(|(bit, _)| mask & (1 << bit) == 0).map(|(_, name)| *name).collect();
+    let missing = missing_capabilities();
     let result = if missing.is_empty() {
         Ok("CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON are there".to_owned())
     } else {

@@ -25,7 +25,7 @@ const MAX_BYTES: u64 = 4 << 20;
 /// Why a configuration is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    #[error("cannot read {path}: {source}; make one from the example in the manual, or name another with --config")]
+    #[error("cannot read {path}; dist/ftagent.toml is an example to start from, --config names another place")]
     Read { path: String, source: std::io::Error },
     #[error("{path} has {bytes} bytes: a configuration has at most {MAX_BYTES}")]
     TooLarge { path: String, bytes: u64 },

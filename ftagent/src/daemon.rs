@@ -12,12 +12,12 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use ftagent_common::abi::{Flow, InterfaceCounters, TargetCounters};
-use ftagent_common::api::{DeployRequest, Heartbeat, MetricsSample, PROTOCOL_VERSION};
+use ftagent_common::api::{AckStatus, CommandAck, DeployRequest, Heartbeat, MetricsSample, PROTOCOL_VERSION};
 use ftagent_common::vocab::{AttachMode, AttackFamily, IncidentStatus};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
-use tracing::{debug, error, info, warn};
+use tracing::{error, info, warn};
 
 use crate::clock;
 use crate::config::Config;
@@ -57,8 +57,10 @@ struct Daemon {
     worker: WorkerHandle,
     link: Option<Link>,
     link_status: Option<watch::Receiver<LinkStatus>>,
-    /// Who waits for the answer to the order that the engine is working on.
-    asking: Option<oneshot::Sender<Answer>>,
+    /// The engine's answer to the order that is being carried out.
+    outcome: Option<OrderOutcome>,
+    /// Acknowledgements that wait until what they acknowledge is in the kernel.
+    acks: Vec<CommandAck>,
     /// Frames and bytes at the last tick and at the last metrics sample.
     last_tick: (u64, u64),
     last_sample: (u64, MetricsCounters),
@@ -136,7 +138,8 @@ pub async fn run(config: Config) -> Result<()> {
         worker: worker_handle,
         link: None,
         link_status: None,
-        asking: None,
+        outcome: None,
+        acks: Vec::new(),
         last_tick: (0, 0),
         last_sample: (started.mono_ns, MetricsCounters::default()),
         tick: TickReport::default(),
@@ -150,15 +153,7 @@ pub async fn run(config: Config) -> Result<()> {
     };
     // What the engine remembers goes into the maps before any program runs on them.
     daemon.carry_out();
-    daemon.attached = loaded.attach()?;
-    for interface in &daemon.attached {
-        info!(interface = %interface.interface, mode = %interface.mode, adopted = interface.adopted, reason = %interface.reason, "attached");
-    }
-    let is_fallback = daemon.attached.iter().any(|a| a.mode == AttachMode::Nftables);
-    daemon.worker.set_fallback(is_fallback);
-    let worker = tokio::task::spawn_blocking(move || worker.run());
-    daemon.last_sample = (started.mono_ns, daemon.sums().1);
-
+    // Everything that may refuse to start comes before the interfaces are touched.
     let (questions, mut asked) = mpsc::channel(16);
     let control = Control::listen(&daemon.config.socket())
         .with_context(|| format!("control socket {}", daemon.config.socket().display()))?;
@@ -172,6 +167,15 @@ pub async fn run(config: Config) -> Result<()> {
         }
         None => None,
     };
+
+    daemon.attached = loaded.attach()?;
+    for interface in &daemon.attached {
+        info!(interface = %interface.interface, mode = %interface.mode, adopted = interface.adopted, reason = %interface.reason, "attached");
+    }
+    let is_fallback = daemon.attached.iter().any(|a| a.mode == AttachMode::Nftables);
+    daemon.worker.set_fallback(is_fallback);
+    let worker = tokio::task::spawn_blocking(move || worker.run());
+    daemon.last_sample = (started.mono_ns, daemon.sums().1);
 
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -320,18 +324,40 @@ impl Daemon {
         if then == 0 { 0 } else { u64::try_from(grown * 1_000_000_000 / u128::from(nanos)).unwrap_or(u64::MAX) }
     }
 
-    /// Carries out everything that the engine asks for.
-    fn carry_out(&mut self) {
+    /// Carries out everything that the engine asks for, and returns what the kernel refused.
+    fn carry_out(&mut self) -> Vec<String> {
         let mut results = Vec::new();
+        let mut failures = Vec::new();
         loop {
             while let Some(command) = self.engine.poll_command() {
                 self.carry_out_one(command, &mut results);
             }
             if results.is_empty() {
-                return;
+                break;
             }
+            failures.extend(self.note_failures(&results));
             self.engine.on(Input::Enforced(std::mem::take(&mut results)), clock::now());
         }
+        for mut ack in std::mem::take(&mut self.acks) {
+            if let (AckStatus::Applied, Some(failure)) = (ack.status, failures.first()) {
+                ack.status = AckStatus::Failed;
+                ack.error = format!("not in the kernel: {failure}");
+            }
+            self.send(Outgoing::Ack(ack));
+        }
+        failures
+    }
+
+    fn note_failures(&mut self, results: &[EnforceResult]) -> Vec<String> {
+        let mut failures = Vec::new();
+        for result in results {
+            if let Err(error) = &result.result {
+                self.rules_failed += 1;
+                error!(rule = result.rule.0, %error, "rule failed");
+                failures.push(error.clone());
+            }
+        }
+        failures
     }
 
     fn carry_out_one(&mut self, command: Command, results: &mut Vec<EnforceResult>) {
@@ -340,7 +366,7 @@ impl Daemon {
             Command::Enforce(set) => {
                 // The maps need no journal: they are read at start, and automatic entries end by themselves.
                 results.extend(self.datapath.reconcile(&set, clock::mono_ns()));
-                self.worker.enforce(set);
+                self.worker.enforce(self.host.with_friends(set));
             }
             Command::Report(report) => {
                 info!(
@@ -353,12 +379,8 @@ impl Daemon {
                 }
                 self.send(Outgoing::Incident(report));
             }
-            Command::Ack(ack) => self.send(Outgoing::Ack(ack)),
-            Command::Answer(outcome) => match self.asking.take() {
-                // Whoever asked may have gone.
-                Some(asking) => drop(asking.send(Answer::Order { outcome })),
-                None => debug!(?outcome, "an answer that nobody waits for"),
-            },
+            Command::Ack(ack) => self.acks.push(ack),
+            Command::Answer(outcome) => self.outcome = Some(outcome),
         }
     }
 
@@ -370,12 +392,7 @@ impl Daemon {
     }
 
     fn on_results(&mut self, results: Vec<EnforceResult>) {
-        for result in &results {
-            if let Err(error) = &result.result {
-                self.rules_failed += 1;
-                error!(rule = result.rule.0, %error, "rule failed");
-            }
-        }
+        self.note_failures(&results);
         self.engine.on(Input::Enforced(results), clock::now());
         self.carry_out();
     }
@@ -411,14 +428,15 @@ impl Daemon {
             }
             Question::Rules {} => to_value(self.rules()).map(|rules| Answer::Rules { rules }),
             Question::Order { order } => {
-                self.asking = Some(asked.answer);
                 self.engine.on(Input::Operator(order), clock::now());
-                self.carry_out();
-                if let Some(unanswered) = self.asking.take() {
-                    let outcome = OrderOutcome::Refused { why: "the engine gave no answer".to_owned() };
-                    drop(unanswered.send(Answer::Order { outcome }));
+                let failures = self.carry_out();
+                match (self.outcome.take(), failures.first()) {
+                    (Some(OrderOutcome::Done { .. }), Some(failure)) => {
+                        Err(anyhow::anyhow!("the order was taken, but is not in the kernel: {failure}"))
+                    }
+                    (Some(outcome), _) => Ok(Answer::Order { outcome }),
+                    (None, _) => Err(anyhow::anyhow!("the engine gave no answer")),
                 }
-                return;
             }
         };
         let answer = answer.unwrap_or_else(|error| Answer::Error { message: format!("{error:#}") });
@@ -448,6 +466,7 @@ impl Daemon {
                     "configuration read again: thresholds, response, rules and lists take effect; interfaces, sizes and directories need a restart"
                 );
                 self.config.settings = fresh.settings;
+                self.host.set_management(fresh.management.clone());
                 self.config.management = fresh.management;
                 self.config.protect = fresh.protect;
                 self.apply_host();

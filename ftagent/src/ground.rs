@@ -5,11 +5,12 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use ftagent_common::api::AllowEntry;
 use ipnet::IpNet;
 use tracing::warn;
 
 use crate::config::Config;
-use crate::engine::Settings;
+use crate::engine::{RuleSet, Settings};
 use crate::host::{HostFacts, host_facts};
 use crate::netlink::Changes;
 use crate::xdp::compile::{FailSafe, Ground as Compiled};
@@ -115,6 +116,21 @@ impl Host {
                 }
             }
         }
+    }
+
+    /// Takes the management sources of a configuration that was read again.
+    pub fn set_management(&mut self, management: Vec<FailSafe>) {
+        self.management = management;
+    }
+
+    /// The rules for nftables, which knows no ports of friends: management sources and the control plane are allowed
+    /// there as a whole, so that no rule locks anybody out.
+    pub fn with_friends(&self, mut rules: RuleSet) -> RuleSet {
+        let friends = self.management.iter().map(|m| (m.prefix, "management source"));
+        let control = self.control_plane_addresses.iter().map(|ip| (IpNet::from(*ip), "control plane"));
+        let entries = friends.chain(control).map(|(prefix, label)| AllowEntry { prefix, label: label.to_owned() });
+        rules.allow.extend(entries);
+        rules
     }
 
     /// The file's settings with the guard's lists filled in.

@@ -315,6 +315,24 @@ fn an_operators_orders_reach_the_kernel_and_the_guard_refuses_friends() {
 }
 
 #[test]
+fn a_full_map_refuses_the_next_block_and_says_so() {
+    let name = "a_full_map_refuses_the_next_block_and_says_so";
+    let Some(mut setup) = setup(name, "[datapath]\nmax_blocks = 16\n") else { return };
+    setup.agent.start();
+    let codes: Vec<Option<i32>> =
+        (1..=17).map(|last| setup.agent.run(&["block", &format!("198.51.100.{last}")]).status.code()).collect();
+    let done = codes.iter().filter(|code| **code == Some(0)).count();
+    assert_eq!((done, codes[16]), (16, Some(1)), "{codes:?}");
+    let blocked = setup.agent.ask("status").expect("an answer");
+    let map = blocked["maps"].as_array().and_then(|maps| maps.iter().find(|m| m["name"] == "BLOCK4")).cloned();
+    let entries = map.and_then(|m| m["entries"].as_u64()).expect("the map is shown");
+    assert_eq!(entries as usize, done, "what was said to be blocked is in the kernel, and nothing else");
+    let output = setup.agent.run(&["block", "198.51.100.99"]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && said.contains("full"), "{said}");
+}
+
+#[test]
 fn a_full_disk_delays_neither_detection_nor_the_drop() {
     let Some(mut setup) = setup("a_full_disk_delays_neither_detection_nor_the_drop", "") else { return };
     let state = setup.dir.path().join("state");

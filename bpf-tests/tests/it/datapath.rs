@@ -392,6 +392,27 @@ fn every_way_to_attach_works_and_is_adopted() {
 }
 
 #[test]
+fn a_link_of_another_version_is_taken_over_and_an_interface_no_longer_named_is_left() {
+    if skip_without_root("a_link_of_another_version_is_taken_over_and_an_interface_no_longer_named_is_left") {
+        return;
+    }
+    let lab = Lab::new();
+    let dir = LabDir::create("versions").expect("a bpffs");
+    let pins = Pins::below(&dir.bpf()).expect("a bpffs");
+    let first = attach(&lab, &pins, AttachChoice::Auto);
+    let root = dir.bpf().join("ftagent");
+    std::fs::rename(root.join(format!("v{}", ftagent_common::abi::ABI_VERSION)), root.join("v0")).expect("renamed");
+    let second = attach(&lab, &pins, AttachChoice::Auto);
+    assert_eq!((second[0].mode, second[0].adopted), (AttachMode::Native, true), "{}", second[0].reason);
+    assert_eq!(first[0].link_id, second[0].link_id, "the other version's link runs our program");
+    assert!(!root.join("v0").exists(), "nothing of the other version is left");
+
+    let third = attach(&lab, &pins, AttachChoice::Nftables);
+    assert_eq!(third[0].mode, AttachMode::Nftables);
+    assert!(pins.pinned_links().is_empty(), "the program went with its place in the configuration");
+}
+
+#[test]
 fn a_foreign_program_is_left_alone() {
     if skip_without_root("a_foreign_program_is_left_alone") {
         return;

@@ -3,7 +3,7 @@
 //! The pinned maps are their own journal. Whatever a dead agent left in them is read at start, and what no rule wants
 //! is removed; every automatic entry ends by itself besides.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ftagent_common::abi::{Rate, Settings, feature, mode};
 use ftagent_common::api::MapReport;
@@ -28,6 +28,8 @@ pub struct Datapath {
     /// How many frames one sample stands for.
     one_in: u32,
     in_force: BTreeMap<RuleId, Rule>,
+    /// Rules whose failure was told already.
+    failing: BTreeSet<RuleId>,
     wanted: RuleSet,
     /// Targets and heavy sources at the last reading.
     pub seen: (u64, u64),
@@ -52,6 +54,7 @@ impl Datapath {
             features: 0,
             one_in: 1,
             in_force: BTreeMap::new(),
+            failing: BTreeSet::new(),
             wanted: RuleSet::default(),
             seen: (0, 0),
         })
@@ -200,13 +203,18 @@ impl Datapath {
                 continue;
             }
             if result.is_ok() {
+                self.failing.remove(&rule.id);
                 self.in_force.insert(rule.id, rule.clone());
             } else {
                 self.in_force.remove(&rule.id);
+                if !self.failing.insert(rule.id) {
+                    continue;
+                }
             }
             results.push(EnforceResult { rule: rule.id, installed: true, result, at_mono_ns: now_mono_ns });
         }
         let wanted = &self.wanted.rules;
+        self.failing.retain(|id| wanted.contains_key(id));
         let gone: Vec<RuleId> = self.in_force.keys().filter(|id| !wanted.contains_key(id)).copied().collect();
         // A removal that failed is tried again with every repair; entries of automatic rules end by themselves.
         let result = if errors.is_empty() { Ok(()) } else { Err(words) };

@@ -26,8 +26,14 @@ impl Engine {
             }
             OperatorOrder::Unblock { source } => self.unblock(source.trunc(), now),
             OperatorOrder::AddRule { target, matches, ttl_secs, pps, bps } => {
-                let matches = Matches { target: Some(target.trunc()), source: None, ..matches };
-                Ok(self.order_rule(matches, ttl_secs, rate(pps, bps, None), Origin::Operator, now))
+                let verdict = rate(pps, bps, None);
+                let matches = Matches { target: None, source: None, ..matches };
+                if verdict == Verdict::Drop && matches == Matches::default() {
+                    Err(format!("this drops everything for {target}, what is wanted too: name what to match, or limit"))
+                } else {
+                    let matches = Matches { target: Some(target.trunc()), ..matches };
+                    Ok(self.order_rule(matches, ttl_secs, verdict, Origin::Operator, now))
+                }
             }
             OperatorOrder::DeleteRule { target, matches } => self.delete_rule(target.trunc(), &matches, now),
             OperatorOrder::Allow { prefix, label } => self.allow_prefix(prefix.trunc(), label, now),

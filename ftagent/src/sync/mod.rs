@@ -131,7 +131,7 @@ pub enum LinkError {
     #[error(transparent)]
     Persist(#[from] PersistError),
     #[error(
-        "{file}: this machine is not a node yet and there is no deploy token; set one once, see the control plane's deploy page",
+        "{file}: this machine is not a node yet and there is no deploy token; set control_plane.deploy_token_file once, `controlplane token create` makes a token",
         file = .file.display()
     )]
     NoCredentials { file: PathBuf },

@@ -10,6 +10,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use aya::programs::links::{FdLink, PinnedLink};
 use ftagent_common::abi::ABI_VERSION;
 use ftagent_common::vocab::AttachMode;
 
@@ -96,11 +97,79 @@ impl Pins {
         found
     }
 
-    /// Unpins everything: links first, which detaches the programs. Returns the interfaces that were detached.
+    /// Takes over the links that other versions of the layout left pinned, so that their programs are replaced and
+    /// not worked around. Returns the interfaces.
+    ///
+    /// # Errors
+    /// When a link cannot be opened or pinned; it stays where it was.
+    pub fn inherit(&self) -> Result<Vec<String>, PinsError> {
+        let mut inherited = Vec::new();
+        for other in self.other_versions() {
+            for (mode, interface) in other.pinned_links() {
+                let (old, new) = (other.link(mode, &interface), self.link(mode, &interface));
+                if !new.exists() {
+                    let failed = |path: &Path, e: &dyn std::error::Error| {
+                        io_error("cannot take over the link", path, io::Error::other(e.to_string()))
+                    };
+                    let link: FdLink = PinnedLink::from_pin(&old).map_err(|e| failed(&old, &e))?.into();
+                    link.pin(&new).map(drop).map_err(|e| failed(&new, &e))?;
+                    inherited.push(interface);
+                }
+                remove(&old)?;
+            }
+        }
+        Ok(inherited)
+    }
+
+    /// Unpins what other versions of the layout left, once their links are taken over.
+    ///
+    /// # Errors
+    /// As [`Self::remove_all`].
+    pub fn remove_other_versions(&self) -> Result<(), PinsError> {
+        self.other_versions().iter().try_for_each(|other| other.remove_version().map(drop))
+    }
+
+    /// The pin directories of other versions.
+    fn other_versions(&self) -> Vec<Self> {
+        let Some(parent) = self.root.parent() else { return Vec::new() };
+        let entries = fs::read_dir(parent).into_iter().flatten().flatten().map(|entry| entry.path());
+        let is_version = |path: &PathBuf| {
+            let name = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.strip_prefix('v'));
+            name.is_some_and(|number| number.parse::<u32>().is_ok())
+        };
+        let mut found: Vec<Self> =
+            entries.filter(is_version).filter(|path| *path != self.root).map(|root| Self { root }).collect();
+        found.sort_by(|a, b| a.root.cmp(&b.root));
+        found
+    }
+
+    /// Unpins the links and programs of interfaces that are not in `kept`, which detaches them.
+    ///
+    /// # Errors
+    /// As [`Self::remove_all`].
+    pub fn remove_others(&self, kept: impl Fn(&str) -> bool) -> Result<Vec<String>, PinsError> {
+        let mut gone = Vec::new();
+        for (mode, interface) in self.pinned_links().into_iter().filter(|(_, interface)| !kept(interface)) {
+            remove(&self.link(mode, &interface))?;
+            remove(&self.program(&interface))?;
+            gone.push(interface);
+        }
+        Ok(gone)
+    }
+
+    /// Unpins everything of every version: links first, which detaches the programs. Returns the interfaces that were detached.
     ///
     /// # Errors
     /// The first pin that could not be removed; what came before it is gone.
     pub fn remove_all(&self) -> Result<Vec<String>, PinsError> {
+        let mut interfaces = self.remove_version()?;
+        for other in self.other_versions() {
+            interfaces.extend(other.remove_version()?);
+        }
+        Ok(interfaces)
+    }
+
+    fn remove_version(&self) -> Result<Vec<String>, PinsError> {
         let links = self.pinned_links();
         for (mode, interface) in &links {
             remove(&self.link(*mode, interface))?;

@@ -80,8 +80,8 @@ pub enum LoadError {
     NotBuilt,
     #[error("kernel {found} is too old: ftagent needs {}.{} or newer", MIN_KERNEL.0, MIN_KERNEL.1)]
     OldKernel { found: String },
-    #[error("loading programs needs root, or CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON")]
-    NotPermitted,
+    #[error("loading programs needs root, or CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON; missing: {missing}")]
+    NotPermitted { missing: String },
     #[error("interface {name} does not exist; interfaces here: {there}")]
     NoInterface { name: String, there: String },
     #[error("interface {interface}: {choice} was asked for and does not work: {reason}")]
@@ -109,6 +109,10 @@ pub fn load(plans: &[InterfacePlan], pins: &Pins, sizes: &MapSizes) -> Result<Lo
         return Err(LoadError::NotBuilt);
     }
     check_kernel()?;
+    let missing = missing_capabilities();
+    if !missing.is_empty() {
+        return Err(LoadError::NotPermitted { missing: missing.join(", ") });
+    }
     for plan in plans {
         check_interface(&plan.name)?;
     }
@@ -227,7 +231,7 @@ fn load_one(plan: &InterfacePlan, pins: &Pins, sizes: &MapSizes, seed: u64) -> R
 /// A load error in words: the common ones by cause, the rest in the kernel's.
 fn load_error(text: &str) -> LoadError {
     if text.contains("Operation not permitted") || text.contains("EPERM") {
-        return LoadError::NotPermitted;
+        return LoadError::NotPermitted { missing: "what the kernel says: Operation not permitted".to_owned() };
     }
     LoadError::Load(text.chars().take(4_000).collect())
 }
@@ -254,6 +258,13 @@ impl Loaded {
     /// [`LoadError::Refused`] when the operator asked for one mode by name and it does not work. What was attached
     /// before the error stays: it enforces.
     pub fn attach(self) -> Result<Vec<Attached>, LoadError> {
+        for interface in self.pins.inherit()? {
+            tracing::info!(%interface, "the link of another version is taken over");
+        }
+        let wanted = |name: &str| self.programs.iter().any(|(plan, ebpf)| plan.name == name && ebpf.is_some());
+        for interface in self.pins.remove_others(wanted)? {
+            tracing::info!(%interface, "detached: the configuration does not name it any more");
+        }
         let mut attached = Vec::new();
         for (plan, ebpf) in self.programs {
             let Some(mut ebpf) = ebpf else {
@@ -262,6 +273,7 @@ impl Loaded {
             };
             attached.push(attach_one(&plan, &mut ebpf, &self.pins)?);
         }
+        self.pins.remove_other_versions()?;
         Ok(attached)
     }
 }
@@ -461,6 +473,17 @@ fn attach_error(error: &ProgramError) -> String {
         );
     }
     text
+}
+
+/// The capabilities that the datapath needs and this process does not have. Without one of them the verifier or the
+/// attachment fails in words that do not name it.
+pub fn missing_capabilities() -> Vec<&'static str> {
+    /// Bits of `linux/capability.h`.
+    const NEEDED: [(u32, &str); 3] = [(12, "CAP_NET_ADMIN"), (38, "CAP_PERFMON"), (39, "CAP_BPF")];
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status.lines().find_map(|l| l.strip_prefix("CapEff:")).map_or("0", str::trim);
+    let mask = u64::from_str_radix(effective, 16).unwrap_or(0);
+    NEEDED.iter().filter(|(bit, _)| mask & (1 << bit) == 0).map(|(_, name)| *name).collect()
 }
 
 fn check_kernel() -> Result<(), LoadError> {
