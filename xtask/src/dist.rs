@@ -36,11 +36,12 @@ pub(crate) fn run() -> Result<ExitCode> {
         }
     }
     for file in repo::files()? {
-        let unit = file.extension().is_some_and(|extension| extension == "service");
+        // Units and example configurations.
+        let shipped = file.starts_with("dist");
         let name = file.file_name().context("git lists files by name")?;
         let text = file.parent().is_some_and(|folder| folder.as_os_str().is_empty())
             && ["LICENSE", "README", "CHANGELOG"].iter().any(|word| name.to_string_lossy().starts_with(word));
-        if unit || text {
+        if shipped || text {
             fs::copy(repo::root().join(&file), dist.join(name))?;
         }
     }

@@ -67,8 +67,8 @@ impl ControlPlane {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_real_control_plane_gets_everything_and_pushes_what_changes() {
-    let Some(program) = std::env::var_os("FTAGENT_TEST_CONTROLPLANE").map(PathBuf::from) else {
-        println!("skipped: FTAGENT_TEST_CONTROLPLANE does not name the program to test against");
+    let Some(program) = std::env::var_os("CONTROLPLANE_BIN").map(PathBuf::from) else {
+        println!("skipped: CONTROLPLANE_BIN does not name the program to test against");
         return;
     };
     let (data, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
