@@ -439,7 +439,9 @@ fn the_program_stays_within_the_verifiers_budget() {
     let lab = Lab::new();
     let dir = LabDir::create("tc").expect("a bpffs");
     let pins = Pins::below(&dir.bpf()).expect("a bpffs");
+    let began = bpf_tests::clock::now();
     attach(&lab, &pins, AttachChoice::Tc);
+    println!("{:?} to make the maps, verify and attach one program", began.elapsed());
     let paths = [(Pins::below(&datapath.dir.bpf()).expect("a bpffs"), "ftagent_xdp"), (pins, "ftagent_tc")];
     for (pins, name) in paths {
         let info = ProgramInfo::from_pin(pins.program("edge0")).expect("a pinned program");
