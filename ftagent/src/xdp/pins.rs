@@ -8,6 +8,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use aya::programs::links::{FdLink, PinnedLink};
@@ -57,7 +58,8 @@ impl Pins {
             self.links(AttachMode::Generic),
             self.links(AttachMode::Tc),
         ] {
-            fs::create_dir_all(&dir).map_err(|source| io_error("cannot make", &dir, source))?;
+            let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir);
+            made.map_err(|source| io_error("cannot make", &dir, source))?;
         }
         Ok(())
     }

@@ -1,0 +1,167 @@
+//! What the daemon says of itself: status, rules with their hits, heartbeat, metrics.
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+use ftagent_common::api::{Heartbeat, PROTOCOL_VERSION};
+use ftagent_common::vocab::{AttachMode, AttackFamily, IncidentStatus, TrafficClass as Class};
+
+use super::{Daemon, MetricsCounters};
+use crate::clock;
+use crate::metrics::Snapshot;
+use crate::status::{self, LinkReport, RuleStatus, Status};
+use crate::xdp::counters;
+
+impl Daemon {
+    /// What the metrics endpoint shows.
+    pub(super) fn snapshot(&self) -> Snapshot {
+        let view = self.engine.view();
+        let mut active: BTreeMap<AttackFamily, u64> = BTreeMap::new();
+        for incident in view.incidents.iter().filter(|i| i.status == IncidentStatus::Active) {
+            *active.entry(incident.family).or_default() += 1;
+        }
+        let mut rules: BTreeMap<&'static str, u64> = BTreeMap::new();
+        for rule in &view.rules {
+            *rules.entry(rule.origin.as_str()).or_default() += 1;
+        }
+        let interfaces = self
+            .attached
+            .iter()
+            .filter_map(|a| Some((a.interface.clone(), counters::interface(&self.datapath.maps, a.slot).ok()?)));
+        Snapshot {
+            version: env!("CARGO_PKG_VERSION"),
+            mode: Some(view.mode),
+            interfaces: interfaces.collect(),
+            targets: self.datapath.seen.0,
+            top_targets: self.busiest.clone(),
+            incidents_active: active.into_iter().collect(),
+            incidents_opened: self.opened.iter().map(|(family, count)| (*family, *count)).collect(),
+            rules: rules.into_iter().collect(),
+            rules_failed: self.rules_failed,
+            maps: self.datapath.occupancy(),
+            health: counters::health(&self.datapath.maps).unwrap_or_default(),
+            link: self.link_status.as_ref().map(|status| status.borrow().clone()),
+            ticks: self.tick_times,
+        }
+    }
+
+    /// Publishes the newest heartbeat; the link sends one every 30 s.
+    pub(super) fn beat(&mut self) {
+        let Some(link) = &self.link else { return };
+        let view = self.engine.view();
+        let heartbeat = Heartbeat {
+            protocol_version: PROTOCOL_VERSION,
+            agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+            kernel: self.kernel.clone(),
+            uptime_secs: self.uptime_secs(),
+            mode: view.mode,
+            interfaces: self.attached.iter().map(status::interface).collect(),
+            baseline: view.baseline.clone(),
+            maps: self.datapath.occupancy(),
+            queued: 0,
+            queue_dropped: 0,
+            threshold_ratio: view.threshold_ratio,
+            active_incidents: view.active_incidents,
+            config_version: view.config_version,
+            warnings: self.all_warnings(),
+        };
+        link.heartbeat.send_replace(Some(heartbeat));
+    }
+
+    pub(super) fn uptime_secs(&self) -> u64 {
+        clock::mono_ns().saturating_sub(self.started_mono_ns) / 1_000_000_000
+    }
+
+    pub(super) fn all_warnings(&self) -> Vec<String> {
+        let mut warnings = self.warnings.clone();
+        warnings.extend(self.host.warning());
+        warnings.extend(self.worker.warning());
+        for interface in self.attached.iter().filter(|a| a.mode != AttachMode::Native) {
+            warnings
+                .push(format!("{}: {} instead of native: {}", interface.interface, interface.mode, interface.reason));
+        }
+        for map in self.datapath.occupancy() {
+            if map.max_entries > 0 && map.entries * 10 >= map.max_entries * 9 {
+                warnings.push(format!("map {} is at {} of {} entries", map.name, map.entries, map.max_entries));
+            }
+        }
+        warnings
+    }
+
+    pub(super) fn status(&self) -> Result<Status> {
+        let view = self.engine.view();
+        let mut verdicts = BTreeMap::new();
+        let mut classes = BTreeMap::new();
+        for interface in &self.attached {
+            let counted = counters::interface(&self.datapath.maps, interface.slot)?;
+            verdicts.insert(interface.interface.clone(), status::verdicts(&counted));
+            classes.insert(interface.interface.clone(), status::classes(&counted));
+        }
+        let health = counters::health(&self.datapath.maps)?;
+        let link = self.link_status.as_ref().zip(self.config.control_plane.as_ref());
+        Ok(Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            name: self.config.name.clone(),
+            uptime_secs: self.uptime_secs(),
+            kernel: self.kernel.clone(),
+            mode: view.mode,
+            ready: true,
+            interfaces: self.attached.iter().map(status::interface).collect(),
+            verdicts,
+            classes,
+            maps: self.datapath.occupancy(),
+            health: health.into_iter().map(|(event, count)| (event.as_str().to_owned(), count)).collect(),
+            link: link.map(|(status, config)| LinkReport { url: config.url.clone(), status: status.borrow().clone() }),
+            tick_us: self.tick,
+            warnings: self.all_warnings(),
+            engine: view,
+        })
+    }
+
+    pub(super) fn rules(&self) -> Vec<RuleStatus> {
+        let hits = |id| {
+            let slot = self.datapath.slots.of(id)?;
+            counters::rule_hits(&self.datapath.maps, slot).ok()
+        };
+        let rules = self.engine.view().rules.into_iter();
+        rules
+            .map(|rule| {
+                let hits = hits(rule.id).unwrap_or_default();
+                RuleStatus {
+                    id: rule.id,
+                    matches: rule.matches,
+                    verdict: rule.verdict,
+                    origin: rule.origin,
+                    point: rule.point,
+                    expires_in_secs: rule.expires_in_secs,
+                    packets: hits.counter.packets,
+                    bytes: hits.counter.bytes,
+                    first_hit_mono_ns: (hits.first_ns != 0).then_some(hits.first_ns),
+                }
+            })
+            .collect()
+    }
+
+    /// All frames, and the sums of a metrics sample, over all interfaces.
+    pub(super) fn sums(&self) -> (u64, MetricsCounters) {
+        let mut sums = MetricsCounters::default();
+        for interface in &self.attached {
+            let Ok(counted) = counters::interface(&self.datapath.maps, interface.slot) else { continue };
+            for class in Class::ALL {
+                let flow = &counted.classes[class.index()];
+                let total = flow.total();
+                sums.packets += total.packets;
+                sums.bytes += total.bytes;
+                sums.dropped += flow.dropped.packets;
+                match class {
+                    c if c.is_tcp() => sums.tcp += total.packets,
+                    c if c.is_udp() => sums.udp += total.packets,
+                    Class::Icmp | Class::Icmpv6 => sums.icmp += total.packets,
+                    _ => {}
+                }
+            }
+        }
+        (sums.packets, sums)
+    }
+}
