@@ -1,7 +1,6 @@
 //! The datapath frame by frame: rows of (frame, reason), on the program as it is loaded and pinned in production.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use aya::programs::{ProgramInfo, Xdp};
 use aya_obj::programs::XdpAttachType;
@@ -456,5 +455,4 @@ fn the_program_stays_within_the_verifiers_budget() {
         assert!(info.btf_id().is_some() && info.size_jitted() > 0);
         assert!(verified <= 200_000, "{name}: {verified} instructions");
     }
-    assert!(mean < Duration::from_micros(10));
 }
