@@ -7,6 +7,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use ftagent_common::api::AllowEntry;
 use ipnet::IpNet;
+use tokio::sync::mpsc;
+use tokio::time::Interval;
 use tracing::warn;
 
 use crate::config::Config;
@@ -28,7 +30,9 @@ pub struct Host {
     facts: Option<HostFacts>,
     /// Why the newest look failed: until one succeeds nothing automated acts.
     unreadable: Option<String>,
-    changes: Option<Changes>,
+    /// One word for each change that settled; absent where changes are not told.
+    changes: Option<mpsc::Receiver<()>>,
+    look: Interval,
     control_plane: Option<(String, u16)>,
     control_plane_addresses: Vec<IpAddr>,
     management: Vec<FailSafe>,
@@ -55,7 +59,7 @@ impl Host {
             None => None,
         };
         let changes = match Changes::subscribe() {
-            Ok(changes) => Some(changes),
+            Ok(changes) => Some(told(changes)),
             Err(error) => {
                 warn!(%error, "changes of addresses and routes are not told");
                 None
@@ -65,6 +69,7 @@ impl Host {
             facts: None,
             unreadable: None,
             changes,
+            look: tokio::time::interval(LOOK),
             control_plane,
             control_plane_addresses: Vec::new(),
             management: config.management.clone(),
@@ -74,11 +79,13 @@ impl Host {
     }
 
     /// Waits until something changed, or is worth another look. False: changes are not told any more.
+    ///
+    /// Nothing is lost when the wait is given up and begun again, as the daemon does at every tick.
     pub async fn changed(&mut self) -> bool {
         let look_anyway = self.unreadable.is_some() || self.changes.is_none();
         let told = async {
             match &mut self.changes {
-                Some(changes) => changes.changed().await,
+                Some(changes) => changes.recv().await.is_some(),
                 None => std::future::pending().await,
             }
         };
@@ -89,7 +96,7 @@ impl Host {
                 }
                 lives
             }
-            () = tokio::time::sleep(LOOK), if look_anyway => true,
+            _ = self.look.tick(), if look_anyway => true,
         }
     }
 
@@ -186,6 +193,18 @@ impl Host {
     pub fn warning(&self) -> Option<String> {
         self.unreadable.as_ref().map(|why| format!("nothing automated acts: {why}"))
     }
+}
+
+/// Waits for changes in a task of its own: one settles over several ticks of the daemon.
+fn told(mut changes: Changes) -> mpsc::Receiver<()> {
+    let (sender, receiver) = mpsc::channel(1);
+    tokio::spawn(async move {
+        // One word that waits is enough: the look that follows it sees everything.
+        while changes.changed().await && !sender.is_closed() {
+            sender.try_send(()).ok();
+        }
+    });
+    receiver
 }
 
 /// Host and port of a URL that begins with `http://` or `https://`.

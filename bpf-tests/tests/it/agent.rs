@@ -315,6 +315,23 @@ fn an_operators_orders_reach_the_kernel_and_the_guard_refuses_friends() {
 }
 
 #[test]
+fn an_address_that_comes_while_the_agent_runs_is_protected() {
+    let Some(mut setup) = setup("an_address_that_comes_while_the_agent_runs_is_protected", "") else { return };
+    setup.agent.start();
+    let refused = |agent: &Agent| agent.run(&["block", "10.99.0.77"]).status.code() == Some(3);
+    assert!(!refused(&setup.agent), "nobody's address yet");
+    let words = ["-n", setup.lab.edge.name(), "addr", "add", "10.99.0.77/24", "dev", "edge0"];
+    assert!(Command::new("ip").args(words).status().expect("iproute2").success());
+    let agent = &setup.agent;
+    agent.wait("refused as its own", Duration::from_secs(10), || refused(agent));
+    agent.wait("counted", Duration::from_secs(5), || {
+        let maps = agent.ask("status").map(|s| s["maps"].clone()).unwrap_or_default();
+        let protected = maps.as_array().and_then(|maps| maps.iter().find(|m| m["name"] == "PROTECTED")).cloned();
+        protected.is_some_and(|m| m["entries"].as_u64() >= Some(3))
+    });
+}
+
+#[test]
 fn a_full_map_refuses_the_next_block_and_says_so() {
     let name = "a_full_map_refuses_the_next_block_and_says_so";
     let Some(mut setup) = setup(name, "[datapath]\nmax_blocks = 16\n") else { return };
