@@ -1,4 +1,4 @@
-//! What a tick costs with many targets and samples. Prints; fails only when it is absurd, since machines differ.
+//! What a tick costs with many targets and samples: printed, since machines differ. What is asserted is the work done.
 #![expect(clippy::disallowed_methods, reason = "it measures time")]
 
 use std::net::{IpAddr, Ipv4Addr};
@@ -54,8 +54,12 @@ fn a_tick_of_a_thousand_targets_is_cheap() {
         }
         let mean = spent / ticks as u32;
         println!("1,000 targets, 500 samples, {name}: {mean:?} a tick, {worst:?} at worst");
+        let attacked_targets: Vec<_> = engine.view().incidents.iter().map(|i| i.target.addr()).collect();
+        let expected = if attacked > 5 { vec![targets[0]] } else { Vec::new() };
+        assert_eq!(attacked_targets, expected, "{name}");
     }
     let state = engine.state();
     let json = serde_json::to_vec(&state).expect("JSON");
     println!("state of 1,000 targets: {} KiB", json.len() / 1_024);
+    assert!(json.len() < 4 << 20, "the state file is bounded: {} bytes", json.len());
 }
