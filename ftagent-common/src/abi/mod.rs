@@ -6,6 +6,7 @@
 
 mod counters;
 mod reason;
+pub mod prefixes;
 mod rules;
 mod settings;
 

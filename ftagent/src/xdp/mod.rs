@@ -3,6 +3,7 @@
 //! * [`pins`] and [`program`]: where things live, loading and attaching.
 //! * [`table`] and [`maps`]: the maps, typed.
 //! * [`counters`] and [`samples`]: what the kernel saw, as the engine's inputs.
+//! * [`prefixes`]: large lists as tables of their own.
 //! * [`compile`]: rules as map entries; a pure function.
 
 pub mod compile;
@@ -10,6 +11,7 @@ pub mod counters;
 pub mod info;
 pub mod maps;
 pub mod pins;
+pub mod prefixes;
 pub mod program;
 pub mod samples;
 pub mod table;
