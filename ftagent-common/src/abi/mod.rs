@@ -5,8 +5,8 @@
 //! live in a directory of that number and are never shared between versions.
 
 mod counters;
-mod reason;
 pub mod prefixes;
+mod reason;
 mod rules;
 mod settings;
 

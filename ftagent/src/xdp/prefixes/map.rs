@@ -134,9 +134,8 @@ impl PrefixMap {
         let count = self.cells as usize;
         let bytes = count * size_of::<Cell>();
         // SAFETY: a new mapping at an address of the kernel's choice; the descriptor is an open map of that many cells.
-        let at = unsafe {
-            libc::mmap(std::ptr::null_mut(), bytes, protection, libc::MAP_SHARED, self.fd.as_raw_fd(), 0)
-        };
+        let at =
+            unsafe { libc::mmap(std::ptr::null_mut(), bytes, protection, libc::MAP_SHARED, self.fd.as_raw_fd(), 0) };
         match NonNull::new(at) {
             Some(at) if at.as_ptr() != libc::MAP_FAILED => Ok(Mapped { at, bytes, count }),
             _ => Err(self.io("mapping the map", io::Error::last_os_error())),

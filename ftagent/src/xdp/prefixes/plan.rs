@@ -5,9 +5,7 @@
 
 use std::ops::RangeInclusive;
 
-use ftagent_common::abi::prefixes::{
-    Cell, EACH_CELLS, LEVEL1_CELLS, MAX_CELLS, NONE, QUARTERS_CELLS, lookup, tag,
-};
+use ftagent_common::abi::prefixes::{Cell, EACH_CELLS, LEVEL1_CELLS, MAX_CELLS, NONE, QUARTERS_CELLS, lookup, tag};
 use ipnet::Ipv4Net;
 
 /// A set of prefixes, ready to be written.
