@@ -97,13 +97,13 @@ fn detach(config: &Config, json: bool) -> Result<()> {
     Ok(())
 }
 
-/// Files can be checked on a machine without a configuration: then nothing is known that outranks them.
+/// Files can be checked on a machine without a configuration: then nothing is known that they should not have.
 fn lists(command: &ListsCommand, config: Result<Config, ConfigError>, json: bool) -> Result<()> {
     let ListsCommand::Check { files, countries, asns, min_prefix_v4, min_prefix_v6 } = command;
     let config = match config {
         Ok(config) => Some(config),
         Err(ConfigError::Read { path, source }) if !files.is_empty() && source.kind() == ErrorKind::NotFound => {
-            eprintln!("ftagent: no {path}: which prefixes outrank lists here is not known");
+            eprintln!("ftagent: no {path}: lists are not compared with what this node trusts");
             None
         }
         Err(error) => return Err(error.into()),

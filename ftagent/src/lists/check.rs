@@ -68,10 +68,14 @@ pub fn file_as_list(path: &Path, pick: &Pick, widest: Widest) -> ListConfig {
     ListConfig { name, source, action: ListAction::Block, refresh_secs: 60, widest }
 }
 
-/// The prefixes that outrank every list: the operator's, and the node's own where they are known.
+/// The prefixes that lists should have nothing of: those that the operator trusts, and the node's own where known.
 pub fn spared(config: &Config, facts: Option<&HostFacts>) -> Vec<Spared> {
-    let allowed = config.settings.allow.iter().map(|entry| Spared { prefix: entry.prefix, why: "allowlist" });
-    let management = config.management.iter().map(|m| Spared { prefix: m.prefix, why: "management" });
+    let allowed =
+        config.settings.allow.iter().map(|entry| Spared { prefix: entry.prefix, why: "allowlist: outranks the list" });
+    let management = config
+        .management
+        .iter()
+        .map(|m| Spared { prefix: m.prefix, why: "management: outranks the list on its ports" });
     let own = facts.into_iter().flat_map(HostFacts::own_addresses);
     let own = own.map(|prefix| Spared { prefix, why: "an address of this node" });
     let gateways = facts.into_iter().flat_map(|facts| &facts.gateways);
@@ -102,13 +106,15 @@ mod tests {
     }
 
     #[test]
-    fn the_operators_own_prefixes_outrank_lists() {
+    fn what_lists_should_not_have_comes_from_the_configuration_and_the_node() {
         let text = "[[interface]]\nname = \"eth0\"\n[[allow]]\nprefix = \"198.51.100.7/32\"\n\
                     [management]\nsources = [\"192.0.2.0/24\"]\nports = [22]\n";
         let config = Config::parse(text, Path::new("t.toml")).expect("valid");
         let facts =
             HostFacts { gateways: vec![("203.0.113.1".parse().expect("an address"), 1)], ..HostFacts::default() };
         let why: Vec<&str> = spared(&config, Some(&facts)).iter().map(|s| s.why).collect();
-        assert_eq!(why, ["allowlist", "management", "a default gateway"]);
+        let expected =
+            ["allowlist: outranks the list", "management: outranks the list on its ports", "a default gateway"];
+        assert_eq!(why, expected);
     }
 }

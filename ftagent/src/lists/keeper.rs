@@ -67,7 +67,7 @@ pub struct ListStatus {
     pub duplicates: u64,
     pub covered: u64,
     pub skipped: u64,
-    /// Prefixes that meet something that outranks the list.
+    /// Prefixes that overlap what the node trusts or is.
     pub spared: u64,
     /// Since it was loaded; absent while nothing is.
     pub age_secs: Option<u64>,
@@ -106,14 +106,14 @@ impl Keeper {
         old != in_force(&self.kept)
     }
 
-    /// The looks that are to be made now; each is made once until its result is in.
-    pub fn due(&mut self, now_ns: u64) -> Vec<Order> {
-        let due = self.kept.iter_mut().filter(|kept| !kept.is_looking && kept.next_look_ns <= now_ns);
-        due.map(|kept| {
-            kept.is_looking = true;
-            Order { config: kept.config.clone(), known: kept.list.as_ref().map(|list| list.stamp) }
-        })
-        .collect()
+    /// The look that is to be made now. One at a time: lists may be large, and the machine has other things to do.
+    pub fn due(&mut self, now_ns: u64) -> Option<Order> {
+        if self.kept.iter().any(|kept| kept.is_looking) {
+            return None;
+        }
+        let kept = self.kept.iter_mut().find(|kept| kept.next_look_ns <= now_ns)?;
+        kept.is_looking = true;
+        Some(Order { config: kept.config.clone(), known: kept.list.as_ref().map(|list| list.stamp) })
     }
 
     /// Takes the result of a look.
@@ -121,12 +121,12 @@ impl Keeper {
         let Some(kept) = self.kept.iter_mut().find(|kept| kept.config.name == order.config.name) else {
             return Change::None;
         };
-        kept.is_looking = false;
         let same = (&kept.config.source, kept.config.widest) == (&order.config.source, order.config.widest);
         if !same {
             // The configuration changed meanwhile: a look of its own is due.
             return Change::None;
         }
+        kept.is_looking = false;
         kept.next_look_ns = now_ns.saturating_add(u64::from(kept.config.refresh_secs) * SECOND_NS);
         match result {
             Ok(Look::Same) => {
@@ -138,7 +138,7 @@ impl Keeper {
                 Change::None
             }
             Ok(Look::Loaded(list)) => {
-                kept.list = Some(Arc::new(list));
+                kept.list = Some(list);
                 kept.loaded_at_ns = now_ns;
                 kept.last_error = None;
                 Change::Loaded
@@ -149,13 +149,6 @@ impl Keeper {
                 kept.last_error = Some(words);
                 if is_new { Change::Failed } else { Change::None }
             }
-        }
-    }
-
-    /// Notes that the datapath did not take a list: it is loaded again at the next look.
-    pub fn on_refused(&mut self, name: &str, why: String) {
-        if let Some(kept) = self.kept.iter_mut().find(|kept| kept.config.name == name) {
-            kept.last_error = Some(why);
         }
     }
 
@@ -214,12 +207,12 @@ mod tests {
     }
 
     fn loaded(prefix: &str, inode: u64) -> Look {
-        Look::Loaded(LoadedList {
+        Look::Loaded(Arc::new(LoadedList {
             v4: vec![prefix.parse().expect(prefix)],
             v6: Vec::new(),
             report: Report { v4: 1, ..Report::default() },
             stamp: Stamp { inode, ..Stamp::default() },
-        })
+        }))
     }
 
     fn failed() -> LoadError {
@@ -230,24 +223,34 @@ mod tests {
         set.lists.iter().map(|list| list.name.as_str()).collect()
     }
 
+    /// Looks at everything that is due; each look finds the same.
+    fn look_at_all(keeper: &mut Keeper, now_ns: u64) -> Vec<Order> {
+        let mut orders = Vec::new();
+        while let Some(order) = keeper.due(now_ns) {
+            keeper.on_look(&order, Ok(loaded("198.51.100.0/24", 1)), now_ns);
+            orders.push(order);
+        }
+        orders
+    }
+
     #[test]
-    fn every_list_is_due_once_and_again_after_its_time() {
+    fn lists_are_looked_at_one_after_the_other_and_again_after_their_time() {
         let mut keeper = Keeper::new(vec![config("a"), config("b")]);
-        let orders = keeper.due(5);
-        assert_eq!(orders.len(), 2);
-        assert!(keeper.due(5).is_empty(), "being looked at");
-        assert_eq!(keeper.on_look(&orders[0], Ok(loaded("198.51.100.0/24", 1)), 5), Change::Loaded);
-        assert!(keeper.due(60 * SECOND_NS).is_empty());
-        let again = keeper.due(60 * SECOND_NS + 5);
-        assert_eq!((again.len(), again[0].known.map(|stamp| stamp.inode)), (1, Some(1)));
-        assert_eq!(keeper.on_look(&again[0], Ok(Look::Same), 60 * SECOND_NS + 5), Change::None);
+        let first = keeper.due(5).expect("a is due");
+        assert_eq!((first.config.name.as_str(), first.known), ("a", None));
+        assert!(keeper.due(5).is_none(), "a is being looked at");
+        assert_eq!(keeper.on_look(&first, Ok(loaded("198.51.100.0/24", 1)), 5), Change::Loaded);
+        assert_eq!(look_at_all(&mut keeper, 5).len(), 1);
+        assert!(keeper.due(60 * SECOND_NS).is_none());
+        let again = keeper.due(60 * SECOND_NS + 5).expect("a is due again");
+        assert_eq!(again.known.map(|stamp| stamp.inode), Some(1));
+        assert_eq!(keeper.on_look(&again, Ok(Look::Same), 60 * SECOND_NS + 5), Change::None);
     }
 
     #[test]
     fn a_failed_look_keeps_the_list_and_says_why_once() {
         let mut keeper = Keeper::new(vec![config("a")]);
-        let order = keeper.due(0).remove(0);
-        keeper.on_look(&order, Ok(loaded("198.51.100.0/24", 1)), 0);
+        let order = look_at_all(&mut keeper, 0).remove(0);
         assert_eq!(keeper.on_look(&order, Err(failed()), 61 * SECOND_NS), Change::Failed);
         assert_eq!(keeper.on_look(&order, Err(failed()), 122 * SECOND_NS), Change::None);
         assert_eq!(names(&keeper.set()), ["a"]);
@@ -261,7 +264,7 @@ mod tests {
     #[test]
     fn a_list_that_was_never_loaded_is_not_in_force_and_shown() {
         let mut keeper = Keeper::new(vec![config("a")]);
-        let order = keeper.due(0).remove(0);
+        let order = keeper.due(0).expect("due");
         assert_eq!(keeper.on_look(&order, Err(failed()), 0), Change::Failed);
         assert!(keeper.set().lists.is_empty());
         let status = &keeper.status(0)[0];
@@ -271,20 +274,18 @@ mod tests {
     #[test]
     fn a_file_that_settles_is_looked_at_again_soon() {
         let mut keeper = Keeper::new(vec![config("a")]);
-        let order = keeper.due(0).remove(0);
+        let order = keeper.due(0).expect("due");
         assert_eq!(keeper.on_look(&order, Ok(Look::Settling), 0), Change::None);
-        assert_eq!(keeper.due(SECOND_NS).len(), 1);
+        assert!(keeper.due(SECOND_NS - 1).is_none() && keeper.due(SECOND_NS).is_some());
     }
 
     #[test]
     fn a_new_configuration_keeps_what_is_the_same_and_drops_what_is_gone() {
         let mut keeper = Keeper::new(vec![config("a"), config("b")]);
-        for order in keeper.due(0) {
-            keeper.on_look(&order, Ok(loaded("198.51.100.0/24", 1)), 0);
-        }
+        look_at_all(&mut keeper, 0);
         assert!(!keeper.configure(vec![config("a"), config("b"), config("c")]), "c is not loaded yet");
         assert_eq!(names(&keeper.set()), ["a", "b"]);
-        assert_eq!(keeper.due(1).len(), 3, "everything is looked at again");
+        assert_eq!(look_at_all(&mut keeper, 1).len(), 3, "everything is looked at again");
         assert!(keeper.configure(vec![config("b")]));
         assert_eq!(names(&keeper.set()), ["b"]);
         let evaluate = ListConfig { action: ListAction::Evaluate, ..config("b") };
@@ -298,11 +299,11 @@ mod tests {
     #[test]
     fn a_result_for_a_configuration_of_before_is_thrown_away() {
         let mut keeper = Keeper::new(vec![config("a")]);
-        let order = keeper.due(0).remove(0);
+        let order = keeper.due(0).expect("due");
         let moved = ListConfig { source: ListSource::Text("/elsewhere".into()), ..config("a") };
         keeper.configure(vec![moved]);
         assert_eq!(keeper.on_look(&order, Ok(loaded("198.51.100.0/24", 1)), 1), Change::None);
         assert!(keeper.set().lists.is_empty());
-        assert_eq!(keeper.due(2).len(), 1);
+        assert!(keeper.due(2).is_some());
     }
 }

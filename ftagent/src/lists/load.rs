@@ -1,5 +1,7 @@
 //! A look at one list's file, and the list if there is something new. Reads files: for threads that may wait.
 
+use std::sync::Arc;
+
 use ipnet::IpNet;
 
 use super::file::{self, FileError, Stamp};
@@ -23,7 +25,7 @@ pub enum Look {
     Same,
     /// Something new that is perhaps not complete: another look in a moment.
     Settling,
-    Loaded(LoadedList),
+    Loaded(Arc<LoadedList>),
 }
 
 /// Why there is no new list.
@@ -35,6 +37,8 @@ pub enum LoadError {
     TooMany { path: String, source: TooMany },
     #[error("{path}: {source}")]
     Mmdb { path: String, source: MmdbError },
+    #[error("the thread that loaded the list ended before it was done: {0}")]
+    Thread(String),
     /// A page with an error message instead of a list, for example.
     #[error("{path}: not one prefix in {} lines, {} of them skipped", report.lines, report.skipped())]
     NoPrefix { path: String, report: Box<Report> },
@@ -53,7 +57,7 @@ pub fn look(list: &ListConfig, known: Option<&Stamp>, spared: &[Spared], wall_ns
     if (0..SETTLE_NS).contains(&(wall_ns - stamp.modified_ns)) {
         return Ok(Look::Settling);
     }
-    load(list, spared).map(Look::Loaded)
+    Ok(Look::Loaded(Arc::new(load(list, spared)?)))
 }
 
 /// Loads `list` now.
@@ -156,13 +160,13 @@ mod tests {
     }
 
     #[test]
-    fn what_outranks_the_list_is_said() {
+    fn what_the_node_trusts_is_said() {
         let (_file, list) = written(b"198.51.100.0/24\n203.0.113.0/24\n2001:db8::/32\n");
         let spared = ["198.51.100.7/32", "2001:db8::1/128", "192.0.2.0/24"]
             .map(|prefix| Spared { prefix: prefix.parse().expect(prefix), why: "allowlist" });
         let report = load(&list, &spared).expect("a list").report;
         assert_eq!((report.spared, report.spared_first.len()), (2, 2));
-        assert!(report.text().contains("198.51.100.0/24 meets 198.51.100.7/32 (allowlist)"), "{}", report.text());
+        assert!(report.text().contains("198.51.100.0/24 overlaps 198.51.100.7/32 (allowlist)"), "{}", report.text());
     }
 
     #[test]

@@ -122,12 +122,12 @@ impl Widest {
 
 /// A prefix that lists should have nothing of, and what it is to the node.
 ///
-/// A listed source inside it is not dropped anyway, since allowlist and fail-safe outrank lists; but whoever keeps the
-/// list wants to know.
+/// The allowlist outranks lists, and fail-safe prefixes do on their ports; all the same whoever keeps the list wants to
+/// know, and a gateway's or the node's own address on a list is a mistake.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Spared {
     pub prefix: IpNet,
-    /// Such as `allowlist`.
+    /// In an operator's words.
     pub why: &'static str,
 }
 
@@ -157,6 +157,18 @@ impl LoadedList {
 #[derive(Clone, Debug, Default)]
 pub struct ListSet {
     pub lists: Vec<ListInForce>,
+}
+
+impl ListSet {
+    /// Every IPv4 prefix with its list's value in the table: the list's position from 1 on.
+    pub fn v4(&self) -> impl Iterator<Item = (Ipv4Net, u16)> + '_ {
+        self.lists.iter().zip(1..).flat_map(|(list, value)| list.list.v4.iter().map(move |net| (*net, value)))
+    }
+
+    /// Every IPv6 prefix, likewise.
+    pub fn v6(&self) -> impl Iterator<Item = (Ipv6Net, u16)> + '_ {
+        self.lists.iter().zip(1..).flat_map(|(list, value)| list.list.v6.iter().map(move |net| (*net, value)))
+    }
 }
 
 /// One list for the datapath.

@@ -64,7 +64,7 @@ pub struct Shown {
     pub text: String,
 }
 
-/// A listed prefix that meets one that lists should not.
+/// A listed prefix that overlaps one that lists should have nothing of.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SparedHit {
     pub listed: IpNet,
@@ -84,7 +84,7 @@ pub struct Report {
     /// Inside a wider prefix of the same list.
     pub covered: u64,
     pub findings: BTreeMap<Kind, Finding>,
-    /// Listed prefixes that meet the allowlist, management or the node itself.
+    /// Listed prefixes that overlap the allowlist, management, a gateway or the node itself.
     pub spared: u64,
     /// The first of them.
     pub spared_first: Vec<SparedHit>,
@@ -135,9 +135,9 @@ impl Report {
             more(&mut text, finding.total, finding.first.len());
         }
         if self.spared > 0 {
-            _ = writeln!(text, "  {} x never dropped, since something outranks the list", self.spared);
+            _ = writeln!(text, "  {} x overlaps what this node trusts or is", self.spared);
             for hit in &self.spared_first {
-                _ = writeln!(text, "    {} meets {} ({})", hit.listed, hit.spared, hit.why);
+                _ = writeln!(text, "    {} overlaps {} ({})", hit.listed, hit.spared, hit.why);
             }
             more(&mut text, self.spared, self.spared_first.len());
         }

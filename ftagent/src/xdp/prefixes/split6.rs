@@ -1,21 +1,20 @@
 //! IPv6 prefixes by the kernel table that holds them: hashes for the two lengths that lists are made of, a trie for the
 //! others.
 
-use std::collections::BTreeMap;
-
 use ipnet::Ipv6Net;
 
-/// A set of IPv6 prefixes. Looked up in the order of the fields, the first that answers is the longest match.
+/// A set of IPv6 prefixes, each table sorted and without duplicates. Looked up in the order of the fields, the first that
+/// answers is the longest match.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Split6 {
     /// /128, by address.
-    pub addresses: BTreeMap<u128, u16>,
+    pub addresses: Vec<(u128, u16)>,
     /// /65 to /127: few lists have any, and a trie that is empty need not be asked.
-    pub longer: BTreeMap<Ipv6Net, u16>,
+    pub longer: Vec<(Ipv6Net, u16)>,
     /// /64, by the first half of the address.
-    pub networks: BTreeMap<u64, u16>,
+    pub networks: Vec<(u64, u16)>,
     /// /0 to /63.
-    pub shorter: BTreeMap<Ipv6Net, u16>,
+    pub shorter: Vec<(Ipv6Net, u16)>,
 }
 
 impl Split6 {
@@ -25,14 +24,17 @@ impl Split6 {
         for (prefix, value) in prefixes {
             let prefix = prefix.trunc();
             let address = u128::from(prefix.network());
-            let there = match prefix.prefix_len() {
-                128 => split.addresses.entry(address).or_insert(value),
-                65..=127 => split.longer.entry(prefix).or_insert(value),
-                64 => split.networks.entry((address >> 64) as u64).or_insert(value),
-                _ => split.shorter.entry(prefix).or_insert(value),
-            };
-            *there = value.min(*there);
+            match prefix.prefix_len() {
+                128 => split.addresses.push((address, value)),
+                65..=127 => split.longer.push((prefix, value)),
+                64 => split.networks.push(((address >> 64) as u64, value)),
+                _ => split.shorter.push((prefix, value)),
+            }
         }
+        first_of_equal(&mut split.addresses);
+        first_of_equal(&mut split.longer);
+        first_of_equal(&mut split.networks);
+        first_of_equal(&mut split.shorter);
         split
     }
 
@@ -47,6 +49,12 @@ impl Split6 {
     }
 }
 
+/// Sorts by key, then value, and keeps the first of each key.
+fn first_of_equal<K: Ord + Copy>(entries: &mut Vec<(K, u16)>) {
+    entries.sort_unstable();
+    entries.dedup_by_key(|(key, _)| *key);
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -59,12 +67,13 @@ mod tests {
 
     /// The kernel's order of look-ups.
     fn lookup(split: &Split6, address: u128) -> Option<u16> {
-        let trie = |table: &BTreeMap<Ipv6Net, u16>| {
+        let trie = |table: &[(Ipv6Net, u16)]| {
             let hits = table.iter().filter(|(prefix, _)| prefix.contains(&std::net::Ipv6Addr::from(address)));
             hits.max_by_key(|(prefix, _)| prefix.prefix_len()).map(|(_, value)| *value)
         };
-        let exact = split.addresses.get(&address).copied();
-        let network = || split.networks.get(&((address >> 64) as u64)).copied();
+        let exact = split.addresses.iter().find(|(key, _)| *key == address).map(|(_, value)| *value);
+        let half = (address >> 64) as u64;
+        let network = || split.networks.iter().find(|(key, _)| *key == half).map(|(_, value)| *value);
         exact.or_else(|| trie(&split.longer)).or_else(network).or_else(|| trie(&split.shorter))
     }
 
@@ -81,7 +90,7 @@ mod tests {
     #[test]
     fn of_equal_prefixes_the_smallest_value_holds() {
         let split = split(&[("2001:db8::1/64", 7), ("2001:db8::/64", 3), ("2001:db8::2/64", 5)]);
-        assert_eq!((split.len(), split.networks[&0x2001_0db8_0000_0000]), (1, 3));
+        assert_eq!((split.len(), split.networks[0]), (1, (0x2001_0db8_0000_0000, 3)));
     }
 
     #[test]
@@ -99,7 +108,7 @@ mod tests {
             let base = 0x2001_0db8u128 << 96;
             let entries: Vec<(Ipv6Net, u16)> = entries.iter().map(|(host, length, value, is_short)| {
                 let length = if *is_short { length - 64 } else { *length };
-                (Ipv6Net::new((base | host * 37).into(), length).expect("a length").trunc(), *value)
+                (Ipv6Net::new((base | (host * 37)).into(), length).expect("a length").trunc(), *value)
             }).collect();
             let address = base | low;
             let hits = entries.iter().filter(|(prefix, _)| prefix.contains(&std::net::Ipv6Addr::from(address)));
