@@ -161,6 +161,7 @@ fn check_config(config: &Config, json: bool) {
             json!({
                 "ok": true, "path": config.path, "name": config.name, "mode": settings.mode,
                 "interfaces": config.interfaces.iter().map(|(name, _)| name).collect::<Vec<_>>(),
+                "lists": config.lists.iter().map(|list| &list.name).collect::<Vec<_>>(),
                 "rules": settings.rules.len(), "allow": settings.allow.len(), "thresholds": settings.thresholds.len(),
             })
         );
@@ -183,6 +184,10 @@ fn check_config(config: &Config, json: bool) {
         settings.allow.len(),
         settings.thresholds.len()
     );
+    for list in &config.lists {
+        let (name, path) = (&list.name, list.source.path().display());
+        println!("  list {name} ({}) from {path}, looked at every {} s", list.action.as_str(), list.refresh_secs);
+    }
     match &config.control_plane {
         Some(control_plane) => println!("  control plane {}", control_plane.url),
         None => println!("  no control plane: the agent works alone"),
