@@ -354,6 +354,9 @@ fn verdict_text(verdict: Verdict) -> String {
         Verdict::Drop => "drop".to_owned(),
         Verdict::LimitPps { pps, .. } => format!("limit to {}", pps_text(pps)),
         Verdict::LimitBps { bps, .. } => format!("limit to {}", bps_text(bps)),
+        Verdict::Pass => "pass".to_owned(),
+        Verdict::Sample => "sample".to_owned(),
+        Verdict::Mark { dscp } => format!("mark DSCP {dscp}"),
     }
 }
 

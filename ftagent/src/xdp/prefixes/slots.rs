@@ -1,7 +1,7 @@
 //! The array of maps from which the program takes its table of prefixes: one slot for each of two rule sets.
 
 use std::io;
-use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::path::Path;
 
 use aya::maps::MapData;
@@ -10,7 +10,9 @@ use super::map::PrefixMap;
 use crate::xdp::table::{TableError, sys_bpf};
 
 const MAP_UPDATE_ELEM: i64 = 2;
+const MAP_LOOKUP_ELEM: i64 = 1;
 const MAP_DELETE_ELEM: i64 = 3;
+const MAP_GET_FD_BY_ID: i64 = 14;
 
 /// The part of `union bpf_attr` that the single-element commands read.
 #[repr(C)]
@@ -69,6 +71,44 @@ impl PrefixSlots {
         }
     }
 
+    /// The kernel's number of the table in `slot`, if there is one.
+    ///
+    /// # Errors
+    /// On a failed system call.
+    pub fn id(&self, slot: u32) -> Result<Option<u32>, TableError> {
+        let mut id = 0u32;
+        match self.element(MAP_LOOKUP_ELEM, &slot, (&raw mut id) as u64) {
+            Ok(()) => Ok(Some(id)),
+            Err(source) if source.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+            Err(source) => Err(TableError::Io { name: self.name, action: "reading a slot", source }),
+        }
+    }
+
+    /// Puts the table of slot `from` into slot `to` as well; nothing happens if it is there.
+    ///
+    /// # Errors
+    /// On a failed system call.
+    pub fn copy(&self, from: u32, to: u32) -> Result<(), TableError> {
+        let id = self.id(from)?;
+        if id == self.id(to)? {
+            return Ok(());
+        }
+        let Some(id) = id else { return self.clear(to) };
+        let io = |source| TableError::Io { name: self.name, action: "opening a table by its number", source };
+        // The command reads the number from the first word and flags from the third: both others are zero.
+        let mut attr = Element { map_fd: id, ..Element::default() };
+        // SAFETY: the layout of `union bpf_attr` for this command; no pointers.
+        let fd = unsafe { libc::syscall(libc::SYS_bpf, MAP_GET_FD_BY_ID, &raw mut attr, 12) };
+        if fd < 0 {
+            return Err(io(io::Error::last_os_error()));
+        }
+        // SAFETY: the kernel has just made this descriptor for us.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd as i32) };
+        let number = fd.as_raw_fd();
+        let result = self.element(MAP_UPDATE_ELEM, &to, (&raw const number) as u64);
+        result.map_err(|source| TableError::Io { name: self.name, action: "putting a table into its slot", source })
+    }
+
     /// `value`: where the value is or goes; 0 for a command that has none.
     fn element(&self, command: i64, slot: &u32, value: u64) -> io::Result<()> {
         let mut attr =
@@ -81,8 +121,6 @@ impl PrefixSlots {
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::FromRawFd as _;
-
     use super::*;
     use crate::clock;
     use crate::xdp::prefixes::plan::Plan;
