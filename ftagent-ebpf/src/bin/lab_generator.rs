@@ -11,10 +11,10 @@ use aya_ebpf::macros::{classifier, map, xdp};
 use aya_ebpf::maps::{Array, PerCpuArray};
 use aya_ebpf::programs::{TcContext, XdpContext};
 
-/// The source MAC of every frame that the lab sends as an attack. `bpf-tests` has the same constant.
+/// The source MAC of every frame that the lab sends as an attack. `ftagent-lab` has the same constant.
 const ATTACK_MAC: [u8; 6] = [0x02, 0x00, 0x00, 0x00, 0xa7, 0x7a];
 
-/// What varies, as bits of `Settings::vary`. `bpf-tests` has the same constants.
+/// What varies, as bits of `Settings::vary`. `ftagent-lab` has the same constants.
 mod vary {
     pub const SOURCE: u32 = 1 << 0;
     pub const SOURCE_PORT: u32 = 1 << 1;

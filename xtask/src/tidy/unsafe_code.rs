@@ -10,7 +10,7 @@ const ALLOWED: &[&str] = &[
     "ftagent/src/xdp",
     "ftagent/src/netlink",
     // Network namespaces and raw sockets have no safe interface.
-    "bpf-tests/src/",
+    "lab/src/",
 ];
 
 pub(super) fn check(sources: &[Source]) -> Vec<Finding> {

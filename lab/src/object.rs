@@ -1,6 +1,15 @@
-//! The lab's own BPF object.
+//! The lab's own BPF objects, as `build.rs` made them.
 
 use aya::{Ebpf, EbpfError};
+
+/// Bytes at an address that an ELF reader may expect.
+#[repr(C, align(8))]
+struct Aligned<Bytes: ?Sized>(Bytes);
+
+static GENERATOR_FILE: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/lab_generator.o")));
+
+/// The traffic generator and the counters: an ELF object with BTF; empty when it was not built.
+pub static GENERATOR: &[u8] = &GENERATOR_FILE.0;
 
 /// Why the lab's programs could not be used.
 #[derive(Debug, thiserror::Error)]
@@ -23,8 +32,8 @@ pub enum LabProgramError {
 
 /// Loads the object; its maps exist then, its programs not yet.
 pub(crate) fn load() -> Result<Ebpf, LabProgramError> {
-    if ftagent::object::LAB_GENERATOR.is_empty() {
+    if GENERATOR.is_empty() {
         return Err(LabProgramError::NotBuilt);
     }
-    Ok(Ebpf::load(ftagent::object::LAB_GENERATOR)?)
+    Ok(Ebpf::load(GENERATOR)?)
 }
