@@ -1,15 +1,23 @@
 //! The lab's own BPF objects, as `build.rs` made them.
 
-use aya::{Ebpf, EbpfError};
+use aya::{Ebpf, EbpfError, EbpfLoader};
 
 /// Bytes at an address that an ELF reader may expect.
 #[repr(C, align(8))]
 struct Aligned<Bytes: ?Sized>(Bytes);
 
 static GENERATOR_FILE: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/lab_generator.o")));
+static LADDER_FILE: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/lab_ladder.o")));
+static STOPWATCH_FILE: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/lab_stopwatch.o")));
 
 /// The traffic generator and the counters: an ELF object with BTF; empty when it was not built.
 pub static GENERATOR: &[u8] = &GENERATOR_FILE.0;
+
+/// The yardsticks of the drop ladder, likewise.
+pub static LADDER: &[u8] = &LADDER_FILE.0;
+
+/// What times the reception of frames, likewise.
+pub static STOPWATCH: &[u8] = &STOPWATCH_FILE.0;
 
 /// Why the lab's programs could not be used.
 #[derive(Debug, thiserror::Error)]
@@ -30,10 +38,15 @@ pub enum LabProgramError {
     Map(#[from] aya::maps::MapError),
 }
 
-/// Loads the object; its maps exist then, its programs not yet.
+/// Loads the generator's object; its maps exist then, its programs not yet.
 pub(crate) fn load() -> Result<Ebpf, LabProgramError> {
-    if GENERATOR.is_empty() {
+    load_with(GENERATOR, &mut EbpfLoader::new())
+}
+
+/// Loads an object of the lab with a loader that was told about it.
+pub(crate) fn load_with(object: &[u8], loader: &mut EbpfLoader<'_>) -> Result<Ebpf, LabProgramError> {
+    if object.is_empty() {
         return Err(LabProgramError::NotBuilt);
     }
-    Ok(Ebpf::load(GENERATOR)?)
+    Ok(loader.load(object)?)
 }
