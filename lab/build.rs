@@ -6,11 +6,8 @@ use std::process::ExitCode;
 mod embed;
 
 /// What cargo builds, and the name under which it is embedded.
-const OBJECTS: [(&str, &str); 3] = [
-    ("lab-generator", "lab_generator.o"),
-    ("lab-ladder", "lab_ladder.o"),
-    ("lab-stopwatch", "lab_stopwatch.o"),
-];
+const OBJECTS: [(&str, &str); 3] =
+    [("lab-generator", "lab_generator.o"), ("lab-ladder", "lab_ladder.o"), ("lab-stopwatch", "lab_stopwatch.o")];
 
 fn main() -> ExitCode {
     embed::embed(&OBJECTS)

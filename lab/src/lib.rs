@@ -5,23 +5,28 @@
 //! * [`generator`], [`replay`], [`generate`], [`captures`]: attack traffic, forged or recorded.
 //! * [`http`]: clean traffic, real connections through the same wire.
 //! * [`meter`]: counts frames on the far side of whatever is under test, apart for attack and clean traffic.
+//! * [`ladder`]: what a dropped packet costs, for every way to drop it.
+//! * [`process`]: programs that run in a lab.
 //!
 //! Nothing here decides anything about attacks, and nothing outside namespaces made here is touched.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 pub mod bpffs;
 pub mod capability;
 pub mod captures;
 pub mod checksum;
 pub mod clock;
+mod ethtool;
 pub mod generate;
 pub mod generator;
 pub mod http;
 pub mod inside;
+pub mod ladder;
 pub mod meter;
 pub mod netns;
 pub mod object;
 pub mod packet;
+pub mod process;
 pub mod replay;
 mod rtnl;
 pub mod run;

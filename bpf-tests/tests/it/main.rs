@@ -6,6 +6,7 @@ mod generator;
 mod guards;
 mod http;
 mod lab;
+mod ladder;
 mod replay;
 mod run;
 mod wire;

@@ -75,7 +75,8 @@ mod tests {
     fn every_entry_is_a_network_and_none_comes_twice() {
         for (entries, lengths) in [(Entries::Networks, &[24, 26, 28, 32][..]), (Entries::Addresses, &[32])] {
             let all: Vec<Ipv4Net> = Listed::new(entries, 5_000).networks().collect();
-            let around: HashSet<Ipv4Addr> = all.iter().map(|n| Ipv4Net::new(n.addr(), 24).expect("a /24").network()).collect();
+            let around: HashSet<Ipv4Addr> =
+                all.iter().map(|n| Ipv4Net::new(n.addr(), 24).expect("a /24").network()).collect();
             assert_eq!(around.len(), 5_000, "each lies in a /24 of its own");
             assert!(all.iter().all(|n| n.trunc() == *n && lengths.contains(&n.prefix_len())));
             assert!(all.iter().all(|n| n.addr().octets()[0] >> 4 == 1), "inside 16.0.0.0/4");
