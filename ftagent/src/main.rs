@@ -12,11 +12,13 @@ use ftagent::enforce::nftables::Nftables;
 use ftagent::engine::OperatorOrder;
 use ftagent::persist::StateLock;
 use ftagent::xdp::pins::Pins;
-use ftagent::{check, daemon};
+use ftagent::{check, daemon, lab};
 use serde_json::json;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
+    // The lab starts this program inside its namespaces.
+    ftagent_lab::inside::exec_if_asked();
     let cli = Cli::parse();
     let filter = EnvFilter::try_from_env("FTAGENT_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     let is_terminal = std::io::stderr().is_terminal();
@@ -34,6 +36,9 @@ fn run(cli: Cli) -> Result<()> {
     if let Command::Completions { shell } = cli.command {
         clap_complete::generate(shell, &mut Cli::command(), "ftagent", &mut std::io::stdout());
         return Ok(());
+    }
+    if let Command::Lab(arguments) = &cli.command {
+        return lab::run(arguments, cli.json);
     }
     let config = Config::load(&cli.config)?;
     // One thread for everything that waits; what blocks has threads of its own.
@@ -71,7 +76,7 @@ async fn carry_out(command: Command, json: bool, config: Config) -> Result<()> {
             check_config(&config, json);
             Ok(())
         }
-        Command::Completions { .. } => bail!("handled before the configuration is read"),
+        Command::Completions { .. } | Command::Lab(_) => bail!("handled before the configuration is read"),
     }
 }
 

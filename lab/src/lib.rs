@@ -6,7 +6,7 @@
 //! * [`http`]: clean traffic, real connections through the same wire.
 //! * [`meter`]: counts frames on the far side of whatever is under test, apart for attack and clean traffic.
 //! * [`ladder`]: what a dropped packet costs, for every way to drop it.
-//! * [`process`]: programs that run in a lab.
+//! * [`process`], [`signals`]: programs that run in a lab, and how it ends early.
 //!
 //! Nothing here decides anything about attacks, and nothing outside namespaces made here is touched.
 #![deny(unsafe_code)]
@@ -30,6 +30,7 @@ pub mod process;
 pub mod replay;
 mod rtnl;
 pub mod run;
+pub mod signals;
 pub mod veth;
 
 pub use capability::skip_without_root;
