@@ -6,6 +6,7 @@ mod generator;
 mod guards;
 mod http;
 mod lab;
+mod lab_command;
 mod ladder;
 mod replay;
 mod run;

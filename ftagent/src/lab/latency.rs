@@ -126,15 +126,15 @@ fn watch(program: &Path, config: &Path, stop: &AtomicBool, is_over: impl Fn() ->
     let deadline = now() + LONGEST + PATIENCE;
     loop {
         let ended = is_over();
-        let hits: Vec<u64> = rules(program, config)?
-            .iter()
-            .filter_map(|rule| rule.get("first_hit_mono_ns")?.as_u64().filter(|ns| *ns > 0))
-            .collect();
-        if let Some(first) = hits.into_iter().min() {
-            return Ok(Some(first));
-        }
+        let rules = rules(program, config);
+        // Ctrl-C ends the agent as well, which then does not answer.
         if stop.load(Ordering::Relaxed) {
             bail!("interrupted");
+        }
+        let hits: Vec<u64> =
+            rules?.iter().filter_map(|rule| rule.get("first_hit_mono_ns")?.as_u64().filter(|ns| *ns > 0)).collect();
+        if let Some(first) = hits.into_iter().min() {
+            return Ok(Some(first));
         }
         if ended || now() > deadline {
             return Ok(None);

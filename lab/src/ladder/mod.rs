@@ -36,6 +36,9 @@ pub use row::{Row, Sources};
 pub use site::Site;
 pub use table::text;
 
+/// Setting up a list of this length takes some tools seconds.
+const LONG_LIST: u32 = 100_000;
+
 /// What is measured, and how long.
 pub struct Options {
     /// How often each peer gets its turn, at least 1.
@@ -95,11 +98,12 @@ pub fn run(options: &Options, progress: &mut dyn FnMut(&str)) -> anyhow::Result<
         .filter(|p| options.only.is_empty() || options.only.iter().any(|name| name == p.name()))
         .collect();
 
+    let longest = options.entries.iter().copied().max();
     let mut rows = Vec::new();
-    for (step, &entries) in options.entries.iter().enumerate() {
-        // What does not depend on the list is measured once.
-        let here: Vec<&dyn Peer> =
-            chosen.iter().copied().filter(|peer| step == 0 || peer.holds() != Holds::Everything).collect();
+    for &entries in &options.entries {
+        // What has no list is measured once, with the most sources.
+        let has_turn = |peer: &&dyn Peer| peer.holds() != Holds::Everything || Some(entries) == longest;
+        let here: Vec<&dyn Peer> = chosen.iter().copied().filter(has_turn).collect();
         rows.extend(measure_all(options, &here, entries, progress)?);
     }
     rows.sort_by(|a, b| b.ns_median.total_cmp(&a.ns_median));
@@ -119,38 +123,34 @@ fn measure_all(
     let _floor_standing = floor.set_up(&floor_site, Listed::new(Entries::Addresses, 1)).context("the floor")?;
 
     let mut rows = Vec::new();
+    let mut missing = |peer: &dyn Peer, why: String, progress: &mut dyn FnMut(&str)| {
+        progress(&format!("{entries} blocked: {} is not available: {why}", peer.title()));
+        rows.extend(options.sources.iter().map(|&sources| Row::missing(peer, entries, sources, &why)));
+    };
     let mut stands = Vec::new();
     for (number, &peer) in (1..).zip(peers) {
         stopped(options)?;
-        let mut missing = |why: String| {
-            progress(&format!("{entries} blocked: {} is not available: {why}", peer.title()));
-            rows.extend(options.sources.iter().map(|&s| Row::missing(peer, entries, s, &why)));
-        };
         let (kind, at_most) = match peer.holds() {
             Holds::Everything => (Entries::Addresses, u32::MAX),
             Holds::Addresses { at_most } => (Entries::Addresses, at_most),
             Holds::Networks { at_most } => (Entries::Networks, at_most),
         };
         if entries > at_most {
-            missing(format!("it holds no more than {at_most} entries"));
+            missing(peer, format!("it holds no more than {at_most} entries"), progress);
             continue;
         }
         let site = Site::build(&wan, number).with_context(|| format!("the wire of {}", peer.name()))?;
+        if entries >= LONG_LIST {
+            progress(&format!("{entries} blocked: setting up {}", peer.title()));
+        }
         let began = now();
         match peer.set_up(&site, Listed::new(kind, entries)) {
             Ok(standing) => {
                 let setup = began.elapsed();
-                if setup > Duration::from_secs(1) {
-                    progress(&format!(
-                        "{entries} blocked: {} took {:.1} s to set up",
-                        peer.title(),
-                        setup.as_secs_f64()
-                    ));
-                }
                 let collected = options.sources.iter().map(|_| Collected::new(setup)).collect();
                 stands.push(Stand { peer, _standing: standing, site, collected });
             }
-            Err(error) => missing(format!("{error:#}")),
+            Err(error) => missing(peer, format!("{error:#}"), progress),
         }
     }
 
