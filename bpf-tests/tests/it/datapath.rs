@@ -79,7 +79,7 @@ impl Datapath {
         let attached = attach(&lab, &pins, AttachChoice::Auto);
         let maps = Maps::open(&pins.maps()).expect("maps");
         let writer = Writer::adopt(&maps).expect("maps can be read");
-        let ground = Ground { protected: vec![net("10.99.0.1/32"), net("fd99::1/128")], fail_safe: vec![] };
+        let ground = Ground { protected: vec![net("10.99.0.1/32"), net("fd99::1/128")], ..Ground::default() };
         let mut this = Self { lab, dir, maps, attached, slots: Slots::default(), ground, writer, settings: settings() };
         this.apply(&RuleSet::default());
         this

@@ -6,6 +6,8 @@ mod generator;
 mod guards;
 mod http;
 mod lab;
+mod lab_command;
+mod ladder;
 mod replay;
 mod run;
 mod wire;
