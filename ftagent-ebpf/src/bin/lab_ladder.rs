@@ -74,7 +74,7 @@ pub fn lab_tc_lpm(ctx: TcContext) -> i32 {
 #[inline(always)]
 fn is_blocked_address(source: u32) -> bool {
     // SAFETY: the value is not looked at, so that it may change meanwhile.
-    unsafe { LAB_ADDRESSES.get(&source) }.is_some()
+    unsafe { LAB_ADDRESSES.get(source) }.is_some()
 }
 
 #[inline(always)]
