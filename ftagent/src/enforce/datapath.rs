@@ -81,7 +81,8 @@ impl Datapath {
         self.list_tables += 1;
         let table = if tables.v4.is_some() { self.list_tables } else { 0 };
         let rules = tables.rules.iter().map(|(rule, action)| (*rule, *action == ListAction::Evaluate)).collect();
-        let v6 = tables.v6.prefixes().filter_map(|(net, value)| Some((IpNet::V6(net), usize::from(value).checked_sub(1)?)));
+        let v6 =
+            tables.v6.prefixes().filter_map(|(net, value)| Some((IpNet::V6(net), usize::from(value).checked_sub(1)?)));
         self.ground.lists = Some(Arc::new(Lists { table, rules, v6: v6.collect() }));
         if let Some(made) = tables.v4 {
             self.writer.hold(table, made);

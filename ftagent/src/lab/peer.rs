@@ -14,9 +14,9 @@ use crate::engine::{RuleId, RuleSet};
 use crate::xdp::compile::{Ground, Lists, Slots, compile};
 use crate::xdp::maps::Maps;
 use crate::xdp::pins::Pins;
-use crate::xdp::program::{AttachChoice, InterfacePlan, MapSizes, load};
 use crate::xdp::prefixes::map::PrefixMap;
 use crate::xdp::prefixes::plan::Plan;
+use crate::xdp::program::{AttachChoice, InterfacePlan, MapSizes, load};
 use crate::xdp::writer::Writer;
 
 /// How many frames one sample stands for: what the daemon chooses at some five million frames a second.
