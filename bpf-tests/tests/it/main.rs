@@ -10,4 +10,5 @@ mod lab_command;
 mod ladder;
 mod replay;
 mod run;
+mod stages;
 mod wire;
