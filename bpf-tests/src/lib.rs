@@ -19,6 +19,7 @@ pub mod generate;
 pub mod generator;
 pub mod http;
 pub mod inside;
+pub mod kernel;
 pub mod meter;
 pub mod netns;
 mod object;
