@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use aya::programs::{SchedClassifier, Xdp};
 use aya_obj::programs::XdpAttachType;
-use ftagent::engine::{Matches, Now, RuleSet, Verdict};
 use ftagent::enforce::nftables::Nftables;
+use ftagent::engine::{Matches, Now, RuleSet, Verdict};
 use ftagent::xdp::compile::{Ground, Slots, compile};
 use ftagent::xdp::counters;
 use ftagent::xdp::maps::{Maps, Writer};
@@ -16,7 +16,9 @@ use ftagent::xdp::samples::Samples;
 use ftagent_common::abi::{Reason, Settings};
 use ftagent_common::vocab::AttachMode;
 
-use super::stage::{BAD_V4, BAD_V6, EDGE_V4, EDGE_V6, GOOD_V4, Stage, blocked, datagram, net, rule, set, settings, text};
+use super::stage::{
+    BAD_V4, BAD_V6, EDGE_V4, EDGE_V6, GOOD_V4, Stage, blocked, datagram, net, rule, set, settings, text,
+};
 use super::{Outcome, Tools};
 use crate::clock::Moment;
 use crate::run::run_xdp;

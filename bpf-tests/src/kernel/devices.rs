@@ -70,7 +70,10 @@ fn filtered(stage: &Stage, device: &str, tag: Option<u16>) -> Result<Outcome, St
     let clean = ear.heard(FRAMES);
     stage.send(&frame(BAD_UPPER_V4), FRAMES)?;
     let passed = ear.heard(1);
-    let said = format!("{} on {device}: {clean} of {FRAMES} clean and {passed} of {FRAMES} blocked frames passed", datapath.attached.mode);
+    let said = format!(
+        "{} on {device}: {clean} of {FRAMES} clean and {passed} of {FRAMES} blocked frames passed",
+        datapath.attached.mode
+    );
     if (clean, passed) != (FRAMES, 0) {
         return Err(said);
     }
