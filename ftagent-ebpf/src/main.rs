@@ -8,13 +8,14 @@
 #![expect(internal_features, reason = "the BPF target has no compare-and-swap in core::sync::atomic")]
 
 mod count;
+mod kernel;
 mod maps;
 mod sample;
 mod stages;
 
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::xdp_action;
-use aya_ebpf::helpers::generated::{bpf_ktime_get_coarse_ns, bpf_skb_load_bytes, bpf_xdp_load_bytes};
+use aya_ebpf::helpers::generated::{bpf_probe_read_kernel, bpf_skb_load_bytes, bpf_xdp_load_bytes};
 use aya_ebpf::macros::{classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};
 use ftagent_common::abi::{Settings, mode};
@@ -40,8 +41,12 @@ pub(crate) trait Hook {
 impl Hook for XdpContext {
     #[inline(always)]
     unsafe fn load(&self, to: *mut u8, len: u32) -> bool {
-        // SAFETY: the caller gives room for `len` bytes; the helper checks the frame's bounds.
-        unsafe { bpf_xdp_load_bytes(self.ctx, 0, to.cast(), len) == 0 }
+        if kernel::has_load_bytes() {
+            // SAFETY: the caller gives room for `len` bytes; the helper checks the frame's bounds.
+            return unsafe { bpf_xdp_load_bytes(self.ctx, 0, to.cast(), len) == 0 };
+        }
+        // SAFETY: as above; `len` is at most the frame's length, which lies in one buffer on such kernels.
+        unsafe { bpf_probe_read_kernel(to.cast(), len, self.data() as *const _) == 0 }
     }
 }
 
@@ -83,8 +88,7 @@ fn is_dropped<H: Hook>(hook: &H, frame: &Frame<'_>, wire_len: usize) -> bool {
         // An array always has its elements; the verifier wants to hear it.
         return false;
     };
-    // SAFETY: a helper without arguments.
-    let now_ns = unsafe { bpf_ktime_get_coarse_ns() };
+    let now_ns = kernel::now_ns();
     let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return false };
     // SAFETY: the map's own memory of this CPU; a program is not interrupted by itself on its CPU.
     let scratch = unsafe { &mut *scratch };

@@ -6,8 +6,10 @@ use serde::Serialize;
 
 use crate::config::Config;
 use crate::object;
+use crate::xdp::adapt::declares;
+use crate::xdp::kernel::{self, Support};
 use crate::xdp::pins::Pins;
-use crate::xdp::program::{MIN_KERNEL, interface_index, memory, missing_capabilities};
+use crate::xdp::program::{interface_index, memory, missing_capabilities};
 
 /// One thing that was looked at.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -20,7 +22,9 @@ pub struct Finding {
 
 /// Looks at everything that the agent needs under `config`.
 pub fn check(config: &Config) -> Vec<Finding> {
-    let mut findings = vec![datapath(), kernel(), privileges(), bpffs(config), jit(), btf()];
+    let mut findings = vec![datapath()];
+    findings.extend(kernel(&Support::here()));
+    findings.extend([privileges(), bpffs(config), jit(), btf()]);
     for (name, choice) in &config.interfaces {
         let index = interface_index(name);
         findings.push(Finding {
@@ -65,18 +69,21 @@ fn datapath() -> Finding {
     finding("datapath", result)
 }
 
-fn kernel() -> Finding {
-    let release = nix::sys::utsname::uname().map(|u| u.release().to_string_lossy().into_owned()).unwrap_or_default();
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse::<u32>().unwrap_or(0));
-    let found = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-    let result = if found < MIN_KERNEL {
-        Err(format!("{release} is too old: {}.{} or newer is needed", MIN_KERNEL.0, MIN_KERNEL.1))
-    } else if found < (6, 6) {
-        Ok(format!("{release}; tc cannot be fallen back to: its links need 6.6"))
-    } else {
-        Ok(release)
-    };
-    finding("kernel", result)
+/// The kernel, and one line for each feature of ours that it lacks.
+fn kernel(support: &Support) -> Vec<Finding> {
+    let release = &support.release;
+    let oldest = kernel::OLDEST;
+    let mut findings = vec![finding(
+        "kernel",
+        if support.version() < oldest {
+            Err(format!("{release} is too old: {oldest} or newer is needed"))
+        } else {
+            Ok(release.clone())
+        },
+    )];
+    let missing = support.missing(declares);
+    findings.extend(missing.iter().map(|entry| finding(&format!("kernel {}", support.version()), Ok(entry.lack()))));
+    findings
 }
 
 fn privileges() -> Finding {

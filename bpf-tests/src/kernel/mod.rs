@@ -39,6 +39,7 @@ struct Line<'a> {
     row: &'a str,
     #[serde(flatten)]
     outcome: &'a Outcome,
+    millis: u128,
 }
 
 /// Where the programs are that rows start.
@@ -74,6 +75,7 @@ pub fn run(tools: &Tools, filters: &[String]) -> bool {
     let mut all_well = true;
     let wanted = |name: &str| filters.is_empty() || filters.iter().any(|filter| name.contains(filter.as_str()));
     for (name, row) in ROWS.iter().filter(|(name, _)| wanted(name)) {
+        let began = crate::clock::now();
         // A row that panics is a row that failed: the others still have something to tell.
         let outcome = match catch_unwind(AssertUnwindSafe(|| row(tools))) {
             Ok(Ok(outcome)) => outcome,
@@ -81,11 +83,11 @@ pub fn run(tools: &Tools, filters: &[String]) -> bool {
             Err(panic) => Outcome::Failed(words(&*panic)),
         };
         all_well &= !matches!(outcome, Outcome::Failed(_));
-        print(&Line { row: name, outcome: &outcome });
+        print(&Line { row: name, outcome: &outcome, millis: began.elapsed().as_millis() });
     }
     for (name, outcome) in probes::rows().iter().filter(|(name, _)| wanted(name)) {
         all_well &= !matches!(outcome, Outcome::Failed(_));
-        print(&Line { row: name, outcome });
+        print(&Line { row: name, outcome, millis: 0 });
     }
     for line in agent::check(tools) {
         print(&serde_json::json!({ "check": line }));

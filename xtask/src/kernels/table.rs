@@ -122,7 +122,9 @@ fn notes(run: &Run, out: &mut String) {
     for row in report.rows.iter().filter(|row| row.state != "ok") {
         _ = writeln!(out, "  {}: {}: {}", row.name, row.state, row.detail);
     }
-    for line in &report.check {
+    // What the agent says of the kernel, and what keeps it from starting; the rest is the same everywhere.
+    let is_of_kernel = |line: &&String| line.starts_with("FAIL") || line.contains(" kernel");
+    for line in report.check.iter().filter(is_of_kernel) {
         _ = writeln!(out, "  check: {line}");
     }
 }

@@ -1,0 +1,54 @@
+//! What older kernels lack: constants that user space sets at load, so that the verifier deletes the branch that is
+//! not taken and never looks at a helper that the kernel does not know. `ftagent/src/xdp/kernel.rs` holds the table.
+
+use core::intrinsics::{AtomicOrdering, atomic_cxchg};
+
+use aya_ebpf::Global;
+use aya_ebpf::helpers::generated::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns};
+
+/// `bpf_ktime_get_coarse_ns`: 5.11.
+#[unsafe(no_mangle)]
+static HAS_COARSE_CLOCK: Global<u32> = Global::new(1);
+
+/// Atomic instructions that give the old value: 5.12.
+#[unsafe(no_mangle)]
+static HAS_COMPARE_AND_SWAP: Global<u32> = Global::new(1);
+
+/// `bpf_xdp_load_bytes`: 5.18.
+#[unsafe(no_mangle)]
+static HAS_LOAD_BYTES: Global<u32> = Global::new(1);
+
+/// Nanoseconds of the monotonic clock, to the last timer tick where the kernel can say that.
+#[inline(always)]
+pub(crate) fn now_ns() -> u64 {
+    if HAS_COARSE_CLOCK.load() != 0 {
+        // SAFETY: a helper without arguments.
+        unsafe { bpf_ktime_get_coarse_ns() }
+    } else {
+        // SAFETY: as above.
+        unsafe { bpf_ktime_get_ns() }
+    }
+}
+
+/// Writes `after` where `before` stands and says whether it did. On older kernels it always does, and a change that
+/// another CPU made in between is lost.
+///
+/// # Safety
+/// `word` must point to an aligned word in a map.
+#[inline(always)]
+pub(crate) unsafe fn swap(word: *mut u64, before: u64, after: u64) -> bool {
+    if HAS_COMPARE_AND_SWAP.load() != 0 {
+        // SAFETY: the caller gives a word in a map.
+        unsafe { atomic_cxchg::<u64, { AtomicOrdering::Relaxed }, { AtomicOrdering::Relaxed }>(word, before, after).1 }
+    } else {
+        // SAFETY: as above.
+        unsafe { word.write_volatile(after) };
+        true
+    }
+}
+
+/// Whether `bpf_xdp_load_bytes` may be called.
+#[inline(always)]
+pub(crate) fn has_load_bytes() -> bool {
+    HAS_LOAD_BYTES.load() != 0
+}
