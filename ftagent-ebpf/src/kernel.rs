@@ -4,7 +4,10 @@
 use core::intrinsics::{AtomicOrdering, atomic_cxchg};
 
 use aya_ebpf::Global;
-use aya_ebpf::helpers::generated::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns};
+use aya_ebpf::helpers::generated::{
+    bpf_ktime_get_coarse_ns, bpf_ktime_get_ns, bpf_probe_read_kernel, bpf_xdp_load_bytes,
+};
+use aya_ebpf::programs::XdpContext;
 
 /// `bpf_ktime_get_coarse_ns`: 5.11.
 #[unsafe(no_mangle)]
@@ -47,8 +50,21 @@ pub(crate) unsafe fn swap(word: *mut u64, before: u64, after: u64) -> bool {
     }
 }
 
-/// Whether `bpf_xdp_load_bytes` may be called.
+/// Copies `len` bytes, at least 1, from `offset` of the frame to `to`.
+///
+/// # Safety
+/// `to` must have room for `len` bytes.
 #[inline(always)]
-pub(crate) fn has_load_bytes() -> bool {
-    HAS_LOAD_BYTES.load() != 0
+pub(crate) unsafe fn load_bytes(ctx: &XdpContext, offset: u32, to: *mut u8, len: u32) -> bool {
+    if HAS_LOAD_BYTES.load() != 0 {
+        // SAFETY: the caller gives room for `len` bytes; the helper checks the frame's bounds.
+        return unsafe { bpf_xdp_load_bytes(ctx.ctx, offset, to.cast(), len) == 0 };
+    }
+    // A frame lies in one buffer on such kernels.
+    let (start, end) = (ctx.data(), ctx.data_end());
+    if (offset as usize) + (len as usize) > end.wrapping_sub(start) {
+        return false;
+    }
+    // SAFETY: within the frame, as just compared; the helper survives an address that cannot be read.
+    unsafe { bpf_probe_read_kernel(to.cast(), len, (start + offset as usize) as *const _) == 0 }
 }

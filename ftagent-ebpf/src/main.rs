@@ -15,7 +15,7 @@ mod stages;
 
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::xdp_action;
-use aya_ebpf::helpers::generated::{bpf_probe_read_kernel, bpf_skb_load_bytes, bpf_xdp_load_bytes};
+use aya_ebpf::helpers::generated::bpf_skb_load_bytes;
 use aya_ebpf::macros::{classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};
 use ftagent_common::abi::{Settings, mode};
@@ -41,12 +41,8 @@ pub(crate) trait Hook {
 impl Hook for XdpContext {
     #[inline(always)]
     unsafe fn load(&self, to: *mut u8, len: u32) -> bool {
-        if kernel::has_load_bytes() {
-            // SAFETY: the caller gives room for `len` bytes; the helper checks the frame's bounds.
-            return unsafe { bpf_xdp_load_bytes(self.ctx, 0, to.cast(), len) == 0 };
-        }
-        // SAFETY: as above; `len` is at most the frame's length, which lies in one buffer on such kernels.
-        unsafe { bpf_probe_read_kernel(to.cast(), len, self.data() as *const _) == 0 }
+        // SAFETY: the caller gives room for `len` bytes.
+        unsafe { kernel::load_bytes(self, 0, to, len) }
     }
 }
 

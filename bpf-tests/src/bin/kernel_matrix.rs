@@ -13,8 +13,6 @@ struct Arguments {
     /// The agent's binary
     #[arg(long, value_name = "PATH")]
     ftagent: PathBuf,
-    /// Only rows whose name contains one of these
-    filters: Vec<String>,
 }
 
 fn main() -> ExitCode {
@@ -24,5 +22,5 @@ fn main() -> ExitCode {
     }
     let arguments = Arguments::parse();
     let tools = Tools { ftagent: arguments.ftagent, ip: "ip".into(), tc: "tc".into() };
-    if kernel::run(&tools, &arguments.filters) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if kernel::run(&tools) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -203,9 +203,19 @@ fn replaced_under_traffic(
     Ok((sent, ear.heard(1)))
 }
 
-pub(super) fn blocks(_: &Tools) -> Result<Outcome, String> {
-    let stage = Stage::new()?;
-    let datapath = Datapath::new(&stage, "edge0", AttachChoice::Auto)?;
+/// Every kind of rule, on a datapath that is loaded once: that takes seconds under emulation.
+pub(super) fn rules() -> Vec<(&'static str, Result<Outcome, String>)> {
+    type Row = fn(&Datapath) -> Result<Outcome, String>;
+    const ROWS: [(&str, Row); 4] =
+        [("blocks", blocks), ("target rules", target_rules), ("limits", limits), ("samples", samples)];
+    let made = Stage::new().and_then(|stage| Ok((Datapath::new(&stage, "edge0", AttachChoice::Auto)?, stage)));
+    match made {
+        Ok((datapath, _stage)) => ROWS.map(|(name, row)| (name, row(&datapath))).to_vec(),
+        Err(why) => ROWS.map(|(name, _)| (name, Err(why.clone()))).to_vec(),
+    }
+}
+
+fn blocks(datapath: &Datapath) -> Result<Outcome, String> {
     let sources = ["198.51.100.7/32", "203.0.113.0/24", "2001:db8:1::5/128", "2001:db8:2::/64", "2001:db8:3::/48"];
     let parsed = sources.iter().map(|s| s.parse().expect("a prefix"));
     datapath.apply(&set(parsed.zip(1..).map(|(s, id)| rule(id, Matches::source(s), Verdict::Drop)).collect()))?;
@@ -224,9 +234,7 @@ pub(super) fn blocks(_: &Tools) -> Result<Outcome, String> {
     Ok(Outcome::Ok(format!("{} frames judged as expected", rows.len())))
 }
 
-pub(super) fn target_rules(_: &Tools) -> Result<Outcome, String> {
-    let stage = Stage::new()?;
-    let datapath = Datapath::new(&stage, "edge0", AttachChoice::Auto)?;
+fn target_rules(datapath: &Datapath) -> Result<Outcome, String> {
     let matches = Matches { protocol: Some(17), dst_port: Some([9_000, 10_000]), ..Matches::target(net(EDGE_V4)) };
     datapath.apply(&set(vec![rule(1, matches, Verdict::Drop)]))?;
     datapath.expect("the port", &datagram(GOOD_V4, EDGE_V4).build(), Reason::TargetRule)?;
@@ -234,9 +242,7 @@ pub(super) fn target_rules(_: &Tools) -> Result<Outcome, String> {
     Ok(Outcome::Ok("by port and protocol".to_owned()))
 }
 
-pub(super) fn limits(_: &Tools) -> Result<Outcome, String> {
-    let stage = Stage::new()?;
-    let datapath = Datapath::new(&stage, "edge0", AttachChoice::Auto)?;
+fn limits(datapath: &Datapath) -> Result<Outcome, String> {
     // So slow that no token comes back while the row runs, even under emulation.
     let limit = Verdict::LimitPps { pps: 1, burst: 20 };
     let frame = datagram(GOOD_V4, EDGE_V4).build();
@@ -249,10 +255,11 @@ pub(super) fn limits(_: &Tools) -> Result<Outcome, String> {
     if is_exact(at_target) && is_exact(by_source) { Ok(Outcome::Ok(said)) } else { Err(said) }
 }
 
-pub(super) fn samples(_: &Tools) -> Result<Outcome, String> {
-    let stage = Stage::new()?;
-    let datapath = Datapath::new(&stage, "edge0", AttachChoice::Auto)?;
+fn samples(datapath: &Datapath) -> Result<Outcome, String> {
+    datapath.apply(&RuleSet::default())?;
     let mut samples = Samples::open(&datapath.pins.maps()).map_err(text)?;
+    // What the rows before left there.
+    while !samples.take().is_empty() {}
     datapath.judge(&datagram(GOOD_V4, EDGE_V4).build(), 3, Reason::Clean)?;
     let taken = samples.take();
     let payload = taken.first().map(|sample| sample.payload.as_slice().to_vec());

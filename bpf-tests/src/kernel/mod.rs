@@ -39,7 +39,6 @@ struct Line<'a> {
     row: &'a str,
     #[serde(flatten)]
     outcome: &'a Outcome,
-    millis: u128,
 }
 
 /// Where the programs are that rows start.
@@ -52,15 +51,11 @@ pub struct Tools {
 
 type Row = (&'static str, fn(&Tools) -> Result<Outcome, String>);
 
-/// Every row, in the order of the table.
+/// Rows with a stage of their own each.
 const ROWS: &[Row] = &[
     ("xdp native", datapath::native),
     ("xdp generic", datapath::generic),
     ("tc", datapath::tc),
-    ("blocks", datapath::blocks),
-    ("target rules", datapath::target_rules),
-    ("limits", datapath::limits),
-    ("samples", datapath::samples),
     ("nftables", datapath::nftables),
     ("vlan: parent", devices::vlan_parent),
     ("vlan: child", devices::vlan_child),
@@ -70,29 +65,33 @@ const ROWS: &[Row] = &[
     ("agent", agent::runs),
 ];
 
-/// Runs every row whose name contains one of `filters`, or all, and prints them. Returns whether none failed.
-pub fn run(tools: &Tools, filters: &[String]) -> bool {
+/// Runs every row and prints them, then what `ftagent check` says. Returns whether no row failed.
+pub fn run(tools: &Tools) -> bool {
     let mut all_well = true;
-    let wanted = |name: &str| filters.is_empty() || filters.iter().any(|filter| name.contains(filter.as_str()));
-    for (name, row) in ROWS.iter().filter(|(name, _)| wanted(name)) {
-        let began = crate::clock::now();
-        // A row that panics is a row that failed: the others still have something to tell.
-        let outcome = match catch_unwind(AssertUnwindSafe(|| row(tools))) {
-            Ok(Ok(outcome)) => outcome,
-            Ok(Err(why)) => Outcome::Failed(why),
-            Err(panic) => Outcome::Failed(words(&*panic)),
-        };
+    let mut tell = |row: &str, outcome: Outcome| {
         all_well &= !matches!(outcome, Outcome::Failed(_));
-        print(&Line { row: name, outcome: &outcome, millis: began.elapsed().as_millis() });
+        print(&Line { row, outcome: &outcome });
+    };
+    for (name, row) in ROWS {
+        tell(name, caught(|| row(tools)));
     }
-    for (name, outcome) in probes::rows().iter().filter(|(name, _)| wanted(name)) {
-        all_well &= !matches!(outcome, Outcome::Failed(_));
-        print(&Line { row: name, outcome, millis: 0 });
+    match catch_unwind(datapath::rules) {
+        Ok(rows) => rows.into_iter().for_each(|(name, result)| tell(name, result.unwrap_or_else(Outcome::Failed))),
+        Err(panic) => tell("rules", Outcome::Failed(words(&*panic))),
     }
+    probes::rows().into_iter().for_each(|(name, outcome)| tell(name, outcome));
     for line in agent::check(tools) {
         print(&serde_json::json!({ "check": line }));
     }
     all_well
+}
+
+/// A row that panics is a row that failed: the others still have something to tell.
+fn caught(row: impl FnOnce() -> Result<Outcome, String>) -> Outcome {
+    match catch_unwind(AssertUnwindSafe(row)) {
+        Ok(result) => result.unwrap_or_else(Outcome::Failed),
+        Err(panic) => Outcome::Failed(words(&*panic)),
+    }
 }
 
 fn words(panic: &(dyn Any + Send)) -> String {

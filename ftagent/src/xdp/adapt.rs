@@ -59,7 +59,7 @@ fn code(object: &[u8]) -> Vec<(usize, usize)> {
         return Vec::new();
     };
     let sections = (0..usize::from(count)).filter_map(|n| {
-        let header = table.checked_add(n * usize::from(size))?;
+        let header = table.checked_add(n * usize::from(size)).filter(|header| *header < object.len())?;
         let (start, len) = (number(header + 24)?, number(header + 32)?);
         let end = start.checked_add(len).filter(|end| *end <= object.len())?;
         (u64_at(header + 8)? & EXECUTABLE != 0).then_some((start, end))

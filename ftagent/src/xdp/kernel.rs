@@ -88,7 +88,7 @@ pub const TABLE: [Entry; 6] = [
         feature: Feature::SynCookies,
         name: "SYN cookies",
         since: Version(6, 0),
-        switch: Some("HAS_SYN_COOKIES"),
+        switch: Some("COOKIES"),
         instead: "drop-first is used",
     },
     Entry {
@@ -115,6 +115,11 @@ impl Support {
     pub fn here() -> Self {
         let release = nix::sys::utsname::uname().map(|u| u.release().to_string_lossy().into_owned());
         Self::of(&release.unwrap_or_default(), probe::has)
+    }
+
+    /// What a kernel of this release has by its version alone.
+    pub fn of_release(release: &str) -> Self {
+        Self::of(release, |_| None)
     }
 
     /// What a kernel of this release has, if `asked` is what it answers.
@@ -183,7 +188,7 @@ mod tests {
     #[test]
     fn the_version_decides_where_the_kernel_does_not_answer() {
         let lacking = |release: &str| {
-            let missing = Support::of(release, |_| None).missing(|_| true);
+            let missing = Support::of_release(release).missing(|_| true);
             missing.iter().map(|entry| entry.feature).collect::<Vec<_>>()
         };
         assert_eq!(lacking("5.10.0").len(), TABLE.len());
@@ -199,9 +204,19 @@ mod tests {
     }
 
     #[test]
+    fn the_manual_has_the_table_as_it_is_here() {
+        let manual = include_str!("../../../docs/manual.md");
+        for entry in TABLE {
+            let line = format!("| {} | {} | {} |", entry.name, entry.since, entry.instead);
+            assert!(manual.contains(&line), "docs/manual.md lacks the line\n{line}");
+        }
+        assert!(manual.contains(&format!("Linux {OLDEST} or newer")), "docs/manual.md names another oldest kernel");
+    }
+
+    #[test]
     fn a_switch_that_the_datapath_lacks_is_no_missing_feature() {
-        let support = Support::of("5.10.0", |_| None);
-        let missing = support.missing(|switch| switch != "HAS_SYN_COOKIES");
+        let support = Support::of_release("5.10.0");
+        let missing = support.missing(|switch| switch != "COOKIES");
         assert!(missing.iter().all(|entry| entry.feature != Feature::SynCookies));
         let cookies = TABLE.iter().find(|entry| entry.feature == Feature::SynCookies).expect("in the table");
         assert_eq!(cookies.lack(), "SYN cookies not available (needs 6.0): drop-first is used");

@@ -135,10 +135,8 @@ mod tests {
 
     #[test]
     fn this_kernel_answers_as_its_version_says_or_not_at_all() {
-        let support =
-            super::super::Support::of(&nix::sys::utsname::uname().expect("a name").release().to_string_lossy(), |_| {
-                None
-            });
+        let name = nix::sys::utsname::uname().expect("a name");
+        let support = super::super::Support::of_release(&name.release().to_string_lossy());
         for entry in super::super::TABLE {
             match has(entry.feature) {
                 Some(answer) => assert!(answer || !support.has(entry.feature), "{}", entry.name),
