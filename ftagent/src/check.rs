@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::config::Config;
 use crate::object;
 use crate::xdp::adapt::declares;
-use crate::xdp::kernel::{self, Support};
+use crate::xdp::kernel::Support;
 use crate::xdp::pins::Pins;
 use crate::xdp::program::{interface_index, memory, missing_capabilities};
 
@@ -71,16 +71,7 @@ fn datapath() -> Finding {
 
 /// The kernel, and one line for each feature of ours that it lacks.
 fn kernel(support: &Support) -> Vec<Finding> {
-    let release = &support.release;
-    let oldest = kernel::OLDEST;
-    let mut findings = vec![finding(
-        "kernel",
-        if support.version() < oldest {
-            Err(format!("{release} is too old: {oldest} or newer is needed"))
-        } else {
-            Ok(release.clone())
-        },
-    )];
+    let mut findings = vec![finding("kernel", support.refusal().map_or_else(|| Ok(support.release.clone()), Err))];
     let missing = support.missing(declares);
     findings.extend(missing.iter().map(|entry| finding(&format!("kernel {}", support.version()), Ok(entry.lack()))));
     findings
@@ -140,4 +131,24 @@ fn directory(subject: &str, dir: &std::path::Path) -> Finding {
         None => Err(format!("{} has no existing parent", dir.display())),
     };
     finding(subject, result)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_old_kernel_is_told_line_by_line_what_it_goes_without() {
+        if !object::is_built() {
+            println!("skipped: built without a compiler for BPF");
+            return;
+        }
+        let findings = kernel(&Support::of_release("5.10.0-46-cloud-amd64"));
+        assert!(findings.iter().all(|finding| finding.ok), "{findings:?}");
+        let text = text(&findings);
+        let line = "kernel 5.10  coarse clock not available (needs 5.11): the exact clock is read for every frame";
+        assert!(text.contains(line), "{text}");
+        assert_eq!(kernel(&Support::of_release("7.2.0")).len(), 1, "nothing is missing on a new one");
+        assert!(!kernel(&Support::of_release("4.19.0"))[0].ok);
+    }
 }

@@ -97,7 +97,7 @@ pub(super) fn attach(stage: &Stage, pins: &Pins, device: &str, choice: AttachCho
 }
 
 pub(super) fn native(_: &Tools) -> Result<Outcome, String> {
-    attached_way(AttachChoice::Native, AttachMode::Native, 3)
+    attached_way(AttachChoice::Native, AttachMode::Native, 2)
 }
 
 pub(super) fn generic(_: &Tools) -> Result<Outcome, String> {
@@ -105,7 +105,7 @@ pub(super) fn generic(_: &Tools) -> Result<Outcome, String> {
 }
 
 pub(super) fn tc(_: &Tools) -> Result<Outcome, String> {
-    attached_way(AttachChoice::Tc, AttachMode::Tc, 2)
+    attached_way(AttachChoice::Tc, AttachMode::Tc, 1)
 }
 
 /// Frames of both families are dropped and pass; then the program is replaced while blocked frames rush in.

@@ -29,6 +29,14 @@ impl fmt::Display for Version {
 /// The oldest kernel that the datapath was loaded on and tried.
 pub const OLDEST: Version = Version(5, 10);
 
+/// What the datapath cannot do without, and the first kernel that has it.
+pub const NEEDED: [(&str, Version); 4] = [
+    ("constants that the verifier knows", Version(5, 2)),
+    ("batch calls on maps", Version(5, 6)),
+    ("ring buffers", Version(5, 8)),
+    ("XDP links", Version(5, 9)),
+];
+
 /// What kernels may lack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Feature {
@@ -137,6 +145,18 @@ impl Support {
         TABLE.iter().zip(self.has).any(|(entry, has)| entry.feature == feature && has)
     }
 
+    /// Why the datapath is not loaded here, if the kernel is too old for it.
+    pub fn refusal(&self) -> Option<String> {
+        let version = self.version();
+        if version >= OLDEST {
+            return None;
+        }
+        let lacking = NEEDED.iter().filter(|(_, since)| version < *since);
+        let lacking: Vec<String> = lacking.map(|(name, since)| format!("{name} need {since}")).collect();
+        let why = if lacking.is_empty() { "it was never tried on this one".to_owned() } else { lacking.join(", ") };
+        Some(format!("kernel {} is too old: ftagent needs {OLDEST} or newer ({why})", self.release))
+    }
+
     /// The constants of the datapath and their values.
     pub fn switches(&self) -> impl Iterator<Item = (&'static str, &'static u32)> {
         TABLE.iter().zip(self.has).filter_map(|(entry, has)| Some((entry.switch?, &OFF_AND_ON[usize::from(has)])))
@@ -195,6 +215,16 @@ mod tests {
         assert_eq!(lacking("5.15.0"), [Feature::LoadBytes, Feature::SynCookies, Feature::TcxLinks]);
         assert_eq!(lacking("6.1.0"), [Feature::TcxLinks]);
         assert!(lacking("6.12.0").is_empty());
+    }
+
+    #[test]
+    fn a_kernel_that_is_too_old_is_told_what_it_lacks() {
+        let refusal = |release: &str| Support::of_release(release).refusal();
+        assert_eq!(refusal("5.10.0"), None);
+        let words = refusal("5.7.1").expect("too old");
+        assert!(words.ends_with("(ring buffers need 5.8, XDP links need 5.9)"), "{words}");
+        assert!(refusal("5.9.16").expect("too old").ends_with("(it was never tried on this one)"));
+        assert!(NEEDED.iter().all(|(_, since)| *since <= OLDEST));
     }
 
     #[test]

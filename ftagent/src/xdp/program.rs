@@ -13,7 +13,7 @@ use aya::programs::{ProgramError, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use ftagent_common::vocab::AttachMode;
 
-use super::kernel::{self, Feature, Support};
+use super::kernel::{Feature, Support};
 use super::pins::{self, Pins, PinsError};
 use super::{adapt, tc};
 use crate::object;
@@ -77,8 +77,8 @@ pub struct Attached {
 pub enum LoadError {
     #[error("this program was built without the datapath: run `cargo xtask setup` and build again")]
     NotBuilt,
-    #[error("kernel {found} is too old: ftagent needs {} or newer", kernel::OLDEST)]
-    OldKernel { found: String },
+    #[error("{0}")]
+    OldKernel(String),
     #[error("loading programs needs root, or CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON; missing: {missing}")]
     NotPermitted { missing: String },
     #[error("interface {name} does not exist; interfaces here: {there}")]
@@ -109,8 +109,8 @@ pub fn load(plans: &[InterfacePlan], pins: &Pins, sizes: &MapSizes) -> Result<Lo
         return Err(LoadError::NotBuilt);
     }
     let support = Support::here();
-    if support.version() < kernel::OLDEST {
-        return Err(LoadError::OldKernel { found: support.release });
+    if let Some(why) = support.refusal() {
+        return Err(LoadError::OldKernel(why));
     }
     let missing = missing_capabilities();
     if !missing.is_empty() {

@@ -12,8 +12,8 @@ use crate::{process, repo, setup};
 
 const PROGRAM: &str = "qemu-system-x86_64";
 const PACKAGE: &str = "qemu-system-x86";
-/// Half a minute on an idle machine; emulation shares its cores with whatever else runs.
-const LIMIT: Duration = Duration::from_secs(5 * 60);
+/// A minute on an idle machine; emulation shares its cores with whatever else runs.
+const LIMIT: Duration = Duration::from_secs(10 * 60);
 
 /// The emulator; installed where it is missing and can be.
 ///
