@@ -62,6 +62,13 @@ impl<'a> Frame<'a> {
     /// Reads a header at `offset` bytes, or nothing if it does not lie wholly inside the frame.
     #[inline(always)]
     pub fn read<T: Header>(&self, offset: usize) -> Option<T> {
+        self.at(offset).copied()
+    }
+
+    /// A header at `offset` bytes where it lies, or nothing if it does not lie wholly inside the frame. A copy of a long
+    /// one would go over the BPF stack, which has 512 bytes.
+    #[inline(always)]
+    pub fn at<T: Header>(&self, offset: usize) -> Option<&'a T> {
         if offset > MAX_OFFSET {
             return None;
         }
@@ -70,8 +77,8 @@ impl<'a> Frame<'a> {
             return None;
         }
         // SAFETY: `at .. at + size_of::<T>()` was just found to lie inside `start..end`, which the constructors
-        // require to be readable; `Header` allows any address and any bit pattern.
-        Some(unsafe { (at as *const T).read() })
+        // require to be readable for `'a`; `Header` allows any address and any bit pattern.
+        Some(unsafe { &*(at as *const T) })
     }
 }
 

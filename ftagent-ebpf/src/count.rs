@@ -1,31 +1,41 @@
 //! Accounts for a frame: by reason and class, by target, by rule.
 
-use ftagent_common::abi::{Health, Reason, RuleHits};
-use ftagent_common::packet::{Ip, Kind, Packet};
+use ftagent_common::abi::{Health, MAX_RULES, Reason, RuleHits, TargetCounters};
+use ftagent_common::packet::Kind;
 use ftagent_common::vocab::TrafficClass;
 
 use crate::maps;
-use crate::stages::Verdict;
+use crate::maps::Scratch;
 
 /// Counts one frame in every place that it belongs to.
 #[inline(always)]
-pub(crate) fn frame(kind: Kind, packet: &Packet, verdict: &Verdict, dropped: bool, now_ns: u64, bytes: u64) {
+pub(crate) fn frame(
+    kind: Kind,
+    scratch: &Scratch,
+    reason: Reason,
+    target: Option<*mut TargetCounters>,
+    dropped: bool,
+    now_ns: u64,
+    bytes: u64,
+) {
     let class = match kind {
-        Kind::Ip => packet.class,
-        Kind::NotIp | Kind::Malformed(_) => TrafficClass::NotIp,
+        Kind::Ip => scratch.packet.class,
+        Kind::NotIp | Kind::Tunnel | Kind::Malformed(_) => TrafficClass::NotIp,
     };
     if let Some(counters) = maps::VERDICTS.get_ptr_mut(maps::INTERFACE.load()) {
         // SAFETY: the map's own memory of this CPU; a program is not interrupted by itself on its CPU.
         let counters = unsafe { &mut *counters };
-        counters.reasons[opaque(verdict.reason.index()) & (Reason::SLOTS - 1)].add(bytes);
+        counters.reasons[opaque(reason.index()) & (Reason::SLOTS - 1)].add(bytes);
         let flow = &mut counters.classes[opaque(class.index()) & (TrafficClass::COUNT - 1)];
         if dropped { flow.dropped.add(bytes) } else { flow.passed.add(bytes) }
     }
-    if verdict.rule < ftagent_common::abi::MAX_RULES {
-        rule(verdict.rule, now_ns, bytes);
+    if scratch.verdict.rule < MAX_RULES {
+        rule(scratch.verdict.rule, now_ns, bytes);
     }
-    if verdict.is_protected {
-        target(&packet.dst, class, dropped, bytes);
+    if let Some(target) = target {
+        // SAFETY: an entry of a per-CPU map: this CPU's own, and freed after a grace period.
+        let flow = unsafe { &mut (*target).classes[opaque(class.index()) & (TrafficClass::COUNT - 1)] };
+        if dropped { flow.dropped.add(bytes) } else { flow.passed.add(bytes) }
     }
 }
 
@@ -41,27 +51,6 @@ pub(crate) fn rule(slot: u32, now_ns: u64, bytes: u64) {
         }
         hits.last_ns = now_ns;
     }
-}
-
-#[inline(always)]
-fn target(dst: &Ip, class: TrafficClass, dropped: bool, bytes: u64) {
-    let counters = match maps::TARGETS.get_ptr_mut(dst) {
-        Some(counters) => counters,
-        None => {
-            let Some(zero) = maps::ZERO_TARGET.get(0) else { return };
-            // Another CPU may have been first; whoever was, the entry is there or the map is full.
-            _ = maps::TARGETS.insert(dst, zero, 0);
-            let Some(counters) = maps::TARGETS.get_ptr_mut(dst) else {
-                health(Health::TargetsFull);
-                return;
-            };
-            counters
-        }
-    };
-    // SAFETY: as above.
-    let counters = unsafe { &mut *counters };
-    let flow = &mut counters.classes[opaque(class.index()) & (TrafficClass::COUNT - 1)];
-    if dropped { flow.dropped.add(bytes) } else { flow.passed.add(bytes) }
 }
 
 /// Hides from the compiler what it knows of an index, so that it keeps the mask after it: the verifier does not know

@@ -4,14 +4,8 @@
 use core::intrinsics::{AtomicOrdering, atomic_cxchg};
 
 use aya_ebpf::Global;
-use aya_ebpf::helpers::generated::{
-    bpf_ktime_get_coarse_ns, bpf_ktime_get_ns, bpf_probe_read_kernel, bpf_xdp_load_bytes,
-};
+use aya_ebpf::helpers::generated::{bpf_probe_read_kernel, bpf_xdp_load_bytes, bpf_xdp_store_bytes};
 use aya_ebpf::programs::XdpContext;
-
-/// `bpf_ktime_get_coarse_ns`: 5.11.
-#[unsafe(no_mangle)]
-static HAS_COARSE_CLOCK: Global<u32> = Global::new(1);
 
 /// Atomic instructions that give the old value: 5.12.
 #[unsafe(no_mangle)]
@@ -20,18 +14,6 @@ static HAS_COMPARE_AND_SWAP: Global<u32> = Global::new(1);
 /// `bpf_xdp_load_bytes`: 5.18.
 #[unsafe(no_mangle)]
 static HAS_LOAD_BYTES: Global<u32> = Global::new(1);
-
-/// Nanoseconds of the monotonic clock, to the last timer tick where the kernel can say that.
-#[inline(always)]
-pub(crate) fn now_ns() -> u64 {
-    if HAS_COARSE_CLOCK.load() != 0 {
-        // SAFETY: a helper without arguments.
-        unsafe { bpf_ktime_get_coarse_ns() }
-    } else {
-        // SAFETY: as above.
-        unsafe { bpf_ktime_get_ns() }
-    }
-}
 
 /// Writes `after` where `before` stands and says whether it did. On older kernels it always does, and a change that
 /// another CPU made in between is lost.
@@ -67,4 +49,29 @@ pub(crate) unsafe fn load_bytes(ctx: &XdpContext, offset: u32, to: *mut u8, len:
     }
     // SAFETY: within the frame, as just compared; the helper survives an address that cannot be read.
     unsafe { bpf_probe_read_kernel(to.cast(), len, (start + offset as usize) as *const _) == 0 }
+}
+
+/// Writes `len` bytes, at least 1 and known when this is compiled, to `offset` of the frame.
+///
+/// # Safety
+/// `from` must have `len` bytes.
+#[inline(always)]
+pub(crate) unsafe fn store_bytes(ctx: &XdpContext, offset: u32, from: *mut u8, len: u32) -> bool {
+    /// Headers lie before; the verifier wants a bound for a pointer into the frame.
+    const REACH: usize = 0x3fff;
+    if HAS_LOAD_BYTES.load() != 0 {
+        // SAFETY: the caller gives `len` bytes; the helper checks the frame's bounds.
+        return unsafe { bpf_xdp_store_bytes(ctx.ctx, offset, from.cast(), len) == 0 };
+    }
+    let to = ctx.data() + (offset as usize & REACH);
+    if to + len as usize > ctx.data_end() {
+        return false;
+    }
+    for i in 0..len as usize {
+        // SAFETY: the caller gives `len` bytes.
+        let byte = unsafe { from.add(i).read() };
+        // SAFETY: within the frame, as just compared.
+        unsafe { ((to + i) as *mut u8).write_volatile(byte) };
+    }
+    true
 }

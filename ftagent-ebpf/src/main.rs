@@ -7,103 +7,135 @@
 #![feature(core_intrinsics)]
 #![expect(internal_features, reason = "the BPF target has no compare-and-swap in core::sync::atomic")]
 
+mod clock;
 mod count;
+mod hook;
 mod kernel;
 mod maps;
+mod mark;
+mod payload;
 mod sample;
 mod stages;
 
 use aya_ebpf::EbpfContext;
-use aya_ebpf::bindings::xdp_action;
-use aya_ebpf::helpers::generated::bpf_skb_load_bytes;
+use aya_ebpf::bindings::{__sk_buff, xdp_action, xdp_md};
 use aya_ebpf::macros::{classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};
-use ftagent_common::abi::{Settings, mode};
-use ftagent_common::frame::Frame;
-use ftagent_common::packet::{Packet, parse_into};
+use ftagent_common::abi::{Settings, feature, mode, stage};
+use ftagent_common::packet::{Checks, Kind, parse_inner, parse_outer};
+
+use hook::Hook;
 
 /// tc: this frame goes no further.
 const TC_ACT_SHOT: i32 = 2;
 /// tc: the next program or the stack decides, also in a TCX chain (`TCX_NEXT`).
 const TC_ACT_UNSPEC: i32 = -1;
-/// Bytes that headers take at most: what lies beyond is not read.
-const HEADER_BYTES: u32 = 256;
-
-/// A hook's own way to copy bytes of the frame.
-pub(crate) trait Hook {
-    /// Copies `len` bytes (1 to 128) from the start of the frame to `to`.
-    ///
-    /// # Safety
-    /// `to` must have room for `len` bytes.
-    unsafe fn load(&self, to: *mut u8, len: u32) -> bool;
-}
-
-impl Hook for XdpContext {
-    #[inline(always)]
-    unsafe fn load(&self, to: *mut u8, len: u32) -> bool {
-        // SAFETY: the caller gives room for `len` bytes.
-        unsafe { kernel::load_bytes(self, 0, to, len) }
-    }
-}
-
-impl Hook for TcContext {
-    #[inline(always)]
-    unsafe fn load(&self, to: *mut u8, len: u32) -> bool {
-        // SAFETY: as above.
-        unsafe { bpf_skb_load_bytes(self.as_ptr(), 0, to.cast(), len) == 0 }
-    }
-}
 
 #[xdp]
 pub fn ftagent_xdp(ctx: XdpContext) -> u32 {
-    let (start, end) = (ctx.data(), ctx.data_end());
-    // SAFETY: `data` and `data_end` of the context; the verifier checks every access.
-    let frame = unsafe { Frame::from_raw(start, end) };
-    let wire_len = frame.len();
-    if is_dropped(&ctx, &frame, wire_len) { xdp_action::XDP_DROP } else { xdp_action::XDP_PASS }
+    let wire_len = ctx.data_end() - ctx.data();
+    if is_dropped(&ctx, wire_len, |hook| ftagent_tunnel_xdp(hook.ctx)) {
+        xdp_action::XDP_DROP
+    } else {
+        xdp_action::XDP_PASS
+    }
+}
+
+/// The same for interfaces whose frames lie in several buffers: jumbo frames, receive offload in the driver.
+#[xdp(frags)]
+pub fn ftagent_xdp_frags(ctx: XdpContext) -> u32 {
+    let wire_len = hook::buffer_len(&ctx);
+    if is_dropped(&ctx, wire_len, |hook| ftagent_tunnel_xdp(hook.ctx)) {
+        xdp_action::XDP_DROP
+    } else {
+        xdp_action::XDP_PASS
+    }
 }
 
 #[classifier]
 pub fn ftagent_tc(ctx: TcContext) -> i32 {
-    let wire_len = ctx.len();
-    let wanted = if wire_len < HEADER_BYTES { wire_len } else { HEADER_BYTES };
-    if ctx.data() + (wanted as usize) > ctx.data_end() {
-        // Headers beyond the linear part; on failure the parser says "truncated".
-        _ = ctx.pull_data(wanted);
+    hook::pull_headers(&ctx);
+    if is_dropped(&ctx, ctx.len() as usize, |hook| ftagent_tunnel_tc(hook.as_ptr().cast())) {
+        TC_ACT_SHOT
+    } else {
+        TC_ACT_UNSPEC
     }
-    let (start, end) = (ctx.data(), ctx.data_end());
-    // SAFETY: `data` and `data_end` of the context; the verifier checks every access.
-    let frame = unsafe { Frame::from_raw(start, end) };
-    if is_dropped(&ctx, &frame, wire_len as usize) { TC_ACT_SHOT } else { TC_ACT_UNSPEC }
 }
 
-/// Judges, counts and samples one frame.
+/// Parses, judges, counts and samples one frame.
+///
+/// On the way that clean packets take nothing is called but what the verifier writes in place: where returns are
+/// guarded against speculation a call costs as much as the rest of a stage.
 #[inline(always)]
-fn is_dropped<H: Hook>(hook: &H, frame: &Frame<'_>, wire_len: usize) -> bool {
+fn is_dropped<H: Hook>(hook: &H, wire_len: usize, parse_tunnel: impl Fn(&H) -> u32) -> bool {
+    let Some(scratch) = scratch() else { return false };
     let Some(settings) = maps::SETTINGS.get(0) else {
         // An array always has its elements; the verifier wants to hear it.
         return false;
     };
-    let now_ns = kernel::now_ns();
-    let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return false };
-    // SAFETY: the map's own memory of this CPU; a program is not interrupted by itself on its CPU.
-    let scratch = unsafe { &mut *scratch };
-    scratch.packet = Packet::EMPTY;
-    let kind = parse_into(frame, wire_len, &mut scratch.packet);
-    // In memory the verifier forgets by which way a value came there: without this it would follow every way through
-    // the parser into every way through the stages.
-    scratch.kind = kind;
+    let checks = Checks(maps::STAGES.load() & (stage::SANITY | stage::TUNNELS));
     scratch.wire_len = wire_len;
+    scratch.packet.clear();
+    scratch.kind = parse_outer(&hook.frame(), wire_len, checks, &mut scratch.packet);
+    // In memory the verifier forgets by which way a value came there: without this it would follow every way through
+    // the parser into every way through the stages. The frame's pointers, whose checked ranges differ by way, are dead.
     // SAFETY: written in the lines above.
+    if matches!(unsafe { (&raw const scratch.kind).read_volatile() }, Kind::Tunnel) {
+        parse_tunnel(hook);
+    }
+    if settings.features & feature::PAYLOADS != 0 {
+        payload::load(hook, scratch);
+    }
+    // SAFETY: as above.
     let kind = unsafe { (&raw const scratch.kind).read_volatile() };
-    // SAFETY: as above. The frame's pointers, whose checked ranges differ by way, are dead from here on.
-    let wire_len = unsafe { (&raw const scratch.wire_len).read_volatile() };
-    let packet = &scratch.packet;
-    let verdict = stages::decide(kind, packet, settings, now_ns, wire_len as u64);
-    let dropped = verdict.reason.is_drop() && settings.mode == mode::ENFORCE;
-    count::frame(kind, packet, &verdict, dropped, now_ns, wire_len as u64);
-    sample::frame(hook, settings, &verdict, wire_len, now_ns);
+    // SAFETY: as above.
+    let bytes = unsafe { (&raw const scratch.wire_len).read_volatile() } as u64;
+    let now_ns = clock::now(&mut scratch.cpu);
+    let target = stages::decide(kind, scratch, settings, now_ns, bytes);
+    // SAFETY: as above.
+    let reason = unsafe { (&raw const scratch.verdict.reason).read_volatile() };
+    let dropped = reason.is_drop() && settings.mode == mode::ENFORCE;
+    count::frame(kind, scratch, reason, target, dropped, now_ns, bytes);
+    if scratch.verdict.mark != 0 && !dropped {
+        let dscp = scratch.verdict.mark - 1;
+        mark::set(hook, scratch, dscp);
+    }
+    if maps::STAGES.load() & stage::SAMPLES != 0 {
+        sample::frame(hook, scratch, settings);
+    }
     dropped
+}
+
+/// This CPU's memory for the frame that is being judged.
+#[inline(always)]
+pub(crate) fn scratch() -> Option<&'static mut maps::Scratch> {
+    // SAFETY: the map's own memory of this CPU; a program is not interrupted by itself on its CPU.
+    maps::SCRATCH.get_ptr_mut(0).map(|scratch| unsafe { &mut *scratch })
+}
+
+/// Reads the packet inside a tunnel into the scratch memory.
+#[inline(always)]
+fn parse_tunnel<H: Hook>(hook: &H) {
+    let Some(scratch) = scratch() else { return };
+    let checks = Checks(maps::STAGES.load() & (stage::SANITY | stage::TUNNELS));
+    scratch.kind = parse_inner(&hook.frame(), checks, &mut scratch.packet);
+}
+
+/// The packet inside a tunnel, at the XDP hook. A global function: the verifier goes through it once for itself, with
+/// nothing known of what was before the call.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn ftagent_tunnel_xdp(ctx: *mut xdp_md) -> u32 {
+    parse_tunnel(&XdpContext::new(ctx));
+    0
+}
+
+/// The same at the tc hook.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn ftagent_tunnel_tc(ctx: *mut __sk_buff) -> u32 {
+    parse_tunnel(&TcContext::new(ctx));
+    0
 }
 
 /// Whether user space has been silent for so long that automatic rules no longer count.

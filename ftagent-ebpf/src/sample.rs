@@ -1,24 +1,26 @@
 //! Copies a bounded share of the frames to user space, whatever the flood.
 
 use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_ns};
-use ftagent_common::abi::{Health, SAMPLE_BYTES, SampleEvent, Settings, feature};
+use ftagent_common::abi::{Health, NO_RULE, SAMPLE_BYTES, SampleEvent, Settings, feature};
 
+use crate::hook::Hook;
+use crate::maps::Scratch;
 use crate::stages::Verdict;
-use crate::{Hook, count, maps};
+use crate::{count, maps};
 
 /// User space reads the ring at every tick: waking it for each sample would cost more than the sample.
 const NO_WAKEUP: u64 = 1;
 
 /// Copies the frame if chance and the policer say so.
 #[inline(always)]
-pub(crate) fn frame<H: Hook>(hook: &H, settings: &Settings, verdict: &Verdict, wire_len: usize, now_ns: u64) {
+pub(crate) fn frame<H: Hook>(hook: &H, scratch: &mut Scratch, settings: &Settings) {
     if settings.features & feature::SAMPLE == 0 {
         return;
     }
-    let Some(cpu) = maps::CPU_STATES.get_ptr_mut(0) else { return };
-    // SAFETY: the map's own memory of this CPU; a program is not interrupted by itself on its CPU.
-    let cpu = unsafe { &mut *cpu };
-    if settings.sample_below != u32::MAX {
+    let wire_len = scratch.wire_len;
+    let Verdict { reason, rule, would_drop, sample: wanted_by_rule, .. } = scratch.verdict;
+    let cpu = &mut scratch.cpu;
+    if settings.sample_below != u32::MAX && !wanted_by_rule {
         let mut x = cpu.random;
         if x == 0 {
             // SAFETY: helpers without arguments.
@@ -33,7 +35,7 @@ pub(crate) fn frame<H: Hook>(hook: &H, settings: &Settings, verdict: &Verdict, w
             return;
         }
     }
-    let Some(state) = settings.sample_rate.conform(cpu.sample_state, now_ns, wire_len as u64) else { return };
+    let Some(state) = settings.sample_rate.conform(cpu.sample_state, cpu.now_ns, wire_len as u64) else { return };
     cpu.sample_state = state;
 
     if wire_len == 0 {
@@ -52,13 +54,14 @@ pub(crate) fn frame<H: Hook>(hook: &H, settings: &Settings, verdict: &Verdict, w
     let copied = unsafe {
         (*event).time_ns = bpf_ktime_get_ns();
         (*event).wire_len = wire_len as u32;
-        (*event).one_in = settings.sample_one_in;
-        (*event).rule = verdict.rule;
+        (*event).one_in = if wanted_by_rule { 1 } else { settings.sample_one_in };
+        (*event).rule = if would_drop == NO_RULE { rule } else { would_drop };
         (*event).interface = maps::INTERFACE.load() as u16;
         (*event).captured = captured as u16;
-        (*event).reason = verdict.reason as u8;
-        (*event).padding = [0; 7];
-        hook.load((&raw mut (*event).frame).cast(), captured)
+        (*event).reason = reason as u8;
+        (*event).would_drop = (would_drop != NO_RULE) as u8;
+        (*event).padding = [0; 6];
+        hook.load(0, (&raw mut (*event).frame).cast(), captured)
     };
     if copied {
         entry.submit(NO_WAKEUP);

@@ -146,7 +146,7 @@ mod tests {
         let findings = kernel(&Support::of_release("5.10.0-46-cloud-amd64"));
         assert!(findings.iter().all(|finding| finding.ok), "{findings:?}");
         let text = text(&findings);
-        let line = "kernel 5.10  coarse clock not available (needs 5.11): the exact clock is read for every frame";
+        let line = "kernel 5.10  compare-and-swap in BPF not available (needs 5.12): CPUs that use one limit";
         assert!(text.contains(line), "{text}");
         assert_eq!(kernel(&Support::of_release("7.2.0")).len(), 1, "nothing is missing on a new one");
         assert!(!kernel(&Support::of_release("4.19.0"))[0].ok);

@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use crate::config::DEFAULT_PATH;
 use crate::engine::{Matches, words};
+use crate::lists::Widest;
 
 /// Detects DDoS attacks and drops them in the kernel.
 #[derive(Debug, Parser)]
@@ -95,6 +96,11 @@ pub enum Command {
         #[arg(long, requires = "resolve")]
         false_positive: bool,
     },
+    /// Lists of sources.
+    Lists {
+        #[command(subcommand)]
+        command: ListsCommand,
+    },
     /// Remove programs, links, maps and the nftables table from the kernel. The agent must not be running.
     Detach,
     /// Tell whether this machine can run the agent, and what would degrade.
@@ -106,6 +112,33 @@ pub enum Command {
         /// bash, elvish, fish, powershell or zsh.
         shell: clap_complete::Shell,
     },
+}
+
+/// What can be done with lists.
+#[derive(Debug, Subcommand)]
+pub enum ListsCommand {
+    /// Load lists as the agent would and say what is loaded, what is skipped, and why. Changes nothing.
+    Check {
+        /// Text files, or databases with --country or --asn; the lists of the configuration if absent.
+        files: Vec<PathBuf>,
+        /// Of a MaxMind database: the networks of this country, such as DE; may be repeated.
+        #[arg(long = "country", requires = "files", value_parser = country)]
+        countries: Vec<String>,
+        /// Of a MaxMind database: the networks of this autonomous system, such as 64500; may be repeated.
+        #[arg(long = "asn", requires = "files", value_parser = clap::value_parser!(u32).range(1..))]
+        asns: Vec<u32>,
+        /// The shortest IPv4 prefix that is taken.
+        #[arg(long, requires = "files", default_value_t = Widest::default().min_prefix_v4, value_parser = clap::value_parser!(u8).range(1..=32))]
+        min_prefix_v4: u8,
+        /// The shortest IPv6 prefix that is taken.
+        #[arg(long, requires = "files", default_value_t = Widest::default().min_prefix_v6, value_parser = clap::value_parser!(u8).range(1..=128))]
+        min_prefix_v6: u8,
+    },
+}
+
+fn country(text: &str) -> Result<String, String> {
+    let is_code = text.len() == 2 && text.bytes().all(|b| b.is_ascii_uppercase());
+    if is_code { Ok(text.to_owned()) } else { Err("a country is two capital letters, such as DE".to_owned()) }
 }
 
 /// What can be done to the rules of a target.

@@ -221,6 +221,18 @@ fn status_text(status: &Status) -> String {
         engine.rules.len(),
         engine.refusals
     );
+    for list in &status.lists {
+        let age = list.age_secs.map_or_else(|| "not loaded".to_owned(), |secs| format!("loaded {secs} s ago"));
+        _ = writeln!(
+            text,
+            "list       {} ({}): {} IPv4, {} IPv6 prefixes, {} lines skipped, {age}",
+            list.name,
+            list.action.as_str(),
+            list.v4,
+            list.v6,
+            list.skipped
+        );
+    }
     match &status.link {
         None => _ = writeln!(text, "link       none: the agent works alone"),
         Some(link) => {
@@ -342,6 +354,9 @@ fn verdict_text(verdict: Verdict) -> String {
         Verdict::Drop => "drop".to_owned(),
         Verdict::LimitPps { pps, .. } => format!("limit to {}", pps_text(pps)),
         Verdict::LimitBps { bps, .. } => format!("limit to {}", bps_text(bps)),
+        Verdict::Pass => "pass".to_owned(),
+        Verdict::Sample => "sample".to_owned(),
+        Verdict::Mark { dscp } => format!("mark DSCP {dscp}"),
     }
 }
 

@@ -12,6 +12,7 @@ use ipnet::IpNet;
 use serde::Deserialize;
 
 use crate::engine::{Detection, Response, Settings, ThresholdMode};
+use crate::lists::{ListConfig, RawList, check_lists};
 use crate::sync::Secret;
 use crate::xdp::compile::FailSafe;
 use crate::xdp::program::{AttachChoice, MapSizes};
@@ -59,6 +60,8 @@ struct Raw {
     rule: Vec<RawRule>,
     #[serde(default)]
     allow: Vec<RawAllow>,
+    #[serde(default)]
+    lists: Vec<RawList>,
     #[serde(default)]
     threshold: Vec<HostThreshold>,
 }
@@ -277,6 +280,7 @@ pub struct Config {
     pub datapath: DatapathConfig,
     pub control_plane: Option<ControlPlaneConfig>,
     pub metrics: Option<SocketAddr>,
+    pub lists: Vec<ListConfig>,
     /// The engine's part; the guard's lists are filled in by the daemon.
     pub settings: Settings,
 }
@@ -375,6 +379,7 @@ impl Config {
             },
             control_plane: check.control_plane(raw.control_plane.as_ref())?,
             metrics: raw.metrics.as_ref().map(|m| m.listen),
+            lists: check_lists(&raw.lists).map_err(|(key, message)| check.error(&key, message))?,
             settings: settings(&raw),
         })
     }
@@ -624,6 +629,7 @@ mod tests {
             "[[rule]]\nname = \"x\"\ntrigger = { type = \"any\" }\naction = { type = \"xdp_rate_limit_target\" }",
             Err("rule[0].action.pps"),
         );
+        check("[[lists]]\nname = \"a\"\npath = \"a.txt\"", Err("lists[0].path: must be an absolute path"));
         check("[[threshold]]\ntarget = \"192.0.2.1/32\"", Err("threshold[0]"));
     }
 

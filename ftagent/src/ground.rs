@@ -125,6 +125,11 @@ impl Host {
         }
     }
 
+    /// What was found at the last look that succeeded.
+    pub fn facts(&self) -> Option<&HostFacts> {
+        self.facts.as_ref()
+    }
+
     /// Takes the management sources of a configuration that was read again.
     pub fn set_management(&mut self, management: Vec<FailSafe>) {
         self.management = management;

@@ -1,15 +1,17 @@
 //! `ftagent`: arguments in, exit status out.
 
-use std::io::IsTerminal as _;
+use std::io::{ErrorKind, IsTerminal as _};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
 use clap::{CommandFactory as _, Parser as _};
-use ftagent::cli::{Cli, Command, RuleChange};
+use ftagent::cli::{Cli, Command, ListsCommand, RuleChange};
 use ftagent::client::{self, Refused};
-use ftagent::config::Config;
+use ftagent::config::{Config, ConfigError};
 use ftagent::enforce::nftables::Nftables;
 use ftagent::engine::OperatorOrder;
+use ftagent::host::host_facts;
+use ftagent::lists::{self, ListConfig, Pick, Widest};
 use ftagent::persist::StateLock;
 use ftagent::xdp::pins::Pins;
 use ftagent::{check, daemon};
@@ -35,7 +37,11 @@ fn run(cli: Cli) -> Result<()> {
         clap_complete::generate(shell, &mut Cli::command(), "ftagent", &mut std::io::stdout());
         return Ok(());
     }
-    let config = Config::load(&cli.config)?;
+    let config = Config::load(&cli.config);
+    if let Command::Lists { command } = &cli.command {
+        return lists(command, config, cli.json);
+    }
+    let config = config?;
     // One thread for everything that waits; what blocks has threads of its own.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("tokio runtime")?;
     runtime.block_on(carry_out(cli.command, cli.json, config))
@@ -71,7 +77,7 @@ async fn carry_out(command: Command, json: bool, config: Config) -> Result<()> {
             check_config(&config, json);
             Ok(())
         }
-        Command::Completions { .. } => bail!("handled before the configuration is read"),
+        Command::Lists { .. } | Command::Completions { .. } => bail!("handled before the configuration is read"),
     }
 }
 
@@ -87,6 +93,48 @@ fn detach(config: &Config, json: bool) -> Result<()> {
         println!("nothing was attached");
     } else {
         println!("detached from {}; maps and the nftables table are gone", interfaces.join(", "));
+    }
+    Ok(())
+}
+
+/// Files can be checked on a machine without a configuration: then nothing is known that they should not have.
+fn lists(command: &ListsCommand, config: Result<Config, ConfigError>, json: bool) -> Result<()> {
+    let ListsCommand::Check { files, countries, asns, min_prefix_v4, min_prefix_v6 } = command;
+    let config = match config {
+        Ok(config) => Some(config),
+        Err(ConfigError::Read { path, source }) if !files.is_empty() && source.kind() == ErrorKind::NotFound => {
+            eprintln!("ftagent: no {path}: lists are not compared with what this node trusts");
+            None
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let widest = Widest { min_prefix_v4: *min_prefix_v4, min_prefix_v6: *min_prefix_v6 };
+    let pick = Pick { countries: countries.iter().cloned().collect(), asns: asns.iter().copied().collect() };
+    let named: Vec<ListConfig> = files.iter().map(|file| lists::file_as_list(file, &pick, widest)).collect();
+    let (configured, spared) = match &config {
+        Some(config) => {
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().context("tokio runtime")?;
+            let facts = runtime.block_on(host_facts());
+            if let Err(error) = &facts {
+                eprintln!("ftagent: {error}; lists are not compared with this node's own addresses");
+            }
+            (config.lists.as_slice(), lists::spared(config, facts.as_ref().ok()))
+        }
+        None => (&[][..], Vec::new()),
+    };
+    let chosen = if named.is_empty() { configured } else { &named };
+    let checked = lists::check(chosen, &spared);
+    let failed = checked.iter().filter(|list| !list.ok).count();
+    if json {
+        println!("{}", json!({ "ok": failed == 0, "lists": checked }));
+    } else if checked.is_empty() {
+        println!("the configuration has no [[lists]]");
+    } else {
+        checked.iter().for_each(|list| print!("{}", list.text()));
+    }
+    if failed > 0 {
+        bail!("{failed} of {} lists cannot be loaded", checked.len());
     }
     Ok(())
 }
@@ -113,6 +161,7 @@ fn check_config(config: &Config, json: bool) {
             json!({
                 "ok": true, "path": config.path, "name": config.name, "mode": settings.mode,
                 "interfaces": config.interfaces.iter().map(|(name, _)| name).collect::<Vec<_>>(),
+                "lists": config.lists.iter().map(|list| &list.name).collect::<Vec<_>>(),
                 "rules": settings.rules.len(), "allow": settings.allow.len(), "thresholds": settings.thresholds.len(),
             })
         );
@@ -135,6 +184,10 @@ fn check_config(config: &Config, json: bool) {
         settings.allow.len(),
         settings.thresholds.len()
     );
+    for list in &config.lists {
+        let (name, path) = (&list.name, list.source.path().display());
+        println!("  list {name} ({}) from {path}, looked at every {} s", list.action.as_str(), list.refresh_secs);
+    }
     match &config.control_plane {
         Some(control_plane) => println!("  control plane {}", control_plane.url),
         None => println!("  no control plane: the agent works alone"),

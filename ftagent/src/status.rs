@@ -8,6 +8,7 @@ use ftagent_common::vocab::{Mode, TrafficClass};
 use serde::{Deserialize, Serialize};
 
 use crate::engine::{EngineView, Matches, Origin, RuleId, Verdict};
+use crate::lists::ListStatus;
 use crate::sync::LinkStatus;
 use crate::xdp::program::Attached;
 
@@ -32,6 +33,9 @@ pub struct Status {
     pub link: Option<LinkReport>,
     /// Microseconds that the last ticks took, from reading the counters to the last command.
     pub tick_us: TickReport,
+    /// Lists of the configuration, in its order.
+    #[serde(default)]
+    pub lists: Vec<ListStatus>,
     /// What needs an operator's look.
     pub warnings: Vec<String>,
     pub engine: EngineView,

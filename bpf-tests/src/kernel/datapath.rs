@@ -9,11 +9,12 @@ use ftagent::enforce::nftables::Nftables;
 use ftagent::engine::{Matches, Now, RuleSet, Verdict};
 use ftagent::xdp::compile::{Ground, Slots, compile};
 use ftagent::xdp::counters;
-use ftagent::xdp::maps::{Maps, Writer};
+use ftagent::xdp::maps::Maps;
 use ftagent::xdp::pins::Pins;
 use ftagent::xdp::program::{AttachChoice, Attached, InterfacePlan, MapSizes, load};
 use ftagent::xdp::samples::Samples;
-use ftagent_common::abi::{Reason, Settings};
+use ftagent::xdp::writer::Writer;
+use ftagent_common::abi::Reason;
 use ftagent_common::vocab::AttachMode;
 
 use super::stage::{
@@ -44,18 +45,14 @@ impl Datapath {
     }
 
     pub(super) fn apply(&self, rules: &RuleSet) -> Result<(), String> {
-        let ground = Ground { protected: vec![net(EDGE_V4), net(EDGE_V6)], fail_safe: vec![] };
+        let ground = Ground { protected: vec![net(EDGE_V4), net(EDGE_V6)], ..Ground::default() };
         let compiled = compile(rules, &ground, &mut Slots::default());
         if let Some((_, why)) = compiled.refused.first() {
             return Err(why.clone());
         }
         let mut writer = Writer::adopt(&self.maps).map_err(text)?;
-        if let Some(error) = writer.apply(&self.maps, &compiled.tables).pop() {
-            return Err(text(error));
-        }
-        let settings = settings();
-        let features = settings.features | compiled.tables.features();
-        self.maps.settings.insert(&0, &Settings { features, ..settings }).map_err(text)
+        let errors = writer.apply(&self.maps, &compiled.tables, &settings());
+        errors.into_iter().next().map_or(Ok(()), |error| Err(text(error)))
     }
 
     fn count(&self, reason: Reason) -> Result<u64, String> {

@@ -129,7 +129,15 @@ pub(super) fn net(address: impl Into<IpAddr>) -> IpNet {
 }
 
 pub(super) fn rule(id: u64, matches: Matches, verdict: Verdict) -> Rule {
-    Rule { id: RuleId(id), matches, verdict, point: Point::Datapath, origin: Origin::Operator, expires_at_ns: None }
+    Rule {
+        id: RuleId(id),
+        matches,
+        verdict,
+        point: Point::Datapath,
+        origin: Origin::Operator,
+        expires_at_ns: None,
+        evaluate: false,
+    }
 }
 
 pub(super) fn set(rules: Vec<Rule>) -> RuleSet {

@@ -9,12 +9,14 @@ use bpf_tests::packet::{FragmentPosition, PacketBuilder};
 use bpf_tests::run::{run_xdp, time};
 use bpf_tests::skip_without_root;
 use ftagent::engine::{Matches, Origin, Point, Rule, RuleId, RuleSet, Verdict};
+use ftagent::xdp::compile::Tables;
 use ftagent::xdp::compile::{FailSafe, Ground, Slots, compile};
 use ftagent::xdp::counters;
-use ftagent::xdp::maps::{Maps, Writer};
+use ftagent::xdp::maps::Maps;
 use ftagent::xdp::pins::Pins;
 use ftagent::xdp::program::{AttachChoice, Attached, InterfacePlan, MapSizes, load};
 use ftagent::xdp::samples::Samples;
+use ftagent::xdp::writer::Writer;
 use ftagent_common::abi::{Rate, Reason, Settings, feature};
 use ftagent_common::api::AllowEntry;
 use ftagent_common::vocab::{AttachMode, TrafficClass};
@@ -42,7 +44,15 @@ pub(crate) fn net(text: &str) -> IpNet {
 }
 
 pub(crate) fn rule(id: u64, matches: Matches, verdict: Verdict) -> Rule {
-    Rule { id: RuleId(id), matches, verdict, point: Point::Datapath, origin: Origin::Operator, expires_at_ns: None }
+    Rule {
+        id: RuleId(id),
+        matches,
+        verdict,
+        point: Point::Datapath,
+        origin: Origin::Operator,
+        expires_at_ns: None,
+        evaluate: false,
+    }
 }
 
 pub(crate) fn set(rules: Vec<Rule>) -> RuleSet {
@@ -78,11 +88,11 @@ impl Datapath {
     pub(crate) fn apply(&mut self, set: &RuleSet) {
         let compiled = compile(set, &self.ground, &mut self.slots);
         assert!(compiled.refused.is_empty(), "{:?}", compiled.refused);
-        let errors = self.writer.apply(&self.maps, &compiled.tables);
+        let errors = self.writer.apply(&self.maps, &compiled.tables, &self.settings);
         assert!(errors.is_empty(), "{errors:?}");
-        let features = self.settings.features | compiled.tables.features();
-        self.maps.settings.insert(&0, &Settings { features, ..self.settings }).expect("settings are written");
-        assert_eq!(self.maps.observe().expect("maps can be read"), compiled.tables, "what was written is there");
+        let rulebook = compiled.tables.rulebook.clone();
+        let there = Tables { rulebook, ..self.maps.observe().expect("maps can be read") };
+        assert_eq!(there, compiled.tables, "what was written is there");
     }
 
     pub(crate) fn program(&self) -> Xdp {

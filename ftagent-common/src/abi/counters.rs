@@ -1,6 +1,7 @@
 //! What the kernel counts.
 
-use super::{Reason, map_type};
+use super::{Reason, Target, map_type};
+use crate::packet::Ip;
 use crate::vocab::TrafficClass;
 
 /// Frames and their bytes as received, Ethernet header included.
@@ -76,16 +77,70 @@ impl core::ops::AddAssign<&Self> for InterfaceCounters {
     }
 }
 
+/// Places beside each other that a target or a source may have in its CPU's part of its table.
+pub const PROBES: u32 = 8;
+
+/// After how long a silence a heavy source is forgotten.
+pub const SOURCE_SILENT_NS: u64 = 60_000_000_000;
+
+/// Words of the estimate of distinct sources.
+pub const DISTINCT_WORDS: usize = 64;
+
 /// What came for one target address on one CPU, by class.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct TargetCounters {
+    /// The destination; all zero: the place is free.
+    pub key: Ip,
     pub classes: [Flow; TrafficClass::COUNT],
+    /// What the trie said of this address under `generation`: the trie is asked once for each rule set.
+    pub target: Target,
+    /// [`super::Settings::generation`] of `target`.
+    pub generation: u32,
+    /// Number of the epoch (2^30 ns) that `distinct` belongs to.
+    pub epoch: u32,
+    /// Distinct sources of the epoch: probabilistic counting with stochastic averaging (Flajolet and Martin).
+    pub distinct: [u32; DISTINCT_WORDS],
+}
+
+impl TargetCounters {
+    /// Notes a source by its keyed hash, of which the low 38 bits are used.
+    #[inline(always)]
+    pub fn note_source(&mut self, hash: u64, epoch: u32) {
+        if self.epoch != epoch {
+            self.epoch = epoch;
+            self.distinct = [0; DISTINCT_WORDS];
+        }
+        let rest = (hash >> 6) as u32 | 1 << 31;
+        let word = &mut self.distinct[hash as usize & (DISTINCT_WORDS - 1)];
+        let lowest = rest & rest.wrapping_neg();
+        if *word & lowest == 0 {
+            *word |= lowest;
+        }
+    }
+
+    /// How many distinct sources were noted in the epoch, with a standard error of 10 %.
+    #[cfg(any(feature = "api", test))]
+    pub fn distinct_sources(&self) -> f64 {
+        /// Flajolet and Martin's correction, and the one for small counts of Scheuermann and Mauve.
+        const PHI: f64 = 0.77351;
+        const KAPPA: f64 = 1.75;
+        let runs: u32 = self.distinct.iter().map(|word| word.trailing_ones()).sum();
+        let mean = f64::from(runs) / DISTINCT_WORDS as f64;
+        (DISTINCT_WORDS as f64 / PHI * (mean.exp2() - (-KAPPA * mean).exp2())).max(0.0)
+    }
 }
 
 impl Default for TargetCounters {
     fn default() -> Self {
-        Self { classes: [Flow::default(); TrafficClass::COUNT] }
+        Self {
+            key: Ip([0; 4]),
+            classes: [Flow::default(); TrafficClass::COUNT],
+            target: Target { rules: 0, group: 0, flags: 0, padding: [0; 3] },
+            generation: 0,
+            epoch: 0,
+            distinct: [0; DISTINCT_WORDS],
+        }
     }
 }
 
@@ -94,6 +149,13 @@ impl core::ops::AddAssign<&Self> for TargetCounters {
         for (sum, part) in self.classes.iter_mut().zip(&other.classes) {
             *sum += *part;
         }
+        // CPUs that see no packet of the target stay in an older epoch: the newest counts.
+        if other.epoch.wrapping_sub(self.epoch) as i32 > 0 {
+            self.epoch = other.epoch;
+            self.distinct = other.distinct;
+        } else if other.epoch == self.epoch {
+            self.distinct.iter_mut().zip(&other.distinct).for_each(|(word, part)| *word |= part);
+        }
     }
 }
 
@@ -101,8 +163,11 @@ impl core::ops::AddAssign<&Self> for TargetCounters {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct SourceCounters {
+    /// The source, or its /64; all zero: the place is free.
+    pub key: Ip,
     pub flow: Flow,
-    /// When the source was last seen, nanoseconds of the coarse monotonic clock.
+    /// When the source was last seen, nanoseconds of the monotonic clock. Silent for [`SOURCE_SILENT_NS`], it is no
+    /// longer heavy and its place may be taken.
     pub last_seen_ns: u64,
 }
 
@@ -168,7 +233,9 @@ pub struct SampleEvent {
     pub captured: u16,
     /// [`Reason`] as a number.
     pub reason: u8,
-    pub padding: [u8; 7],
+    /// 1: the rule is being evaluated and would have dropped the frame, which `reason` says the fate of.
+    pub would_drop: u8,
+    pub padding: [u8; 6],
     pub frame: [u8; SAMPLE_BYTES],
 }
 
@@ -176,8 +243,8 @@ map_type!(
     Counter = 16,
     Flow = 32,
     InterfaceCounters = 1024,
-    TargetCounters = 512,
-    SourceCounters = 40,
+    TargetCounters = 808,
+    SourceCounters = 56,
     RuleHits = 32,
     SampleEvent = 160
 );

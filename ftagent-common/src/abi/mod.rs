@@ -5,17 +5,22 @@
 //! live in a directory of that number and are never shared between versions.
 
 mod counters;
+mod keyed;
+pub mod prefixes;
 mod reason;
 mod rules;
 mod settings;
+mod signatures;
 
 pub use counters::*;
+pub use keyed::*;
 pub use reason::*;
 pub use rules::*;
 pub use settings::*;
+pub use signatures::*;
 
 /// The layout's version; the name of the pin directory below the bpffs root.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// Asserts a size and, for user space, that the type may be read from and written to a map.
 macro_rules! map_type {

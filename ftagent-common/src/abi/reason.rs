@@ -45,10 +45,24 @@ reasons! {
     TinyFragment = "tiny_fragment" drop,
     /// More frames that are not IP than their policer lets through.
     NotIpLimit = "not_ip_limit" drop,
+    /// A source address that no packet on a wire can have.
+    MartianSource = "martian_source" drop,
+    /// Source and destination address are the same.
+    Land = "land" drop,
+    /// TCP or UDP from or to port 0.
+    PortZero = "port_zero" drop,
+    /// TCP flags that no stack sends.
+    ImpossibleFlags = "impossible_flags" drop,
+    /// A UDP length that contradicts the datagram.
+    BadLength = "bad_length" drop,
     /// The source address is blocked.
     BlockedSource = "blocked_source" drop,
     /// A prefix with the source in it is blocked.
     BlockedPrefix = "blocked_prefix" drop,
+    /// The source is on a list that was loaded from a file.
+    Listed = "listed" drop,
+    /// A rule let it pass before the other rules were asked.
+    RulePassed = "rule_passed" pass,
     /// A rule of the target dropped it.
     TargetRule = "target_rule" drop,
     /// Over a rate limit of the target.

@@ -6,12 +6,40 @@ use super::map_type;
 pub const AUTOMATIC: u8 = 1;
 /// Hits are counted and sampled, nothing is dropped.
 pub const EVALUATE: u8 = 2;
+/// The entry exists in this slot; all zero is an entry that does not.
+pub const PRESENT: u8 = 4;
+
+/// What an entry is in the rule set of slot 0 and in that of slot 1. A frame reads which slot is active once, so it
+/// is judged wholly by one rule set; outside a swap both are equal.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Slotted<V>(pub [V; 2]);
+
+impl<V: Copy> Slotted<V> {
+    /// The same in both rule sets.
+    pub const fn both(value: V) -> Self {
+        Self([value, value])
+    }
+
+    /// What the rule set of `slot` says.
+    #[inline(always)]
+    pub const fn at(&self, slot: u32) -> &V {
+        &self.0[(slot & 1) as usize]
+    }
+}
+
+// SAFETY: two values of a type without padding, one after the other.
+#[cfg(feature = "user")]
+unsafe impl<V: aya::Pod> aya::Pod for Slotted<V> {}
 
 /// No rule: the counter slot of frames that no rule judged.
 pub const NO_RULE: u32 = u32::MAX;
 
 /// Counter slots of rules; a rule keeps its slot while it lives.
-pub const MAX_RULES: u32 = 8_192;
+pub const MAX_RULES: u32 = 16_384;
+
+/// Lists of prefixes, and other sources of the prefix table, that exist at once.
+pub const MAX_LISTS: u32 = 16_384;
 
 /// A blocked source or prefix.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -21,7 +49,7 @@ pub struct Block {
     pub expires_at_ns: u64,
     /// Counter slot, below [`MAX_RULES`].
     pub rule: u32,
-    /// [`AUTOMATIC`], [`EVALUATE`].
+    /// [`PRESENT`], [`AUTOMATIC`], [`EVALUATE`].
     pub flags: u8,
     pub padding: [u8; 3],
 }
@@ -90,95 +118,22 @@ impl Rate {
 pub struct SourceLimit {
     pub expires_at_ns: u64,
     pub rate: Rate,
-    /// The theoretical arrival time, written by the kernel.
-    pub state: u64,
     pub rule: u32,
     pub flags: u8,
     pub padding: [u8; 3],
 }
 
-/// Rules that one target can have at once.
-pub const RULES_PER_TARGET: usize = 16;
-/// Rule lists that exist at once; list 0 is empty and means "count only".
-pub const MAX_POLICIES: u32 = 1_024;
-
-/// What a [`TargetRule`] does to a frame that it matches.
-pub mod rule_action {
-    pub const DROP: u8 = 0;
-    /// Drops what is over the rule's rate; the rest is judged on.
-    pub const LIMIT: u8 = 1;
-    /// Asks no further rule of the target.
-    pub const PASS: u8 = 2;
-}
-
-/// Which parts of a datagram a [`TargetRule`] matches.
-pub mod fragment_match {
-    pub const ANY: u8 = 0;
-    pub const WHOLE: u8 = 1;
-    pub const FRAGMENT: u8 = 2;
-}
-
-/// One match-and-action of a target: all parts must match, ranges are inclusive and in host order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A protected destination: which signature rules are asked for it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
-pub struct TargetRule {
-    pub expires_at_ns: u64,
-    pub rate: Rate,
-    pub rule: u32,
-    pub src_port: [u16; 2],
-    pub dst_port: [u16; 2],
-    /// Length of the IP datagram.
-    pub length: [u16; 2],
-    pub ttl: [u8; 2],
-    pub icmp_type: [u8; 2],
-    /// 0: any protocol.
-    pub protocol: u8,
-    pub tcp_mask: u8,
-    /// Compared with the flags under `tcp_mask`.
-    pub tcp_value: u8,
-    /// See [`fragment_match`].
-    pub fragment: u8,
-    /// See [`rule_action`].
-    pub action: u8,
+pub struct Target {
+    /// The rules of `group` that belong to the destination, a bit each; none: it is only counted.
+    pub rules: u64,
+    /// See [`super::SIGNATURE_GROUPS`].
+    pub group: u32,
+    /// [`PRESENT`].
     pub flags: u8,
-    pub padding: [u8; 2],
-}
-
-impl TargetRule {
-    /// Matches every packet, drops it, has no end.
-    pub const ANY: Self = Self {
-        expires_at_ns: 0,
-        rate: Rate { cost: 0, burst: 0, per_byte: 0, padding: 0 },
-        rule: NO_RULE,
-        src_port: [0, u16::MAX],
-        dst_port: [0, u16::MAX],
-        length: [0, u16::MAX],
-        ttl: [0, u8::MAX],
-        icmp_type: [0, u8::MAX],
-        protocol: 0,
-        tcp_mask: 0,
-        tcp_value: 0,
-        fragment: fragment_match::ANY,
-        action: rule_action::DROP,
-        flags: 0,
-        padding: [0; 2],
-    };
-}
-
-/// The rules of a target, asked in order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(C)]
-pub struct Policy {
-    /// How many of `rules` are in use.
-    pub count: u32,
-    pub padding: u32,
-    pub rules: [TargetRule; RULES_PER_TARGET],
-}
-
-impl Default for Policy {
-    fn default() -> Self {
-        Self { count: 0, padding: 0, rules: [TargetRule::ANY; RULES_PER_TARGET] }
-    }
+    pub padding: [u8; 3],
 }
 
 /// Ports that one trusted prefix is safe on.
@@ -202,7 +157,7 @@ pub struct Trust {
     pub ports: [u16; TRUSTED_PORTS],
 }
 
-map_type!(Block = 16, Rate = 24, SourceLimit = 48, TargetRule = 64, Policy = 1032, Trust = 24);
+map_type!(Block = 16, Rate = 24, SourceLimit = 40, Target = 16, Trust = 24);
 
 #[cfg(test)]
 mod tests {

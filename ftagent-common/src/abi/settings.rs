@@ -12,7 +12,7 @@ pub mod feature {
     pub const BLOCK4_PREFIX: u32 = 1 << 2;
     /// There are exact blocks of IPv6 addresses.
     pub const BLOCK6: u32 = 1 << 3;
-    /// There are blocks of IPv6 /64 networks.
+    /// There are blocks of IPv6 /64, /56 or /48 networks.
     pub const BLOCK6_NET: u32 = 1 << 4;
     /// There are blocks of other IPv6 prefixes.
     pub const BLOCK6_PREFIX: u32 = 1 << 5;
@@ -26,6 +26,36 @@ pub mod feature {
     pub const SAMPLE: u32 = 1 << 9;
     /// Malformed frames pass.
     pub const PASS_MALFORMED: u32 = 1 << 10;
+    /// There are rules without a target, in group 0.
+    pub const GLOBAL_RULES: u32 = 1 << 11;
+    /// There is a table of IPv4 prefixes from lists.
+    pub const LISTS4: u32 = 1 << 12;
+    /// There are rules that compare payloads.
+    pub const PAYLOADS: u32 = 1 << 15;
+    /// Among the IPv6 networks are /56 ones.
+    pub const BLOCK6_56: u32 = 1 << 13;
+    /// Among the IPv6 networks are /48 ones.
+    pub const BLOCK6_48: u32 = 1 << 14;
+}
+
+/// Stages that a copy of the programs has at all; what is left out costs not one instruction.
+pub mod stage {
+    /// What no host can have sent is dropped.
+    pub const SANITY: u32 = 1;
+    /// Tunnels are opened.
+    pub const TUNNELS: u32 = 1 << 1;
+    /// Lists of prefixes.
+    pub const LISTS: u32 = 1 << 2;
+    /// Signature rules.
+    pub const SIGNATURES: u32 = 1 << 3;
+    /// Sources are counted.
+    pub const SOURCES: u32 = 1 << 4;
+    /// Distinct sources of each target are estimated.
+    pub const DISTINCT: u32 = 1 << 5;
+    /// Frames are sampled.
+    pub const SAMPLES: u32 = 1 << 6;
+    /// Every stage that needs nothing beyond kernel 5.10.
+    pub const ALL: u32 = (1 << 7) - 1;
 }
 
 /// Numbers of [`crate::vocab::Mode`] in [`Settings::mode`].
@@ -59,7 +89,11 @@ pub struct Settings {
     pub sample_one_in: u32,
     /// Packets in one sketch epoch (2^30 ns) that make a source heavy.
     pub promote_at: u32,
-    pub padding: u32,
+    /// Counts rule sets; 0 is never used. Its lowest bit is the active slot (see [`super::Slotted`]), so that a swap is
+    /// one aligned write, and what was remembered of an older rule set is known to be stale.
+    pub generation: u32,
+    /// The key of all hashes, drawn when the maps are made.
+    pub seed: u64,
 }
 
 /// Words of a bitmap over the first 16 bits of an address.
@@ -75,22 +109,30 @@ pub struct Bitmaps {
     pub trust6: [u64; BITMAP_WORDS],
     pub block4: [u64; BITMAP_WORDS],
     pub block6: [u64; BITMAP_WORDS],
+    pub limit4: [u64; BITMAP_WORDS],
+    pub limit6: [u64; BITMAP_WORDS],
+    /// Exact blocks of addresses and of IPv6 networks by their keyed hash, see [`super::filter_bit`].
+    pub blocks: [u64; super::FILTER_WORDS],
 }
 
-/// Rows and columns of the source sketch.
-pub const SKETCH_ROWS: usize = 4;
-/// A power of two.
-pub const SKETCH_COLUMNS: usize = 8_192;
+/// Lines of the source sketch, a power of two.
+pub const SKETCH_LINES: usize = 4_096;
+/// Cells of one line: 64 bytes, one line of the processor's cache.
+pub const SKETCH_CELLS: usize = 16;
 
-/// A count-min sketch of sources (Cormode and Muthukrishnan), one per CPU.
+/// A count-min sketch of sources (Cormode and Muthukrishnan) with conservative update, one per CPU.
 ///
-/// A cell holds the low 8 bits of its epoch above 24 bits of count; a cell of another epoch counts as empty, so that
-/// nobody needs to clear the sketch.
+/// A source's four cells lie in one cache line, each in a quarter of its own: four rows would be four misses. A cell
+/// holds the low 4 bits of its epoch above two counts of 14 bits, of the epoch before and of this one, so that a
+/// source is not forgotten when an epoch ends and nobody needs to clear the sketch. Counts stop at their largest value.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct Sketch {
-    pub cells: [[u32; SKETCH_COLUMNS]; SKETCH_ROWS],
+    pub lines: [[u32; SKETCH_CELLS]; SKETCH_LINES],
 }
+
+/// The largest count of a cell, and the largest sensible [`Settings::promote_at`].
+pub const SKETCH_MAX: u32 = (1 << 14) - 1;
 
 /// State of one CPU's random numbers and policers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -100,10 +142,13 @@ pub struct CpuState {
     pub random: u64,
     pub sample_state: u64,
     pub not_ip_state: u64,
+    /// The clock in nanoseconds, as it was read in the jiffy `jiffies`.
+    pub now_ns: u64,
+    pub jiffies: u64,
 }
 
 /// Interfaces that one agent can watch.
 pub const MAX_INTERFACES: u32 = 32;
 
-map_type!(Settings = 112, Bitmaps = 32768, CpuState = 24);
-const _: () = assert!(size_of::<Sketch>() == 131_072);
+map_type!(Settings = 120, Bitmaps = 180224, CpuState = 40);
+const _: () = assert!(size_of::<Sketch>() == 262_144);

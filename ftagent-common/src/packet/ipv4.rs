@@ -1,6 +1,6 @@
 //! IPv4 with options and fragments (RFC 791, RFC 1858).
 
-use super::{Fragment, Ip, Malformed, Packet, l4, proto};
+use super::{Checks, Fragment, Ip, Malformed, Packet, l4, proto, sanity};
 use crate::frame::Frame;
 
 const MORE_FRAGMENTS: u16 = 0x2000;
@@ -12,9 +12,10 @@ pub(super) fn parse(
     frame: &Frame<'_>,
     l3: usize,
     wire_len: usize,
+    checks: Checks,
     packet: &mut Packet,
 ) -> Result<l4::Place, Malformed> {
-    let h: [u8; 20] = frame.read(l3).ok_or(Malformed::Truncated)?;
+    let h: &[u8; 20] = frame.at(l3).ok_or(Malformed::Truncated)?;
     let header_len = usize::from(h[0] & 0x0f) * 4;
     if h[0] >> 4 != 4 || header_len < 20 {
         return Err(Malformed::BadHeader);
@@ -32,6 +33,12 @@ pub(super) fn parse(
         return Err(Malformed::Truncated);
     }
 
+    packet.src = Ip::v4([h[12], h[13], h[14], h[15]]);
+    packet.dst = Ip::v4([h[16], h[17], h[18], h[19]]);
+    if checks.has(Checks::SANITY) {
+        sanity::v4(packet)?;
+    }
+
     let flags_offset = u16::from_be_bytes([h[6], h[7]]);
     let more = flags_offset & MORE_FRAGMENTS != 0;
     packet.fragment = match (flags_offset & OFFSET, more) {
@@ -43,8 +50,8 @@ pub(super) fn parse(
     packet.version = 4;
     packet.protocol = h[9];
     packet.ttl = h[8];
-    packet.src = Ip::v4([h[12], h[13], h[14], h[15]]);
-    packet.dst = Ip::v4([h[16], h[17], h[18], h[19]]);
+    packet.dscp = h[1] >> 2;
+    packet.l3_offset = (l3 & 0xffff) as u16;
     packet.ip_len = (total & 0xffff) as u16;
     if packet.protocol == proto::TCP && flags_offset & OFFSET == 1 {
         // Eight bytes in: it would overwrite the flags of a header that was already judged.

@@ -1,6 +1,6 @@
 //! IPv6 with its chain of extension headers (RFC 8200, RFC 6946, RFC 7112).
 
-use super::{Fragment, Ip, Malformed, Packet, l4};
+use super::{Checks, Fragment, Ip, Malformed, Packet, l4, sanity};
 use crate::frame::Frame;
 
 const HOP_BY_HOP: u8 = 0;
@@ -25,9 +25,10 @@ pub(super) fn parse(
     frame: &Frame<'_>,
     l3: usize,
     wire_len: usize,
+    checks: Checks,
     packet: &mut Packet,
 ) -> Result<l4::Place, Malformed> {
-    let h: [u8; 40] = frame.read(l3).ok_or(Malformed::Truncated)?;
+    let h: &[u8; 40] = frame.at(l3).ok_or(Malformed::Truncated)?;
     if h[0] >> 4 != 6 {
         return Err(Malformed::BadHeader);
     }
@@ -47,6 +48,16 @@ pub(super) fn parse(
     packet.dst = Ip::v6([
         h[24], h[25], h[26], h[27], h[28], h[29], h[30], h[31], h[32], h[33], h[34], h[35], h[36], h[37], h[38], h[39],
     ]);
+    // Whatever is checked: a mapped address (RFC 4291 section 2.5.5.2) would be taken for the IPv4 address in it, on
+    // the allowlist too.
+    if packet.src.is_v4() || packet.dst.is_v4() {
+        return Err(Malformed::MartianSource);
+    }
+    if checks.has(Checks::SANITY) {
+        sanity::v6(packet)?;
+    }
+    packet.dscp = ((h[0] & 0x0f) << 2) | (h[1] >> 6);
+    packet.l3_offset = (l3 & 0xffff) as u16;
     packet.ip_len = if total > 0xffff { 0xffff } else { (total & 0xffff) as u16 };
 
     let mut used = 40;

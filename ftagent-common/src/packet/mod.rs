@@ -4,12 +4,17 @@
 //! TCP, UDP and ICMP. Every length is checked against the datagram's own length as well as the frame's, so that
 //! padding is never read as a header. What cannot be parsed says why and is never taken for something else.
 //!
-//! No tunnels are opened here: GRE, IPIP and 6in4 are classes of the outer packet.
+//! One level of GRE, IPIP and 6in4 is opened: the packet inside is the one that is judged, by its own addresses and
+//! ports, and `outer_src` says who sent the tunnel's. A tunnel inside a tunnel is a class of its own and stays closed.
+//!
+//! What no host can have sent is refused where it is seen, before any map is asked: [`Checks`].
 
 mod eth;
 mod ipv4;
 mod ipv6;
 mod l4;
+mod sanity;
+mod tunnel;
 
 use crate::frame::Frame;
 use crate::vocab::TrafficClass;
@@ -42,7 +47,7 @@ pub mod tcp_flag {
 }
 
 /// An address as four words in memory order; IPv4 is mapped into `::ffff:0:0/96` (RFC 4291 section 2.5.5.2).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(C)]
 pub struct Ip(pub [u32; 4]);
 
@@ -111,8 +116,40 @@ pub enum Fragment {
     Last = 3,
 }
 
+/// In what the judged packet was carried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Tunnel {
+    None = 0,
+    /// RFC 2784, RFC 2890.
+    Gre = 1,
+    /// IPv4 in IPv4 (RFC 2003) or in IPv6 (RFC 2473).
+    Ipip = 2,
+    /// IPv6 in IPv4 (RFC 4213) or in IPv6 (RFC 2473).
+    SixIn = 3,
+}
+
+/// Which frames are refused besides those that cannot be parsed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Checks(pub u32);
+
+impl Checks {
+    pub const NONE: Self = Self(0);
+    /// Sources that no packet on a wire can have, LAND, port 0, impossible TCP flags, wrong UDP lengths.
+    pub const SANITY: u32 = 1;
+    /// Tunnels are opened.
+    pub const TUNNELS: u32 = 2;
+    pub const ALL: Self = Self(Self::SANITY | Self::TUNNELS);
+
+    #[inline(always)]
+    pub(crate) const fn has(self, bit: u32) -> bool {
+        self.0 & bit != 0
+    }
+}
+
 /// The headers of one IP packet. Numbers are in host order; offsets are bytes from the start of the frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(align(8))]
 pub struct Packet {
     pub src: Ip,
     pub dst: Ip,
@@ -140,9 +177,33 @@ pub struct Packet {
     pub vlan_tags: u8,
     /// The EtherType after all VLAN tags.
     pub ether_type: u16,
+    /// Where the network header begins; of the packet inside, if there is a tunnel.
+    pub l3_offset: u16,
+    /// Bytes of the datagram from the transport header on.
+    pub l4_room: u16,
+    /// The six bits of the differentiated services field (RFC 2474).
+    pub dscp: u8,
+    pub tunnel: Tunnel,
+    /// The source of the packet around, if there is a tunnel; all zero otherwise.
+    pub outer_src: Ip,
 }
 
+const _: () = assert!(size_of::<Packet>() % 8 == 0);
+
 impl Packet {
+    /// Makes it [`Self::EMPTY`], in wide stores: copying the constant takes a load for every store.
+    #[inline(always)]
+    pub fn clear(&mut self) {
+        const WORDS: usize = size_of::<Packet>() / 8;
+        let words = (&raw mut *self).cast::<u64>();
+        for i in 0..WORDS {
+            // SAFETY: aligned to 8 and a multiple of it; every field is valid when all zero: integers, and enums that
+            // have a variant 0. Volatile, or the compiler makes a call of a function that writes byte by byte of it.
+            unsafe { words.add(i).write_volatile(0) };
+        }
+        self.class = TrafficClass::NotIp;
+    }
+
     /// What a packet is parsed into.
     pub const EMPTY: Self = Self {
         src: Ip([0; 4]),
@@ -162,6 +223,11 @@ impl Packet {
         payload_offset: 0,
         vlan_tags: 0,
         ether_type: 0,
+        l3_offset: 0,
+        l4_room: 0,
+        dscp: 0,
+        tunnel: Tunnel::None,
+        outer_src: Ip([0; 4]),
     };
 }
 
@@ -176,6 +242,16 @@ pub enum Malformed {
     TooDeep,
     /// A first fragment too short for its transport header, or one laid over it (RFC 1858, RFC 7112).
     TinyFragment,
+    /// A source that no packet on a wire can have (RFC 6890, RFC 4291).
+    MartianSource,
+    /// Source and destination are the same.
+    Land,
+    /// TCP or UDP from or to port 0.
+    PortZero,
+    /// TCP flags that no stack sends: none at all, SYN with FIN or RST, FIN without ACK.
+    ImpossibleFlags,
+    /// A UDP length shorter than its header or longer than the datagram.
+    BadLength,
 }
 
 /// What a frame turned out to be.
@@ -185,6 +261,8 @@ pub enum Kind {
     Ip,
     /// Only `ether_type` and `vlan_tags` are filled in.
     NotIp,
+    /// A tunnel's outer header is read: [`parse_inner`] reads on. Only [`parse_outer`] returns this.
+    Tunnel,
     /// The packet's fields are not to be used.
     Malformed(Malformed),
 }
@@ -198,11 +276,12 @@ pub enum Parsed {
     Malformed(Malformed),
 }
 
-/// Parses a frame of `wire_len` bytes in all that begins with an Ethernet header; see [`parse_into`].
+/// Parses a frame of `wire_len` bytes in all that begins with an Ethernet header, as the kernel does with every check
+/// on; see [`parse_into`].
 pub fn parse(frame: &Frame<'_>, wire_len: usize) -> Parsed {
     let mut packet = Packet::EMPTY;
-    match parse_into(frame, wire_len, &mut packet) {
-        Kind::Ip => Parsed::Ip(packet),
+    match parse_into(frame, wire_len, Checks::ALL, &mut packet) {
+        Kind::Ip | Kind::Tunnel => Parsed::Ip(packet),
         Kind::NotIp => Parsed::NotIp(packet.ether_type),
         Kind::Malformed(why) => Parsed::Malformed(why),
     }
@@ -212,21 +291,66 @@ pub fn parse(frame: &Frame<'_>, wire_len: usize) -> Parsed {
 ///
 /// `wire_len` exceeds `frame.len()` where more of the frame exists than can be read: the non-linear part of a socket
 /// buffer, or what a snap length cut off. The packet is filled in place because the BPF stack has 512 bytes in all.
+pub fn parse_into(frame: &Frame<'_>, wire_len: usize, checks: Checks, packet: &mut Packet) -> Kind {
+    match parse_outer(frame, wire_len, checks, packet) {
+        Kind::Tunnel => parse_inner(frame, checks, packet),
+        kind => kind,
+    }
+}
+
+/// The first part of [`parse_into`]: everything, unless there is a tunnel.
 #[inline(always)]
-pub fn parse_into(frame: &Frame<'_>, wire_len: usize, packet: &mut Packet) -> Kind {
-    let l3 = match eth::parse(frame, packet) {
-        Ok(l3) => l3,
-        Err(why) => return Kind::Malformed(why),
+pub fn parse_outer(frame: &Frame<'_>, wire_len: usize, checks: Checks, packet: &mut Packet) -> Kind {
+    match outer(frame, wire_len, checks, packet) {
+        Ok(kind) => kind,
+        Err(why) => Kind::Malformed(why),
+    }
+}
+
+#[inline(always)]
+fn outer(frame: &Frame<'_>, wire_len: usize, checks: Checks, packet: &mut Packet) -> Result<Kind, Malformed> {
+    let l3 = eth::parse(frame, packet)?;
+    let place = match packet.ether_type {
+        eth::IPV4 => ipv4::parse(frame, l3, wire_len, checks, packet)?,
+        eth::IPV6 => ipv6::parse(frame, l3, wire_len, checks, packet)?,
+        _ => return Ok(Kind::NotIp),
     };
-    let parsed = match packet.ether_type {
-        eth::IPV4 => ipv4::parse(frame, l3, wire_len, packet),
-        eth::IPV6 => ipv6::parse(frame, l3, wire_len, packet),
-        _ => return Kind::NotIp,
-    };
-    match parsed.and_then(|l4| l4::parse(frame, l4, packet)) {
+    if checks.has(Checks::TUNNELS) && tunnel::is_carrier(packet) && tunnel::open(frame, place, packet)? {
+        return Ok(Kind::Tunnel);
+    }
+    l4::parse(frame, place, checks, packet)?;
+    Ok(Kind::Ip)
+}
+
+/// The second part of [`parse_into`], after [`Kind::Tunnel`]. `frame` may be the same frame read anew.
+#[inline(always)]
+pub fn parse_inner(frame: &Frame<'_>, checks: Checks, packet: &mut Packet) -> Kind {
+    match inner(frame, checks, packet) {
         Ok(()) => Kind::Ip,
         Err(why) => Kind::Malformed(why),
     }
+}
+
+#[inline(always)]
+fn inner(frame: &Frame<'_>, checks: Checks, packet: &mut Packet) -> Result<(), Malformed> {
+    // Out of memory, so that the verifier does not know any more by which way through the outer headers it came.
+    // SAFETY: fields behind a reference.
+    let (l3, room, version) = unsafe {
+        (
+            (&raw const packet.l3_offset).read_volatile(),
+            (&raw const packet.l4_room).read_volatile(),
+            (&raw const packet.version).read_volatile(),
+        )
+    };
+    let l3 = usize::from(l3);
+    // The packet inside ends where the one around it does, whatever the frame holds beyond.
+    let end = l3 + usize::from(room);
+    let place = if version == 4 {
+        ipv4::parse(frame, l3, end, checks, packet)?
+    } else {
+        ipv6::parse(frame, l3, end, checks, packet)?
+    };
+    l4::parse(frame, place, checks, packet)
 }
 
 #[cfg(test)]

@@ -1,26 +1,49 @@
 //! Blocked sources: exact addresses first, then networks.
 
 use aya_ebpf::maps::lpm_trie::Key;
-use ftagent_common::abi::{AUTOMATIC, Block, EVALUATE, Health, Reason, Settings, feature};
-use ftagent_common::packet::Packet;
+use ftagent_common::abi::{
+    AUTOMATIC, Bitmaps, Block, EVALUATE, Health, PRESENT, Reason, Slotted, feature, filter_bit, hash4, hash6, hash6_net,
+};
+use ftagent_common::packet::{Ip, Packet, Tunnel};
 
-use super::{Hit, trust};
+use super::{Hit, Judged, trust};
+use crate::maps::Scratch;
 use crate::{count, is_orphaned, maps};
 
-/// The block that the source meets, if any is in force.
+const ANY: u32 = feature::BLOCK4
+    | feature::BLOCK4_PREFIX
+    | feature::BLOCK6
+    | feature::BLOCK6_NET
+    | feature::BLOCK6_56
+    | feature::BLOCK6_48
+    | feature::BLOCK6_PREFIX;
+
+/// The block that the source meets, or that of the tunnel around it, if any is in force.
 #[inline(always)]
-pub(super) fn hit(packet: &Packet, settings: &Settings, now_ns: u64, bytes: u64) -> Option<Hit> {
-    const ANY: u32 =
-        feature::BLOCK4 | feature::BLOCK4_PREFIX | feature::BLOCK6 | feature::BLOCK6_NET | feature::BLOCK6_PREFIX;
-    if settings.features & ANY == 0 {
+pub(super) fn hit(scratch: &mut Scratch, judged: &Judged<'_>) -> Option<Hit> {
+    if judged.settings.features & ANY == 0 {
         return None;
     }
-    let (found, reason) = if packet.version == 4 { v4(packet, settings) } else { v6(packet, settings) }?;
-    if !is_in_force(found.expires_at_ns, found.flags, settings, now_ns) {
+    let Packet { src, version, tunnel, outer_src, .. } = scratch.packet;
+    if let Some(hit) = of(src, version, scratch, judged) {
+        return Some(hit);
+    }
+    if tunnel == Tunnel::None {
         return None;
     }
+    let version = if outer_src.is_v4() { 4 } else { 6 };
+    of(outer_src, version, scratch, judged)
+}
+
+#[inline(always)]
+fn of(source: Ip, version: u8, scratch: &mut Scratch, judged: &Judged<'_>) -> Option<Hit> {
+    let bitmaps = maps::BITMAPS.get(0)?;
+    let found =
+        if version == 4 { v4(&source, bitmaps, scratch, judged) } else { v6(&source, bitmaps, scratch, judged) };
+    let (found, reason) = found?;
     if found.flags & EVALUATE != 0 {
-        count::rule(found.rule, now_ns, bytes);
+        count::rule(found.rule, judged.now_ns, judged.bytes);
+        scratch.verdict.would_drop = found.rule;
         return None;
     }
     Some((reason, found.rule))
@@ -28,57 +51,79 @@ pub(super) fn hit(packet: &Packet, settings: &Settings, now_ns: u64, bytes: u64)
 
 /// Whether a rule with this end and these flags counts now. An expired entry is treated as absent at once.
 #[inline(always)]
-pub(super) fn is_in_force(expires_at_ns: u64, flags: u8, settings: &Settings, now_ns: u64) -> bool {
-    if expires_at_ns != 0 && now_ns >= expires_at_ns {
+pub(super) fn is_in_force(expires_at_ns: u64, flags: u8, judged: &Judged<'_>) -> bool {
+    if expires_at_ns != 0 && judged.now_ns >= expires_at_ns {
         return false;
     }
-    if flags & AUTOMATIC != 0 && is_orphaned(settings, now_ns) {
+    if flags & AUTOMATIC != 0 && is_orphaned(judged.settings, judged.now_ns) {
         count::health(Health::DeadMan);
         return false;
     }
     true
 }
 
+/// The block of the active rule set, if there is one in force.
 #[inline(always)]
-fn v4(packet: &Packet, settings: &Settings) -> Option<(&'static Block, Reason)> {
-    let address = packet.src.0[3];
-    if settings.features & feature::BLOCK4 != 0 {
+fn active(found: Option<&'static Slotted<Block>>, judged: &Judged<'_>) -> Option<&'static Block> {
+    let block = found?.at(judged.slot());
+    let there = block.flags & PRESENT != 0 && is_in_force(block.expires_at_ns, block.flags, judged);
+    if there { Some(block) } else { None }
+}
+
+/// Whether a table can have an entry of this hash.
+#[inline(always)]
+fn may_have(bitmaps: &Bitmaps, hash: u64) -> bool {
+    let (word, bit) = filter_bit(hash);
+    bitmaps.blocks[word] & bit != 0
+}
+
+type Found = Option<(&'static Block, Reason)>;
+
+#[inline(always)]
+fn v4(source: &Ip, bitmaps: &Bitmaps, scratch: &mut Scratch, judged: &Judged<'_>) -> Found {
+    let address = source.0[3];
+    let features = judged.settings.features;
+    if features & feature::BLOCK4 != 0 && may_have(bitmaps, hash4(address, judged.settings.seed)) {
         // SAFETY: entries are replaced as a whole and freed after a grace period.
-        if let Some(block) = unsafe { maps::BLOCK4.get(address) } {
+        if let Some(block) = active(unsafe { maps::BLOCK4.get(address) }, judged) {
             return Some((block, Reason::BlockedSource));
         }
     }
-    if settings.features & feature::BLOCK4_PREFIX != 0 {
-        let bitmaps = maps::BITMAPS.get(0)?;
-        if trust::is_set(&bitmaps.block4, &packet.src, 4) {
-            let block = maps::BLOCK4_PREFIX.get(Key::new(32, address))?;
-            return Some((block, Reason::BlockedPrefix));
-        }
+    if features & feature::BLOCK4_PREFIX != 0 && trust::is_set(&bitmaps.block4, source, 4) {
+        scratch.key4 = Key::new(32, address);
+        let block = active(maps::BLOCK4_PREFIX.get(&scratch.key4), judged)?;
+        return Some((block, Reason::BlockedPrefix));
     }
     None
 }
 
 #[inline(always)]
-fn v6(packet: &Packet, settings: &Settings) -> Option<(&'static Block, Reason)> {
-    if settings.features & feature::BLOCK6 != 0 {
+fn v6(source: &Ip, bitmaps: &Bitmaps, scratch: &mut Scratch, judged: &Judged<'_>) -> Found {
+    let features = judged.settings.features;
+    let seed = judged.settings.seed;
+    if features & feature::BLOCK6 != 0 && may_have(bitmaps, hash6(source, seed)) {
         // SAFETY: as above.
-        if let Some(block) = unsafe { maps::BLOCK6.get(packet.src) } {
+        if let Some(block) = active(unsafe { maps::BLOCK6.get(source) }, judged) {
             return Some((block, Reason::BlockedSource));
         }
     }
-    if settings.features & feature::BLOCK6_NET != 0 {
-        let net = [packet.src.0[0], packet.src.0[1]];
-        // SAFETY: as above.
-        if let Some(block) = unsafe { maps::BLOCK6_NET.get(net) } {
-            return Some((block, Reason::BlockedPrefix));
+    for (bit, len, mask) in [
+        (feature::BLOCK6_NET, 64, u32::MAX),
+        (feature::BLOCK6_56, 56, 0xffff_ff00u32.to_be()),
+        (feature::BLOCK6_48, 48, 0xffff_0000u32.to_be()),
+    ] {
+        let words = [source.0[0], source.0[1] & mask];
+        if features & bit != 0 && may_have(bitmaps, hash6_net(words, len, seed)) {
+            // SAFETY: as above.
+            if let Some(block) = active(unsafe { maps::BLOCK6_NET.get([words[0], words[1], len]) }, judged) {
+                return Some((block, Reason::BlockedPrefix));
+            }
         }
     }
-    if settings.features & feature::BLOCK6_PREFIX != 0 {
-        let bitmaps = maps::BITMAPS.get(0)?;
-        if trust::is_set(&bitmaps.block6, &packet.src, 6) {
-            let block = maps::BLOCK6_PREFIX.get(Key::new(128, packet.src))?;
-            return Some((block, Reason::BlockedPrefix));
-        }
+    if features & feature::BLOCK6_PREFIX != 0 && trust::is_set(&bitmaps.block6, source, 6) {
+        scratch.key = Key::new(128, *source);
+        let block = active(maps::BLOCK6_PREFIX.get(&scratch.key), judged)?;
+        return Some((block, Reason::BlockedPrefix));
     }
     None
 }

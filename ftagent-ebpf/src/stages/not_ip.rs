@@ -1,9 +1,10 @@
 //! ARP, other frames that are not IP, and IPv6's neighbour discovery: they pass, up to a rate per CPU.
 
-use ftagent_common::abi::{Reason, Settings};
+use ftagent_common::abi::Reason;
 use ftagent_common::packet::{Packet, proto};
 
-use crate::maps;
+use super::Judged;
+use crate::maps::Scratch;
 
 /// Whether the packet is what ARP is to IPv4: from this link, since no router forwards a hop limit of 255 unchanged
 /// (RFC 4861 section 6.1.1). Without it no rule against ICMPv6 could leave the node reachable.
@@ -14,13 +15,10 @@ pub(super) fn is_neighbour_discovery(packet: &Packet) -> bool {
 
 /// Passes the frame if the policer has room.
 #[inline(always)]
-pub(super) fn limit(settings: &Settings, now_ns: u64, bytes: u64) -> Reason {
-    let Some(cpu) = maps::CPU_STATES.get_ptr_mut(0) else { return Reason::NotIp };
-    // SAFETY: the map's own memory of this CPU; a program is not interrupted by itself on its CPU.
-    let cpu = unsafe { &mut *cpu };
-    match settings.not_ip.conform(cpu.not_ip_state, now_ns, bytes) {
+pub(super) fn limit(scratch: &mut Scratch, judged: &Judged<'_>) -> Reason {
+    match judged.settings.not_ip.conform(scratch.cpu.not_ip_state, judged.now_ns, judged.bytes) {
         Some(state) => {
-            cpu.not_ip_state = state;
+            scratch.cpu.not_ip_state = state;
             Reason::NotIp
         }
         None => Reason::NotIpLimit,

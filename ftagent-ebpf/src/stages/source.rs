@@ -4,61 +4,67 @@
 
 use aya_ebpf::helpers::generated::bpf_get_smp_processor_id;
 use aya_ebpf::maps::lpm_trie::Key;
-use ftagent_common::abi::{EVALUATE, Health, NO_RULE, Reason, SKETCH_COLUMNS, Settings, SourceCounters, feature};
+use ftagent_common::abi::{
+    Counter, EVALUATE, Flow, Health, NO_RULE, PRESENT, PROBES, Reason, SKETCH_CELLS, SKETCH_LINES, SKETCH_MAX,
+    SOURCE_SILENT_NS, feature, stage,
+};
 use ftagent_common::packet::{Ip, Packet};
 
-use super::{Hit, block, limit};
+use super::target::Found;
+use super::{Hit, Judged, block, limit, trust};
+use crate::maps::Scratch;
 use crate::{count as counters, maps};
 
 /// log2 of an epoch in nanoseconds: 1.07 s.
 const EPOCH_SHIFT: u32 = 30;
-const COUNT_MASK: u32 = 0x00ff_ffff;
+/// Bits of a count.
+const COUNT_BITS: u32 = 14;
 
-/// Adds the packet to the sketch and says whether its source sent enough in this epoch to be counted by itself.
+/// Counts the source among those of its target and in the sketch, and says whether it sent enough to be counted by
+/// itself.
 #[inline(always)]
-pub(super) fn is_heavy(packet: &Packet, settings: &Settings, now_ns: u64) -> bool {
-    if settings.features & feature::SOURCES == 0 {
+pub(super) fn note(src_hash: u64, target: Option<Found>, judged: &Judged<'_>) -> bool {
+    let stages = maps::STAGES.load();
+    let Some(Found { counters: Some(target), .. }) = target else { return false };
+    if stages & (stage::SOURCES | stage::DISTINCT) == 0 {
         return false;
     }
+    if stages & stage::DISTINCT != 0 {
+        let epoch = (judged.now_ns >> EPOCH_SHIFT) as u32;
+        // SAFETY: an entry of a per-CPU map: this CPU's own, and freed after a grace period.
+        unsafe { (*target).note_source(src_hash >> 26, epoch) };
+    }
+    stages & stage::SOURCES != 0 && judged.settings.features & feature::SOURCES != 0 && is_heavy(src_hash, judged)
+}
+
+/// Adds a packet to the sketch and says whether its source reached the threshold within the last epoch's time.
+#[inline(always)]
+fn is_heavy(hash: u64, judged: &Judged<'_>) -> bool {
     // SAFETY: a helper without arguments.
     let cpu = unsafe { bpf_get_smp_processor_id() };
     let Some(sketch) = maps::SKETCHES.get_ptr_mut(cpu) else { return false };
     // SAFETY: this CPU's own sketch; a program is not interrupted by itself on its CPU.
-    let cells = unsafe { &mut (*sketch).cells };
-    let mut hash = hash(&packet.src);
-    let epoch = ((now_ns >> EPOCH_SHIFT) as u32 & 0xff) << 24;
-    let mut estimate = COUNT_MASK;
-    for row in cells.iter_mut() {
-        let column = hash as usize & (SKETCH_COLUMNS - 1);
-        hash >>= 16;
-        let cell = row[column];
-        let seen = if cell & !COUNT_MASK == epoch { cell & COUNT_MASK } else { 0 };
-        let now = if seen < COUNT_MASK { seen + 1 } else { seen };
-        row[column] = epoch | now;
-        if now < estimate {
-            estimate = now;
+    let line = unsafe { &mut (*sketch).lines[hash as usize & (SKETCH_LINES - 1)] };
+    let epoch = (judged.now_ns >> EPOCH_SHIFT) as u32 & 15;
+    // How much of the epoch before still lies within one epoch's time, in 1/1024.
+    let left = 1_024 - ((judged.now_ns >> (EPOCH_SHIFT - 10)) as u32 & 1_023);
+    let quarter = |q: usize| (q * 4) | ((hash >> (12 + 2 * q)) as usize & 3);
+    let cells = [line[quarter(0)], line[quarter(1)], line[quarter(2)], line[quarter(3)]].map(|cell| {
+        let age = epoch.wrapping_sub(cell >> (2 * COUNT_BITS)) & 15;
+        let (before, now) = ((cell >> COUNT_BITS) & SKETCH_MAX, cell & SKETCH_MAX);
+        let (before, now) = if age == 0 { (before, now) } else { (if age == 1 { now } else { 0 }, 0) };
+        (before, now, now + ((before * left) >> 10))
+    });
+    let smaller = |a: u32, b: u32| if a < b { a } else { b };
+    let least = smaller(smaller(cells[0].2, cells[1].2), smaller(cells[2].2, cells[3].2));
+    // Conservative update (Estan and Varghese): a cell above the least one was raised by somebody else.
+    for (q, (before, now, estimate)) in cells.into_iter().enumerate() {
+        if estimate == least {
+            let next = if now < SKETCH_MAX { now + 1 } else { now };
+            line[quarter(q) & (SKETCH_CELLS - 1)] = (epoch << (2 * COUNT_BITS)) | (before << COUNT_BITS) | next;
         }
     }
-    estimate >= settings.promote_at
-}
-
-/// A keyed hash of an address: the finaliser of MurmurHash3 between two secrets. IPv6 sources count by their /64,
-/// since single addresses are free for an attacker.
-#[inline(always)]
-fn hash(ip: &Ip) -> u64 {
-    let low = if ip.is_v4() { (u64::from(ip.0[2]) << 32) | u64::from(ip.0[3]) } else { 0 };
-    let high = (u64::from(ip.0[0]) << 32) | u64::from(ip.0[1]);
-    let seed = maps::SEED.load();
-    mix(mix(high ^ seed).wrapping_add(low ^ seed.rotate_left(32)))
-}
-
-#[inline(always)]
-const fn mix(mut x: u64) -> u64 {
-    x ^= x >> 33;
-    x = x.wrapping_mul(0xff51_afd7_ed55_8ccd);
-    x ^= x >> 33;
-    x = x.wrapping_mul(0xc4ce_b9fe_1a85_ec53);
-    x ^ (x >> 33)
+    least + 1 >= judged.settings.promote_at
 }
 
 /// The address that a source is counted and limited under: itself, or its /64.
@@ -69,52 +75,65 @@ const fn counted(ip: &Ip) -> Ip {
 
 /// Counts a packet of a heavy source.
 #[inline(always)]
-pub(super) fn count(packet: &Packet, settings: &Settings, dropped: bool, now_ns: u64, bytes: u64) {
+pub(super) fn count(packet: &Packet, src_hash: u64, judged: &Judged<'_>, dropped: bool) {
     let key = counted(&packet.src);
-    let entry = match maps::SOURCES.get_ptr_mut(key) {
-        Some(entry) => entry,
-        None => {
-            let fresh = SourceCounters {
-                flow: ftagent_common::abi::Flow {
-                    passed: ftagent_common::abi::Counter { packets: 0, bytes: 0 },
-                    dropped: ftagent_common::abi::Counter { packets: 0, bytes: 0 },
-                },
-                last_seen_ns: now_ns,
-            };
-            _ = maps::SOURCES.insert(key, fresh, 0);
-            if settings.features & feature::SOURCE_POLICER != 0 {
-                _ = maps::SOURCE_STATES.insert(key, 0u64, 0);
-            }
-            let Some(entry) = maps::SOURCES.get_ptr_mut(key) else {
-                counters::health(Health::SourcesFull);
-                return;
-            };
-            entry
+    // SAFETY: a helper without arguments.
+    let cpu = unsafe { bpf_get_smp_processor_id() };
+    let per_cpu = maps::SOURCES_PER_CPU.load();
+    let mut place = None;
+    for probe in 0..PROBES {
+        let index = cpu * per_cpu + ((src_hash as u32).wrapping_add(probe) & (per_cpu - 1));
+        let Some(counters) = maps::SOURCES.get_ptr_mut(index) else { break };
+        // SAFETY: this CPU's part of the table; a program is not interrupted by itself on its CPU.
+        let there = unsafe { &*counters };
+        let is_silent = judged.now_ns.wrapping_sub(there.last_seen_ns) > SOURCE_SILENT_NS;
+        if there.key == key || is_silent || there.last_seen_ns == 0 {
+            place = Some(counters);
+            break;
         }
+    }
+    let Some(place) = place else {
+        counters::health(Health::SourcesFull);
+        return;
     };
-    // SAFETY: the map's own memory of this CPU.
-    let entry = unsafe { &mut *entry };
-    entry.last_seen_ns = now_ns;
-    if dropped { entry.flow.dropped.add(bytes) } else { entry.flow.passed.add(bytes) }
+    // SAFETY: as above.
+    let entry = unsafe { &mut *place };
+    if entry.key != key {
+        const NOTHING: Counter = Counter { packets: 0, bytes: 0 };
+        entry.flow = Flow { passed: NOTHING, dropped: NOTHING };
+        entry.key = key;
+        if judged.settings.features & feature::SOURCE_POLICER != 0 {
+            _ = maps::SOURCE_STATES.insert(key, 0u64, 0);
+        }
+    }
+    entry.last_seen_ns = judged.now_ns;
+    if dropped { entry.flow.dropped.add(judged.bytes) } else { entry.flow.passed.add(judged.bytes) }
 }
 
 /// Whether the packet is over a limit that names its source.
 #[inline(always)]
-pub(super) fn limit(packet: &Packet, settings: &Settings, now_ns: u64, bytes: u64) -> Option<Hit> {
-    if settings.features & feature::SOURCE_LIMIT == 0 {
+pub(super) fn limit(scratch: &mut Scratch, judged: &Judged<'_>) -> Option<Hit> {
+    if judged.settings.features & feature::SOURCE_LIMIT == 0 {
         return None;
     }
-    let found = maps::SOURCE_LIMITS.get(Key::new(128, packet.src))?;
-    if !block::is_in_force(found.expires_at_ns, found.flags, settings, now_ns) {
+    let Packet { src, version, .. } = scratch.packet;
+    let bitmaps = maps::BITMAPS.get(0)?;
+    if !trust::is_set(if version == 4 { &bitmaps.limit4 } else { &bitmaps.limit6 }, &src, version) {
         return None;
     }
-    let state = (&raw const found.state).cast_mut();
-    // SAFETY: a word of the map; only this compare-and-swap and user space's insertion write it.
-    if !unsafe { limit::is_over(&found.rate, state, now_ns, bytes) } {
+    scratch.key = Key::new(128, src);
+    let found = maps::SOURCE_LIMITS.get(&scratch.key)?.at(judged.slot());
+    if found.flags & PRESENT == 0 || !block::is_in_force(found.expires_at_ns, found.flags, judged) {
+        return None;
+    }
+    let state = maps::RULE_STATES.get_ptr_mut(found.rule)?;
+    // SAFETY: a word of the map.
+    if !unsafe { limit::is_over(&found.rate, state, judged.now_ns, judged.bytes) } {
         return None;
     }
     if found.flags & EVALUATE != 0 {
-        counters::rule(found.rule, now_ns, bytes);
+        counters::rule(found.rule, judged.now_ns, judged.bytes);
+        scratch.verdict.would_drop = found.rule;
         return None;
     }
     Some((Reason::SourceLimit, found.rule))
@@ -122,13 +141,13 @@ pub(super) fn limit(packet: &Packet, settings: &Settings, now_ns: u64, bytes: u6
 
 /// Whether a heavy source is over the limit that holds for every one.
 #[inline(always)]
-pub(super) fn police(packet: &Packet, settings: &Settings, now_ns: u64, bytes: u64) -> Option<Hit> {
-    if settings.features & feature::SOURCE_POLICER == 0 {
+pub(super) fn police(packet: &Packet, judged: &Judged<'_>) -> Option<Hit> {
+    if judged.settings.features & feature::SOURCE_POLICER == 0 {
         return None;
     }
     let state = maps::SOURCE_STATES.get_ptr_mut(counted(&packet.src))?;
     // SAFETY: a word of the map.
-    if unsafe { limit::is_over(&settings.source_rate, state, now_ns, bytes) } {
+    if unsafe { limit::is_over(&judged.settings.source_rate, state, judged.now_ns, judged.bytes) } {
         return Some((Reason::SourceLimit, NO_RULE));
     }
     None

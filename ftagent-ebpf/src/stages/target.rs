@@ -1,68 +1,64 @@
-//! Rules and limits of a protected destination.
+//! Protected destinations: which rules are theirs, and their counters, by one look-up of a hash.
 
+use aya_ebpf::helpers::generated::bpf_get_smp_processor_id;
 use aya_ebpf::maps::lpm_trie::Key;
-use ftagent_common::abi::{
-    EVALUATE, MAX_POLICIES, RULES_PER_TARGET, Reason, Settings, TargetRule, fragment_match, rule_action,
-};
-use ftagent_common::packet::{Fragment, Packet};
+use ftagent_common::abi::{Health, PRESENT, PROBES, Target, TargetCounters, hash};
 
-use super::{Hit, block, limit};
+use super::Judged;
+use crate::maps::Scratch;
 use crate::{count, maps};
 
-/// The rule list of the destination, or nothing if the node does not protect it.
-#[inline(always)]
-pub(super) fn policy(packet: &Packet) -> Option<u32> {
-    maps::PROTECTED.get(Key::new(128, packet.dst)).copied()
+/// A protected destination: its rules, and its counters unless the map is full.
+#[derive(Clone, Copy)]
+pub(super) struct Found {
+    pub(super) target: Target,
+    pub(super) counters: Option<*mut TargetCounters>,
 }
 
-/// The first rule of the list that stops the packet.
+/// What is known of the destination, or nothing if the node does not protect it.
+///
+/// The trie is asked once for each address and rule set: the answer lies beside the counters.
 #[inline(always)]
-pub(super) fn hit(packet: &Packet, policy: u32, settings: &Settings, now_ns: u64, bytes: u64) -> Option<Hit> {
-    let list = maps::POLICIES.get(policy)?;
-    for i in 0..RULES_PER_TARGET {
-        if i as u32 >= list.count {
-            return None;
+pub(super) fn find(scratch: &mut Scratch, judged: &Judged<'_>) -> Option<Found> {
+    let dst = scratch.packet.dst;
+    // SAFETY: a helper without arguments.
+    let cpu = unsafe { bpf_get_smp_processor_id() };
+    let per_cpu = maps::TARGETS_PER_CPU.load();
+    let first = hash(&dst, judged.settings.seed) as u32;
+    let mut place = None;
+    for probe in 0..PROBES {
+        let index = cpu * per_cpu + (first.wrapping_add(probe) & (per_cpu - 1));
+        let Some(counters) = maps::TARGETS.get_ptr_mut(index) else { break };
+        // SAFETY: this CPU's part of the table; a program is not interrupted by itself on its CPU.
+        let there = unsafe { &*counters };
+        if there.generation == 0 || there.key == dst {
+            place = Some(counters);
+            break;
         }
-        let rule = &list.rules[i];
-        if !matches(rule, packet) || !block::is_in_force(rule.expires_at_ns, rule.flags, settings, now_ns) {
-            continue;
-        }
-        let reason = match rule.action {
-            rule_action::PASS => return None,
-            rule_action::LIMIT => {
-                let slot = (policy & (MAX_POLICIES - 1)) * RULES_PER_TARGET as u32 + i as u32;
-                let state = maps::POLICY_STATES.get_ptr_mut(slot)?;
-                // SAFETY: a word of the map.
-                if !unsafe { limit::is_over(&rule.rate, state, now_ns, bytes) } {
-                    continue;
-                }
-                Reason::TargetLimit
-            }
-            _ => Reason::TargetRule,
-        };
-        if rule.flags & EVALUATE != 0 {
-            count::rule(rule.rule, now_ns, bytes);
-            continue;
-        }
-        return Some((reason, rule.rule));
     }
-    None
+    // SAFETY: as above.
+    let known = place.map(|counters| unsafe { &mut *counters });
+    let target = match &known {
+        Some(known) if known.generation == judged.generation => known.target,
+        _ => ask(scratch, judged),
+    };
+    match known {
+        // A free place is not taken for what is not protected: that could be any number of addresses.
+        Some(known) if known.generation != 0 || target.flags & PRESENT != 0 => {
+            known.key = dst;
+            known.target = target;
+            known.generation = judged.generation;
+        }
+        Some(_) => {}
+        None if target.flags & PRESENT != 0 => count::health(Health::TargetsFull),
+        None => {}
+    }
+    if target.flags & PRESENT == 0 { None } else { Some(Found { target, counters: place }) }
 }
 
+/// What the trie says; not present, if nothing.
 #[inline(always)]
-fn within<T: PartialOrd + Copy>(range: [T; 2], value: T) -> bool {
-    range[0] <= value && value <= range[1]
-}
-
-#[inline(always)]
-fn matches(rule: &TargetRule, packet: &Packet) -> bool {
-    let is_fragment = !matches!(packet.fragment, Fragment::Whole);
-    (rule.protocol == 0 || rule.protocol == packet.protocol)
-        && (rule.fragment == fragment_match::ANY || (rule.fragment == fragment_match::FRAGMENT) == is_fragment)
-        && packet.tcp_flags & rule.tcp_mask == rule.tcp_value
-        && within(rule.src_port, packet.src_port)
-        && within(rule.dst_port, packet.dst_port)
-        && within(rule.length, packet.ip_len)
-        && within(rule.ttl, packet.ttl)
-        && within(rule.icmp_type, packet.icmp_type)
+fn ask(scratch: &mut Scratch, judged: &Judged<'_>) -> Target {
+    scratch.key = Key::new(128, scratch.packet.dst);
+    maps::PROTECTED.get(&scratch.key).map(|found| *found.at(judged.slot())).unwrap_or_default()
 }

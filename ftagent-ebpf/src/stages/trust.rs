@@ -1,23 +1,40 @@
 //! Fail-safe and allowlist: no rule can lock the operator out, and no block outranks an allow entry.
 
 use aya_ebpf::maps::lpm_trie::Key;
-use ftagent_common::abi::{BITMAP_WORDS, Reason, Settings, TRUST_ALL, TRUST_ALLOW, TRUST_PORTS, feature};
-use ftagent_common::packet::{Ip, Packet};
+use ftagent_common::abi::{BITMAP_WORDS, Reason, TRUST_ALL, TRUST_ALLOW, TRUST_PORTS, feature};
+use ftagent_common::packet::{Ip, Packet, Tunnel};
 
+use super::Judged;
 use crate::maps;
+use crate::maps::Scratch;
 
-/// Why the packet passes whatever the rules say, or nothing.
+/// Why the packet passes whatever the rules say, or nothing. Whoever is trusted is so inside a tunnel and as its end.
 #[inline(always)]
-pub(super) fn reason(packet: &Packet, settings: &Settings) -> Option<Reason> {
-    if settings.features & feature::TRUST == 0 {
+pub(super) fn reason(scratch: &mut Scratch, judged: &Judged<'_>) -> Option<Reason> {
+    if judged.settings.features & feature::TRUST == 0 {
         return None;
     }
+    let Packet { src, version, tunnel, outer_src, .. } = scratch.packet;
+    if let Some(reason) = of(src, version, scratch, judged) {
+        return Some(reason);
+    }
+    if tunnel == Tunnel::None {
+        return None;
+    }
+    let version = if outer_src.is_v4() { 4 } else { 6 };
+    of(outer_src, version, scratch, judged)
+}
+
+#[inline(always)]
+fn of(source: Ip, version: u8, scratch: &mut Scratch, judged: &Judged<'_>) -> Option<Reason> {
     let bitmaps = maps::BITMAPS.get(0)?;
-    let bitmap = if packet.version == 4 { &bitmaps.trust4 } else { &bitmaps.trust6 };
-    if !is_set(bitmap, &packet.src, packet.version) {
+    let bitmap = if version == 4 { &bitmaps.trust4 } else { &bitmaps.trust6 };
+    if !is_set(bitmap, &source, version) {
         return None;
     }
-    let trust = maps::TRUST.get(Key::new(128, packet.src))?;
+    scratch.key = Key::new(128, source);
+    let trust = maps::TRUST.get(&scratch.key)?.at(judged.slot());
+    let packet = &scratch.packet;
     if trust.flags & TRUST_ALL != 0 {
         return Some(Reason::FailSafe);
     }

@@ -4,8 +4,10 @@
 //! every tick: ring of samples, counters ─┐                      ┌─> datapath (at once)
 //! control socket, link, host changes ────┼─> Engine ─> Commands ┼─> state file ─> nftables (one worker, in order)
 //! results of nftables ───────────────────┘                      └─> link (spool on disk), answers
+//! lists' files ─> tables, in a thread that waits
 //! ```
 
+mod lists;
 mod report;
 
 use std::collections::BTreeMap;
@@ -38,6 +40,7 @@ use crate::xdp::maps::Maps;
 use crate::xdp::pins::Pins;
 use crate::xdp::program::{self, Attached, InterfacePlan};
 use crate::xdp::samples::Samples;
+use lists::{Done, Lists};
 
 /// Between two looks whether the maps are as they should be.
 const REPAIR: Duration = Duration::from_secs(10);
@@ -56,6 +59,7 @@ struct Daemon {
     samples: Samples,
     attached: Vec<Attached>,
     host: Host,
+    lists: Lists,
     worker: WorkerHandle,
     link: Option<Link>,
     link_status: Option<watch::Receiver<LinkStatus>>,
@@ -137,6 +141,8 @@ pub async fn run(config: Config) -> Result<()> {
         samples,
         attached: Vec::new(),
         host,
+        // While a list is refreshed its old table and its new one are there.
+        lists: Lists::new(config.lists.clone(), (config.datapath.max_memory_bytes - needed) / 2),
         worker: worker_handle,
         link: None,
         link_status: None,
@@ -198,6 +204,7 @@ pub async fn run(config: Config) -> Result<()> {
             Some(asked) = asked.recv() => daemon.on_question(asked),
             Some(incoming) = next(&mut daemon.link) => daemon.on_incoming(incoming),
             changed = daemon.host.changed() => daemon.on_host(changed).await,
+            done = daemon.lists.done() => daemon.on_lists(done),
             _ = second.tick() => daemon.on_second(),
             _ = repair.tick() => daemon.on_repair(),
             _ = save.tick() => daemon.worker.save(daemon.engine.state()),
@@ -471,7 +478,10 @@ impl Daemon {
                 self.host.set_management(fresh.management.clone());
                 self.config.management = fresh.management;
                 self.config.protect = fresh.protect;
+                self.config.lists = fresh.lists;
                 self.apply_host();
+                self.lists.configure(self.config.lists.clone());
+                self.look_at_lists();
             }
             Err(error) => error!(%error, "configuration not read again: the old one stays in force"),
         }
@@ -500,6 +510,7 @@ impl Daemon {
             ),
         };
         self.send(Outgoing::Metrics(sample));
+        self.look_at_lists();
         self.beat();
         crate::notify::alive();
         if self.snapshots.receiver_count() > 0 {
@@ -517,6 +528,21 @@ impl Daemon {
             error!(%error, "silent sources are not swept");
         }
         self.worker.repair();
+    }
+
+    fn look_at_lists(&mut self) {
+        let now = clock::now();
+        let (config, host) = (&self.config, &self.host);
+        let spared = || crate::lists::spared(config, host.facts());
+        self.lists.begin(spared, now.mono_ns, now.wall.unix_timestamp_nanos());
+    }
+
+    fn on_lists(&mut self, done: Done) {
+        if let Some(tables) = self.lists.on_done(done, clock::mono_ns()) {
+            self.lists.hold(tables);
+        }
+        // The next job, without waiting for the second to end.
+        self.look_at_lists();
     }
 
     async fn start_link(&mut self) -> Result<()> {

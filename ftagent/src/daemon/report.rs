@@ -76,6 +76,7 @@ impl Daemon {
         let mut warnings = self.warnings.clone();
         warnings.extend(self.host.warning());
         warnings.extend(self.worker.warning());
+        warnings.extend(self.lists.warnings(clock::mono_ns()));
         for interface in self.attached.iter().filter(|a| a.mode != AttachMode::Native) {
             warnings
                 .push(format!("{}: {} instead of native: {}", interface.interface, interface.mode, interface.reason));
@@ -114,6 +115,7 @@ impl Daemon {
             health: health.into_iter().map(|(event, count)| (event.as_str().to_owned(), count)).collect(),
             link: link.map(|(status, config)| LinkReport { url: config.url.clone(), status: status.borrow().clone() }),
             tick_us: self.tick,
+            lists: self.lists.status(clock::mono_ns()),
             warnings: self.all_warnings(),
             engine: view,
         })

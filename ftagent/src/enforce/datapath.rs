@@ -5,15 +5,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ftagent_common::abi::{Rate, Settings, feature, mode};
+use ftagent_common::abi::{Rate, SKETCH_MAX, Settings, feature, mode};
 use ftagent_common::api::MapReport;
 use ftagent_common::vocab::Mode;
 
 use crate::config::DatapathConfig;
 use crate::engine::{EnforceResult, Point, Rule, RuleId, RuleSet};
 use crate::xdp::compile::{Compiled, Ground, Slots, Tables, compile, key};
-use crate::xdp::maps::{Maps, Writer};
+use crate::xdp::maps::Maps;
 use crate::xdp::table::TableError;
+use crate::xdp::writer::Writer;
 
 /// The enforcer of the datapath, and the writer of its settings.
 pub struct Datapath {
@@ -74,23 +75,17 @@ impl Datapath {
         let compiled = compile(desired, &self.ground, &mut self.slots);
         for slot in self.slots.retain(|id| desired.rules.contains_key(&id)) {
             // The next rule in this slot counts from nothing.
-            if let Err(error) = self.maps.rule_hits.insert(&slot, &Default::default()) {
+            let cleared = self.maps.rule_hits.insert(&slot, &Default::default());
+            if let Err(error) = cleared.and_then(|()| self.maps.rule_states.insert(&slot, &0)) {
                 tracing::warn!(%error, "hits of a removed rule are not cleared");
             }
         }
-        // A stage is in the path before its first entry is there, and until its last one is gone.
-        self.features = compiled.tables.features() | self.writer.there.features();
-        if let Err(error) = self.write_settings(now_mono_ns) {
-            tracing::error!(%error, "the datapath's settings are not written");
-        }
-        let errors = self.writer.apply(&self.maps, &compiled.tables);
+        let base = self.settings(now_mono_ns);
+        let errors = self.writer.apply(&self.maps, &compiled.tables, &base);
         for error in &errors {
             tracing::error!(%error, "a rule is not in the kernel as it should be");
         }
         self.features = compiled.tables.features() | self.writer.there.features();
-        if let Err(error) = self.write_settings(now_mono_ns) {
-            tracing::error!(%error, "the datapath's settings are not written");
-        }
         self.results(&compiled, &errors, now_mono_ns)
     }
 
@@ -111,7 +106,7 @@ impl Datapath {
     pub fn heartbeat(&mut self, pps: u64, now_mono_ns: u64) -> Result<(), TableError> {
         let one_in = pps.div_ceil(u64::from(self.config.samples_per_sec)).clamp(1, 1 << 20);
         self.one_in = u32::try_from(one_in).unwrap_or(1);
-        self.write_settings(now_mono_ns)
+        self.writer.publish(&self.maps, &self.settings(now_mono_ns), self.features)
     }
 
     /// How full the maps are whose entries come and go. Counted from what was written, or by reading where the kernel
@@ -126,8 +121,6 @@ impl Datapath {
             max_entries: u64::from(max_entries),
             bytes: u64::from(max_entries) * entry_bytes as u64,
         };
-        // A per-CPU value is there once for every CPU.
-        let cpus = maps.cpus();
         vec![
             of("BLOCK4", count(there.block4.len()), maps.block4.max_entries, maps.block4.entry_bytes()),
             of(
@@ -152,14 +145,15 @@ impl Datapath {
             ),
             of("PROTECTED", count(there.protected.len()), maps.protected.max_entries, maps.protected.entry_bytes()),
             of("TRUST", count(there.trust.len()), maps.trust.max_entries, maps.trust.entry_bytes()),
-            of("TARGETS", self.seen.0, maps.targets.max_entries, maps.targets.entry_bytes() * cpus),
-            of("SOURCES", self.seen.1, maps.sources.max_entries, maps.sources.entry_bytes() * cpus),
+            of("TARGETS", self.seen.0, maps.targets.max_entries, maps.targets.entry_bytes()),
+            of("SOURCES", self.seen.1, maps.sources.max_entries, maps.sources.entry_bytes()),
         ]
     }
 
-    fn write_settings(&self, now_mono_ns: u64) -> Result<(), TableError> {
+    /// The settings but for what the rules decide.
+    fn settings(&self, now_mono_ns: u64) -> Settings {
         let config = &self.config;
-        let mut features = self.features | feature::SOURCES | feature::SAMPLE;
+        let mut features = feature::SOURCES | feature::SAMPLE;
         if config.source_limit_pps > 0 {
             features |= feature::SOURCE_POLICER;
         }
@@ -167,7 +161,7 @@ impl Datapath {
             features |= feature::PASS_MALFORMED;
         }
         let samples = u64::from(config.samples_per_sec);
-        let settings = Settings {
+        Settings {
             mode: match self.mode {
                 Mode::Enforce => mode::ENFORCE,
                 Mode::Evaluate => mode::EVALUATE,
@@ -182,10 +176,10 @@ impl Datapath {
             sample_rate: Rate::packets(samples, samples / 10),
             sample_below: u32::MAX / self.one_in.max(1),
             sample_one_in: self.one_in.max(1),
-            promote_at: config.promote_pps,
-            padding: 0,
-        };
-        self.maps.settings.insert(&0, &settings)
+            promote_at: config.promote_pps.min(SKETCH_MAX),
+            generation: 0,
+            seed: 0,
+        }
     }
 
     fn results(&mut self, compiled: &Compiled, errors: &[TableError], now_mono_ns: u64) -> Vec<EnforceResult> {
@@ -229,24 +223,20 @@ impl Datapath {
     fn holds(&self, wanted: &Tables, rule: &Rule) -> bool {
         let there = &self.writer.there;
         let Some(slot) = self.slots.of(rule.id) else { return false };
-        match rule.matches.source {
-            Some(source) => {
-                let at = key(source);
-                let ip = at.data;
-                let words = ip.0;
-                let v4 = crate::xdp::table::TrieKey { prefix_len: at.prefix_len.wrapping_sub(96), data: words[3] };
-                same(&there.source_limits, &wanted.source_limits, &at)
-                    && same(&there.block4, &wanted.block4, &words[3])
-                    && same(&there.block4_prefix, &wanted.block4_prefix, &v4)
-                    && same(&there.block6, &wanted.block6, &ip)
-                    && same(&there.block6_net, &wanted.block6_net, &[words[0], words[1]])
-                    && same(&there.block6_prefix, &wanted.block6_prefix, &at)
-            }
-            None => {
-                let lists = wanted.protected.iter().filter(|(_, list)| list.iter().any(|r| r.rule == slot));
-                lists.clone().next().is_some() && lists.clone().all(|(at, list)| there.protected.get(at) == Some(list))
-            }
+        if wanted.rulebook.has_slot(slot) {
+            return there.rulebook == wanted.rulebook && there.protected == wanted.protected;
         }
+        let Some(source) = rule.matches.source else { return false };
+        let at = key(source);
+        let ip = at.data;
+        let words = ip.0;
+        let v4 = crate::xdp::table::TrieKey { prefix_len: at.prefix_len.wrapping_sub(96), data: words[3] };
+        same(&there.source_limits, &wanted.source_limits, &at)
+            && same(&there.block4, &wanted.block4, &words[3])
+            && same(&there.block4_prefix, &wanted.block4_prefix, &v4)
+            && same(&there.block6, &wanted.block6, &ip)
+            && same(&there.block6_net, &wanted.block6_net, &[words[0], words[1], at.prefix_len])
+            && same(&there.block6_prefix, &wanted.block6_prefix, &at)
     }
 }
 

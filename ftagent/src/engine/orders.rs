@@ -113,7 +113,10 @@ impl Engine {
             }
             None => {
                 let id = self.next_rule_id();
-                self.rules.insert(id, Rule { id, matches, verdict, point: Point::Datapath, origin, expires_at_ns });
+                self.rules.insert(
+                    id,
+                    Rule { id, matches, verdict, point: Point::Datapath, origin, expires_at_ns, evaluate: false },
+                );
                 id
             }
         };

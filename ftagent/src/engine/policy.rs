@@ -227,7 +227,8 @@ pub fn action_of(matches: &Matches, verdict: Verdict, ttl_secs: u32) -> Action {
             }
         }
         // Fragments of any protocol have no action of their own: the commands say what was dropped.
-        (Verdict::Drop, other) => {
+        // The agent's own responses pass, sample and mark nothing.
+        (Verdict::Drop | Verdict::Pass | Verdict::Sample | Verdict::Mark { .. }, other) => {
             Action::XdpDropProtocol { protocol: other.unwrap_or(Protocol::Udp), target, ttl_secs }
         }
     }
@@ -240,6 +241,9 @@ pub fn commands(matches: &Matches, verdict: Verdict, ttl_secs: u32) -> (Vec<Stri
         Verdict::Drop => "drop".to_owned(),
         Verdict::LimitPps { pps, .. } => format!("limit {pps}pps"),
         Verdict::LimitBps { bps, .. } => format!("limit {bps}bps"),
+        Verdict::Pass => "pass".to_owned(),
+        Verdict::Sample => "sample".to_owned(),
+        Verdict::Mark { dscp } => format!("mark dscp {dscp}"),
     };
     let rule = |verb: &str| -> Vec<String> {
         ["ftagent", "rules", verb, "--target", &target, "--match", &words(matches), "--action", &verdict]

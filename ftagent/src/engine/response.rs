@@ -98,7 +98,8 @@ impl Engine {
                 Ok(()) => {
                     let id = self.next_rule_id();
                     let expires_at_ns = Some(expires);
-                    let rule = Rule { id, matches, verdict, point, origin: origin.clone(), expires_at_ns };
+                    let rule =
+                        Rule { id, matches, verdict, point, origin: origin.clone(), expires_at_ns, evaluate: false };
                     self.rules.insert(id, rule);
                     made.insert(id);
                 }

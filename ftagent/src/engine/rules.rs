@@ -32,6 +32,12 @@ pub struct Matches {
     pub tcp_flags: Option<[u8; 2]>,
     /// Fragments alone, or whole datagrams alone.
     pub fragment: Option<bool>,
+    /// Differentiated services code point, 0 to 63.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dscp: Option<[u8; 2]>,
+    /// The first bytes after the transport header, at most 16.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub payload: Option<Vec<u8>>,
 }
 
 impl Matches {
@@ -70,6 +76,14 @@ pub enum Verdict {
     LimitBps {
         bps: u64,
         burst: u64,
+    },
+    /// Asks no further rule.
+    Pass,
+    /// Copies every such packet to user space.
+    Sample,
+    /// Sets the differentiated services code point, 0 to 63.
+    Mark {
+        dscp: u8,
     },
 }
 
@@ -131,6 +145,9 @@ pub struct Rule {
     pub origin: Origin,
     /// Nanoseconds of `CLOCK_MONOTONIC`; absent only for rules of operators.
     pub expires_at_ns: Option<u64>,
+    /// Hits are counted and sampled, nothing is done.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub evaluate: bool,
 }
 
 /// Everything that should be in force on the node.

@@ -97,7 +97,7 @@ mod tests {
             println!("skipped: built without a compiler for BPF");
             return;
         }
-        for switch in ["HAS_COARSE_CLOCK", "HAS_COMPARE_AND_SWAP", "HAS_LOAD_BYTES"] {
+        for switch in ["HAS_COMPARE_AND_SWAP", "HAS_LOAD_BYTES"] {
             assert!(declares(switch), "{switch}");
         }
         assert!(!declares("HAS_NOTHING"));

@@ -4,12 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ftagent_common::abi::{
-    AUTOMATIC, BITMAP_WORDS, Bitmaps, Block, MAX_RULES, RULES_PER_TARGET, Rate, SourceLimit, TRUST_ALL, TRUST_ALLOW,
-    TRUST_PORTS, TRUSTED_PORTS, TargetRule, Trust, feature, fragment_match, rule_action,
+    AUTOMATIC, BITMAP_WORDS, Bitmaps, Block, EVALUATE, FILTER_WORDS, MAX_RULES, PAYLOAD_BYTES, PRESENT, Rate,
+    Signature, SourceLimit, TRUST_ALL, TRUST_ALLOW, TRUST_PORTS, TRUSTED_PORTS, Target, Trust, feature, filter_bit,
+    hash4, hash6, hash6_net, rule_action,
 };
 use ftagent_common::packet::Ip;
 use ipnet::IpNet;
 
+use super::rulebook::{Entry, Rulebook};
 use super::table::TrieKey;
 use crate::engine::{Point, Rule, RuleId, RuleSet, Verdict};
 
@@ -76,12 +78,14 @@ pub struct Tables {
     pub block4: BTreeMap<u32, Block>,
     pub block4_prefix: BTreeMap<TrieKey<u32>, Block>,
     pub block6: BTreeMap<Ip, Block>,
-    pub block6_net: BTreeMap<[u32; 2], Block>,
+    /// Networks of 64, 56 and 48 bits: their first two words and their length.
+    pub block6_net: BTreeMap<[u32; 3], Block>,
     pub block6_prefix: BTreeMap<TrieKey<Ip>, Block>,
     pub source_limits: BTreeMap<TrieKey<Ip>, SourceLimit>,
-    /// Protected prefixes and their rule lists; an empty list only counts.
-    pub protected: BTreeMap<TrieKey<Ip>, Vec<TargetRule>>,
+    /// Protected prefixes, and which rules of the book are theirs.
+    pub protected: BTreeMap<TrieKey<Ip>, Target>,
     pub trust: BTreeMap<TrieKey<Ip>, Trust>,
+    pub rulebook: Rulebook,
 }
 
 /// The tables, and what could not be expressed in them.
@@ -101,16 +105,18 @@ pub fn compile(set: &RuleSet, ground: &Ground, slots: &mut Slots) -> Compiled {
             compiled.refused.push((rule.id, format!("all {MAX_RULES} counter slots of rules are taken")));
             continue;
         };
+        let is_simple = matches!(rule.verdict, Verdict::Drop | Verdict::LimitPps { .. } | Verdict::LimitBps { .. });
         match rule.matches.source {
-            Some(source) if rule.matches.is_source_only() => compiled.tables.add_source(source, rule, slot),
-            Some(_) => compiled.refused.push((
-                rule.id,
-                "a rule of the datapath names either a source or a target with ports and protocols".to_owned(),
-            )),
-            None => on_targets.push((*rule, target_rule(rule, slot))),
+            Some(source) if rule.matches.is_source_only() && is_simple => {
+                compiled.tables.add_source(source, rule, slot)
+            }
+            _ => match entry(rule, slot) {
+                Ok(entry) => on_targets.push((*rule, entry)),
+                Err(why) => compiled.refused.push((rule.id, why)),
+            },
         }
     }
-    compiled.tables.protected = protected(&on_targets, ground, &mut compiled.refused);
+    compiled.tables.add_targets(&on_targets, ground, &mut compiled.refused);
     compiled
 }
 
@@ -120,7 +126,7 @@ impl Tables {
         let expires_at_ns = rule.expires_at_ns.unwrap_or(0);
         let flags = flags(rule);
         if let Some(rate) = rate(rule.verdict) {
-            let limit = SourceLimit { expires_at_ns, rate, state: 0, rule: slot, flags, padding: [0; 3] };
+            let limit = SourceLimit { expires_at_ns, rate, rule: slot, flags, padding: [0; 3] };
             let there = self.source_limits.entry(key(source)).or_insert(limit);
             // The tighter of two limits on one source holds.
             if rate.cost > there.rate.cost {
@@ -143,7 +149,7 @@ impl Tables {
                 let ip = Ip::v6(v6.addr().octets());
                 match v6.prefix_len() {
                     128 => merge(self.block6.entry(ip), block),
-                    64 => merge(self.block6_net.entry([ip.0[0], ip.0[1]]), block),
+                    len @ (64 | 56 | 48) => merge(self.block6_net.entry([ip.0[0], ip.0[1], len.into()]), block),
                     len => merge(self.block6_prefix.entry(TrieKey { prefix_len: len.into(), data: ip }), block),
                 }
             }
@@ -152,37 +158,106 @@ impl Tables {
 
     /// The stages that must be in the path for these entries.
     pub fn features(&self) -> u32 {
+        let has_net = |len: u32| self.block6_net.keys().any(|key| key[2] == len);
         let stages = [
             (!self.trust.is_empty(), feature::TRUST),
             (!self.block4.is_empty(), feature::BLOCK4),
             (!self.block4_prefix.is_empty(), feature::BLOCK4_PREFIX),
             (!self.block6.is_empty(), feature::BLOCK6),
-            (!self.block6_net.is_empty(), feature::BLOCK6_NET),
+            (has_net(64), feature::BLOCK6_NET),
+            (has_net(56), feature::BLOCK6_56),
+            (has_net(48), feature::BLOCK6_48),
             (!self.block6_prefix.is_empty(), feature::BLOCK6_PREFIX),
             (!self.source_limits.is_empty(), feature::SOURCE_LIMIT),
+            (self.rulebook.has_global(), feature::GLOBAL_RULES),
+            (self.rulebook.has_payloads(), feature::PAYLOADS),
         ];
         stages.iter().filter(|(on, _)| *on).fold(0, |mask, (_, bit)| mask | bit)
     }
 
-    /// The bitmaps in front of the tries.
-    pub fn bitmaps(&self) -> Box<Bitmaps> {
+    /// Gives the rules of each protected destination a place in the rule book. The longest match alone counts in the
+    /// kernel, so each destination has the rules of every prefix around it too. Drops come before limits: what is
+    /// dropped anyway must not use up a limit.
+    fn add_targets(&mut self, rules: &[(&Rule, Entry)], ground: &Ground, refused: &mut Vec<(RuleId, String)>) {
+        let rank = |rule: &Rule, entry: &Entry| {
+            let len = rule.matches.target.map_or(0, |t| t.prefix_len());
+            let order = match entry.signature.action {
+                rule_action::PASS => 0,
+                rule_action::DROP => 1,
+                rule_action::MARK | rule_action::SAMPLE => 2,
+                _ => 3,
+            };
+            (order, u8::MAX - len, rule.id)
+        };
+        let mut refuse = BTreeMap::new();
+        let mut add = |book: &mut Rulebook, mut list: Vec<(&Rule, Entry)>, global: bool| {
+            list.sort_by_key(|(rule, entry)| rank(rule, entry));
+            let mut why = None;
+            loop {
+                let entries: Vec<Entry> = list.iter().map(|(_, entry)| *entry).collect();
+                match book.place(&entries, global) {
+                    Ok(place) => return place,
+                    Err(error) => {
+                        // The last ones have to go: the list is in the order of importance.
+                        let words = why.get_or_insert_with(|| error.to_string()).clone();
+                        let Some((rule, _)) = list.pop() else { return Default::default() };
+                        refuse.entry(rule.id).or_insert(words);
+                    }
+                }
+            }
+        };
+        let mut book = Rulebook::default();
+        add(&mut book, rules.iter().filter(|(rule, _)| rule.matches.target.is_none()).cloned().collect(), true);
+        let everywhere = ground.protected.iter().map(IpNet::trunc);
+        let named = rules.iter().filter_map(|(rule, _)| rule.matches.target.map(|t| t.trunc()));
+        for prefix in everywhere.chain(named).collect::<BTreeSet<IpNet>>() {
+            let around = |rule: &Rule| rule.matches.target.is_some_and(|target| target.trunc().contains(&prefix));
+            let list = rules.iter().filter(|(rule, _)| around(rule)).cloned().collect();
+            let place = add(&mut book, list, false);
+            let target = Target { rules: place.rules, group: place.group, flags: PRESENT, padding: [0; 3] };
+            self.protected.insert(key(prefix), target);
+        }
+        self.rulebook = book;
+        refused.extend(refuse);
+    }
+
+    /// The bitmaps in front of the tables; `seed` is the key of the hashes.
+    pub fn bitmaps(&self, seed: u64) -> Box<Bitmaps> {
         const EMPTY: [u64; BITMAP_WORDS] = [0; BITMAP_WORDS];
-        let mut bitmaps = Box::new(Bitmaps { trust4: EMPTY, trust6: EMPTY, block4: EMPTY, block6: EMPTY });
-        for key in self.trust.keys() {
+        let mut bitmaps = Box::new(Bitmaps {
+            trust4: EMPTY,
+            trust6: EMPTY,
+            block4: EMPTY,
+            block6: EMPTY,
+            limit4: EMPTY,
+            limit6: EMPTY,
+            blocks: [0; FILTER_WORDS],
+        });
+        let both = |four: &mut [u64; BITMAP_WORDS], six: &mut [u64; BITMAP_WORDS], key: &TrieKey<Ip>| {
             let (prefix_len, ip) = (key.prefix_len, key.data);
             if ip.is_v4() && prefix_len >= 96 {
-                set_bits(&mut bitmaps.trust4, ip.0[3], prefix_len - 96);
+                set_bits(four, ip.0[3], prefix_len - 96);
             } else {
-                set_bits(&mut bitmaps.trust6, ip.0[0], prefix_len);
+                set_bits(six, ip.0[0], prefix_len);
             }
-        }
+        };
+        let maps = &mut *bitmaps;
+        self.trust.keys().for_each(|key| both(&mut maps.trust4, &mut maps.trust6, key));
+        self.source_limits.keys().for_each(|key| both(&mut maps.limit4, &mut maps.limit6, key));
         for key in self.block4_prefix.keys() {
-            set_bits(&mut bitmaps.block4, key.data, key.prefix_len);
+            set_bits(&mut maps.block4, key.data, key.prefix_len);
         }
         for key in self.block6_prefix.keys() {
             let ip = key.data;
-            set_bits(&mut bitmaps.block6, ip.0[0], key.prefix_len);
+            set_bits(&mut maps.block6, ip.0[0], key.prefix_len);
         }
+        let mut filter = |hash: u64| {
+            let (word, bit) = filter_bit(hash);
+            maps.blocks[word] |= bit;
+        };
+        self.block4.keys().for_each(|address| filter(hash4(*address, seed)));
+        self.block6.keys().for_each(|ip| filter(hash6(ip, seed)));
+        self.block6_net.keys().for_each(|[a, b, len]| filter(hash6_net([*a, *b], *len, seed)));
         bitmaps
     }
 }
@@ -225,76 +300,69 @@ pub fn prefix(key: &TrieKey<Ip>) -> Option<IpNet> {
 }
 
 fn flags(rule: &Rule) -> u8 {
-    if rule.origin.is_automatic() { AUTOMATIC } else { 0 }
+    let automatic = if rule.origin.is_automatic() { AUTOMATIC } else { 0 };
+    let evaluate = if rule.evaluate { EVALUATE } else { 0 };
+    PRESENT | automatic | evaluate
 }
 
 fn rate(verdict: Verdict) -> Option<Rate> {
     match verdict {
-        Verdict::Drop => None,
+        Verdict::Drop | Verdict::Pass | Verdict::Sample | Verdict::Mark { .. } => None,
         Verdict::LimitPps { pps, burst } => Some(Rate::packets(pps, burst)),
         Verdict::LimitBps { bps, burst } => Some(Rate::bits(bps, burst)),
     }
 }
 
-fn target_rule(rule: &Rule, slot: u32) -> TargetRule {
+/// A rule as the rule book takes it.
+fn entry(rule: &Rule, slot: u32) -> Result<Entry, String> {
     let m = &rule.matches;
-    let rate = rate(rule.verdict);
-    TargetRule {
-        expires_at_ns: rule.expires_at_ns.unwrap_or(0),
-        action: if rate.is_some() { rule_action::LIMIT } else { rule_action::DROP },
-        rate: rate.unwrap_or_default(),
-        rule: slot,
-        src_port: m.src_port.unwrap_or(TargetRule::ANY.src_port),
-        dst_port: m.dst_port.unwrap_or(TargetRule::ANY.dst_port),
-        length: m.length.unwrap_or(TargetRule::ANY.length),
-        ttl: m.ttl.unwrap_or(TargetRule::ANY.ttl),
-        icmp_type: m.icmp_type.unwrap_or(TargetRule::ANY.icmp_type),
-        protocol: m.protocol.unwrap_or(0),
-        tcp_mask: m.tcp_flags.map_or(0, |[mask, _]| mask),
-        tcp_value: m.tcp_flags.map_or(0, |[mask, value]| value & mask),
-        fragment: match m.fragment {
-            None => fragment_match::ANY,
-            Some(true) => fragment_match::FRAGMENT,
-            Some(false) => fragment_match::WHOLE,
+    let payload = m.payload.as_deref().unwrap_or_default();
+    let mut bytes = [0; PAYLOAD_BYTES];
+    let Some(there) = bytes.get_mut(..payload.len()) else {
+        return Err(format!("payload: {} bytes; a rule compares at most {PAYLOAD_BYTES}", payload.len()));
+    };
+    there.copy_from_slice(payload);
+    let (src, src_mask) = m.source.map_or_else(Default::default, |source| {
+        let key = key(source);
+        (key.data, mask(key.prefix_len))
+    });
+    let (action, dscp) = match rule.verdict {
+        Verdict::Drop => (rule_action::DROP, 0),
+        Verdict::Pass => (rule_action::PASS, 0),
+        Verdict::Sample => (rule_action::SAMPLE, 0),
+        Verdict::Mark { dscp } if dscp < 64 => (rule_action::MARK, dscp),
+        Verdict::Mark { dscp } => return Err(format!("dscp: {dscp} is more than 63")),
+        Verdict::LimitPps { .. } | Verdict::LimitBps { .. } => (rule_action::LIMIT, 0),
+    };
+    Ok(Entry {
+        src_port: m.src_port.unwrap_or([0, u16::MAX]),
+        dst_port: m.dst_port.unwrap_or([0, u16::MAX]),
+        length: m.length.unwrap_or([0, u16::MAX]),
+        ttl: m.ttl.unwrap_or([0, u8::MAX]),
+        icmp_type: m.icmp_type.unwrap_or([0, u8::MAX]),
+        dscp: m.dscp.unwrap_or([0, 63]),
+        protocol: m.protocol,
+        tcp_flags: m.tcp_flags.unwrap_or([0, 0]),
+        fragment: m.fragment,
+        signature: Signature {
+            expires_at_ns: rule.expires_at_ns.unwrap_or(0),
+            rate: rate(rule.verdict).unwrap_or_default(),
+            src_mask,
+            src,
+            payload: bytes,
+            rule: slot,
+            payload_len: payload.len() as u8,
+            action,
+            flags: flags(rule),
+            dscp,
         },
-        flags: flags(rule),
-        padding: [0; 2],
-    }
+    })
 }
 
-/// Rule lists by destination: the longest match alone counts in the kernel, so each list holds the rules of every
-/// prefix around it too. Drops come before limits: what is dropped anyway must not use up a limit.
-fn protected(
-    rules: &[(&Rule, TargetRule)],
-    ground: &Ground,
-    refused: &mut Vec<(RuleId, String)>,
-) -> BTreeMap<TrieKey<Ip>, Vec<TargetRule>> {
-    let everywhere = ground.protected.iter().map(IpNet::trunc);
-    let named = rules.iter().filter_map(|(rule, _)| rule.matches.target.map(|t| t.trunc()));
-    let prefixes: BTreeSet<IpNet> = everywhere.chain(named).collect();
-    let mut lists = BTreeMap::new();
-    let mut overflowed = BTreeSet::new();
-    for prefix in prefixes {
-        let mut list: Vec<(&Rule, TargetRule)> = rules
-            .iter()
-            .filter(|(rule, _)| rule.matches.target.is_none_or(|target| target.trunc().contains(&prefix)))
-            .map(|(rule, compiled)| (*rule, *compiled))
-            .collect();
-        list.sort_by_key(|(rule, compiled)| {
-            let len = rule.matches.target.map_or(0, |t| t.prefix_len());
-            (compiled.action != rule_action::DROP, u8::MAX - len, rule.id)
-        });
-        for (rule, _) in list.iter().skip(RULES_PER_TARGET) {
-            if overflowed.insert(rule.id) {
-                refused.push((
-                    rule.id,
-                    format!("{prefix} has {RULES_PER_TARGET} rules already, the most a target can have"),
-                ));
-            }
-        }
-        lists.insert(key(prefix), list.into_iter().take(RULES_PER_TARGET).map(|(_, compiled)| compiled).collect());
-    }
-    lists
+/// The first `len` bits of an address, as they lie in memory.
+fn mask(len: u32) -> Ip {
+    let bits = if len == 0 { 0 } else { u128::MAX << (128 - len.min(128)) };
+    Ip::v6(bits.to_be_bytes())
 }
 
 /// Trusted prefixes, each with what the prefixes around it grant.
@@ -341,7 +409,15 @@ mod tests {
 
     fn rule(id: u64, matches: Matches, verdict: Verdict) -> Rule {
         let origin = Origin::Response { incident: uuid::Uuid::nil() };
-        Rule { id: RuleId(id), matches, verdict, point: Point::Datapath, origin, expires_at_ns: Some(id) }
+        Rule {
+            id: RuleId(id),
+            matches,
+            verdict,
+            point: Point::Datapath,
+            origin,
+            expires_at_ns: Some(id),
+            evaluate: false,
+        }
     }
 
     fn set(rules: Vec<Rule>) -> RuleSet {
@@ -354,7 +430,7 @@ mod tests {
 
     #[test]
     fn sources_go_to_the_map_of_their_length() {
-        let rules = ["192.0.2.1/32", "192.0.2.0/24", "2001:db8::1/128", "2001:db8::/64", "2001:db8::/48"];
+        let rules = ["192.0.2.1/32", "192.0.2.0/24", "2001:db8::1/128", "2001:db8::/64", "2001:db8::/40"];
         let rules = rules.iter().zip(1..).map(|(s, id)| rule(id, Matches::source(net(s)), Verdict::Drop)).collect();
         let tables = compile(&set(rules), &Ground::default(), &mut Slots::default()).tables;
         let sizes = (tables.block4.len(), tables.block4_prefix.len(), tables.block6.len(), tables.block6_net.len());
@@ -370,8 +446,8 @@ mod tests {
         let wide = rule(1, Matches::target(net("203.0.113.0/24")), Verdict::LimitPps { pps: 10, burst: 1 });
         let narrow = rule(2, Matches::target(net("203.0.113.7/32")), Verdict::Drop);
         let tables = compile(&set(vec![wide, narrow]), &Ground::default(), &mut Slots::default()).tables;
-        assert_eq!(tables.protected[&key(net("203.0.113.7/32"))].len(), 2);
-        assert_eq!(tables.protected[&key(net("203.0.113.0/24"))].len(), 1);
+        assert_eq!(tables.protected[&key(net("203.0.113.7/32"))].rules.count_ones(), 2);
+        assert_eq!(tables.protected[&key(net("203.0.113.0/24"))].rules.count_ones(), 1);
     }
 
     #[test]
@@ -379,16 +455,19 @@ mod tests {
         let limit = rule(1, Matches::target(net("203.0.113.7/32")), Verdict::LimitPps { pps: 10, burst: 1 });
         let drop = rule(2, Matches::target(net("203.0.113.7/32")), Verdict::Drop);
         let tables = compile(&set(vec![limit, drop]), &Ground::default(), &mut Slots::default()).tables;
-        let actions: Vec<u8> = tables.protected[&key(net("203.0.113.7/32"))].iter().map(|r| r.action).collect();
+        let place = tables.protected[&key(net("203.0.113.7/32"))];
+        let built = tables.rulebook.build();
+        let first = place.group as usize * 64 + place.rules.trailing_zeros() as usize;
+        let actions: Vec<u8> = built.rules[first..first + 2].iter().map(|r| r.action).collect();
         assert_eq!(actions, [rule_action::DROP, rule_action::LIMIT]);
     }
 
     #[test]
-    fn the_seventeenth_rule_of_a_target_is_refused_and_said() {
-        let rules = (1..=17).map(|id| rule(id, Matches::target(net("203.0.113.7/32")), Verdict::Drop)).collect();
+    fn the_sixty_fifth_rule_of_a_target_is_refused_and_said() {
+        let rules = (1..=65).map(|id| rule(id, Matches::target(net("203.0.113.7/32")), Verdict::Drop)).collect();
         let compiled = compile(&set(rules), &Ground::default(), &mut Slots::default());
         assert_eq!(compiled.refused.len(), 1);
-        assert_eq!(compiled.refused[0].0, RuleId(17));
+        assert_eq!(compiled.refused[0].0, RuleId(65));
     }
 
     #[test]
@@ -409,7 +488,7 @@ mod tests {
     fn bitmaps_cover_exactly_the_prefixes() {
         let rules = vec![rule(1, Matches::source(net("10.0.0.0/8")), Verdict::Drop)];
         let tables = compile(&set(rules), &Ground::default(), &mut Slots::default()).tables;
-        let ones: u32 = tables.bitmaps().block4.iter().map(|w| w.count_ones()).sum();
+        let ones: u32 = tables.bitmaps(7).block4.iter().map(|w| w.count_ones()).sum();
         assert_eq!(ones, 256);
     }
 
@@ -421,7 +500,7 @@ mod tests {
         let automatic = rule(2, Matches::source(net("192.0.2.1/32")), Verdict::Drop);
         let tables = compile(&set(vec![by_hand, automatic]), &Ground::default(), &mut Slots::default()).tables;
         let block = tables.block4.values().next().expect("one block");
-        assert_eq!((block.flags, block.expires_at_ns), (0, 0));
+        assert_eq!((block.flags, block.expires_at_ns), (PRESENT, 0));
     }
 
     #[test]

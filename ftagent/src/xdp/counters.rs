@@ -1,13 +1,17 @@
 //! Reads the kernel's counters as the engine's input.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use ftagent_common::abi::{Counter, Health, InterfaceCounters, RuleHits, SourceCounters, TargetCounters};
+use ftagent_common::abi::{
+    Counter, Health, InterfaceCounters, RuleHits, SOURCE_SILENT_NS, SourceCounters, TargetCounters,
+};
 use ftagent_common::packet::Ip;
 
 use super::maps::Maps;
 use super::program::Attached;
 use super::table::TableError;
+use crate::clock;
 use crate::engine::CounterReading;
 
 /// One reading of everything that detection needs.
@@ -19,8 +23,10 @@ pub fn read(maps: &Maps, interfaces: &[Attached]) -> Result<CounterReading, Tabl
     for interface in interfaces {
         reading.interfaces.push((interface.interface.clone(), self::interface(maps, interface.slot)?));
     }
-    maps.targets.for_each(|ip, values| reading.targets.push((IpAddr::from(*ip), sum_target(values))))?;
-    maps.sources.for_each(|ip, values| reading.sources.push((IpAddr::from(*ip), sum_source(values))))?;
+    let mut targets: BTreeMap<Ip, TargetCounters> = BTreeMap::new();
+    maps.targets.for_each(|part| *targets.entry(part.key).or_default() += part);
+    reading.targets = targets.into_iter().map(|(ip, sum)| (IpAddr::from(ip), sum)).collect();
+    reading.sources = heavy_sources(maps, clock::mono_ns());
     Ok(reading)
 }
 
@@ -36,21 +42,17 @@ pub fn interface(maps: &Maps, slot: u32) -> Result<InterfaceCounters, TableError
     Ok(sum)
 }
 
-fn sum_target(values: &[TargetCounters]) -> TargetCounters {
-    let mut sum = TargetCounters::default();
-    for part in values {
-        sum += part;
-    }
-    sum
-}
-
-fn sum_source(values: &[SourceCounters]) -> SourceCounters {
-    let mut sum = SourceCounters::default();
-    for part in values {
-        sum.flow += part.flow;
-        sum.last_seen_ns = sum.last_seen_ns.max(part.last_seen_ns);
-    }
-    sum
+/// Sources that the sketch promoted and that are not silent, summed over CPUs.
+pub fn heavy_sources(maps: &Maps, now_mono_ns: u64) -> Vec<(IpAddr, SourceCounters)> {
+    let mut sources: BTreeMap<Ip, SourceCounters> = BTreeMap::new();
+    maps.sources.for_each(|part| {
+        if now_mono_ns.saturating_sub(part.last_seen_ns) < SOURCE_SILENT_NS {
+            let sum = sources.entry(part.key).or_default();
+            sum.flow += part.flow;
+            sum.last_seen_ns = sum.last_seen_ns.max(part.last_seen_ns);
+        }
+    });
+    sources.into_iter().map(|(ip, sum)| (IpAddr::from(ip), sum)).collect()
 }
 
 /// What a rule did, summed over CPUs.
@@ -82,23 +84,18 @@ pub fn health(maps: &Maps) -> Result<Vec<(Health, u64)>, TableError> {
     Ok(events)
 }
 
-/// Sources silent for this long are swept out of the map.
-const SILENT_NS: u64 = 60_000_000_000;
-
-/// Deletes heavy sources that went silent. Returns how many.
+/// Deletes the policer states of sources that are no longer heavy. Returns how many.
 ///
 /// # Errors
 /// On a failed system call.
 pub fn sweep_sources(maps: &Maps, now_mono_ns: u64) -> Result<usize, TableError> {
+    let heavy: BTreeSet<IpAddr> = heavy_sources(maps, now_mono_ns).into_iter().map(|(ip, _)| ip).collect();
     let mut silent: Vec<Ip> = Vec::new();
-    maps.sources.for_each(|ip, values| {
-        if sum_source(values).last_seen_ns.saturating_add(SILENT_NS) < now_mono_ns {
+    maps.source_states.for_each(|ip, _| {
+        if !heavy.contains(&IpAddr::from(*ip)) {
             silent.push(*ip);
         }
     })?;
-    for ip in &silent {
-        maps.sources.remove(ip)?;
-        maps.source_states.remove(ip)?;
-    }
+    maps.source_states.remove_many(&silent)?;
     Ok(silent.len())
 }

@@ -30,17 +30,18 @@ impl fmt::Display for Version {
 pub const OLDEST: Version = Version(5, 10);
 
 /// What the datapath cannot do without, and the first kernel that has it.
-pub const NEEDED: [(&str, Version); 4] = [
+pub const NEEDED: [(&str, Version); 6] = [
     ("constants that the verifier knows", Version(5, 2)),
+    ("maps in memory", Version(5, 5)),
     ("batch calls on maps", Version(5, 6)),
     ("ring buffers", Version(5, 8)),
     ("XDP links", Version(5, 9)),
+    ("inner maps of different sizes", Version(5, 10)),
 ];
 
 /// What kernels may lack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Feature {
-    CoarseClock,
     CompareAndSwap,
     TrieBatches,
     LoadBytes,
@@ -63,14 +64,7 @@ pub struct Entry {
 }
 
 /// Every feature that is optional. What is not here is needed, and [`OLDEST`] has it.
-pub const TABLE: [Entry; 6] = [
-    Entry {
-        feature: Feature::CoarseClock,
-        name: "coarse clock",
-        since: Version(5, 11),
-        switch: Some("HAS_COARSE_CLOCK"),
-        instead: "the exact clock is read for every frame, which takes longer",
-    },
+pub const TABLE: [Entry; 5] = [
     Entry {
         feature: Feature::CompareAndSwap,
         name: "compare-and-swap in BPF",
@@ -153,7 +147,7 @@ impl Support {
         }
         let lacking = NEEDED.iter().filter(|(_, since)| version < *since);
         let lacking: Vec<String> = lacking.map(|(name, since)| format!("{name} need {since}")).collect();
-        let why = if lacking.is_empty() { "it was never tried on this one".to_owned() } else { lacking.join(", ") };
+        let why = lacking.join(", ");
         Some(format!("kernel {} is too old: ftagent needs {OLDEST} or newer ({why})", self.release))
     }
 
@@ -222,9 +216,11 @@ mod tests {
         let refusal = |release: &str| Support::of_release(release).refusal();
         assert_eq!(refusal("5.10.0"), None);
         let words = refusal("5.7.1").expect("too old");
-        assert!(words.ends_with("(ring buffers need 5.8, XDP links need 5.9)"), "{words}");
-        assert!(refusal("5.9.16").expect("too old").ends_with("(it was never tried on this one)"));
-        assert!(NEEDED.iter().all(|(_, since)| *since <= OLDEST));
+        assert!(
+            words.ends_with("(ring buffers need 5.8, XDP links need 5.9, inner maps of different sizes need 5.10)"),
+            "{words}"
+        );
+        assert_eq!(NEEDED.iter().map(|(_, since)| *since).max(), Some(OLDEST), "each older kernel lacks something");
     }
 
     #[test]

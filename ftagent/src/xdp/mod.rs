@@ -4,6 +4,7 @@
 //! * [`kernel`] and [`adapt`]: what this kernel has, and what is left out without it.
 //! * [`table`] and [`maps`]: the maps, typed.
 //! * [`counters`] and [`samples`]: what the kernel saw, as the engine's inputs.
+//! * [`prefixes`]: large lists as tables of their own.
 //! * [`compile`]: rules as map entries; a pure function.
 
 pub mod adapt;
@@ -13,7 +14,11 @@ pub mod info;
 pub mod kernel;
 pub mod maps;
 pub mod pins;
+pub mod places;
+pub mod prefixes;
 pub mod program;
+pub mod rulebook;
 pub mod samples;
 pub mod table;
 pub mod tc;
+pub mod writer;

@@ -121,20 +121,16 @@ pub fn load(plans: &[InterfacePlan], pins: &Pins, sizes: &MapSizes) -> Result<Lo
     }
     pins.create()?;
     let resized = drop_resized(pins, sizes)?;
-    let seed = secret()?;
     let mut programs = Vec::new();
     for plan in plans {
-        let ebpf = if plan.choice == AttachChoice::Nftables {
-            None
-        } else {
-            Some(load_one(plan, pins, sizes, seed, &support)?)
-        };
+        let ebpf =
+            if plan.choice == AttachChoice::Nftables { None } else { Some(load_one(plan, pins, sizes, &support)?) };
         programs.push((plan.clone(), ebpf));
     }
     if programs.iter().all(|(_, ebpf)| ebpf.is_none()) {
         // The maps are wanted even where no program is: rules and status go through them.
         let plan = InterfacePlan { name: String::new(), slot: 0, choice: AttachChoice::Auto };
-        load_one(&plan, pins, sizes, seed, &support)?;
+        load_one(&plan, pins, sizes, &support)?;
     }
     Ok(Loaded { pins: pins.clone(), programs, has_tcx: support.has(Feature::TcxLinks), resized })
 }
@@ -143,8 +139,8 @@ pub fn load(plans: &[InterfacePlan], pins: &Pins, sizes: &MapSizes) -> Result<Lo
 fn configured(sizes: &MapSizes) -> [(&'static str, u32); 12] {
     let cpus = u32::try_from(aya::util::nr_cpus().unwrap_or(1)).unwrap_or(1);
     [
-        ("TARGETS", sizes.targets),
-        ("SOURCES", sizes.sources),
+        ("TARGETS", places(sizes.targets) * cpus),
+        ("SOURCES", places(sizes.sources) * cpus),
         ("SOURCE_STATES", sizes.sources),
         ("BLOCK4", sizes.blocks),
         ("BLOCK6", sizes.blocks),
@@ -156,6 +152,11 @@ fn configured(sizes: &MapSizes) -> [(&'static str, u32); 12] {
         ("SAMPLES", sizes.samples),
         ("SKETCHES", cpus),
     ]
+}
+
+/// Places that each CPU has for so many entries: a power of two, so that a hash is cut by a mask.
+fn places(entries: u32) -> u32 {
+    entries.clamp(1, 1 << 20).next_power_of_two()
 }
 
 /// Every map of the datapath with its type's sizes: (name, key bytes, value bytes, entries).
@@ -220,17 +221,13 @@ fn drop_resized(pins: &Pins, sizes: &MapSizes) -> Result<Vec<String>, LoadError>
     Ok(dropped)
 }
 
-fn load_one(
-    plan: &InterfacePlan,
-    pins: &Pins,
-    sizes: &MapSizes,
-    seed: u64,
-    support: &Support,
-) -> Result<Ebpf, LoadError> {
+fn load_one(plan: &InterfacePlan, pins: &Pins, sizes: &MapSizes, support: &Support) -> Result<Ebpf, LoadError> {
     let mut loader = EbpfLoader::new();
     loader.verifier_log_level(VerifierLogLevel::STATS);
     loader.override_global("INTERFACE", &plan.slot, true);
-    loader.override_global("SEED", &seed, true);
+    let (targets, sources) = (places(sizes.targets), places(sizes.sources));
+    loader.override_global("TARGETS_PER_CPU", &targets, true);
+    loader.override_global("SOURCES_PER_CPU", &sources, true);
     for (name, entries) in configured(sizes) {
         loader.map_max_entries(name, entries);
     }
@@ -326,6 +323,9 @@ fn attach_one(plan: &InterfacePlan, ebpf: &mut Ebpf, pins: &Pins, has_tcx: bool)
             Err(reason) => {
                 tracing::warn!(interface = %plan.name, %reason, "pinned link cannot be adopted: attaching anew");
                 pins::remove(&pins.link(mode, &plan.name))?;
+                if let Err(error) = tc::detach(&plan.name) {
+                    tracing::warn!(%error, interface = %plan.name, "stale tc filter stays");
+                }
             }
         }
     }
@@ -547,13 +547,4 @@ fn check_interface(name: &str) -> Result<(), LoadError> {
     let all = nix::net::if_::if_nameindex().map_err(|e| LoadError::Load(e.to_string()))?;
     let there: Vec<String> = all.iter().map(|i| i.name().to_string_lossy().into_owned()).collect();
     Err(LoadError::NoInterface { name: name.to_owned(), there: there.join(", ") })
-}
-
-/// A fresh secret from the kernel's generator.
-fn secret() -> Result<u64, LoadError> {
-    use std::io::Read;
-    let mut bytes = [0; 8];
-    let read = fs::File::open("/dev/urandom").and_then(|mut f| f.read_exact(&mut bytes));
-    read.map_err(|e| LoadError::Load(format!("/dev/urandom: {e}")))?;
-    Ok(u64::from_ne_bytes(bytes))
 }

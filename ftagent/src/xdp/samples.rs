@@ -5,7 +5,7 @@ use std::path::Path;
 use aya::maps::{Map, MapData, RingBuf};
 use ftagent_common::abi::{Reason, SAMPLE_BYTES, SampleEvent};
 use ftagent_common::frame::Frame;
-use ftagent_common::packet::{Kind, Packet, parse_into};
+use ftagent_common::packet::{Checks, Kind, Packet, parse_into};
 
 use crate::engine::{PacketSample, Payload};
 
@@ -52,7 +52,9 @@ pub fn parse_event(record: &[u8]) -> Option<PacketSample> {
     let bytes = record.get(head..head + captured)?;
 
     let mut packet = Packet::EMPTY;
-    let Kind::Ip = parse_into(&Frame::new(bytes), wire_len as usize, &mut packet) else { return None };
+    // As the kernel read it, but for its checks: what these dropped is to be classified like the rest.
+    let checks = Checks(Checks::TUNNELS);
+    let Kind::Ip = parse_into(&Frame::new(bytes), wire_len as usize, checks, &mut packet) else { return None };
     let payload = Payload::of(bytes.get(usize::from(packet.payload_offset)..).unwrap_or(&[]));
     Some(PacketSample { time_ns, packet, wire_len, one_in: one_in.max(1), reason, payload })
 }

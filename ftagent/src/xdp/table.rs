@@ -18,6 +18,7 @@ mod command {
     pub(super) const MAP_GET_NEXT_KEY: i64 = 4;
     pub(super) const MAP_LOOKUP_BATCH: i64 = 24;
     pub(super) const MAP_UPDATE_BATCH: i64 = 26;
+    pub(super) const MAP_DELETE_BATCH: i64 = 27;
 }
 
 /// The part of `union bpf_attr` that the single-element commands read.
@@ -151,6 +152,55 @@ impl<K: Pod, V: Pod> Table<K, V> {
     pub fn insert(&self, key: &K, value: &V) -> Result<(), TableError> {
         let values = vec![*value; self.values_per_key];
         self.element(command::MAP_UPDATE_ELEM, key, values.as_ptr() as u64).map_err(|e| self.io("insert", e))
+    }
+
+    /// Inserts or replaces one entry of a map with one value a key, from where it lies: for values too large to copy.
+    ///
+    /// # Errors
+    /// On a failed system call.
+    pub fn insert_from(&self, key: &K, value: &V) -> Result<(), TableError> {
+        debug_assert_eq!(self.values_per_key, 1);
+        self.element(command::MAP_UPDATE_ELEM, key, (&raw const *value) as u64).map_err(|e| self.io("insert", e))
+    }
+
+    /// Whether the value of `key` is this one, byte by byte.
+    ///
+    /// # Errors
+    /// On a failed system call.
+    pub fn holds(&self, key: &K, value: &V) -> Result<bool, TableError> {
+        let mut bytes = vec![0u8; size_of::<V>() * self.values_per_key];
+        match self.element(command::MAP_LOOKUP_ELEM, key, bytes.as_mut_ptr() as u64) {
+            Ok(()) => {
+                // SAFETY: `V` is plain data without padding.
+                let wanted = unsafe { std::slice::from_raw_parts((&raw const *value).cast::<u8>(), size_of::<V>()) };
+                Ok(bytes[..size_of::<V>()] == *wanted)
+            }
+            Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+            Err(e) => Err(self.io("lookup", e)),
+        }
+    }
+
+    /// Deletes many entries; those that are not there are success.
+    ///
+    /// # Errors
+    /// On a failed system call; entries after it may still be there.
+    pub fn remove_many(&self, keys: &[K]) -> Result<(), TableError> {
+        for chunk in keys.chunks(BATCH) {
+            let mut attr = Batch {
+                keys: chunk.as_ptr() as u64,
+                count: chunk.len() as u32,
+                map_fd: self.fd.as_raw_fd() as u32,
+                ..Batch::default()
+            };
+            // SAFETY: as in `element`; the array holds `count` keys.
+            if sys_bpf(command::MAP_DELETE_BATCH, unsafe { bytes_of(&mut attr) }).is_err() {
+                // A key that is not there ends the batch, and some kernels have none for tries.
+                for key in chunk {
+                    self.remove(key)?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Deletes one entry; one that is not there is success.

@@ -154,7 +154,7 @@ fn rules() -> impl Strategy<Value = RuleSet> {
                 let verdict = if drop { Verdict::Drop } else { Verdict::LimitPps { pps: 1, burst: 1 } };
                 let matches = Matches::source(prefix([192, 0, 2, octet], 32));
                 let (point, origin) = (Point::Datapath, Origin::Operator);
-                (id, Rule { id, matches, verdict, point, origin, expires_at_ns: end })
+                (id, Rule { id, matches, verdict, point, origin, expires_at_ns: end, evaluate: false })
             })
             .collect();
         RuleSet { rules, ..RuleSet::default() }

@@ -109,6 +109,10 @@ pub(super) struct Expressions {
 /// The kernel's rules for one of ours; several where protocol or family are left open but the match needs them.
 pub(super) fn of_rule(matches: &Matches, verdict: Verdict, evaluate: bool) -> Vec<Expressions> {
     let mut all = Vec::new();
+    if matches.payload.is_some() || matches.dscp.is_some() {
+        // Left out rather than widened: the datapath alone compares these.
+        return all;
+    }
     for family in families(matches) {
         for protocol in protocols(matches, family) {
             let Some(matched) = matching(matches, family, protocol) else { continue };
@@ -116,6 +120,7 @@ pub(super) fn of_rule(matches: &Matches, verdict: Verdict, evaluate: bool) -> Ve
                 Verdict::Drop => matched,
                 Verdict::LimitPps { pps, burst } => matched.over_limit(pps.max(1), burst.max(1), false),
                 Verdict::LimitBps { bps, burst } => matched.over_limit((bps / 8).max(1), burst / 8, true),
+                Verdict::Pass | Verdict::Sample | Verdict::Mark { .. } => continue,
             };
             let outcome = if evaluate { Outcome::Count } else { Outcome::Drop };
             all.push(limited.counted().outcome(outcome));

@@ -190,6 +190,7 @@ mod tests {
             point: Point::Nftables,
             origin: Origin::Operator,
             expires_at_ns: ends_in_ms.map(|ms| NOW.mono_ns + ms * 1_000_000),
+            evaluate: false,
         }
     }
 

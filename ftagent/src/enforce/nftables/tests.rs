@@ -91,7 +91,15 @@ fn timeless() -> String {
 
 fn rule(id: u64, matches: Matches, verdict: Verdict, ends_in_secs: Option<u64>) -> Rule {
     let expires_at_ns = ends_in_secs.map(|secs| START + secs * SECOND);
-    Rule { id: RuleId(id), matches, verdict, point: Point::Nftables, origin: Origin::Operator, expires_at_ns }
+    Rule {
+        id: RuleId(id),
+        matches,
+        verdict,
+        point: Point::Nftables,
+        origin: Origin::Operator,
+        expires_at_ns,
+        evaluate: false,
+    }
 }
 
 fn block(id: u64, source: &str, ends_in_secs: Option<u64>) -> Rule {

@@ -44,6 +44,8 @@ pub fn matches_of(signature: &Signature) -> Matches {
         icmp_type: None,
         tcp_flags: signature.tcp_flags,
         fragment: signature.fragment,
+        dscp: None,
+        payload: None,
     }
 }
 

@@ -14,7 +14,6 @@ const XDP: u32 = 6;
 /// `enum bpf_attach_type`.
 const TCX_INGRESS: u32 = 46;
 /// Numbers of `enum bpf_func_id`.
-const KTIME_GET_COARSE_NS: i32 = 160;
 const XDP_LOAD_BYTES: i32 = 189;
 const TCP_RAW_GEN_SYNCOOKIE_IPV4: i32 = 204;
 /// In the network namespace of the caller: the loopback device.
@@ -23,7 +22,6 @@ const LOOPBACK: u32 = 1;
 /// Whether the kernel has `feature`; none if it cannot be asked, for want of privileges above all.
 pub(super) fn has(feature: Feature) -> Option<bool> {
     match feature {
-        Feature::CoarseClock => helper(KTIME_GET_COARSE_NS),
         Feature::LoadBytes => helper(XDP_LOAD_BYTES),
         Feature::SynCookies => helper(TCP_RAW_GEN_SYNCOOKIE_IPV4),
         Feature::CompareAndSwap => answer(load(&[STORE_ZERO, ZERO_R0, COMPARE_AND_SWAP, EXIT]).map_err(|e| e.0)),

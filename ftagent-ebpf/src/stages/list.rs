@@ -1,0 +1,52 @@
+//! Lists of IPv4 prefixes: one look-up, whatever their number.
+
+use ftagent_common::abi::prefixes::{self, Cell};
+use ftagent_common::abi::{Block, EVALUATE, PRESENT, Reason, feature, stage};
+use ftagent_common::packet::{Packet, Tunnel};
+
+use super::{Hit, Judged, Verdict, block};
+use crate::maps::Scratch;
+use crate::{count, maps};
+
+/// The list that the source is on, if one is in force.
+#[inline(always)]
+pub(super) fn hit(scratch: &mut Scratch, judged: &Judged<'_>) -> Option<Hit> {
+    if maps::STAGES.load() & stage::LISTS == 0 || judged.settings.features & feature::LISTS4 == 0 {
+        return None;
+    }
+    let table = maps::LISTS4.get(judged.slot())?;
+    let Packet { version, src, tunnel, outer_src, .. } = scratch.packet;
+    if version == 4
+        && let Some(hit) = of(table, src.0[3], judged, &mut scratch.verdict)
+    {
+        return Some(hit);
+    }
+    if tunnel != Tunnel::None && outer_src.is_v4() {
+        return of(table, outer_src.0[3], judged, &mut scratch.verdict);
+    }
+    None
+}
+
+#[inline(always)]
+fn of<const N: usize, const F: usize>(
+    table: &aya_ebpf::btf_maps::Array<Cell, N, F>,
+    address: u32,
+    judged: &Judged<'_>,
+    verdict: &mut Verdict,
+) -> Option<Hit> {
+    let value = prefixes::lookup(|index| table.get(index).map(|cell| cell.0), u32::from_be(address));
+    if value == prefixes::NONE {
+        return None;
+    }
+    let slot = u32::from(value) - 1;
+    let list: &Block = maps::LIST_RULES.get(slot & (ftagent_common::abi::MAX_LISTS - 1))?.at(judged.slot());
+    if list.flags & PRESENT == 0 || !block::is_in_force(list.expires_at_ns, list.flags, judged) {
+        return None;
+    }
+    if list.flags & EVALUATE != 0 {
+        count::rule(list.rule, judged.now_ns, judged.bytes);
+        verdict.would_drop = list.rule;
+        return None;
+    }
+    Some((Reason::Listed, list.rule))
+}

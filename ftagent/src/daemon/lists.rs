@@ -1,0 +1,208 @@
+//! Lists beside the loop: files are read and tables made in a thread that may wait, one job after the other.
+
+use tokio::task::JoinSet;
+use tracing::{error, info, warn};
+
+use crate::lists::{Change, Keeper, ListConfig, ListSet, ListStatus, LoadError, Look, Order, Spared, look};
+use crate::xdp::prefixes::tables::{ListTables, ListTablesError};
+
+/// A job that ended.
+pub(super) enum Done {
+    Looked(Box<Order>, Result<Look, LoadError>),
+    Made(Result<ListTables, ListTablesError>),
+    /// The job's thread panicked.
+    Broken(String),
+}
+
+/// The lists of the configuration and the job that is being done for them.
+pub(super) struct Lists {
+    keeper: Keeper,
+    jobs: JoinSet<Done>,
+    /// What the look that is being made is for.
+    looking: Option<Order>,
+    /// Other lists are in force than the newest tables are of.
+    stale: bool,
+    /// Why the newest tables could not be made.
+    not_made: Option<String>,
+    /// Made, and not looked up by the datapath.
+    held: Option<ListTables>,
+    /// Bytes that the IPv4 table may take.
+    max_bytes: u64,
+}
+
+impl Lists {
+    pub(super) fn new(configs: Vec<ListConfig>, max_bytes: u64) -> Self {
+        let keeper = Keeper::new(configs);
+        Self { keeper, jobs: JoinSet::new(), looking: None, stale: false, not_made: None, held: None, max_bytes }
+    }
+
+    /// Begins the next job, unless one is being done: a look that is due, else the tables of what was loaded since the
+    /// last ones. `wall_ns`: nanoseconds since 1970.
+    pub(super) fn begin(&mut self, spared: impl FnOnce() -> Vec<Spared>, now_ns: u64, wall_ns: i128) {
+        if !self.jobs.is_empty() {
+            return;
+        }
+        if let Some(order) = self.keeper.due(now_ns) {
+            self.looking = Some(order.clone());
+            let spared = spared();
+            self.jobs.spawn_blocking(move || {
+                let result = look(&order.config, order.known.as_ref(), &spared, wall_ns);
+                Done::Looked(Box::new(order), result)
+            });
+        } else if std::mem::take(&mut self.stale) {
+            let (set, max_bytes) = (self.set(), self.max_bytes);
+            self.jobs.spawn_blocking(move || Done::Made(ListTables::make(&set, max_bytes)));
+        }
+    }
+
+    /// Waits for the job that is being done; for ever while there is none. Giving the wait up loses nothing.
+    pub(super) async fn done(&mut self) -> Done {
+        match self.jobs.join_next().await {
+            Some(Ok(done)) => done,
+            Some(Err(error)) => Done::Broken(error.to_string()),
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Takes a job's result: tables that are to be put into force, once they are made.
+    pub(super) fn on_done(&mut self, done: Done, now_ns: u64) -> Option<ListTables> {
+        let looking = self.looking.take();
+        match done {
+            Done::Looked(order, result) => self.on_looked(&order, result, now_ns),
+            Done::Made(Ok(tables)) => {
+                self.not_made = None;
+                return Some(tables);
+            }
+            Done::Made(Err(error)) => self.on_not_made(error.to_string()),
+            Done::Broken(why) => match looking {
+                Some(order) => self.on_looked(&order, Err(LoadError::Thread(why)), now_ns),
+                None => self.on_not_made(why),
+            },
+        }
+        None
+    }
+
+    fn on_looked(&mut self, order: &Order, result: Result<Look, LoadError>, now_ns: u64) {
+        let change = self.keeper.on_look(order, result, now_ns);
+        let name = &order.config.name;
+        let Some(list) = self.status(now_ns).into_iter().find(|list| list.name == *name) else { return };
+        match change {
+            Change::None => {}
+            Change::Failed => {
+                let error = list.last_error.unwrap_or_default();
+                warn!(list = %name, %error, "list not loaded: what was loaded before stays in force");
+            }
+            Change::Loaded => {
+                info!(
+                    list = %name, v4 = list.v4, v6 = list.v6, duplicates = list.duplicates, covered = list.covered,
+                    skipped = list.skipped, spared = list.spared, "list loaded"
+                );
+                self.stale = true;
+            }
+        }
+    }
+
+    fn on_not_made(&mut self, why: String) {
+        error!(error = %why, "the tables of the lists are not made: those before stay in force");
+        self.not_made = Some(why);
+    }
+
+    /// Takes the lists of a configuration that was read again.
+    pub(super) fn configure(&mut self, configs: Vec<ListConfig>) {
+        self.stale |= self.keeper.configure(configs);
+    }
+
+    /// What should be in force.
+    pub(super) fn set(&self) -> ListSet {
+        self.keeper.set()
+    }
+
+    pub(super) fn status(&self, now_ns: u64) -> Vec<ListStatus> {
+        self.keeper.status(now_ns)
+    }
+
+    /// Keeps tables that no program looks up.
+    pub(super) fn hold(&mut self, tables: ListTables) {
+        self.held = Some(tables);
+    }
+
+    /// What an operator should know.
+    pub(super) fn warnings(&self, now_ns: u64) -> Vec<String> {
+        let failed = self.status(now_ns).into_iter().filter_map(|list| {
+            let state = if list.loaded { "what was loaded before stays in force" } else { "nothing of it is in force" };
+            list.last_error.map(|error| format!("list {}: {error}; {state}", list.name))
+        });
+        let not_made = self.not_made.iter().map(|why| format!("lists: {why}; those before stay in force"));
+        let held = self.held.iter().filter(|tables| tables.prefixes > 0).map(|tables| {
+            format!("lists: {} prefixes are loaded, and this datapath does not look them up", tables.prefixes)
+        });
+        failed.chain(not_made).chain(held).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::lists::{Pick, Widest, file_as_list};
+
+    /// Long after any file of a test was written.
+    const LATER: i128 = i128::MAX / 2;
+    const MINUTE_NS: u64 = 60_000_000_000;
+
+    fn lists() -> (tempfile::NamedTempFile, Lists) {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(file.path(), "198.51.100.0/24\n").expect("room");
+        let lists = Lists::new(vec![file_as_list(file.path(), &Pick::default(), Widest::default())], 1_000);
+        (file, lists)
+    }
+
+    async fn step(lists: &mut Lists, now_ns: u64) -> Option<ListTables> {
+        lists.begin(Vec::new, now_ns, LATER);
+        let done = lists.done().await;
+        lists.on_done(done, now_ns)
+    }
+
+    #[tokio::test]
+    async fn a_list_is_loaded_and_its_tables_made_beside_the_loop() {
+        let (_file, mut lists) = lists();
+        assert!(step(&mut lists, 0).await.is_none());
+        assert_eq!(lists.set().v4().collect::<Vec<_>>(), [("198.51.100.0/24".parse().expect("a prefix"), 1)]);
+        // The limit of the test is too low for a table: that is said, and what was in force would stay.
+        assert!(step(&mut lists, 0).await.is_none());
+        let warnings = lists.warnings(0);
+        assert!(warnings.iter().any(|w| w.contains("datapath.max_memory_bytes")), "{warnings:?}");
+        // Nothing is due, so nothing is waited for.
+        lists.begin(Vec::new, 1, LATER);
+        assert!(tokio::time::timeout(Duration::from_millis(20), lists.done()).await.is_err(), "no job is done");
+    }
+
+    #[tokio::test]
+    async fn tables_are_handed_over_once_they_are_made() {
+        if !nix::unistd::geteuid().is_root() {
+            println!("skipped: making maps needs root");
+            return;
+        }
+        let (_file, mut lists) = lists();
+        lists.max_bytes = u64::MAX;
+        assert!(step(&mut lists, 0).await.is_none());
+        let tables = step(&mut lists, 0).await.expect("made");
+        assert!(tables.v4.is_some() && tables.prefixes == 1);
+        lists.configure(Vec::new());
+        let tables = step(&mut lists, 0).await.expect("without lists");
+        assert!(tables.v4.is_none() && tables.rules.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_missing_file_leaves_the_loaded_list_in_force() {
+        let (file, mut lists) = lists();
+        step(&mut lists, 0).await;
+        drop(file);
+        step(&mut lists, MINUTE_NS).await;
+        assert_eq!(lists.set().lists.len(), 1);
+        let status = lists.status(MINUTE_NS).remove(0);
+        assert!(status.loaded && status.last_error.is_some_and(|e| e.contains("No such file")));
+        assert!(lists.warnings(MINUTE_NS)[0].ends_with("what was loaded before stays in force"));
+    }
+}
