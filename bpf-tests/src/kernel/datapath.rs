@@ -1,5 +1,6 @@
 //! Rows about the datapath: every way to attach, with traffic, and every kind of rule.
 
+use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -11,11 +12,14 @@ use ftagent::xdp::compile::{Ground, Slots, compile};
 use ftagent::xdp::counters;
 use ftagent::xdp::maps::Maps;
 use ftagent::xdp::pins::Pins;
+use ftagent::xdp::prefixes::map::PrefixMap;
+use ftagent::xdp::prefixes::plan::Plan;
 use ftagent::xdp::program::{AttachChoice, Attached, InterfacePlan, MapSizes, load};
 use ftagent::xdp::samples::Samples;
 use ftagent::xdp::writer::Writer;
-use ftagent_common::abi::Reason;
+use ftagent_common::abi::{Block, NO_RULE, PRESENT, Reason, Settings, Slotted, feature};
 use ftagent_common::vocab::AttachMode;
+use ipnet::Ipv4Net;
 
 use super::stage::{
     BAD_V4, BAD_V6, EDGE_V4, EDGE_V6, GOOD_V4, Stage, blocked, datagram, net, rule, set, settings, text,
@@ -203,8 +207,13 @@ fn replaced_under_traffic(
 /// Every kind of rule, on a datapath that is loaded once: that takes seconds under emulation.
 pub(super) fn rules() -> Vec<(&'static str, Result<Outcome, String>)> {
     type Row = fn(&Datapath) -> Result<Outcome, String>;
-    const ROWS: [(&str, Row); 4] =
-        [("blocks", blocks), ("target rules", target_rules), ("limits", limits), ("samples", samples)];
+    const ROWS: [(&str, Row); 5] = [
+        ("blocks", blocks),
+        ("target rules", target_rules),
+        ("limits", limits),
+        ("samples", samples),
+        ("prefix tables", prefix_tables),
+    ];
     let made = Stage::new().and_then(|stage| Ok((Datapath::new(&stage, "edge0", AttachChoice::Auto)?, stage)));
     match made {
         Ok((datapath, _stage)) => ROWS.map(|(name, row)| (name, row(&datapath))).to_vec(),
@@ -216,7 +225,7 @@ fn blocks(datapath: &Datapath) -> Result<Outcome, String> {
     let sources = ["198.51.100.7/32", "203.0.113.0/24", "2001:db8:1::5/128", "2001:db8:2::/64", "2001:db8:3::/48"];
     let parsed = sources.iter().map(|s| s.parse().expect("a prefix"));
     datapath.apply(&set(parsed.zip(1..).map(|(s, id)| rule(id, Matches::source(s), Verdict::Drop)).collect()))?;
-    let v4 = |last: [u8; 4]| datagram(std::net::Ipv4Addr::from(last), EDGE_V4).build();
+    let v4 = |last: [u8; 4]| datagram(Ipv4Addr::from(last), EDGE_V4).build();
     let v6 = |source: &str| datagram(source.parse::<std::net::Ipv6Addr>().expect("an address"), EDGE_V6).build();
     let rows = [
         ("address", v4([198, 51, 100, 7]), Reason::BlockedSource),
@@ -265,6 +274,24 @@ fn samples(datapath: &Datapath) -> Result<Outcome, String> {
     } else {
         Err(format!("{} of 3 frames sampled, payload {payload:?}", taken.len()))
     }
+}
+
+/// A table filled through memory, inside an array of maps.
+fn prefix_tables(datapath: &Datapath) -> Result<Outcome, String> {
+    datapath.apply(&RuleSet::default())?;
+    let prefix: Ipv4Net = "192.0.2.0/24".parse().expect("a prefix");
+    let plan = Plan::new([(prefix, 1)], u64::MAX).map_err(text)?;
+    let table = PrefixMap::make(&plan).map_err(text)?;
+    let maps = &datapath.maps;
+    let list = Block { flags: PRESENT, rule: NO_RULE, ..Block::default() };
+    maps.list_rules.insert(&0, &Slotted::both(list)).map_err(text)?;
+    (0..2).try_for_each(|slot| maps.lists4.put(slot, &table)).map_err(text)?;
+    let settings = maps.settings.lookup(&0).map_err(text)?.unwrap_or_default();
+    let features = settings.features | feature::LISTS4;
+    maps.settings.insert(&0, &Settings { features, ..settings }).map_err(text)?;
+    datapath.expect("listed", &datagram(Ipv4Addr::new(192, 0, 2, 9), EDGE_V4).build(), Reason::Listed)?;
+    datapath.expect("not listed", &datagram(Ipv4Addr::new(192, 0, 3, 9), EDGE_V4).build(), Reason::Clean)?;
+    Ok(Outcome::Ok(format!("{} cells", plan.cells())))
 }
 
 pub(super) fn nftables(_: &Tools) -> Result<Outcome, String> {
