@@ -9,6 +9,7 @@ mod ci;
 mod demo;
 mod dist;
 mod fmt;
+mod kernels;
 mod lint;
 mod openapi;
 mod process;

@@ -5,6 +5,7 @@ mod datapath;
 mod generator;
 mod guards;
 mod http;
+mod kernel;
 mod lab;
 mod lab_command;
 mod ladder;
