@@ -1,6 +1,6 @@
 //! IPv6 with its chain of extension headers (RFC 8200, RFC 6946, RFC 7112).
 
-use super::{Checks, Fragment, Ip, Malformed, Packet, l4, sanity};
+use super::{AddressFault, Checks, Fragment, Ip, Malformed, Packet, l4, sanity};
 use crate::frame::Frame;
 
 const HOP_BY_HOP: u8 = 0;
@@ -50,12 +50,10 @@ pub(super) fn parse(
     ]);
     // Whatever is checked: a mapped address (RFC 4291 section 2.5.5.2) would be taken for the IPv4 address in it, on
     // the allowlist too.
-    packet.class = l4::class_of_protocol(next);
     if packet.src.is_v4() || packet.dst.is_v4() {
-        return Err(Malformed::MartianSource);
-    }
-    if checks.has(Checks::SANITY) {
-        sanity::v6(packet)?;
+        packet.address_fault = AddressFault::Martian;
+    } else if checks.has(Checks::SANITY) {
+        packet.address_fault = sanity::v6(packet);
     }
     packet.dscp = ((h[0] & 0x0f) << 2) | (h[1] >> 6);
     packet.l3_offset = (l3 & 0xffff) as u16;

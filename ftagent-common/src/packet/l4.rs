@@ -1,6 +1,6 @@
 //! Transport headers, and the class that a packet is counted and policed in.
 
-use super::{Checks, Fragment, Malformed, Packet, proto, sanity, tcp_flag};
+use super::{AddressFault, Checks, Fragment, Malformed, Packet, proto, sanity, tcp_flag};
 use crate::frame::Frame;
 use crate::vocab::TrafficClass;
 
@@ -22,7 +22,7 @@ pub(super) fn parse(frame: &Frame<'_>, place: Place, checks: Checks, packet: &mu
     let place = forget(packet);
     packet.class = TrafficClass::Fragment;
     if matches!(packet.fragment, Fragment::Middle | Fragment::Last) {
-        return Ok(());
+        return address_fault(packet);
     }
     let parsed = match packet.protocol {
         proto::TCP => tcp(frame, place, checks, packet),
@@ -45,7 +45,17 @@ pub(super) fn parse(frame: &Frame<'_>, place: Place, checks: Checks, packet: &mu
     if packet.fragment == Fragment::Whole {
         packet.class = class(packet);
     }
-    Ok(())
+    address_fault(packet)
+}
+
+/// What was found wrong with the addresses. Said last: what is refused for them is counted in its class all the same.
+#[inline(always)]
+fn address_fault(packet: &Packet) -> Result<(), Malformed> {
+    match packet.address_fault {
+        AddressFault::None => Ok(()),
+        AddressFault::Martian => Err(Malformed::MartianSource),
+        AddressFault::Land => Err(Malformed::Land),
+    }
 }
 
 #[inline(always)]
@@ -112,18 +122,6 @@ fn class(packet: &Packet) -> TrafficClass {
         proto::ICMPV6 => TrafficClass::Icmpv6,
         proto::GRE => TrafficClass::Gre,
         proto::ESP => TrafficClass::Esp,
-        _ => TrafficClass::OtherIp,
-    }
-}
-
-/// The class by the protocol alone.
-#[inline(always)]
-pub(super) const fn class_of_protocol(protocol: u8) -> TrafficClass {
-    match protocol {
-        proto::TCP => TrafficClass::TcpOdd,
-        proto::UDP => TrafficClass::Udp,
-        proto::ICMP => TrafficClass::Icmp,
-        proto::ICMPV6 => TrafficClass::Icmpv6,
         _ => TrafficClass::OtherIp,
     }
 }

@@ -129,6 +129,15 @@ pub enum Tunnel {
     SixIn = 3,
 }
 
+/// What is wrong with the addresses of a packet whose headers can be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum AddressFault {
+    None = 0,
+    Martian = 1,
+    Land = 2,
+}
+
 /// Which frames are refused besides those that cannot be parsed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Checks(pub u32);
@@ -184,6 +193,7 @@ pub struct Packet {
     /// The six bits of the differentiated services field (RFC 2474).
     pub dscp: u8,
     pub tunnel: Tunnel,
+    pub address_fault: AddressFault,
     /// The source of the packet around, if there is a tunnel; all zero otherwise.
     pub outer_src: Ip,
 }
@@ -229,6 +239,7 @@ impl Packet {
         l4_room: 0,
         dscp: 0,
         tunnel: Tunnel::None,
+        address_fault: AddressFault::None,
         outer_src: Ip([0; 4]),
     };
 }
@@ -257,14 +268,10 @@ pub enum Malformed {
 }
 
 impl Malformed {
-    /// Whether addresses and class were read all the same. Where the addresses are at fault nothing after them is read:
-    /// the class is then what the protocol alone says.
+    /// Whether addresses and class were read all the same.
     #[inline(always)]
     pub const fn has_target(self) -> bool {
-        matches!(
-            self,
-            Self::MartianSource | Self::Land | Self::PortZero | Self::ImpossibleFlags | Self::BadLength
-        )
+        matches!(self, Self::MartianSource | Self::Land | Self::PortZero | Self::ImpossibleFlags | Self::BadLength)
     }
 }
 

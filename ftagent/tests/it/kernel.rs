@@ -128,14 +128,8 @@ impl Kernel {
             Kind::Ip | Kind::Tunnel => None,
             Kind::NotIp => return true,
             Kind::Malformed(why) if !why.has_target() => return false,
-            // What no host can have sent is dropped, and counted for its target as the kernel does: by class.
-            Kind::Malformed(_) => {
-                let class = packet.class;
-                packet = Packet::EMPTY;
-                assert_eq!(parse_into(&Frame::new(bytes), wire_len, Checks::NONE, &mut packet), Kind::Ip);
-                packet.class = class;
-                Some(Reason::MartianSource)
-            }
+            // What no host can have sent is dropped, and counted for its target as the kernel does.
+            Kind::Malformed(_) => Some(Reason::MartianSource),
         };
         let verdict = refused.unwrap_or_else(|| self.judge(&packet, wire_len));
         let dropped = verdict.is_drop();
