@@ -10,6 +10,7 @@ pub mod compile;
 pub mod counters;
 pub mod info;
 pub mod maps;
+mod nested;
 pub mod pins;
 pub mod places;
 pub mod prefixes;
