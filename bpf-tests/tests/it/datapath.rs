@@ -24,7 +24,7 @@ use ipnet::IpNet;
 
 use crate::lab::{EDGE_V4, EDGE_V6, Lab, WAN_V4, WAN_V6};
 
-const XDP_DROP: u32 = 1;
+pub(crate) const XDP_DROP: u32 = 1;
 const XDP_PASS: u32 = 2;
 
 /// The datapath on one end of a wire, with its maps.
