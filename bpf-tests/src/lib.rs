@@ -2,5 +2,6 @@
 #![forbid(unsafe_code)]
 
 pub mod demo;
+pub mod kernel;
 
 pub use ftagent_lab::*;

@@ -1,11 +1,11 @@
 //! What the programs ask of the hook they sit at.
 
 use aya_ebpf::EbpfContext;
-use aya_ebpf::helpers::generated::{
-    bpf_skb_load_bytes, bpf_skb_store_bytes, bpf_xdp_get_buff_len, bpf_xdp_load_bytes, bpf_xdp_store_bytes,
-};
+use aya_ebpf::helpers::generated::{bpf_skb_load_bytes, bpf_skb_store_bytes, bpf_xdp_get_buff_len};
 use aya_ebpf::programs::{TcContext, XdpContext};
 use ftagent_common::frame::Frame;
+
+use crate::kernel;
 
 /// Bytes that headers take at most: what lies beyond is not read.
 const HEADER_BYTES: u32 = 256;
@@ -38,13 +38,13 @@ impl Hook for XdpContext {
     #[inline(always)]
     unsafe fn load(&self, offset: u32, to: *mut u8, len: u32) -> bool {
         // SAFETY: the caller gives room for `len` bytes; the helper checks the frame's bounds.
-        unsafe { bpf_xdp_load_bytes(self.ctx, offset, to.cast(), len) == 0 }
+        unsafe { kernel::load_bytes(self, offset, to, len) }
     }
 
     #[inline(always)]
     unsafe fn store(&self, offset: u32, from: *mut u8, len: u32) -> bool {
         // SAFETY: as above.
-        unsafe { bpf_xdp_store_bytes(self.ctx, offset, from.cast(), len) == 0 }
+        unsafe { kernel::store_bytes(self, offset, from, len) }
     }
 }
 

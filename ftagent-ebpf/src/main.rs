@@ -10,6 +10,7 @@
 mod clock;
 mod count;
 mod hook;
+mod kernel;
 mod maps;
 mod mark;
 mod payload;

@@ -6,8 +6,10 @@ use serde::Serialize;
 
 use crate::config::Config;
 use crate::object;
+use crate::xdp::adapt::declares;
+use crate::xdp::kernel::Support;
 use crate::xdp::pins::Pins;
-use crate::xdp::program::{MIN_KERNEL, interface_index, memory, missing_capabilities};
+use crate::xdp::program::{interface_index, memory, missing_capabilities};
 
 /// One thing that was looked at.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -20,7 +22,9 @@ pub struct Finding {
 
 /// Looks at everything that the agent needs under `config`.
 pub fn check(config: &Config) -> Vec<Finding> {
-    let mut findings = vec![datapath(), kernel(), privileges(), bpffs(config), jit(), btf()];
+    let mut findings = vec![datapath()];
+    findings.extend(kernel(&Support::here()));
+    findings.extend([privileges(), bpffs(config), jit(), btf()]);
     for (name, choice) in &config.interfaces {
         let index = interface_index(name);
         findings.push(Finding {
@@ -65,18 +69,12 @@ fn datapath() -> Finding {
     finding("datapath", result)
 }
 
-fn kernel() -> Finding {
-    let release = nix::sys::utsname::uname().map(|u| u.release().to_string_lossy().into_owned()).unwrap_or_default();
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse::<u32>().unwrap_or(0));
-    let found = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-    let result = if found < MIN_KERNEL {
-        Err(format!("{release} is too old: {}.{} or newer is needed", MIN_KERNEL.0, MIN_KERNEL.1))
-    } else if found < (6, 6) {
-        Ok(format!("{release}; tc cannot be fallen back to: its links need 6.6"))
-    } else {
-        Ok(release)
-    };
-    finding("kernel", result)
+/// The kernel, and one line for each feature of ours that it lacks.
+fn kernel(support: &Support) -> Vec<Finding> {
+    let mut findings = vec![finding("kernel", support.refusal().map_or_else(|| Ok(support.release.clone()), Err))];
+    let missing = support.missing(declares);
+    findings.extend(missing.iter().map(|entry| finding(&format!("kernel {}", support.version()), Ok(entry.lack()))));
+    findings
 }
 
 fn privileges() -> Finding {
@@ -133,4 +131,24 @@ fn directory(subject: &str, dir: &std::path::Path) -> Finding {
         None => Err(format!("{} has no existing parent", dir.display())),
     };
     finding(subject, result)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_old_kernel_is_told_line_by_line_what_it_goes_without() {
+        if !object::is_built() {
+            println!("skipped: built without a compiler for BPF");
+            return;
+        }
+        let findings = kernel(&Support::of_release("5.10.0-46-cloud-amd64"));
+        assert!(findings.iter().all(|finding| finding.ok), "{findings:?}");
+        let text = text(&findings);
+        let line = "kernel 5.10  compare-and-swap in BPF not available (needs 5.12): CPUs that use one limit";
+        assert!(text.contains(line), "{text}");
+        assert_eq!(kernel(&Support::of_release("7.2.0")).len(), 1, "nothing is missing on a new one");
+        assert!(!kernel(&Support::of_release("4.19.0"))[0].ok);
+    }
 }

@@ -52,18 +52,24 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     }
     let output = process::capture(build.args(["--no-run", "--message-format=json"]))?;
     let path = executable(&output, program).with_context(|| format!("cargo built no test program {program}"))?;
+    // By `env`, since sudo hands no variables on.
     let mut fuzz = match options.subject {
-        Subject::Parser => Command::new(path),
-        Subject::Policy => process::as_root(path, "running programs in the kernel")?,
+        Subject::Parser => Command::new("env"),
+        Subject::Policy => process::as_root("env", "running programs in the kernel")?,
     };
-    fuzz.current_dir(repo::root().join(package)).args(["--test-threads=1", "--nocapture", test]);
     let executions = options.executions.or(if options.seconds.is_none() { Some(share) } else { None });
-    let bounds = [("EXECUTIONS", executions), ("SECONDS", options.seconds), ("SEED", Some(options.seed)), ("THREADS", Some(options.threads))];
+    let bounds = [
+        ("EXECUTIONS", executions),
+        ("SECONDS", options.seconds),
+        ("SEED", Some(options.seed)),
+        ("THREADS", Some(options.threads)),
+    ];
     for (name, value) in bounds {
         if let Some(value) = value {
-            fuzz.env(format!("FTAGENT_FUZZ_{name}"), value.to_string());
+            fuzz.arg(format!("FTAGENT_FUZZ_{name}={value}"));
         }
     }
+    fuzz.current_dir(repo::root().join(package)).arg(path).args(["--test-threads=1", "--nocapture", test]);
     let status = fuzz.status().context("cannot start the test program")?;
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

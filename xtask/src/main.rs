@@ -10,6 +10,7 @@ mod demo;
 mod dist;
 mod fmt;
 mod fuzz;
+mod kernels;
 mod lint;
 mod openapi;
 mod process;

@@ -1,8 +1,8 @@
 //! Shared limit states: one word, compare-and-swap to pass, nothing written to drop.
 
-use core::intrinsics::{AtomicOrdering, atomic_cxchg};
-
 use ftagent_common::abi::Rate;
+
+use crate::kernel;
 
 /// How often a lost race is tried again. Whoever wins lets a packet pass, so under this much contention the limit is
 /// in heavy use and a drop is the right answer.
@@ -19,10 +19,7 @@ pub(super) unsafe fn is_over(rate: &Rate, state: *mut u64, now_ns: u64, bytes: u
         let before = unsafe { state.read_volatile() };
         let Some(after) = rate.conform(before, now_ns, bytes) else { return true };
         // SAFETY: as above.
-        let (_, won) = unsafe {
-            atomic_cxchg::<u64, { AtomicOrdering::Relaxed }, { AtomicOrdering::Relaxed }>(state, before, after)
-        };
-        if won {
+        if unsafe { kernel::swap(state, before, after) } {
             return false;
         }
     }

@@ -1,14 +1,17 @@
 //! The datapath from user space: the only place that knows aya and map layouts.
 //!
-//! * [`pins`] and [`program`]: where things live, loading and attaching.
+//! * [`pins`] and [`program`]: where things live, loading and attaching; [`tc`]: as a classic filter.
+//! * [`kernel`] and [`adapt`]: what this kernel has, and what is left out without it.
 //! * [`table`] and [`maps`]: the maps, typed.
 //! * [`counters`] and [`samples`]: what the kernel saw, as the engine's inputs.
 //! * [`prefixes`]: large lists as tables of their own.
 //! * [`compile`]: rules as map entries; a pure function.
 
+pub mod adapt;
 pub mod compile;
 pub mod counters;
 pub mod info;
+pub mod kernel;
 pub mod maps;
 mod nested;
 pub mod pins;
@@ -18,4 +21,5 @@ pub mod program;
 pub mod rulebook;
 pub mod samples;
 pub mod table;
+pub mod tc;
 pub mod writer;

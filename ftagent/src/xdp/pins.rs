@@ -15,6 +15,8 @@ use aya::programs::links::{FdLink, PinnedLink};
 use ftagent_common::abi::ABI_VERSION;
 use ftagent_common::vocab::AttachMode;
 
+use super::tc;
+
 /// `BPF_FS_MAGIC` of `linux/magic.h`.
 const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
 
@@ -145,6 +147,22 @@ impl Pins {
         found
     }
 
+    /// Every interface whose program is pinned, whatever holds it there.
+    fn pinned_programs(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.programs()).into_iter().flatten().flatten();
+        entries.filter_map(|entry| Some(entry.file_name().into_string().ok()?.replace(':', "."))).collect()
+    }
+
+    /// Removes the program of an interface that no link holds: the classic tc filter of older kernels.
+    fn remove_filter(&self, interface: &str) -> Result<(), PinsError> {
+        let index = super::program::interface_index(interface);
+        // An interface that is gone took its filters with it.
+        if index.is_some_and(|index| tc::attached(index).is_ok_and(|program| program.is_some())) {
+            tc::detach(interface).map_err(|e| io_error("cannot remove the tc filter of", Path::new(interface), e))?;
+        }
+        remove(&self.program(interface))
+    }
+
     /// Unpins the links and programs of interfaces that are not in `kept`, which detaches them.
     ///
     /// # Errors
@@ -154,6 +172,10 @@ impl Pins {
         for (mode, interface) in self.pinned_links().into_iter().filter(|(_, interface)| !kept(interface)) {
             remove(&self.link(mode, &interface))?;
             remove(&self.program(&interface))?;
+            gone.push(interface);
+        }
+        for interface in self.pinned_programs().into_iter().filter(|interface| !kept(interface)) {
+            self.remove_filter(&interface)?;
             gone.push(interface);
         }
         Ok(gone)
@@ -176,6 +198,13 @@ impl Pins {
         for (mode, interface) in &links {
             remove(&self.link(*mode, interface))?;
         }
+        let mut interfaces: Vec<String> = links.into_iter().map(|(_, interface)| interface).collect();
+        for interface in self.pinned_programs() {
+            self.remove_filter(&interface)?;
+            interfaces.push(interface);
+        }
+        interfaces.sort_unstable();
+        interfaces.dedup();
         for dir in [self.programs(), self.maps()] {
             for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
                 remove(&entry.path())?;
@@ -189,7 +218,7 @@ impl Pins {
         if let Some(parent) = self.root.parent() {
             fs::remove_dir(parent).ok();
         }
-        Ok(links.into_iter().map(|(_, interface)| interface).collect())
+        Ok(interfaces)
     }
 }
 

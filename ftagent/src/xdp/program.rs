@@ -13,11 +13,10 @@ use aya::programs::{ProgramError, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use ftagent_common::vocab::AttachMode;
 
+use super::kernel::{Feature, Support};
 use super::pins::{self, Pins, PinsError};
+use super::{adapt, tc};
 use crate::object;
-
-/// The oldest kernel that every feature was tried on.
-pub const MIN_KERNEL: (u32, u32) = (6, 1);
 
 /// What the operator wants for one interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
@@ -78,8 +77,8 @@ pub struct Attached {
 pub enum LoadError {
     #[error("this program was built without the datapath: run `cargo xtask setup` and build again")]
     NotBuilt,
-    #[error("kernel {found} is too old: ftagent needs {}.{} or newer", MIN_KERNEL.0, MIN_KERNEL.1)]
-    OldKernel { found: String },
+    #[error("{0}")]
+    OldKernel(String),
     #[error("loading programs needs root, or CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON; missing: {missing}")]
     NotPermitted { missing: String },
     #[error("interface {name} does not exist; interfaces here: {there}")]
@@ -96,6 +95,7 @@ pub enum LoadError {
 pub struct Loaded {
     pins: Pins,
     programs: Vec<(InterfacePlan, Option<Ebpf>)>,
+    has_tcx: bool,
     /// Maps that were made anew although pins of other sizes were there.
     pub resized: Vec<String>,
 }
@@ -108,7 +108,10 @@ pub fn load(plans: &[InterfacePlan], pins: &Pins, sizes: &MapSizes) -> Result<Lo
     if !object::is_built() {
         return Err(LoadError::NotBuilt);
     }
-    check_kernel()?;
+    let support = Support::here();
+    if let Some(why) = support.refusal() {
+        return Err(LoadError::OldKernel(why));
+    }
     let missing = missing_capabilities();
     if !missing.is_empty() {
         return Err(LoadError::NotPermitted { missing: missing.join(", ") });
@@ -120,15 +123,16 @@ pub fn load(plans: &[InterfacePlan], pins: &Pins, sizes: &MapSizes) -> Result<Lo
     let resized = drop_resized(pins, sizes)?;
     let mut programs = Vec::new();
     for plan in plans {
-        let ebpf = if plan.choice == AttachChoice::Nftables { None } else { Some(load_one(plan, pins, sizes)?) };
+        let ebpf =
+            if plan.choice == AttachChoice::Nftables { None } else { Some(load_one(plan, pins, sizes, &support)?) };
         programs.push((plan.clone(), ebpf));
     }
     if programs.iter().all(|(_, ebpf)| ebpf.is_none()) {
         // The maps are wanted even where no program is: rules and status go through them.
         let plan = InterfacePlan { name: String::new(), slot: 0, choice: AttachChoice::Auto };
-        load_one(&plan, pins, sizes)?;
+        load_one(&plan, pins, sizes, &support)?;
     }
-    Ok(Loaded { pins: pins.clone(), programs, resized })
+    Ok(Loaded { pins: pins.clone(), programs, has_tcx: support.has(Feature::TcxLinks), resized })
 }
 
 /// Maps whose size the configuration decides, with that size.
@@ -217,7 +221,7 @@ fn drop_resized(pins: &Pins, sizes: &MapSizes) -> Result<Vec<String>, LoadError>
     Ok(dropped)
 }
 
-fn load_one(plan: &InterfacePlan, pins: &Pins, sizes: &MapSizes) -> Result<Ebpf, LoadError> {
+fn load_one(plan: &InterfacePlan, pins: &Pins, sizes: &MapSizes, support: &Support) -> Result<Ebpf, LoadError> {
     let mut loader = EbpfLoader::new();
     loader.verifier_log_level(VerifierLogLevel::STATS);
     loader.override_global("INTERFACE", &plan.slot, true);
@@ -231,7 +235,11 @@ fn load_one(plan: &InterfacePlan, pins: &Pins, sizes: &MapSizes) -> Result<Ebpf,
     for (name, ..) in &declared {
         loader.map_pin_path(name, pins.maps().join(name));
     }
-    loader.load(object::DATAPATH).map_err(|e| load_error(&chain(&e)))
+    for (switch, value) in support.switches() {
+        // Of the branches that the table knows, a build has those that it needs.
+        loader.override_global(switch, value, false);
+    }
+    loader.load(&adapt::for_kernel(object::DATAPATH, support)).map_err(|e| load_error(&chain(&e)))
 }
 
 /// A load error in words: the common ones by cause, the rest in the kernel's.
@@ -277,7 +285,7 @@ impl Loaded {
                 attached.push(nftables_alone(&plan, "asked for by the configuration".to_owned()));
                 continue;
             };
-            attached.push(attach_one(&plan, &mut ebpf, &self.pins)?);
+            attached.push(attach_one(&plan, &mut ebpf, &self.pins, self.has_tcx)?);
         }
         self.pins.remove_other_versions()?;
         Ok(attached)
@@ -296,7 +304,7 @@ fn nftables_alone(plan: &InterfacePlan, reason: String) -> Attached {
     }
 }
 
-fn attach_one(plan: &InterfacePlan, ebpf: &mut Ebpf, pins: &Pins) -> Result<Attached, LoadError> {
+fn attach_one(plan: &InterfacePlan, ebpf: &mut Ebpf, pins: &Pins, has_tcx: bool) -> Result<Attached, LoadError> {
     let modes: &[AttachMode] = match plan.choice {
         AttachChoice::Auto => &[AttachMode::Native, AttachMode::Generic, AttachMode::Tc],
         AttachChoice::Native => &[AttachMode::Native],
@@ -307,21 +315,24 @@ fn attach_one(plan: &InterfacePlan, ebpf: &mut Ebpf, pins: &Pins) -> Result<Atta
     let mut reasons: Vec<String> = Vec::new();
     let there = adoptable(plan, pins, modes);
     if let Some(mode) = there {
-        match attach_mode(plan, ebpf, pins, mode, true) {
+        match attach_mode(plan, ebpf, pins, mode, (true, has_tcx)) {
             Ok(mut found) => {
-                found.reason = best_reason(mode, &["the mode of the link that was adopted".to_owned()]);
+                found.reason = best_reason(&found, &["the mode of the link that was adopted".to_owned()]);
                 return Ok(found);
             }
             Err(reason) => {
                 tracing::warn!(interface = %plan.name, %reason, "pinned link cannot be adopted: attaching anew");
                 pins::remove(&pins.link(mode, &plan.name))?;
+                if let Err(error) = tc::detach(&plan.name) {
+                    tracing::warn!(%error, interface = %plan.name, "stale tc filter stays");
+                }
             }
         }
     }
     for mode in modes {
-        match attach_mode(plan, ebpf, pins, *mode, false) {
+        match attach_mode(plan, ebpf, pins, *mode, (false, has_tcx)) {
             Ok(mut found) => {
-                found.reason = best_reason(*mode, &reasons);
+                found.reason = best_reason(&found, &reasons);
                 return Ok(found);
             }
             Err(reason) if plan.choice != AttachChoice::Auto => {
@@ -333,8 +344,12 @@ fn attach_one(plan: &InterfacePlan, ebpf: &mut Ebpf, pins: &Pins) -> Result<Atta
     Ok(nftables_alone(plan, reasons.join("; ")))
 }
 
-fn best_reason(mode: AttachMode, reasons: &[String]) -> String {
-    if mode == AttachMode::Native { String::new() } else { reasons.join("; ") }
+fn best_reason(found: &Attached, reasons: &[String]) -> String {
+    if found.mode == AttachMode::Native {
+        return String::new();
+    }
+    let own = Some(&found.reason).filter(|reason| !reason.is_empty());
+    reasons.iter().chain(own).map(String::as_str).collect::<Vec<_>>().join("; ")
 }
 
 /// The mode of a pinned link of this interface that may be adopted; links in other modes, or of an interface that was
@@ -354,6 +369,14 @@ fn adoptable(plan: &InterfacePlan, pins: &Pins, modes: &[AttachMode]) -> Option<
             tracing::warn!(%error, "stale link stays pinned");
         }
     }
+    // A classic filter has no pin; a link beside it makes it superfluous.
+    if tc::attached(index).is_ok_and(|program| program.is_some()) {
+        if found.is_none() && modes.contains(&AttachMode::Tc) {
+            found = Some(AttachMode::Tc);
+        } else if let Err(error) = tc::detach(&plan.name) {
+            tracing::warn!(%error, interface = %plan.name, "stale tc filter stays");
+        }
+    }
     found
 }
 
@@ -363,8 +386,11 @@ fn attach_mode(
     ebpf: &mut Ebpf,
     pins: &Pins,
     mode: AttachMode,
-    adopt: bool,
+    (adopt, has_tcx): (bool, bool),
 ) -> Result<Attached, String> {
+    if mode == AttachMode::Tc && !has_tcx {
+        return attach_filter(plan, ebpf, pins, adopt);
+    }
     let link_path = pins.link(mode, &plan.name);
     let program_path = pins.program(&plan.name);
     let words = |e: &dyn std::error::Error| chain(e);
@@ -435,14 +461,31 @@ fn attach_tc(
         None => {
             let id = program.attach(&plan.name, TcAttachType::Ingress).map_err(|e| attach_error(&e))?;
             let link = program.take_link(id).map_err(|e| chain(&e))?;
-            let link: FdLink =
-                link.try_into().map_err(|_| "tc links that can be pinned (TCX) need kernel 6.6".to_owned())?;
+            let link: FdLink = link.try_into().map_err(|_| "the kernel gave no link that can be pinned".to_owned())?;
             pin_link(link, link_path)?;
         }
     }
     let info = program.info().map_err(|e| chain(&e))?;
     replace_pin(program_path, |path| program.pin(path).map_err(|e| chain(&e)))?;
     Ok(info.id())
+}
+
+/// The tc variant where the kernel has no links for it.
+fn attach_filter(plan: &InterfacePlan, ebpf: &mut Ebpf, pins: &Pins, adopt: bool) -> Result<Attached, String> {
+    let program: &mut SchedClassifier = program(ebpf, "ftagent_tc")?;
+    load_program(program.load())?;
+    tc::attach(program, &plan.name, adopt).map_err(|e| attach_error(&e))?;
+    let info = program.info().map_err(|e| chain(&e))?;
+    replace_pin(&pins.program(&plan.name), |path| program.pin(path).map_err(|e| chain(&e)))?;
+    Ok(Attached {
+        interface: plan.name.clone(),
+        slot: plan.slot,
+        mode: AttachMode::Tc,
+        reason: "a classic filter, since this kernel has no tc links".to_owned(),
+        link_id: None,
+        program_id: Some(info.id()),
+        adopted: adopt,
+    })
 }
 
 fn program<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut P, String>
@@ -490,14 +533,6 @@ pub fn missing_capabilities() -> Vec<&'static str> {
     let effective = status.lines().find_map(|l| l.strip_prefix("CapEff:")).map_or("0", str::trim);
     let mask = u64::from_str_radix(effective, 16).unwrap_or(0);
     NEEDED.iter().filter(|(bit, _)| mask & (1 << bit) == 0).map(|(_, name)| *name).collect()
-}
-
-fn check_kernel() -> Result<(), LoadError> {
-    let name = nix::sys::utsname::uname().map_err(|e| LoadError::Load(e.to_string()))?;
-    let release = name.release().to_string_lossy().into_owned();
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse::<u32>().unwrap_or(0));
-    let found = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-    if found < MIN_KERNEL { Err(LoadError::OldKernel { found: release }) } else { Ok(()) }
 }
 
 /// The kernel's index of an interface, if it exists.

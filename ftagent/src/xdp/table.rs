@@ -15,6 +15,7 @@ mod command {
     pub(super) const MAP_LOOKUP_ELEM: i64 = 1;
     pub(super) const MAP_UPDATE_ELEM: i64 = 2;
     pub(super) const MAP_DELETE_ELEM: i64 = 3;
+    pub(super) const MAP_GET_NEXT_KEY: i64 = 4;
     pub(super) const MAP_LOOKUP_BATCH: i64 = 24;
     pub(super) const MAP_UPDATE_BATCH: i64 = 26;
     pub(super) const MAP_DELETE_BATCH: i64 = 27;
@@ -233,6 +234,12 @@ impl<K: Pod, V: Pod> Table<K, V> {
             let result = sys_bpf(command::MAP_UPDATE_BATCH, unsafe { bytes_of(&mut attr) });
             match result {
                 Ok(()) => done += chunk.len(),
+                Err(e) if has_no_batches(&e) => {
+                    for (key, value) in chunk {
+                        self.insert(key, value).map_err(|e| (done, Box::new(e)))?;
+                        done += 1;
+                    }
+                }
                 // The kernel writes the number of entries that it did before it failed.
                 Err(e) => return Err((done + (attr.count as usize).min(chunk.len()), Box::new(self.io("insert", e)))),
             }
@@ -248,6 +255,36 @@ impl<K: Pod, V: Pod> Table<K, V> {
         let mut found = Vec::new();
         self.for_each(|key, values| found.push((*key, values.to_vec())))?;
         Ok(found)
+    }
+
+    /// Calls `visit` with every entry, one system call for each key and each value: kernels before 5.13 have no
+    /// batches for tries and per-CPU arrays.
+    fn for_each_single(&self, mut visit: impl FnMut(&K, &[V])) -> Result<(), TableError> {
+        let mut next = Box::<K>::new_uninit();
+        let mut last: Option<K> = None;
+        // An entry that is deleted meanwhile makes the kernel begin again from the first: the bound ends that.
+        for _ in 0..self.max_entries {
+            let mut attr = Element {
+                map_fd: self.fd.as_raw_fd() as u32,
+                padding: 0,
+                key: last.as_ref().map_or(0, |key| (&raw const *key) as u64),
+                value: next.as_mut_ptr() as u64,
+                flags: 0,
+            };
+            // SAFETY: as in `element`; `next` has room for one key.
+            match sys_bpf(command::MAP_GET_NEXT_KEY, unsafe { bytes_of(&mut attr) }) {
+                Ok(()) => {}
+                Err(e) if e.raw_os_error() == Some(libc::ENOENT) => return Ok(()),
+                Err(e) => return Err(self.io("read", e)),
+            }
+            // SAFETY: the kernel wrote a key; `K` is plain data.
+            let key = unsafe { *next.as_ptr() };
+            if let Some(values) = self.lookup_all(&key)? {
+                visit(&key, &values);
+            }
+            last = Some(key);
+        }
+        Ok(())
     }
 
     /// Calls `visit` with every entry.
@@ -284,6 +321,7 @@ impl<K: Pod, V: Pod> Table<K, V> {
                     values = Vec::with_capacity(size * self.values_per_key);
                     continue;
                 }
+                Err(e) if is_first && has_no_batches(&e) => return self.for_each_single(visit),
                 Err(e) => return Err(self.io("read", e)),
             };
             let count = (attr.count as usize).min(size);
@@ -300,6 +338,13 @@ impl<K: Pod, V: Pod> Table<K, V> {
             is_first = false;
         }
     }
+}
+
+/// Whether a map of this kind takes no batches on this kernel: `ENOTSUPP`, which the C library does not know, and
+/// which some kernels translate.
+fn has_no_batches(error: &io::Error) -> bool {
+    const ENOTSUPP: i32 = 524;
+    matches!(error.raw_os_error(), Some(ENOTSUPP | libc::EOPNOTSUPP))
 }
 
 /// The bytes of an attribute.

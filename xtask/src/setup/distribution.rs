@@ -55,6 +55,14 @@ impl Family {
 /// # Errors
 /// When this is no Debian, when we cannot become root, or when apt-get fails.
 pub(crate) fn install(packages: &[&str]) -> Result<()> {
+    install_with(packages, &[])
+}
+
+/// Installs `packages` as [`install`] does, with `options` for apt-get.
+///
+/// # Errors
+/// As [`install`].
+pub(crate) fn install_with(packages: &[&str], options: &[String]) -> Result<()> {
     let family = Family::here();
     let remedy = format!("as root run `{}`, then this command again", family.install_command(packages));
     if family != Family::Debian || process::find_program("apt-get").is_none() {
@@ -64,11 +72,14 @@ pub(crate) fn install(packages: &[&str]) -> Result<()> {
         bail!("installing {} needs root, and there is no sudo: {remedy}", packages.join(", "));
     }
     // Lists may be fresh enough without the network, so that a failure here is told and decides nothing.
-    if let Err(error) = apt_get("reading apt's package lists", &["update"]) {
+    if options.iter().all(|option| option != "-t")
+        && let Err(error) = apt_get("reading apt's package lists", &["update"])
+    {
         eprintln!("  {error:#}\n  going on with the package lists that are there");
     }
     let step = format!("installing {}", packages.join(" "));
-    let arguments = [&["install", "-y", "--no-install-recommends"], packages].concat();
+    let options: Vec<&str> = options.iter().map(String::as_str).collect();
+    let arguments = [&["install", "-y", "--no-install-recommends"], &options[..], packages].concat();
     apt_get(&step, &arguments).with_context(|| remedy)
 }
 

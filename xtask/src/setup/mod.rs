@@ -19,6 +19,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 
+pub(crate) use self::distribution::install_with as install;
 pub(crate) use self::record::{BPF_TARGET, Kind, Record, read as recorded};
 use crate::repo;
 

@@ -16,7 +16,7 @@ use clap::Args;
 
 use self::program::{Kind, Program};
 use self::tally::{Tally, parse};
-use crate::{process, repo, setup};
+use crate::{kernels, process, repo, setup};
 
 /// A test program that takes longer hangs; CI as a whole has half an hour.
 const LIMIT: Duration = Duration::from_secs(15 * 60);
@@ -26,11 +26,27 @@ pub(crate) struct Options {
     /// Leave out the tests that need root (package bpf-tests, program `it`)
     #[arg(long)]
     no_root: bool,
+    /// Boot Debian's kernels under emulation and print what works on each; runs nothing else
+    #[arg(long, conflicts_with_all = ["no_root", "filters"])]
+    kernels: bool,
+    /// Only this kernel of the matrix; may be given more than once
+    #[arg(long, value_name = "KERNEL", requires = "kernels", value_parser = clap::builder::PossibleValuesParser::new(kernels::names()))]
+    only: Vec<String>,
+    /// A kernel or an emulator that cannot be obtained is no error
+    #[arg(long, requires = "kernels")]
+    allow_missing: bool,
+    /// Look for newer kernels than those that were downloaded before
+    #[arg(long, requires = "kernels")]
+    refresh: bool,
     /// Run only tests whose name contains one of these
     filters: Vec<OsString>,
 }
 
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
+    if options.kernels {
+        let Options { only, allow_missing, refresh, .. } = options;
+        return kernels::run(&kernels::Options { only, allow_missing: *allow_missing, refresh: *refresh });
+    }
     let began = Instant::now();
     setup::ensure(&setup::Options::default())?;
     let mut programs = compile()?;
