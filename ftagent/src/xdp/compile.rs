@@ -12,9 +12,9 @@ use ftagent_common::abi::{
 use ftagent_common::packet::Ip;
 use ipnet::IpNet;
 
-use super::nested;
 use super::rulebook::{Entry, Rulebook};
 use super::table::TrieKey;
+use super::{families, nested};
 use crate::engine::{Point, Rule, RuleId, RuleSet, Verdict};
 
 /// A prefix that nothing may drop on some ports, or on all.
@@ -159,11 +159,13 @@ impl Tables {
         let flags = flags(rule);
         if let Some(rate) = rate(rule.verdict) {
             let limit = SourceLimit { expires_at_ns, rate, rule: slot, flags, padding: [0; 3] };
-            let there = self.source_limits.entry(key(source)).or_insert(limit);
-            // The tighter of two limits on one source holds, but not before one that is more than evaluated.
-            let rank = |limit: &SourceLimit| (limit.flags & EVALUATE == 0, limit.rate.cost);
-            if rank(&limit) > rank(there) {
-                *there = limit;
+            for part in families::without_mapped(source) {
+                let there = self.source_limits.entry(key(part)).or_insert(limit);
+                // The tighter of two limits on one source holds, but not before one that is more than evaluated.
+                let rank = |limit: &SourceLimit| (limit.flags & EVALUATE == 0, limit.rate.cost);
+                if rank(&limit) > rank(there) {
+                    *there = limit;
+                }
             }
             return;
         }
@@ -286,7 +288,10 @@ impl Tables {
             let list = rules.iter().filter(|(rule, _)| around(rule)).cloned().collect();
             let place = add(&mut book, list, false);
             let target = Target { rules: place.rules, group: place.group, flags: PRESENT, padding: [0; 3] };
-            self.protected.insert(key(prefix), target);
+            // Shorter prefixes come first, so that a part of one gives way to a prefix that is named.
+            for part in families::without_mapped(prefix) {
+                self.protected.insert(key(part), target);
+            }
         }
         self.rulebook = book;
         refused.extend(refuse);
@@ -381,6 +386,12 @@ fn entry(rule: &Rule, slot: u32) -> Result<Entry, String> {
         return Err(format!("payload: {} bytes; a rule compares at most {PAYLOAD_BYTES}", payload.len()));
     };
     there.copy_from_slice(payload);
+    if let Some(source) = m.source
+        && families::has_mapped(source)
+        && !m.target.is_some_and(|target| target.addr().is_ipv6())
+    {
+        return Err(format!("source {source} would meet IPv4 packets too: name a narrower one, such as 2000::/3"));
+    }
     let (src, src_mask) = m.source.map_or_else(Default::default, |source| {
         let key = key(source);
         (key.data, mask(key.prefix_len))
@@ -452,7 +463,10 @@ fn trust(set: &RuleSet, ground: &Ground) -> BTreeMap<TrieKey<Ip>, Trust> {
             *slot = *port;
             trust.port_count += 1;
         }
-        entries.insert(key(prefix), trust);
+        // Shorter prefixes come first, so that a part of one gives way to a prefix that is named.
+        for part in families::without_mapped(prefix) {
+            entries.insert(key(part), trust);
+        }
     }
     entries
 }

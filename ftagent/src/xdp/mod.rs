@@ -10,6 +10,7 @@
 pub mod adapt;
 pub mod compile;
 pub mod counters;
+mod families;
 pub mod info;
 pub mod kernel;
 pub mod maps;
