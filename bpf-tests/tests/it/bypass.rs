@@ -5,9 +5,10 @@ use std::net::IpAddr;
 
 use bpf_tests::packet::{FragmentPosition, PacketBuilder};
 use bpf_tests::skip_without_root;
-use ftagent::engine::{Matches, Verdict};
+use ftagent::engine::{Matches, Origin, Rule, RuleSet, Verdict};
 use ftagent::xdp::counters;
 use ftagent_common::abi::Reason;
+use ftagent_common::api::AllowEntry;
 use ftagent_common::packet::proto;
 use ftagent_common::vocab::TrafficClass;
 
@@ -302,5 +303,73 @@ fn tunnels_that_are_not_opened_are_counted_as_such() {
     ];
     for (name, frame, class) in rows {
         assert_eq!(judged(&datapath, &frame), (Reason::Clean, class), "{name}: {}", hex(&frame));
+    }
+}
+
+#[test]
+fn what_is_said_of_all_of_ipv6_is_not_said_of_ipv4() {
+    if skip_without_root("what_is_said_of_all_of_ipv6_is_not_said_of_ipv4") {
+        return;
+    }
+    let mut datapath = Datapath::new();
+    let block = rule(1, Matches::source(net("198.51.100.7/32")), Verdict::Drop);
+    let flood = rule(2, Matches { protocol: Some(6), ..Matches::target(net("::/0")) }, Verdict::Drop);
+    let allow = |text: &str| AllowEntry { prefix: net(text), label: String::new() };
+    // The second entry makes the kernel look for the blocked address at all.
+    let rules = RuleSet { allow: vec![allow("::/0"), allow("198.51.99.0/24")], ..set(vec![block, flood]) };
+    datapath.apply(&rules);
+    let blocked = disguise::plain(address(BLOCKED4[0]), EDGE_V4.into()).build();
+    assert_eq!(datapath.judge(&blocked), Reason::BlockedSource);
+    assert_eq!(datapath.judge(&disguise::plain(address("2001:db8::1"), EDGE_V6.into()).build()), Reason::Allowlisted);
+    datapath.apply(&RuleSet { allow: Vec::new(), ..rules });
+    let elsewhere = disguise::plain(WAN_V4.into(), [10, 77, 0, 1].into()).build();
+    assert_eq!(datapath.judge(&elsewhere), Reason::Clean, "TCP over IPv4 to an address that is not protected");
+    let six = disguise::plain(WAN_V6.into(), address("2001:db8:77::1")).build();
+    assert_eq!(datapath.judge(&six), Reason::TargetRule);
+}
+
+#[test]
+fn no_narrow_block_hides_a_wide_one() {
+    if skip_without_root("no_narrow_block_hides_a_wide_one") {
+        return;
+    }
+    let mut datapath = Datapath::new();
+    datapath.settings.dead_man_ns = 1;
+    datapath.settings.heartbeat_ns = 1;
+    let wide = |id, prefix: &str| rule(id, Matches::source(net(prefix)), Verdict::Drop);
+    let narrow = |id, prefix: &str, what: fn(&mut Rule)| {
+        let mut rule = wide(id, prefix);
+        what(&mut rule);
+        rule
+    };
+    let ended = |r: &mut Rule| r.expires_at_ns = Some(1);
+    // User space is silent: what is automatic does not count.
+    let automatic = |r: &mut Rule| r.origin = Origin::Response { incident: uuid::Uuid::nil() };
+    let evaluated = |r: &mut Rule| r.evaluate = true;
+    let mut rules = vec![wide(1, "203.0.0.0/16"), wide(2, "2001:db8::/32"), wide(3, "2001:db9:0:2::/63")];
+    let kinds: [fn(&mut Rule); 3] = [ended, automatic, evaluated];
+    for (what, id) in kinds.into_iter().zip([10, 20, 30]) {
+        let prefixes = [
+            format!("203.0.{id}.0/24"),
+            format!("203.0.{id}.1/32"),
+            format!("2001:db8:{id}::/48"),
+            format!("2001:db8:{id}::/49"),
+            format!("2001:db8:{id}::/64"),
+            format!("2001:db8:{id}::1/128"),
+        ];
+        rules.extend(prefixes.iter().zip(id..).map(|(prefix, id)| narrow(id, prefix, what)));
+    }
+    // A wide one that is only evaluated is asked before this trie, and hides nothing in it either.
+    rules.push(narrow(40, "2001:db9::/48", evaluated));
+    datapath.apply(&set(rules));
+    let mut sources = vec!["2001:db9:0:2::1".to_owned()];
+    for id in [10, 20, 30] {
+        sources.extend([format!("203.0.{id}.1"), format!("203.0.{id}.2")]);
+        sources.extend([format!("2001:db8:{id}::1"), format!("2001:db8:{id}::2"), format!("2001:db8:{id}:8000::1")]);
+    }
+    for src in sources {
+        let src = address(&src);
+        let frame = disguise::plain(src, target_of(src)).build();
+        assert_eq!(datapath.judge(&frame), Reason::BlockedPrefix, "{src}: {}", hex(&frame));
     }
 }

@@ -54,7 +54,7 @@ fn both_parsers_see_the_same_in_every_frame() {
         corpus.len(),
         differences.len()
     );
-    for (answer, _) in &outcomes[0].answers {
+    for answer in outcomes[0].answers.keys() {
         let count: u64 = outcomes.iter().map(|o| o.answers[answer]).sum();
         println!("  {answer}: {count}");
         // A share that is large enough has seen every answer there is.

@@ -410,8 +410,8 @@ fn tcp(case: &Case<'_>, network: &Network) -> Result<Transport, Refusal> {
     let (fin, syn, rst, ack) = (tcp.fin(), tcp.syn(), tcp.rst(), tcp.ack());
     if case.sanity {
         // Each segment opens, ends, resets or acknowledges, and no two of the first three; an end acknowledges too.
-        let impossible =
-            u8::from(fin) + u8::from(syn) + u8::from(rst) > 1 || (fin && !ack) || !(fin || syn || rst || ack);
+        let deeds = u8::from(fin) + u8::from(syn) + u8::from(rst);
+        let impossible = deeds > 1 || (fin && !ack) || (deeds == 0 && !ack);
         if impossible {
             return Err(Refusal::ImpossibleFlags);
         }

@@ -11,6 +11,7 @@ use ipnet::IpNet;
 
 use super::model::{Arrival, ENDED, Facts, TIGHT_BPS, WIDE_PPS, World};
 use super::random::Random;
+use crate::datapath::net;
 use crate::disguise;
 
 const SOURCES: [&str; 15] = [
@@ -32,7 +33,7 @@ const SOURCES: [&str; 15] = [
 ];
 const TARGETS: [&str; 6] = ["10.99.0.1", "10.99.0.77", "192.0.2.200", "fd99::1", "fd99::77", "2001:db8:ffff::1"];
 const LENGTHS4: [u8; 12] = [0, 8, 15, 16, 17, 23, 24, 25, 30, 31, 32, 32];
-const LENGTHS6: [u8; 16] = [3, 16, 31, 32, 47, 48, 49, 55, 56, 60, 63, 64, 64, 65, 128, 128];
+const LENGTHS6: [u8; 16] = [0, 16, 31, 32, 47, 48, 49, 55, 56, 60, 63, 64, 64, 65, 128, 128];
 const PORTS: [u16; 7] = [22, 53, 80, 443, 9, 179, 40_000];
 const DSCPS: [u8; 4] = [0, 10, 46, 63];
 /// What half of the packets carry; the others' payload is zero.
@@ -112,6 +113,15 @@ fn rule(random: &mut Random, id: u64, is_on_target: bool, operators_end: bool) -
 }
 
 fn on_target(random: &mut Random) -> Matches {
+    let mut matches = any_matches(random);
+    if matches.source == Some(net("::/0")) && !matches.target.is_some_and(|t| t.addr().is_ipv6()) {
+        // Refused: it would meet IPv4 packets too.
+        matches.source = None;
+    }
+    matches
+}
+
+fn any_matches(random: &mut Random) -> Matches {
     fn maybe<T>(random: &mut Random, value: impl FnOnce(&mut Random) -> T) -> Option<T> {
         random.one_in(4).then(|| value(random))
     }
