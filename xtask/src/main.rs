@@ -9,6 +9,7 @@ mod ci;
 mod demo;
 mod dist;
 mod fmt;
+mod fuzz;
 mod kernels;
 mod lint;
 mod openapi;
@@ -41,6 +42,8 @@ enum Command {
     Tidy,
     /// Build and run all tests, those that need root included
     Test(test::Options),
+    /// Compare parser or policy with a reference of its own, for as long as asked
+    Fuzz(fuzz::Options),
     /// Show the main job in a lab: an attack is seen, named, dropped and undone
     Demo(demo::Options),
     /// Write docs/openapi.json as the control plane prints it
@@ -58,6 +61,7 @@ fn main() -> ExitCode {
         Command::Lint => lint::run(),
         Command::Tidy => tidy::run(),
         Command::Test(options) => test::run(&options),
+        Command::Fuzz(options) => fuzz::run(&options),
         Command::Demo(options) => demo::run(&options),
         Command::Openapi(options) => openapi::run(&options),
         Command::Dist => dist::run(),

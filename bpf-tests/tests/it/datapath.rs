@@ -25,7 +25,7 @@ use ipnet::IpNet;
 
 use crate::lab::{EDGE_V4, EDGE_V6, Lab, WAN_V4, WAN_V6};
 
-const XDP_DROP: u32 = 1;
+pub(crate) const XDP_DROP: u32 = 1;
 const XDP_PASS: u32 = 2;
 
 /// The datapath on one end of a wire, with its maps.
@@ -74,7 +74,11 @@ pub(crate) fn settings() -> Settings {
 
 impl Datapath {
     pub(crate) fn new() -> Self {
-        let lab = Arc::new(Lab::new());
+        Self::on(Lab::new())
+    }
+
+    pub(crate) fn on(lab: Lab) -> Self {
+        let lab = Arc::new(lab);
         let dir = LabDir::create("datapath").expect("a bpffs");
         let pins = Pins::below(&dir.bpf()).expect("a bpffs");
         let attached = attach(&lab, &pins, AttachChoice::Auto);

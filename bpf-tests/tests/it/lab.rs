@@ -21,13 +21,18 @@ pub(crate) const WAN_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
 
 impl Lab {
     pub(crate) fn new() -> Self {
+        Self::with_queues(1)
+    }
+
+    /// As many queues at either end: a device takes frames of as many CPUs at once.
+    pub(crate) fn with_queues(queues: u32) -> Self {
         let edge = Netns::create("edge").expect("a namespace");
         let wan = Netns::create("wan").expect("a namespace");
         let spec = |name: &str, mac, v4: [u8; 4], v6: [u16; 8]| EndSpec {
             name: name.to_owned(),
             mac,
             addresses: vec![(IpAddr::from(v4), 24), (IpAddr::from(v6), 64)],
-            queues: 1,
+            queues,
             default_route: true,
         };
         let edge_end = spec("edge0", EDGE_MAC, EDGE_V4, EDGE_V6);

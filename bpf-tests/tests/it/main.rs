@@ -1,7 +1,9 @@
 //! Kernel tests: they need root and say so when they are skipped. Run with `--test-threads=1`.
 
 mod agent;
+mod bypass;
 mod datapath;
+mod disguise;
 mod generator;
 mod guards;
 mod http;
@@ -9,7 +11,9 @@ mod kernel;
 mod lab;
 mod lab_command;
 mod ladder;
+mod policy;
 mod replay;
 mod run;
 mod stages;
+mod sum;
 mod wire;

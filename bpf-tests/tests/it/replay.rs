@@ -10,7 +10,7 @@ use bpf_tests::meter::{ATTACK_MAC, Counts, Then, XdpCounter};
 use bpf_tests::replay::{Recording, ReplayError, Rewrite, Selection, Timing, send};
 use bpf_tests::{generate, skip_without_root};
 use ftagent_common::frame::Frame;
-use ftagent_common::packet::{Packet, Parsed, parse};
+use ftagent_common::packet::{Checks, Kind, Packet, parse_into};
 
 use crate::lab::{EDGE_MAC, EDGE_V4, EDGE_V6, Lab};
 
@@ -36,10 +36,9 @@ fn to_edge() -> Rewrite {
 }
 
 fn packet(frame: &[u8]) -> Packet {
-    match parse(&Frame::new(frame), frame.len()) {
-        Parsed::Ip(packet) => packet,
-        other => panic!("{other:?}"),
-    }
+    let mut packet = Packet::EMPTY;
+    assert_eq!(parse_into(&Frame::new(frame), frame.len(), Checks::NONE, &mut packet), Kind::Ip);
+    packet
 }
 
 /// A frame with its addresses, link addresses and checksums blanked: what must not change.

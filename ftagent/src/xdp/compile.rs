@@ -14,6 +14,7 @@ use ipnet::IpNet;
 
 use super::rulebook::{Entry, Rulebook};
 use super::table::TrieKey;
+use super::{families, nested};
 use crate::engine::{Point, Rule, RuleId, RuleSet, Verdict};
 
 /// A prefix that nothing may drop on some ports, or on all.
@@ -125,6 +126,7 @@ pub fn compile(set: &RuleSet, ground: &Ground, slots: &mut Slots) -> Compiled {
     let rules: Vec<&Rule> = set.rules.values().filter(|r| r.point == Point::Datapath).collect();
     compiled.tables.trust = trust(set, ground);
     let mut on_targets = Vec::new();
+    let mut blocks = BTreeMap::new();
     for rule in &rules {
         let Some(slot) = slots.assign(rule.id) else {
             compiled.refused.push((rule.id, format!("all {MAX_RULES} counter slots of rules are taken")));
@@ -133,7 +135,7 @@ pub fn compile(set: &RuleSet, ground: &Ground, slots: &mut Slots) -> Compiled {
         let is_simple = matches!(rule.verdict, Verdict::Drop | Verdict::LimitPps { .. } | Verdict::LimitBps { .. });
         match rule.matches.source {
             Some(source) if rule.matches.is_source_only() && is_simple => {
-                compiled.tables.add_source(source, rule, slot)
+                compiled.tables.add_source(source, rule, slot, &mut blocks)
             }
             _ => match entry(rule, slot) {
                 Ok(entry) => on_targets.push((*rule, entry)),
@@ -141,6 +143,8 @@ pub fn compile(set: &RuleSet, ground: &Ground, slots: &mut Slots) -> Compiled {
             },
         }
     }
+    nested::settle(&mut blocks);
+    compiled.tables.add_blocks(blocks);
     compiled.tables.add_targets(&on_targets, ground, &mut compiled.refused);
     if let Some(lists) = &ground.lists {
         compiled.tables.add_lists(lists, slots, &mut compiled.refused);
@@ -149,36 +153,52 @@ pub fn compile(set: &RuleSet, ground: &Ground, slots: &mut Slots) -> Compiled {
 }
 
 impl Tables {
-    fn add_source(&mut self, source: IpNet, rule: &Rule, slot: u32) {
+    fn add_source(&mut self, source: IpNet, rule: &Rule, slot: u32, blocks: &mut BTreeMap<IpNet, Block>) {
         let source = source.trunc();
         let expires_at_ns = rule.expires_at_ns.unwrap_or(0);
         let flags = flags(rule);
         if let Some(rate) = rate(rule.verdict) {
             let limit = SourceLimit { expires_at_ns, rate, rule: slot, flags, padding: [0; 3] };
-            let there = self.source_limits.entry(key(source)).or_insert(limit);
-            // The tighter of two limits on one source holds.
-            if rate.cost > there.rate.cost {
-                *there = limit;
+            for part in families::without_mapped(source) {
+                let there = self.source_limits.entry(key(part)).or_insert(limit);
+                // The tighter of two limits on one source holds, but not before one that is more than evaluated.
+                let rank = |limit: &SourceLimit| (limit.flags & EVALUATE == 0, limit.rate.cost);
+                if rank(&limit) > rank(there) {
+                    *there = limit;
+                }
             }
             return;
         }
         let block = Block { expires_at_ns, rule: slot, flags, padding: [0; 3] };
-        match source {
-            IpNet::V4(v4) => {
-                let address = u32::from_ne_bytes(v4.addr().octets());
-                if v4.prefix_len() == 32 {
-                    merge(self.block4.entry(address), block);
-                } else {
-                    let key = TrieKey { prefix_len: v4.prefix_len().into(), data: address };
-                    merge(self.block4_prefix.entry(key), block);
+        let there = blocks.entry(source).or_insert(block);
+        if nested::rank(&block) > nested::rank(there) {
+            *there = block;
+        }
+    }
+
+    /// Puts each block into the table of its length.
+    fn add_blocks(&mut self, blocks: BTreeMap<IpNet, Block>) {
+        for (source, block) in blocks {
+            match source {
+                IpNet::V4(v4) => {
+                    let address = u32::from_ne_bytes(v4.addr().octets());
+                    if v4.prefix_len() == 32 {
+                        self.block4.insert(address, block);
+                    } else {
+                        let key = TrieKey { prefix_len: v4.prefix_len().into(), data: address };
+                        self.block4_prefix.insert(key, block);
+                    }
                 }
-            }
-            IpNet::V6(v6) => {
-                let ip = Ip::v6(v6.addr().octets());
-                match v6.prefix_len() {
-                    128 => merge(self.block6.entry(ip), block),
-                    len @ (64 | 56 | 48) => merge(self.block6_net.entry([ip.0[0], ip.0[1], len.into()]), block),
-                    len => merge(self.block6_prefix.entry(TrieKey { prefix_len: len.into(), data: ip }), block),
+                IpNet::V6(v6) => {
+                    let ip = Ip::v6(v6.addr().octets());
+                    match v6.prefix_len() {
+                        128 => self.block6.insert(ip, block),
+                        // An evaluated one would be found before a narrower block of the trie, and hide it.
+                        len @ (64 | 56 | 48) if block.flags & EVALUATE == 0 => {
+                            self.block6_net.insert([ip.0[0], ip.0[1], len.into()], block)
+                        }
+                        len => self.block6_prefix.insert(TrieKey { prefix_len: len.into(), data: ip }, block),
+                    };
                 }
             }
         }
@@ -268,7 +288,10 @@ impl Tables {
             let list = rules.iter().filter(|(rule, _)| around(rule)).cloned().collect();
             let place = add(&mut book, list, false);
             let target = Target { rules: place.rules, group: place.group, flags: PRESENT, padding: [0; 3] };
-            self.protected.insert(key(prefix), target);
+            // Shorter prefixes come first, so that a part of one gives way to a prefix that is named.
+            for part in families::without_mapped(prefix) {
+                self.protected.insert(key(part), target);
+            }
         }
         self.rulebook = book;
         refused.extend(refuse);
@@ -313,18 +336,6 @@ impl Tables {
         self.block6_net.keys().for_each(|[a, b, len]| filter(hash6_net([*a, *b], *len, seed)));
         bitmaps
     }
-}
-
-/// Of two blocks of one source the one that lasts longer holds, and an operator's before an automatic one.
-fn merge<K: Ord>(entry: std::collections::btree_map::Entry<'_, K, Block>, block: Block) {
-    let rank = |b: &Block| (b.flags & AUTOMATIC == 0, if b.expires_at_ns == 0 { u64::MAX } else { b.expires_at_ns });
-    entry
-        .and_modify(|there| {
-            if rank(&block) > rank(there) {
-                *there = block
-            }
-        })
-        .or_insert(block);
 }
 
 /// Sets the bits of every first half-word that the prefix reaches; `word` is in memory order.
@@ -375,6 +386,12 @@ fn entry(rule: &Rule, slot: u32) -> Result<Entry, String> {
         return Err(format!("payload: {} bytes; a rule compares at most {PAYLOAD_BYTES}", payload.len()));
     };
     there.copy_from_slice(payload);
+    if let Some(source) = m.source
+        && families::has_mapped(source)
+        && !m.target.is_some_and(|target| target.addr().is_ipv6())
+    {
+        return Err(format!("source {source} would meet IPv4 packets too: name a narrower one, such as 2000::/3"));
+    }
     let (src, src_mask) = m.source.map_or_else(Default::default, |source| {
         let key = key(source);
         (key.data, mask(key.prefix_len))
@@ -446,7 +463,10 @@ fn trust(set: &RuleSet, ground: &Ground) -> BTreeMap<TrieKey<Ip>, Trust> {
             *slot = *port;
             trust.port_count += 1;
         }
-        entries.insert(key(prefix), trust);
+        // Shorter prefixes come first, so that a part of one gives way to a prefix that is named.
+        for part in families::without_mapped(prefix) {
+            entries.insert(key(part), trust);
+        }
     }
     entries
 }

@@ -10,9 +10,11 @@
 pub mod adapt;
 pub mod compile;
 pub mod counters;
+mod families;
 pub mod info;
 pub mod kernel;
 pub mod maps;
+mod nested;
 pub mod pins;
 pub mod places;
 pub mod prefixes;

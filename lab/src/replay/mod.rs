@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ftagent_common::frame::Frame;
-use ftagent_common::packet::{Parsed, parse};
+use ftagent_common::packet::{Checks, Kind, Packet, parse_into};
 
 pub use rewrite::Rewrite;
 pub use send::{Timing, send};
@@ -140,10 +140,10 @@ fn destination(packet: &read::Captured) -> Option<IpAddr> {
     } else {
         &packet.frame
     };
-    match parse(&Frame::new(bytes), packet.wire_len.max(bytes.len())) {
-        Parsed::Ip(parsed) => Some(parsed.dst.into()),
-        Parsed::NotIp(_) | Parsed::Malformed(_) => None,
-    }
+    // Unchecked: floods have ports and flags that no host sends, and are replayed for that very reason.
+    let mut parsed = Packet::EMPTY;
+    let kind = parse_into(&Frame::new(bytes), packet.wire_len.max(bytes.len()), Checks::NONE, &mut parsed);
+    (kind == Kind::Ip).then(|| parsed.dst.into())
 }
 
 fn busiest(packets: &[read::Captured]) -> Option<IpAddr> {
