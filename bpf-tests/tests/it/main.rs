@@ -2,6 +2,7 @@
 
 mod agent;
 mod datapath;
+mod gate;
 mod generator;
 mod guards;
 mod http;
