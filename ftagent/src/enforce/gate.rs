@@ -262,6 +262,21 @@ impl Syncookies {
         read(&self.saved).or_else(|| read(&self.setting))
     }
 
+    /// What can be made of it, in words.
+    pub fn prospect(&self) -> String {
+        let name = "net.ipv4.tcp_syncookies";
+        let is_fixed = nix::unistd::access(&self.setting, nix::unistd::AccessFlags::W_OK).is_err();
+        match self.original().as_deref() {
+            None => "the kernel has none: drop-first is used".to_owned(),
+            Some("0") => format!("{name} is 0: drop-first is used"),
+            Some(ALWAYS) => format!("{name} is 2"),
+            Some(other) if is_fixed => {
+                format!("{name} is {other} and cannot be written: cookies are given only while a queue is full")
+            }
+            Some(other) => format!("{name} is {other}, set to 2 while a target is behind the TCP gate"),
+        }
+    }
+
     /// Has cookies given always.
     fn hold(&self) -> io::Result<()> {
         let now = fs::read_to_string(&self.setting)?;
