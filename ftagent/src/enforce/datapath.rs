@@ -110,7 +110,7 @@ impl Datapath {
             }
         }
         // The stage is in the path after its first entry is there, and until its last one is gone.
-        let mut errors = self.gate.as_mut().map(|gate| gate.apply(desired)).unwrap_or_default();
+        let mut errors = self.gate.as_mut().map(|gate| gate.apply(desired, &self.slots)).unwrap_or_default();
         let base = self.settings(now_mono_ns);
         errors.extend(self.writer.apply(&self.maps, &compiled.tables, &base));
         for error in &errors {

@@ -11,8 +11,8 @@ use ftagent_common::vocab::AttachMode;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{GateConfig, SynChoice};
-use crate::engine::RuleSet;
-use crate::xdp::compile::{key, prefix};
+use crate::engine::{Point, Rule, RuleSet};
+use crate::xdp::compile::{Slots, key, prefix};
 use crate::xdp::egress::Learning;
 use crate::xdp::gate::{GateMaps, Learnt, bound_udp_ports, settings};
 use crate::xdp::kernel::{Feature, Support};
@@ -166,13 +166,17 @@ impl Gate {
         if next == there { Ok(()) } else { self.maps.settings.insert(&0, &next) }
     }
 
-    /// Brings the gated targets to `desired`.
-    pub fn apply(&mut self, desired: &RuleSet) -> Vec<TableError> {
+    /// Brings the gated targets to `desired`. What the gate drops counts as hits of the first rule of its incident, so
+    /// that the response's account is whole.
+    pub fn apply(&mut self, desired: &RuleSet, slots: &Slots) -> Vec<TableError> {
         self.wanted.clear();
         let mut gated = BTreeMap::new();
         for (target, wish) in &desired.gated {
-            let entry =
-                GatedTarget { expires_at_ns: wish.ends_ns, rule: NO_RULE, flags: AUTOMATIC, how: 0, padding: [0; 2] };
+            let of_incident =
+                |rule: &&Rule| rule.origin.incident() == Some(wish.incident) && rule.point == Point::Datapath;
+            let first = desired.rules.values().find(of_incident);
+            let rule = first.and_then(|rule| slots.of(rule.id)).unwrap_or(NO_RULE);
+            let entry = GatedTarget { expires_at_ns: wish.ends_ns, rule, flags: AUTOMATIC, how: 0, padding: [0; 2] };
             gated.insert(key(*target), entry);
             self.wanted.insert(key(*target), wish.local);
         }

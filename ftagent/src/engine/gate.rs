@@ -17,6 +17,8 @@ pub struct Gated {
     pub ends_ns: u64,
     /// It is an address of this node, whose sockets can be asked.
     pub local: bool,
+    /// What the gate drops counts as hits of this incident's first rule.
+    pub incident: Uuid,
 }
 
 impl Engine {
@@ -51,13 +53,13 @@ impl Engine {
     /// The node's own addresses under the incident's target, or the target itself where what passes through is gated
     /// too.
     fn gated_by(&self, incident: &Incident, ends_ns: u64) -> impl Iterator<Item = (IpNet, Gated)> {
-        let target = incident.target;
+        let (target, incident) = (incident.target, incident.uuid);
         let response = &self.effective.response;
         let own = self.effective.guard.own.iter().filter(move |own| target.contains(*own));
         let locals: Vec<IpNet> = own.copied().collect();
         let through = (response.gate_forwarded && !locals.contains(&target)).then_some(target);
         let all = locals.into_iter().map(|own| (own, true)).chain(through.map(|target| (target, false)));
-        all.filter(|_| response.gate).map(move |(target, local)| (target, Gated { ends_ns, local }))
+        all.filter(|_| response.gate).map(move |(target, local)| (target, Gated { ends_ns, local, incident }))
     }
 
     fn gate_life_ns(&self) -> u64 {
