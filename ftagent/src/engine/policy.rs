@@ -71,7 +71,9 @@ pub fn plan(vectors: &[Vector], at: &Situation<'_>) -> Plan {
     for vector in vectors.iter().filter(|v| v.fit >= REAL_FIT) {
         let named = plan.sources.len();
         let narrow = narrow(vector, at, &mut plan);
-        plan.gate |= is_of_segments(vector.family) && plan.sources.len() == named;
+        // The gate costs honest clients a second, or the options of their connections; a signature costs them nothing.
+        let is_wanted = !narrow || at.width >= Width::Class;
+        plan.gate |= is_wanted && is_of_segments(vector.family) && plan.sources.len() == named;
         if !narrow || at.width >= Width::Class {
             // Besides its own class a vector has companions: errors of reflectors, later fragments.
             for (class, _) in vector.classes.iter().filter(|(_, share)| *share >= COMPANION) {
