@@ -6,12 +6,13 @@ use aya_ebpf::programs::{TcContext, XdpContext};
 use ftagent_common::frame::Frame;
 
 use crate::kernel;
+use crate::stages::gate::Wire;
 
 /// Bytes that headers take at most: what lies beyond is not read.
 const HEADER_BYTES: u32 = 256;
 
 /// A hook's own ways to the bytes of the frame.
-pub(crate) trait Hook {
+pub(crate) trait Hook: Wire {
     /// The frame's bytes that can be read directly; a new pair of pointers at every call.
     fn frame(&self) -> Frame<'_>;
 

@@ -9,6 +9,8 @@
 
 mod clock;
 mod count;
+mod egress;
+mod flows;
 mod hook;
 mod kernel;
 mod maps;
@@ -21,7 +23,7 @@ use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::{__sk_buff, xdp_action, xdp_md};
 use aya_ebpf::macros::{classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};
-use ftagent_common::abi::{Settings, feature, mode, stage};
+use ftagent_common::abi::{Reason, Settings, feature, mode, stage};
 use ftagent_common::packet::{Checks, Kind, parse_inner, parse_outer};
 
 use hook::Hook;
@@ -34,31 +36,41 @@ const TC_ACT_UNSPEC: i32 = -1;
 #[xdp]
 pub fn ftagent_xdp(ctx: XdpContext) -> u32 {
     let wire_len = ctx.data_end() - ctx.data();
-    if is_dropped(&ctx, wire_len, |hook| ftagent_tunnel_xdp(hook.ctx)) {
-        xdp_action::XDP_DROP
-    } else {
-        xdp_action::XDP_PASS
-    }
+    judge(&ctx, wire_len, |hook| ftagent_tunnel_xdp(hook.ctx)).action()
 }
 
 /// The same for interfaces whose frames lie in several buffers: jumbo frames, receive offload in the driver.
 #[xdp(frags)]
 pub fn ftagent_xdp_frags(ctx: XdpContext) -> u32 {
     let wire_len = hook::buffer_len(&ctx);
-    if is_dropped(&ctx, wire_len, |hook| ftagent_tunnel_xdp(hook.ctx)) {
-        xdp_action::XDP_DROP
-    } else {
-        xdp_action::XDP_PASS
-    }
+    judge(&ctx, wire_len, |hook| ftagent_tunnel_xdp(hook.ctx)).action()
 }
 
 #[classifier]
 pub fn ftagent_tc(ctx: TcContext) -> i32 {
     hook::pull_headers(&ctx);
-    if is_dropped(&ctx, ctx.len() as usize, |hook| ftagent_tunnel_tc(hook.as_ptr().cast())) {
-        TC_ACT_SHOT
-    } else {
-        TC_ACT_UNSPEC
+    match judge(&ctx, ctx.len() as usize, |hook| ftagent_tunnel_tc(hook.as_ptr().cast())) {
+        Fate::Pass => TC_ACT_UNSPEC,
+        Fate::Drop | Fate::SendBack => TC_ACT_SHOT,
+    }
+}
+
+/// Where a frame goes.
+enum Fate {
+    Pass,
+    Drop,
+    /// Out where it came in, rewritten into an answer; at the XDP hook alone.
+    SendBack,
+}
+
+impl Fate {
+    #[inline(always)]
+    const fn action(self) -> u32 {
+        match self {
+            Self::Pass => xdp_action::XDP_PASS,
+            Self::Drop => xdp_action::XDP_DROP,
+            Self::SendBack => xdp_action::XDP_TX,
+        }
     }
 }
 
@@ -67,11 +79,11 @@ pub fn ftagent_tc(ctx: TcContext) -> i32 {
 /// On the way that clean packets take nothing is called but what the verifier writes in place: where returns are
 /// guarded against speculation a call costs as much as the rest of a stage.
 #[inline(always)]
-fn is_dropped<H: Hook>(hook: &H, wire_len: usize, parse_tunnel: impl Fn(&H) -> u32) -> bool {
-    let Some(scratch) = scratch() else { return false };
+fn judge<H: Hook>(hook: &H, wire_len: usize, parse_tunnel: impl Fn(&H) -> u32) -> Fate {
+    let Some(scratch) = scratch() else { return Fate::Pass };
     let Some(settings) = maps::SETTINGS.get(0) else {
         // An array always has its elements; the verifier wants to hear it.
-        return false;
+        return Fate::Pass;
     };
     let checks = Checks(maps::STAGES.load() & (stage::SANITY | stage::TUNNELS));
     scratch.wire_len = wire_len;
@@ -91,7 +103,7 @@ fn is_dropped<H: Hook>(hook: &H, wire_len: usize, parse_tunnel: impl Fn(&H) -> u
     // SAFETY: as above.
     let bytes = unsafe { (&raw const scratch.wire_len).read_volatile() } as u64;
     let now_ns = clock::now(&mut scratch.cpu);
-    let target = stages::decide(kind, scratch, settings, now_ns, bytes);
+    let target = stages::decide(hook, kind, scratch, settings, now_ns, bytes);
     // SAFETY: as above.
     let reason = unsafe { (&raw const scratch.verdict.reason).read_volatile() };
     let dropped = reason.is_drop() && settings.mode == mode::ENFORCE;
@@ -103,7 +115,14 @@ fn is_dropped<H: Hook>(hook: &H, wire_len: usize, parse_tunnel: impl Fn(&H) -> u
     if maps::STAGES.load() & stage::SAMPLES != 0 {
         sample::frame(hook, scratch, settings);
     }
-    dropped
+    if !dropped {
+        return Fate::Pass;
+    }
+    // After the sample, which must show the frame as it came.
+    if reason as u8 == Reason::SynCookie as u8 && hook.answer() {
+        return Fate::SendBack;
+    }
+    Fate::Drop
 }
 
 /// This CPU's memory for the frame that is being judged.

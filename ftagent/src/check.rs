@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use serde::Serialize;
 
 use crate::config::Config;
+use crate::enforce::gate::Syncookies;
 use crate::object;
 use crate::xdp::adapt::declares;
 use crate::xdp::kernel::Support;
@@ -36,6 +37,7 @@ pub fn check(config: &Config) -> Vec<Finding> {
             },
         });
     }
+    findings.push(finding("SYN cookies", Ok(Syncookies::new(&config.state_dir).prospect())));
     findings.push(map_memory(config));
     for (subject, dir) in [("state directory", &config.state_dir), ("runtime directory", &config.runtime_dir)] {
         findings.push(directory(subject, dir));

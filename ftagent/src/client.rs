@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use crate::cli::{Rate, RuleAction};
 use crate::config::Config;
 use crate::control::{Answer, Question, ask};
+use crate::enforce::gate::GateReport;
 use crate::engine::words;
 use crate::engine::{Matches, OperatorOrder, OrderOutcome, Origin, Verdict};
 use crate::status::{RuleStatus, Status};
@@ -244,6 +245,9 @@ fn status_text(status: &Status) -> String {
             list.skipped
         );
     }
+    for line in status.gate.iter().flat_map(gate_text) {
+        _ = writeln!(text, "gate       {line}");
+    }
     match &status.link {
         None => _ = writeln!(text, "link       none: the agent works alone"),
         Some(link) => {
@@ -351,6 +355,26 @@ fn incident_text(report: &IncidentReport) -> String {
         _ = writeln!(text, "  {}  {:<9} {}", entry.at, entry.kind, entry.text);
     }
     text
+}
+
+/// The lines of reflectors and the TCP gate.
+fn gate_text(gate: &GateReport) -> Vec<String> {
+    let learnt = match &gate.unlearnt {
+        Some(why) => format!("flows are not learnt: {why}"),
+        None => {
+            let warm =
+                if gate.warm_in_secs > 0 { format!(", whole in {} s", gate.warm_in_secs) } else { String::new() };
+            format!("{} connections and {} queries learnt{warm}", gate.learnt.connections, gate.learnt.queries)
+        }
+    };
+    let reflectors = gate.reflectors_off.as_ref().map_or("dropped".to_owned(), |why| format!("pass: {why}"));
+    let syns = gate.no_cookies.as_ref().map_or("cookies".to_owned(), |why| format!("drop-first ({why})"));
+    let targets = if gate.targets.is_empty() { "no target".to_owned() } else { gate.targets.join(", ") };
+    vec![
+        learnt,
+        format!("answers nobody asked for: {reflectors}"),
+        format!("{targets} behind the TCP gate; SYNs: {syns}"),
+    ]
 }
 
 fn matches_text(matches: &Matches) -> String {

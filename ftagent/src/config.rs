@@ -201,6 +201,32 @@ struct RawDatapath {
     not_ip_pps: u64,
     pass_malformed: bool,
     max_memory_bytes: u64,
+    gate: RawGate,
+}
+
+/// `[datapath.gate]`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawGate {
+    reflectors: bool,
+    reflector_ports: Vec<u16>,
+    served_ports: Vec<u16>,
+    syn: SynChoice,
+    forwarded: bool,
+    warmup_secs: u64,
+}
+
+impl Default for RawGate {
+    fn default() -> Self {
+        Self {
+            reflectors: true,
+            reflector_ports: Vec::new(),
+            served_ports: Vec::new(),
+            syn: SynChoice::Auto,
+            forwarded: false,
+            warmup_secs: 300,
+        }
+    }
 }
 
 impl Default for RawDatapath {
@@ -218,6 +244,7 @@ impl Default for RawDatapath {
             not_ip_pps: 1_000,
             pass_malformed: false,
             max_memory_bytes: 256 << 20,
+            gate: RawGate::default(),
         }
     }
 }
@@ -297,6 +324,29 @@ pub struct DatapathConfig {
     pub not_ip_pps: u64,
     pub pass_malformed: bool,
     pub max_memory_bytes: u64,
+    pub gate: GateConfig,
+}
+
+/// What is dropped for not having been asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GateConfig {
+    /// Answers of reflectors that nobody asked for are dropped.
+    pub reflectors: bool,
+    pub wanted: crate::xdp::gate::Wanted,
+    pub syn: SynChoice,
+}
+
+/// How the TCP gate treats SYNs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SynChoice {
+    /// Cookies where they work, else drop-first.
+    Auto,
+    /// Cookies even where the agent cannot tell whether frames can be sent back.
+    Cookies,
+    DropFirst,
+    /// No target is ever behind the gate.
+    Off,
 }
 
 /// Where the control plane is, and what lets this node in.
@@ -376,6 +426,15 @@ impl Config {
                 not_ip_pps: d.not_ip_pps,
                 pass_malformed: d.pass_malformed,
                 max_memory_bytes: d.max_memory_bytes,
+                gate: GateConfig {
+                    reflectors: d.gate.reflectors,
+                    wanted: crate::xdp::gate::Wanted {
+                        reflector_ports: d.gate.reflector_ports.clone(),
+                        served_ports: d.gate.served_ports.clone(),
+                        warmup_ns: d.gate.warmup_secs * 1_000_000_000,
+                    },
+                    syn: d.gate.syn,
+                },
             },
             control_plane: check.control_plane(raw.control_plane.as_ref())?,
             metrics: raw.metrics.as_ref().map(|m| m.listen),
@@ -424,6 +483,8 @@ fn settings(raw: &Raw) -> Settings {
             ttl_secs: raw.response.ttl_secs,
             max_sources: raw.response.max_sources,
             max_rules: raw.response.max_rules,
+            gate: raw.datapath.gate.syn != SynChoice::Off,
+            gate_forwarded: raw.datapath.gate.forwarded,
         },
         rules: rules.collect(),
         allow: raw.allow.iter().map(|a| AllowEntry { prefix: a.prefix.trunc(), label: a.label.clone() }).collect(),
@@ -547,6 +608,11 @@ impl Check<'_> {
         self.within("datapath.samples_per_sec", d.samples_per_sec, 100, 100_000)?;
         self.within("datapath.promote_pps", d.promote_pps, 10, 10_000_000)?;
         self.within("datapath.not_ip_pps", d.not_ip_pps, 10, 10_000_000)?;
+        self.within("datapath.gate.warmup_secs", d.gate.warmup_secs, 0, 86_400)?;
+        let ports = d.gate.reflector_ports.iter().chain(&d.gate.served_ports);
+        if ports.clone().any(|port| *port == 0) || ports.count() > 1_024 {
+            return Err(self.error("datapath.gate.reflector_ports, served_ports", "must be at most 1024 ports from 1"));
+        }
         if d.source_limit_pps != 0 && d.source_limit_pps < u64::from(d.promote_pps) {
             return Err(self.error(
                 "datapath.source_limit_pps",

@@ -12,6 +12,7 @@ use tokio::time::Interval;
 use tracing::warn;
 
 use crate::config::Config;
+use crate::enforce::gate::Around;
 use crate::engine::{RuleSet, Settings};
 use crate::host::{HostFacts, host_facts};
 use crate::netlink::Changes;
@@ -192,6 +193,26 @@ impl Host {
         let addresses =
             config.interfaces.iter().filter_map(|(name, _)| facts.interface(name)).flat_map(|i| &i.addresses);
         addresses.map(|net| net.addr()).find(|ip| ip.is_ipv4()).map(|ip| ip.to_string())
+    }
+
+    /// What the gate must know of the links. Where nothing is known, the most careful answer.
+    pub fn around(&self, config: &Config) -> Around {
+        let names = || config.interfaces.iter().map(|(name, _)| name);
+        let Some(facts) = &self.facts else {
+            return Around { exit_elsewhere: Some("an unknown link".to_owned()), veths: names().cloned().collect() };
+        };
+        let watched: Vec<_> = names().filter_map(|name| facts.interface(name)).collect();
+        let link = |index: u32| facts.interfaces.iter().find(|i| i.index == index);
+        // A bridge or bond above a watched interface, and a VLAN on it, leave by it.
+        let is_watched = |index: u32| {
+            let below = link(index).and_then(|i| i.parent);
+            watched.iter().any(|w| w.index == index || w.parent == Some(index) || below == Some(w.index))
+        };
+        let exit = facts.gateways.iter().find(|(_, index)| !is_watched(*index));
+        Around {
+            exit_elsewhere: exit.map(|(_, index)| link(*index).map_or_else(|| index.to_string(), |i| i.name.clone())),
+            veths: watched.iter().filter(|i| i.is_veth).map(|i| i.name.clone()).collect(),
+        }
     }
 
     /// What an operator should know.

@@ -48,6 +48,8 @@ pub struct Interface {
     pub addresses: Vec<IpNet>,
     /// Index of the link that it is a part of: the bond or bridge above, else the link a VLAN lies on.
     pub parent: Option<u32>,
+    /// One end of a pair of virtual links.
+    pub is_veth: bool,
 }
 
 /// Why the node's own facts are not known.
@@ -129,9 +131,9 @@ fn interface(link: &LinkMessage) -> Interface {
             _ => {}
         }
     }
-    let is_veth = link.attributes.iter().any(|a| matches!(a, LinkAttribute::LinkInfo(infos) if is_veth(infos)));
+    out.is_veth = link.attributes.iter().any(|a| matches!(a, LinkAttribute::LinkInfo(infos) if is_veth(infos)));
     let elsewhere = link.attributes.iter().any(|a| matches!(a, LinkAttribute::LinkNetNsId(_)));
-    if out.parent.is_none() && !is_veth && !elsewhere {
+    if out.parent.is_none() && !out.is_veth && !elsewhere {
         out.parent = below.filter(|&index| index != 0 && index != out.index);
     }
     out

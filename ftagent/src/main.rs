@@ -8,6 +8,7 @@ use clap::{CommandFactory as _, Parser as _};
 use ftagent::cli::{Cli, Command, ListsCommand, RuleChange};
 use ftagent::client::{self, Refused};
 use ftagent::config::{Config, ConfigError};
+use ftagent::enforce::gate::Syncookies;
 use ftagent::enforce::nftables::Nftables;
 use ftagent::engine::OperatorOrder;
 use ftagent::host::host_facts;
@@ -94,6 +95,7 @@ fn detach(config: &Config, json: bool) -> Result<()> {
     let _lock = if config.state_dir.exists() { Some(StateLock::take(&config.state_dir)?) } else { None };
     let interfaces = Pins::below(&config.bpffs)?.remove_all()?;
     Nftables::new(false).remove_all()?;
+    Syncookies::new(&config.state_dir).release().context("net.ipv4.tcp_syncookies is not set back")?;
     if json {
         println!("{}", json!({ "ok": true, "detached": interfaces }));
     } else if interfaces.is_empty() {

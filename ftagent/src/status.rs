@@ -7,6 +7,7 @@ use ftagent_common::api::{InterfaceReport, MapReport};
 use ftagent_common::vocab::{Mode, TrafficClass};
 use serde::{Deserialize, Serialize};
 
+use crate::enforce::gate::GateReport;
 use crate::engine::{EngineView, Matches, Origin, RuleId, Verdict};
 use crate::lists::ListStatus;
 use crate::sync::LinkStatus;
@@ -31,6 +32,9 @@ pub struct Status {
     pub health: BTreeMap<String, u64>,
     /// Absent where the agent works alone.
     pub link: Option<LinkReport>,
+    /// Reflectors and the TCP gate.
+    #[serde(default)]
+    pub gate: Option<GateReport>,
     /// Microseconds that the last ticks took, from reading the counters to the last command.
     pub tick_us: TickReport,
     /// Lists of the configuration, in its order.

@@ -317,6 +317,10 @@ hold_down_ms = {hold_down}
 [response]
 automatic = true
 
+[datapath.gate]
+# Shown is how soon a rule drops: without questions, reflections would be dropped before any rule.
+reflectors = false
+
 [control_plane]
 url = "http://{plane}"
 deploy_token_file = {token:?}

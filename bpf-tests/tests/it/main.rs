@@ -4,6 +4,7 @@ mod agent;
 mod bypass;
 mod datapath;
 mod disguise;
+mod gate;
 mod generator;
 mod guards;
 mod http;

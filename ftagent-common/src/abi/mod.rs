@@ -5,6 +5,7 @@
 //! live in a directory of that number and are never shared between versions.
 
 mod counters;
+mod flows;
 mod keyed;
 pub mod prefixes;
 mod reason;
@@ -13,6 +14,7 @@ mod settings;
 mod signatures;
 
 pub use counters::*;
+pub use flows::*;
 pub use keyed::*;
 pub use reason::*;
 pub use rules::*;

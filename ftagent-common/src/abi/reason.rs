@@ -69,6 +69,14 @@ reasons! {
     TargetLimit = "target_limit" drop,
     /// Over the rate limit of its source.
     SourceLimit = "source_limit" drop,
+    /// An answer from a reflector's port, or to an echo request, that nobody asked for.
+    Reflection = "reflection" drop,
+    /// A TCP segment of no connection, towards a target behind the gate.
+    UnsolicitedTcp = "unsolicited_tcp" drop,
+    /// A first SYN towards a target behind the gate: an honest client repeats it.
+    SynGate = "syn_gate" drop,
+    /// A SYN that was answered with a cookie and went no further.
+    SynCookie = "syn_cookie" drop,
 }
 
 impl Reason {

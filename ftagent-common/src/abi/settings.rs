@@ -36,6 +36,10 @@ pub mod feature {
     pub const BLOCK6_56: u32 = 1 << 13;
     /// Among the IPv6 networks are /48 ones.
     pub const BLOCK6_48: u32 = 1 << 14;
+    /// Answers that nobody asked for are dropped; needs what the egress program learns.
+    pub const REFLECTORS: u32 = 1 << 24;
+    /// There are targets behind the TCP gate.
+    pub const GATE: u32 = 1 << 25;
 }
 
 /// Stages that a copy of the programs has at all; what is left out costs not one instruction.
@@ -56,6 +60,10 @@ pub mod stage {
     pub const SAMPLES: u32 = 1 << 6;
     /// Every stage that needs nothing beyond kernel 5.10.
     pub const ALL: u32 = (1 << 7) - 1;
+    /// Reflectors.
+    pub const REFLECTORS: u32 = 1 << 7;
+    /// The TCP gate.
+    pub const GATE: u32 = 1 << 8;
 }
 
 /// Numbers of [`crate::vocab::Mode`] in [`Settings::mode`].

@@ -1,12 +1,14 @@
 //! The order of the checks: cheapest and most certain first, nothing that allocates before what can reject without it.
 //!
-//! neighbour discovery, fail-safe, allowlist → blocks → lists → (sketch) → signature rules of the target, then those of
+//! neighbour discovery, fail-safe, allowlist → reflectors → blocks → lists → (sketch) → TCP gate → signature rules of the target, then those of
 //! all → limits of the source. What no host can have sent went before all of these: the parser says so.
 
 mod block;
+pub(crate) mod gate;
 mod limit;
 mod list;
 mod not_ip;
+mod reflector;
 mod signature;
 mod source;
 mod target;
@@ -15,6 +17,7 @@ mod trust;
 use ftagent_common::abi::{NO_RULE, Reason, Settings, TargetCounters, feature, hash4, hash6_net, mode};
 use ftagent_common::packet::{Kind, Malformed, Packet};
 
+use crate::hook::Hook;
 use crate::maps::Scratch;
 use target::Found;
 
@@ -61,7 +64,8 @@ impl<'a> Judged<'a> {
 
 /// Judges a parsed frame into `scratch.verdict`; the counters of the destination, if the node protects it.
 #[inline(always)]
-pub(crate) fn decide(
+pub(crate) fn decide<H: Hook>(
+    hook: &H,
     kind: Kind,
     scratch: &mut Scratch,
     settings: &Settings,
@@ -74,7 +78,7 @@ pub(crate) fn decide(
         Kind::Ip => {
             let target = target::find(scratch, &judged);
             if settings.mode != mode::BYPASS {
-                (scratch.verdict.reason, scratch.verdict.rule) = ip(scratch, target, &judged);
+                (scratch.verdict.reason, scratch.verdict.rule) = ip(hook, scratch, target, &judged);
             }
             return target.and_then(|target| target.counters);
         }
@@ -107,12 +111,17 @@ fn malformed(why: Malformed, settings: &Settings) -> Reason {
 }
 
 #[inline(always)]
-fn ip(scratch: &mut Scratch, target: Option<Found>, judged: &Judged<'_>) -> Hit {
+fn ip<H: Hook>(hook: &H, scratch: &mut Scratch, target: Option<Found>, judged: &Judged<'_>) -> Hit {
     if not_ip::is_neighbour_discovery(&scratch.packet) && not_ip::limit(scratch, judged) == Reason::NotIp {
         return (Reason::FailSafe, NO_RULE);
     }
     if let Some(reason) = trust::reason(scratch, judged) {
         return (reason, NO_RULE);
+    }
+    if target.is_some()
+        && let Some(hit) = reflector::hit(&scratch.packet, judged)
+    {
+        return hit;
     }
     if let Some(hit) = block::hit(scratch, judged) {
         return hit;
@@ -122,7 +131,7 @@ fn ip(scratch: &mut Scratch, target: Option<Found>, judged: &Judged<'_>) -> Hit 
     }
     let src_hash = source_hash(&scratch.packet, judged.settings.seed);
     let is_heavy = source::note(src_hash, target, judged);
-    let hit = limits(scratch, target, is_heavy, judged);
+    let hit = limits(hook, scratch, target, is_heavy, judged);
     if is_heavy {
         let dropped = hit.0.is_drop() && judged.settings.mode == mode::ENFORCE;
         source::count(&scratch.packet, src_hash, judged, dropped);
@@ -131,7 +140,12 @@ fn ip(scratch: &mut Scratch, target: Option<Found>, judged: &Judged<'_>) -> Hit 
 }
 
 #[inline(always)]
-fn limits(scratch: &mut Scratch, target: Option<Found>, is_heavy: bool, judged: &Judged<'_>) -> Hit {
+fn limits<H: Hook>(hook: &H, scratch: &mut Scratch, target: Option<Found>, is_heavy: bool, judged: &Judged<'_>) -> Hit {
+    if target.is_some()
+        && let Some(hit) = gate::hit(hook, scratch, judged)
+    {
+        return hit;
+    }
     if let Some(found) = target
         && let Some(hit) = signature::hit(&found.target, judged)
     {

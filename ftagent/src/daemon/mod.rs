@@ -28,6 +28,7 @@ use crate::clock;
 use crate::config::Config;
 use crate::control::{Answer, Asked, Control, Question};
 use crate::enforce::datapath::Datapath;
+use crate::enforce::gate::Gate;
 use crate::enforce::worker::{Worker, WorkerHandle};
 use crate::engine::{Command, CounterReading, EnforceResult, Engine, EngineState, Input, Now, OrderOutcome, Settings};
 use crate::ground::Host;
@@ -134,7 +135,8 @@ pub async fn run(config: Config) -> Result<()> {
         // What an earlier configuration loaded goes; while there are lists, it stays until these are loaded.
         ground.lists = Some(Arc::default());
     }
-    let datapath = Datapath::adopt(maps, config.datapath.clone(), config.dead_man_secs, ground)?;
+    let mut datapath = Datapath::adopt(maps, config.datapath.clone(), config.dead_man_secs, ground)?;
+    datapath.gate = Some(Gate::open(&pins.maps(), config.datapath.gate.clone(), &config.state_dir)?);
 
     let (worker, worker_handle, mut worker_results) = Worker::new(config.state_dir.join("engine.json"), boot);
     let samples = Samples::open(&pins.maps()).context("the ring of samples")?;
@@ -182,6 +184,7 @@ pub async fn run(config: Config) -> Result<()> {
     };
 
     daemon.attached = loaded.attach()?;
+    daemon.tell_gate();
     for interface in &daemon.attached {
         info!(interface = %interface.interface, mode = %interface.mode, adopted = interface.adopted, reason = %interface.reason, "attached");
     }
@@ -466,11 +469,20 @@ impl Daemon {
         self.apply_host();
     }
 
+    /// Tells the gate how the interfaces are attached and where else packets may leave.
+    fn tell_gate(&mut self) {
+        let around = self.host.around(&self.config);
+        if let Some(gate) = &mut self.datapath.gate {
+            gate.set_attached(&self.attached, around, clock::mono_ns());
+        }
+    }
+
     fn apply_host(&mut self) {
         let now = clock::now();
         let results = self.datapath.set_ground(self.host.ground(&self.config).datapath(), now.mono_ns);
         self.engine.on(Input::Settings(Box::new(self.host.settings(&self.config.settings))), now);
         self.on_results(results);
+        self.tell_gate();
     }
 
     fn on_reload(&mut self) {
@@ -525,6 +537,9 @@ impl Daemon {
 
     fn on_repair(&mut self) {
         let now_ns = clock::mono_ns();
+        if let Some(gate) = &mut self.datapath.gate {
+            gate.refresh(now_ns);
+        }
         match self.datapath.repair(now_ns) {
             Ok(results) => self.on_results(results),
             Err(error) => error!(%error, "the maps cannot be read"),

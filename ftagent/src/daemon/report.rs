@@ -8,6 +8,7 @@ use ftagent_common::vocab::{AttachMode, AttackFamily, IncidentStatus, TrafficCla
 
 use super::{Daemon, MetricsCounters};
 use crate::clock;
+use crate::enforce::gate::Gate;
 use crate::metrics::Snapshot;
 use crate::status::{self, LinkReport, RuleStatus, Status};
 use crate::xdp::counters;
@@ -81,6 +82,7 @@ impl Daemon {
             warnings
                 .push(format!("{}: {} instead of native: {}", interface.interface, interface.mode, interface.reason));
         }
+        warnings.extend(self.datapath.gate.iter().flat_map(Gate::warnings));
         for map in self.datapath.occupancy() {
             if map.max_entries > 0 && map.entries * 10 >= map.max_entries * 9 {
                 warnings.push(format!("map {} is at {} of {} entries", map.name, map.entries, map.max_entries));
@@ -114,6 +116,7 @@ impl Daemon {
             maps: self.datapath.occupancy(),
             health: health.into_iter().map(|(event, count)| (event.as_str().to_owned(), count)).collect(),
             link: link.map(|(status, config)| LinkReport { url: config.url.clone(), status: status.borrow().clone() }),
+            gate: self.datapath.gate.as_ref().map(|gate| gate.report(clock::mono_ns())),
             tick_us: self.tick,
             lists: self.lists.status(clock::mono_ns()),
             warnings: self.all_warnings(),

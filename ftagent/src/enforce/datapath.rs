@@ -11,6 +11,7 @@ use ftagent_common::api::MapReport;
 use ftagent_common::vocab::Mode;
 use ipnet::IpNet;
 
+use super::gate::Gate;
 use crate::config::DatapathConfig;
 use crate::engine::{EnforceResult, Point, Rule, RuleId, RuleSet};
 use crate::lists::ListAction;
@@ -38,6 +39,8 @@ pub struct Datapath {
     wanted: RuleSet,
     /// Tables of lists that were put into force.
     list_tables: u64,
+    /// Reflectors and the TCP gate; absent where only rules are tested.
+    pub gate: Option<Gate>,
     /// Targets and heavy sources at the last reading.
     pub seen: (u64, u64),
 }
@@ -64,6 +67,7 @@ impl Datapath {
             failing: BTreeSet::new(),
             wanted: RuleSet::default(),
             list_tables: 0,
+            gate: None,
             seen: (0, 0),
         })
     }
@@ -105,8 +109,10 @@ impl Datapath {
                 tracing::warn!(%error, "hits of a removed rule are not cleared");
             }
         }
+        // The stage is in the path after its first entry is there, and until its last one is gone.
+        let mut errors = self.gate.as_mut().map(|gate| gate.apply(desired, &self.slots)).unwrap_or_default();
         let base = self.settings(now_mono_ns);
-        let errors = self.writer.apply(&self.maps, &compiled.tables, &base);
+        errors.extend(self.writer.apply(&self.maps, &compiled.tables, &base));
         for error in &errors {
             tracing::error!(%error, "a rule is not in the kernel as it should be");
         }
@@ -179,6 +185,7 @@ impl Datapath {
     fn settings(&self, now_mono_ns: u64) -> Settings {
         let config = &self.config;
         let mut features = feature::SOURCES | feature::SAMPLE;
+        features |= self.gate.as_ref().map_or(0, Gate::features);
         if config.source_limit_pps > 0 {
             features |= feature::SOURCE_POLICER;
         }

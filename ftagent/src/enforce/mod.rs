@@ -1,5 +1,6 @@
 //! Where rules are carried out.
 
 pub mod datapath;
+pub mod gate;
 pub mod nftables;
 pub mod worker;

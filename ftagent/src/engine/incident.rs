@@ -106,6 +106,9 @@ pub struct Incident {
     /// Sources that an operator unblocked: left alone.
     pub spared: Vec<IpNet>,
     pub width: Width,
+    /// Until when its target stands behind the TCP gate.
+    #[serde(default)]
+    pub gate_ends_ns: Option<u64>,
     pub hold_down_ms: u32,
     /// Samples that the verdict rests on.
     pub samples: usize,
@@ -177,6 +180,7 @@ impl Incident {
             told: BTreeSet::new(),
             spared: Vec::new(),
             width: Width::default(),
+            gate_ends_ns: None,
             hold_down_ms,
             samples: 0,
             verdict: None,

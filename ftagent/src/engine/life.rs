@@ -183,7 +183,8 @@ impl Engine {
         for id in &rules {
             self.rules.remove(id);
         }
-        self.rules_changed |= !rules.is_empty();
+        let was_gated = self.incidents.get_mut(&uuid).and_then(|i| i.gate_ends_ns.take()).is_some();
+        self.rules_changed |= was_gated || !rules.is_empty();
         self.closing.insert(uuid, now.mono_ns);
         self.state_changed = true;
     }
@@ -214,7 +215,7 @@ impl Engine {
     /// When [`Self::on_deadline`] is to be called next; monotonic nanoseconds.
     pub fn next_deadline(&self) -> Option<u64> {
         // Those of active incidents are renewed before they end.
-        let mut times: BTreeSet<u64> = self.renewals().collect();
+        let mut times: BTreeSet<u64> = self.renewals().chain(self.gate_renewals()).collect();
         let ends = self.rules.values().filter(|r| r.origin.incident().is_none_or(|i| !self.is_active(i)));
         times.extend(ends.filter_map(|r| r.expires_at_ns));
         for incident in self.incidents.values().filter(|i| i.is_active()) {

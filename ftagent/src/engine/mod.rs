@@ -8,12 +8,13 @@
 //! ```
 //!
 //! `tick` reads counters and opens incidents, `life` leads them to their end, `response` turns plans into rules,
-//! `firewall` fires the operator's rules, `orders` does what people ask for.
+//! `gate` says which targets stand behind the TCP gate, `firewall` fires the operator's rules, `orders` does what people ask for.
 
 pub mod baseline;
 pub mod classify;
 pub mod detect;
 mod firewall;
+mod gate;
 pub mod guard;
 mod incident;
 mod input;
@@ -38,6 +39,7 @@ use ipnet::IpNet;
 use uuid::Uuid;
 
 use baseline::Baseline;
+pub use gate::Gated;
 pub use incident::{Deed, Incident};
 pub use input::*;
 pub use rules::*;
@@ -244,6 +246,11 @@ impl Engine {
 
     /// The rules that should be in force.
     pub fn desired(&self) -> RuleSet {
-        RuleSet { rules: self.rules.clone(), allow: self.allow.clone(), mode: Some(self.effective.mode) }
+        RuleSet {
+            rules: self.rules.clone(),
+            allow: self.allow.clone(),
+            mode: Some(self.effective.mode),
+            gated: self.gated(),
+        }
     }
 }

@@ -41,6 +41,8 @@ pub struct Plan {
     pub sources: Vec<IpNet>,
     /// Rules of the target, with a word on each.
     pub target: Vec<(Matches, Verdict, &'static str)>,
+    /// Whether the target belongs behind the TCP gate: segments of forged sources, or of too many to name.
+    pub gate: bool,
 }
 
 /// What the plan may rest on besides the verdict.
@@ -67,7 +69,11 @@ const COMPANION: f64 = 0.02;
 pub fn plan(vectors: &[Vector], at: &Situation<'_>) -> Plan {
     let mut plan = Plan::default();
     for vector in vectors.iter().filter(|v| v.fit >= REAL_FIT) {
+        let named = plan.sources.len();
         let narrow = narrow(vector, at, &mut plan);
+        // The gate costs honest clients a second, or the options of their connections; a signature costs them nothing.
+        let is_wanted = !narrow || at.width >= Width::Class;
+        plan.gate |= is_wanted && is_of_segments(vector.family) && plan.sources.len() == named;
         if !narrow || at.width >= Width::Class {
             // Besides its own class a vector has companions: errors of reflectors, later fragments.
             for (class, _) in vector.classes.iter().filter(|(_, share)| *share >= COMPANION) {
@@ -81,6 +87,12 @@ pub fn plan(vectors: &[Vector], at: &Situation<'_>) -> Plan {
     }
     plan.sources.truncate(at.max_sources as usize);
     plan
+}
+
+/// Whether the family floods with segments that no handshake stands behind.
+const fn is_of_segments(family: AttackFamily) -> bool {
+    use AttackFamily as F;
+    matches!(family, F::SynFlood | F::AckFlood | F::RstFlood | F::SynAckFlood | F::TcpFlood)
 }
 
 /// Plans what hits the vector alone; whether there is such a thing.

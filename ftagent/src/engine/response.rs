@@ -49,6 +49,9 @@ impl Engine {
             },
         );
         let ttl = response.ttl_secs;
+        if plan.gate {
+            self.gate(uuid, now);
+        }
         let origin = Origin::Response { incident: uuid };
         for (matches, verdict, _) in plan.target.iter().filter(|_| anew) {
             let (add, delete) = policy::commands(matches, *verdict, ttl);
@@ -186,6 +189,7 @@ impl Engine {
 
     /// Gives the rules of active incidents a new end when half of their life is over.
     pub(super) fn renew(&mut self, now: Now) {
+        self.renew_gates(now);
         for incident in self.incidents.values().filter(|i| i.is_active()) {
             for deed in &incident.deeds {
                 let ttl = lifetime(deed, self.effective.response.ttl_secs);

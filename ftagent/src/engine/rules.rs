@@ -158,6 +158,8 @@ pub struct RuleSet {
     pub allow: Vec<AllowEntry>,
     /// Enforce, evaluate or bypass.
     pub mode: Option<Mode>,
+    /// Targets behind the TCP gate.
+    pub gated: BTreeMap<IpNet, super::Gated>,
 }
 
 /// One step from what is in force to what should be.

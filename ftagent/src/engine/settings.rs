@@ -61,6 +61,10 @@ pub struct Response {
     pub max_sources: u32,
     /// Automatic rules that may be in force at once.
     pub max_rules: u32,
+    /// Targets of forged TCP floods are put behind the TCP gate.
+    pub gate: bool,
+    /// Also those that this node only forwards to.
+    pub gate_forwarded: bool,
 }
 
 /// Who is never blocked by anything automated.
@@ -92,7 +96,15 @@ impl Default for Detection {
 
 impl Default for Response {
     fn default() -> Self {
-        Self { automatic: true, min_confidence: 0.5, ttl_secs: 300, max_sources: 1_000, max_rules: 4_000 }
+        Self {
+            automatic: true,
+            min_confidence: 0.5,
+            ttl_secs: 300,
+            max_sources: 1_000,
+            max_rules: 4_000,
+            gate: true,
+            gate_forwarded: false,
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! * [`pins`] and [`program`]: where things live, loading and attaching; [`tc`]: as a classic filter.
 //! * [`kernel`] and [`adapt`]: what this kernel has, and what is left out without it.
+//! * [`egress`] and [`gate`]: what is learnt from what leaves, and what is dropped for it.
 //! * [`table`] and [`maps`]: the maps, typed.
 //! * [`counters`] and [`samples`]: what the kernel saw, as the engine's inputs.
 //! * [`prefixes`]: large lists as tables of their own.
@@ -10,6 +11,8 @@
 pub mod adapt;
 pub mod compile;
 pub mod counters;
+pub mod egress;
+pub mod gate;
 mod families;
 pub mod info;
 pub mod kernel;

@@ -3,6 +3,7 @@
 //! ```text
 //! <bpffs>/ftagent/v<ABI>/maps/<MAP>
 //! <bpffs>/ftagent/v<ABI>/links/<mode>/<interface>      mode: native, generic, tc
+//! <bpffs>/ftagent/v<ABI>/links/egress/<interface>      what learns from what leaves
 //! <bpffs>/ftagent/v<ABI>/programs/<interface>
 //! ```
 
@@ -59,6 +60,7 @@ impl Pins {
             self.links(AttachMode::Native),
             self.links(AttachMode::Generic),
             self.links(AttachMode::Tc),
+            self.egress_links(),
         ] {
             let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir);
             made.map_err(|source| io_error("cannot make", &dir, source))?;
@@ -77,6 +79,21 @@ impl Pins {
 
     fn links(&self, mode: AttachMode) -> PathBuf {
         self.root.join("links").join(mode.as_str())
+    }
+
+    fn egress_links(&self) -> PathBuf {
+        self.root.join("links/egress")
+    }
+
+    /// The pin of the link of an interface's egress program.
+    pub fn egress(&self, interface: &str) -> PathBuf {
+        self.egress_links().join(file_name(interface))
+    }
+
+    /// The pinned links of egress programs.
+    fn pinned_egress(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.egress_links()).into_iter().flatten().flatten();
+        entries.filter_map(|entry| Some(entry.file_name().into_string().ok()?.replace(':', "."))).collect()
     }
 
     /// The pin of an interface's program.
@@ -110,16 +127,12 @@ impl Pins {
         let mut inherited = Vec::new();
         for other in self.other_versions() {
             for (mode, interface) in other.pinned_links() {
-                let (old, new) = (other.link(mode, &interface), self.link(mode, &interface));
-                if !new.exists() {
-                    let failed = |path: &Path, e: &dyn std::error::Error| {
-                        io_error("cannot take over the link", path, io::Error::other(e.to_string()))
-                    };
-                    let link: FdLink = PinnedLink::from_pin(&old).map_err(|e| failed(&old, &e))?.into();
-                    link.pin(&new).map(drop).map_err(|e| failed(&new, &e))?;
+                if take_over(&other.link(mode, &interface), &self.link(mode, &interface))? {
                     inherited.push(interface);
                 }
-                remove(&old)?;
+            }
+            for interface in other.pinned_egress() {
+                take_over(&other.egress(&interface), &self.egress(&interface))?;
             }
         }
         Ok(inherited)
@@ -178,6 +191,9 @@ impl Pins {
             self.remove_filter(&interface)?;
             gone.push(interface);
         }
+        for interface in self.pinned_egress().into_iter().filter(|interface| !kept(interface)) {
+            remove(&self.egress(&interface))?;
+        }
         Ok(gone)
     }
 
@@ -205,6 +221,9 @@ impl Pins {
         }
         interfaces.sort_unstable();
         interfaces.dedup();
+        for interface in self.pinned_egress() {
+            remove(&self.egress(&interface))?;
+        }
         for dir in [self.programs(), self.maps()] {
             for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
                 remove(&entry.path())?;
@@ -212,7 +231,8 @@ impl Pins {
         }
         // Directories that are not there, or in which another version still has pins, are left alone.
         let dirs = [self.links(AttachMode::Native), self.links(AttachMode::Generic), self.links(AttachMode::Tc)];
-        for dir in dirs.iter().chain(&[self.root.join("links"), self.programs(), self.maps(), self.root.clone()]) {
+        let rest = [self.egress_links(), self.root.join("links"), self.programs(), self.maps(), self.root.clone()];
+        for dir in dirs.iter().chain(&rest) {
             fs::remove_dir(dir).ok();
         }
         if let Some(parent) = self.root.parent() {
@@ -220,6 +240,20 @@ impl Pins {
         }
         Ok(interfaces)
     }
+}
+
+/// Pins the link at `old` at `new` instead, unless something is pinned there; whether it was moved.
+fn take_over(old: &Path, new: &Path) -> Result<bool, PinsError> {
+    let moves = !new.exists();
+    if moves {
+        let failed = |path: &Path, e: &dyn std::error::Error| {
+            io_error("cannot take over the link", path, io::Error::other(e.to_string()))
+        };
+        let link: FdLink = PinnedLink::from_pin(old).map_err(|e| failed(old, &e))?.into();
+        link.pin(new).map(drop).map_err(|e| failed(new, &e))?;
+    }
+    remove(old)?;
+    Ok(moves)
 }
 
 /// bpffs refuses dots; no interface has a colon in its name.

@@ -13,6 +13,7 @@ use aya::programs::{ProgramError, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use ftagent_common::vocab::AttachMode;
 
+use super::egress::{self, Learning};
 use super::kernel::{Feature, Support};
 use super::pins::{self, Pins, PinsError};
 use super::{adapt, tc};
@@ -70,6 +71,8 @@ pub struct Attached {
     pub program_id: Option<u32>,
     /// Whether the link was there before and only got a new program.
     pub adopted: bool,
+    /// Whether what leaves the interface is learnt.
+    pub egress: Learning,
 }
 
 /// Why the datapath cannot be loaded or attached.
@@ -251,7 +254,7 @@ fn load_error(text: &str) -> LoadError {
 }
 
 /// An error with all its causes.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
@@ -285,7 +288,9 @@ impl Loaded {
                 attached.push(nftables_alone(&plan, "asked for by the configuration".to_owned()));
                 continue;
             };
-            attached.push(attach_one(&plan, &mut ebpf, &self.pins, self.has_tcx)?);
+            let mut one = attach_one(&plan, &mut ebpf, &self.pins, self.has_tcx)?;
+            one.egress = egress::attach(&plan, &mut ebpf, &self.pins);
+            attached.push(one);
         }
         self.pins.remove_other_versions()?;
         Ok(attached)
@@ -301,6 +306,7 @@ fn nftables_alone(plan: &InterfacePlan, reason: String) -> Attached {
         link_id: None,
         program_id: None,
         adopted: false,
+        egress: Learning::Off("no program is on the interface".to_owned()),
     }
 }
 
@@ -408,6 +414,7 @@ fn attach_mode(
         link_id: Some(link.id),
         program_id: Some(program_id),
         adopted: adopt,
+        egress: Learning::Off("not attached yet".to_owned()),
     })
 }
 
@@ -485,6 +492,7 @@ fn attach_filter(plan: &InterfacePlan, ebpf: &mut Ebpf, pins: &Pins, adopt: bool
         link_id: None,
         program_id: Some(info.id()),
         adopted: adopt,
+        egress: Learning::Off("not attached yet".to_owned()),
     })
 }
 

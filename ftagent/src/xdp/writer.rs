@@ -447,7 +447,7 @@ fn words(bitmaps: &Bitmaps) -> [&[u64]; 7] {
 }
 
 /// A fresh secret from the kernel's generator, never 0.
-fn secret() -> Result<u64, TableError> {
+pub(crate) fn secret() -> Result<u64, TableError> {
     use std::io::Read;
     let mut bytes = [0; 8];
     let read = std::fs::File::open("/dev/urandom").and_then(|mut f| f.read_exact(&mut bytes));

@@ -1,0 +1,62 @@
+//! Answers that nobody asked for: from the ports of reflectors, and to echo requests.
+//!
+//! A question leaves by an interface whose egress program remembers it for half a minute; who answers later, or was
+//! never asked, is a reflector. Where a node serves a port itself, what comes to it is a question whatever its source
+//! port (NTP servers ask each other from port 123), and is left to the later stages.
+
+use ftagent_common::abi::{NO_RULE, QUERY_SETS, Reason, feature, has_port, stage};
+use ftagent_common::packet::{Fragment, Packet, Tunnel, proto};
+
+use super::{Hit, Judged};
+use crate::flows::{self, Ends};
+use crate::maps;
+
+const ECHO_REPLY: u8 = 0;
+const ECHO_REPLY6: u8 = 129;
+
+/// Whether the packet is an answer without a question. Only asked for protected destinations.
+#[inline(always)]
+pub(super) fn hit(packet: &Packet, judged: &Judged<'_>) -> Option<Hit> {
+    if maps::STAGES.load() & stage::REFLECTORS == 0 || judged.settings.features & feature::REFLECTORS == 0 {
+        return None;
+    }
+    let now_ns = judged.now_ns;
+    // What is inside a tunnel was asked for inside one, which nobody learns.
+    if packet.tunnel != Tunnel::None || !is_answer(packet) {
+        return None;
+    }
+    let gate = flows::GATE.get(0)?;
+    if packet.protocol == proto::UDP
+        && (!has_port(&gate.reflectors, packet.src_port) || has_port(&gate.served, packet.dst_port))
+    {
+        return None;
+    }
+    if gate.queries_from_ns == 0 || now_ns < gate.queries_from_ns {
+        return None;
+    }
+    let ends = Ends {
+        remote: &packet.src,
+        local: &packet.dst,
+        ports: [packet.src_port, packet.dst_port],
+        protocol: packet.protocol,
+    };
+    let hash = ends.hash(gate, 0);
+    if flows::set(&flows::QUERIES, QUERY_SETS, hash)?.knows(hash, now_ns) {
+        return None;
+    }
+    Some((Reason::Reflection, NO_RULE))
+}
+
+/// Whether the packet can be an answer at all. Later fragments carry no ports: they go with the first or time out.
+#[inline(always)]
+fn is_answer(packet: &Packet) -> bool {
+    if matches!(packet.fragment, Fragment::Middle | Fragment::Last) {
+        return false;
+    }
+    match packet.protocol {
+        proto::UDP => true,
+        proto::ICMP => packet.icmp_type == ECHO_REPLY,
+        proto::ICMPV6 => packet.icmp_type == ECHO_REPLY6,
+        _ => false,
+    }
+}
