@@ -32,6 +32,7 @@ Examples:
   ftagent run                           run in the foreground (the service does this)
   ftagent top                           what is arriving now, and for whom
   ftagent block 198.51.100.7 --ttl 10m  drop one source for ten minutes
+  ftagent lab                           how fast this machine drops packets, by every way it has
   ftagent detach                        remove everything from the kernel
 
 FTAGENT_LOG sets what is logged, such as `info` or `ftagent=debug`.
@@ -107,6 +108,13 @@ pub enum Command {
     Check,
     /// Check the configuration file and say what it means.
     CheckConfig,
+    /// Measure what a dropped packet costs on this machine, and how soon an attack is dropped.
+    ///
+    /// Builds network namespaces, floods every way to drop packets that is installed here (iptables, ipset, nftables,
+    /// tc, XDP, xdp-filter, routes, ftagent) in turn, and prints the cost of each. Then starts an agent in a namespace
+    /// and measures the time from the first packet of a flood to the first one dropped. No interface, firewall or
+    /// configuration of this machine is touched; both CPUs are busy meanwhile. Needs root.
+    Lab(LabArguments),
     /// Print a completion script for a shell.
     Completions {
         /// bash, elvish, fish, powershell or zsh.
@@ -139,6 +147,52 @@ pub enum ListsCommand {
 fn country(text: &str) -> Result<String, String> {
     let is_code = text.len() == 2 && text.bytes().all(|b| b.is_ascii_uppercase());
     if is_code { Ok(text.to_owned()) } else { Err("a country is two capital letters, such as DE".to_owned()) }
+}
+
+/// What the lab measures.
+#[derive(Debug, clap::Args)]
+pub struct LabArguments {
+    /// Seconds of flood for each peer and list, over all rounds.
+    #[arg(long, default_value_t = 1.0, value_parser = flood_secs)]
+    pub seconds: f64,
+    /// Rounds of the ladder; every peer has its turn in each.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub rounds: u32,
+    /// How many sources are blocked: a ladder for each number, 1 to 1048576.
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 1_000, 100_000], value_name = "N,N",
+          value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
+    pub entries: Vec<u32>,
+    /// Whether one blocked source sends, or all of them in turn.
+    #[arg(long, value_delimiter = ',', default_value = "random", value_name = "KIND,KIND")]
+    pub sources: Vec<FloodSources>,
+    /// Only these peers; a name that nobody has lists them all.
+    #[arg(long, value_delimiter = ',', value_name = "NAME,NAME")]
+    pub only: Vec<String>,
+    /// Measure the ladder; --ladder=false leaves it out.
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", value_name = "BOOL")]
+    pub ladder: bool,
+    /// Measure the time to the first drop; --latency=false leaves it out.
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", value_name = "BOOL")]
+    pub latency: bool,
+    /// Attacks whose first drop is timed, each on an agent that was just started.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1_000), value_name = "N")]
+    pub runs: u32,
+}
+
+/// Where the lab's floods come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum FloodSources {
+    /// One source.
+    Hot,
+    /// All of the blocked, in random order.
+    Random,
+}
+
+fn flood_secs(text: &str) -> Result<f64, String> {
+    let secs: f64 = text.parse().map_err(|_| format!("{text:?} is no number"))?;
+    if (0.001..=3_600.0).contains(&secs) { Ok(secs) } else { Err(format!("must be 0.001 to 3600 seconds, got {secs}")) }
 }
 
 /// What can be done to the rules of a target.
@@ -261,6 +315,35 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_lab_takes_lists_and_switches() {
+        let parse = |words: &[&str]| {
+            let words = ["ftagent", "lab"].iter().chain(words).copied();
+            Cli::try_parse_from(words).map(|cli| match cli.command {
+                Command::Lab(arguments) => arguments,
+                other => panic!("{other:?} is not the lab"),
+            })
+        };
+        let plain = parse(&[]).expect("everything has a default");
+        assert_eq!((plain.seconds, plain.rounds, plain.runs), (1.0, 5, 5));
+        assert_eq!((plain.entries, plain.sources), (vec![1, 1_000, 100_000], vec![FloodSources::Random]));
+        assert!(plain.ladder && plain.latency && plain.only.is_empty());
+
+        let words = "--seconds 0.5 --rounds 3 --entries 7,1000000 --sources hot,random --only nft-raw,ftagent";
+        let given = parse(&words.split(' ').collect::<Vec<_>>()).expect("all of it is right");
+        assert_eq!((given.seconds, given.rounds, given.entries), (0.5, 3, vec![7, 1_000_000]));
+        assert_eq!(given.sources, [FloodSources::Hot, FloodSources::Random]);
+        assert_eq!(given.only, ["nft-raw", "ftagent"]);
+
+        let half = parse(&["--latency=false", "--ladder"]).expect("switches take a value or none");
+        assert!(half.ladder && !half.latency);
+        for wrong in
+            [["--entries", "0"], ["--entries", "2000000"], ["--rounds", "0"], ["--seconds", "0"], ["--sources", "cold"]]
+        {
+            assert!(parse(&wrong).is_err(), "{wrong:?}");
+        }
     }
 
     #[test]

@@ -174,7 +174,7 @@ impl Host {
             fail_safe
                 .extend(routers.map(|(ip, _)| FailSafe { prefix: IpNet::from(*ip), ports: ROUTER_PORTS.to_vec() }));
         }
-        Ground(Compiled { protected: self.protected(config), fail_safe })
+        Ground(Compiled { protected: self.protected(config), fail_safe, lists: None })
     }
 
     fn protected(&self, config: &Config) -> Vec<IpNet> {

@@ -13,6 +13,7 @@ pub mod enforce;
 pub mod engine;
 pub mod ground;
 pub mod host;
+pub mod lab;
 pub mod lists;
 pub mod metrics;
 pub mod netlink;

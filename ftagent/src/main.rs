@@ -14,11 +14,13 @@ use ftagent::host::host_facts;
 use ftagent::lists::{self, ListConfig, Pick, Widest};
 use ftagent::persist::StateLock;
 use ftagent::xdp::pins::Pins;
-use ftagent::{check, daemon};
+use ftagent::{check, daemon, lab};
 use serde_json::json;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
+    // The lab starts this program inside its namespaces.
+    ftagent_lab::inside::exec_if_asked();
     let cli = Cli::parse();
     let filter = EnvFilter::try_from_env("FTAGENT_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     let is_terminal = std::io::stderr().is_terminal();
@@ -36,6 +38,9 @@ fn run(cli: Cli) -> Result<()> {
     if let Command::Completions { shell } = cli.command {
         clap_complete::generate(shell, &mut Cli::command(), "ftagent", &mut std::io::stdout());
         return Ok(());
+    }
+    if let Command::Lab(arguments) = &cli.command {
+        return lab::run(arguments, cli.json);
     }
     let config = Config::load(&cli.config);
     if let Command::Lists { command } = &cli.command {
@@ -77,7 +82,9 @@ async fn carry_out(command: Command, json: bool, config: Config) -> Result<()> {
             check_config(&config, json);
             Ok(())
         }
-        Command::Lists { .. } | Command::Completions { .. } => bail!("handled before the configuration is read"),
+        Command::Lists { .. } | Command::Completions { .. } | Command::Lab(_) => {
+            bail!("handled before the configuration is read")
+        }
     }
 }
 

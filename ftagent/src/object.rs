@@ -5,19 +5,15 @@
 struct Aligned<Bytes: ?Sized>(Bytes);
 
 static DATAPATH_FILE: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/datapath.o")));
-static LAB_GENERATOR_FILE: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/lab_generator.o")));
 
 /// The datapath: an ELF object with BTF, 8-byte aligned; empty when it was not built.
 pub static DATAPATH: &[u8] = &DATAPATH_FILE.0;
 
-/// The traffic generator of the labs: an ELF object with BTF, 8-byte aligned; empty when it was not built.
-pub static LAB_GENERATOR: &[u8] = &LAB_GENERATOR_FILE.0;
-
-/// Whether the objects are there.
+/// Whether the object is there.
 ///
-/// They are not when this program was built without a compiler for BPF: `cargo xtask setup` installs one.
+/// It is not when this program was built without a compiler for BPF: `cargo xtask setup` installs one.
 pub fn is_built() -> bool {
-    !DATAPATH.is_empty() && !LAB_GENERATOR.is_empty()
+    !DATAPATH.is_empty()
 }
 
 #[cfg(test)]
@@ -30,12 +26,10 @@ mod tests {
             println!("skipped: built without a compiler for BPF");
             return;
         }
-        for object in [DATAPATH, LAB_GENERATOR] {
-            assert_eq!(object.as_ptr().align_offset(8), 0);
-            assert_eq!(object[..4], *b"\x7fELF");
-            // e_machine, in the byte order of the machine: EM_BPF.
-            assert_eq!(u16::from_ne_bytes([object[18], object[19]]), 247);
-        }
+        assert_eq!(DATAPATH.as_ptr().align_offset(8), 0);
+        assert_eq!(DATAPATH[..4], *b"\x7fELF");
+        // e_machine, in the byte order of the machine: EM_BPF.
+        assert_eq!(u16::from_ne_bytes([DATAPATH[18], DATAPATH[19]]), 247);
     }
 
     #[test]

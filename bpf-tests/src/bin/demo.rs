@@ -2,14 +2,10 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 
 use anyhow::{Context, bail};
 use bpf_tests::demo::{self, Options, Story};
 use clap::Parser;
-use nix::sys::signal::{SigSet, Signal};
 
 /// Plays attacks against a node in network namespaces of its own and proves what happened to every frame.
 ///
@@ -76,7 +72,7 @@ fn play(arguments: &Arguments) -> anyhow::Result<bool> {
         faults: arguments.faults,
         keep: arguments.keep,
     };
-    let stop = stop_on_signals()?;
+    let stop = bpf_tests::signals::stop_on_signals()?;
     let story = Story::new(arguments.json);
     let report = demo::run(&options, &story, &stop)?;
     if let (Some(p50), Some(p99)) = (report.drop_ms_p50, report.drop_ms_p99) {
@@ -89,24 +85,4 @@ fn play(arguments: &Arguments) -> anyhow::Result<bool> {
         println!("{}", report.to_line());
     }
     Ok(report.ok)
-}
-
-/// Turns SIGINT, SIGTERM and SIGHUP into a flag, so that every guard cleans up; a second signal ends at once.
-fn stop_on_signals() -> anyhow::Result<Arc<AtomicBool>> {
-    let mut signals = SigSet::empty();
-    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
-        signals.add(signal);
-    }
-    // Before any other thread exists: they all inherit the mask.
-    signals.thread_block()?;
-    let stop = Arc::new(AtomicBool::new(false));
-    let flag = stop.clone();
-    thread::spawn(move || {
-        while signals.wait().is_ok() {
-            if flag.swap(true, Ordering::Relaxed) {
-                std::process::exit(130);
-            }
-        }
-    });
-    Ok(stop)
 }

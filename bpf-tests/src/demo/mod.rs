@@ -8,7 +8,6 @@ mod agent;
 mod ending;
 mod faults;
 mod keep;
-mod process;
 mod report;
 mod scenario;
 mod stage;

@@ -19,7 +19,6 @@ use ftagent::xdp::maps::Maps;
 use ftagent::xdp::pins::Pins;
 
 use super::agent::{Agent, Plane};
-use super::process::Process;
 use super::scenario::{EDGE_MAC, Target};
 use super::{Options, Story, keep};
 use crate::bpffs::LabDir;
@@ -27,6 +26,7 @@ use crate::http::Server;
 use crate::inside::{self, Life};
 use crate::meter::{Direction, Meter};
 use crate::netns::Netns;
+use crate::process::Process;
 use crate::veth::{self, Device, EndSpec};
 
 const WAN_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0x02];

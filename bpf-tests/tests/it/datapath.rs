@@ -1,6 +1,7 @@
 //! The datapath frame by frame: rows of (frame, reason), on the program as it is loaded and pinned in production.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use aya::programs::{ProgramInfo, Xdp};
 use aya_obj::programs::XdpAttachType;
@@ -29,7 +30,7 @@ const XDP_PASS: u32 = 2;
 
 /// The datapath on one end of a wire, with its maps.
 pub(crate) struct Datapath {
-    pub(crate) lab: Lab,
+    pub(crate) lab: Arc<Lab>,
     pub(crate) dir: LabDir,
     pub(crate) maps: Maps,
     pub(crate) attached: Vec<Attached>,
@@ -73,13 +74,14 @@ pub(crate) fn settings() -> Settings {
 
 impl Datapath {
     pub(crate) fn new() -> Self {
-        let lab = Lab::new();
+        let lab = Arc::new(Lab::new());
         let dir = LabDir::create("datapath").expect("a bpffs");
         let pins = Pins::below(&dir.bpf()).expect("a bpffs");
         let attached = attach(&lab, &pins, AttachChoice::Auto);
+        assert_eq!(attached[0].mode, AttachMode::Native, "{}", attached[0].reason);
         let maps = Maps::open(&pins.maps()).expect("maps");
         let writer = Writer::adopt(&maps).expect("maps can be read");
-        let ground = Ground { protected: vec![net("10.99.0.1/32"), net("fd99::1/128")], fail_safe: vec![] };
+        let ground = Ground { protected: vec![net("10.99.0.1/32"), net("fd99::1/128")], ..Ground::default() };
         let mut this = Self { lab, dir, maps, attached, slots: Slots::default(), ground, writer, settings: settings() };
         this.apply(&RuleSet::default());
         this
@@ -91,7 +93,8 @@ impl Datapath {
         let errors = self.writer.apply(&self.maps, &compiled.tables, &self.settings);
         assert!(errors.is_empty(), "{errors:?}");
         let rulebook = compiled.tables.rulebook.clone();
-        let there = Tables { rulebook, ..self.maps.observe().expect("maps can be read") };
+        let lists = compiled.tables.lists.clone();
+        let there = Tables { rulebook, lists, ..self.maps.observe().expect("maps can be read") };
         assert_eq!(there, compiled.tables, "what was written is there");
     }
 

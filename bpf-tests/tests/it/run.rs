@@ -11,7 +11,7 @@ fn a_run_gives_the_verdict_and_the_frame() {
     if skip_without_root("a_run_gives_the_verdict_and_the_frame") {
         return;
     }
-    let mut ebpf = Ebpf::load(ftagent::object::LAB_GENERATOR).expect("a built object");
+    let mut ebpf = Ebpf::load(bpf_tests::object::GENERATOR).expect("a built object");
     let frame = PacketBuilder::v4([192, 0, 2, 1], [192, 0, 2, 2]).udp(1, 2).payload(b"x").build();
     // XDP_DROP is 1, XDP_PASS is 2 (include/uapi/linux/bpf.h).
     for (name, verdict) in [("lab_drop", 1), ("lab_pass", 2)] {

@@ -124,11 +124,15 @@ impl Signature {
         if usize::from(self.payload_len) > len {
             return false;
         }
-        let mut same = true;
-        for i in 0..PAYLOAD_BYTES {
-            same &= i >= usize::from(self.payload_len) || payload[i] == self.payload[i];
-        }
-        same
+        // Two words under masks: a loop over bytes has a way for every length, and the verifier takes them all.
+        let half = |bytes: &[u8; PAYLOAD_BYTES], at: usize| {
+            let b = |i: usize| bytes[at + i];
+            u64::from_le_bytes([b(0), b(1), b(2), b(3), b(4), b(5), b(6), b(7)])
+        };
+        let mask = |bytes: u32| if bytes >= 8 { u64::MAX } else { (1u64 << (bytes * 8)) - 1 };
+        let len = u32::from(self.payload_len);
+        let differs = |at: usize, bytes: u32| (half(payload, at) ^ half(&self.payload, at)) & mask(bytes);
+        differs(0, len) | differs(8, len.saturating_sub(8)) == 0
     }
 }
 

@@ -129,8 +129,5 @@ pub(super) const fn tcp_class(flags: u8) -> TrafficClass {
 /// through the headers before they came about, and follows all of these ways as one.
 #[inline(always)]
 fn forget(packet: &Packet) -> Place {
-    // SAFETY: two fields behind a reference.
-    let (at, room) =
-        unsafe { ((&raw const packet.l4_offset).read_volatile(), (&raw const packet.l4_room).read_volatile()) };
-    Place { at: usize::from(at), room: usize::from(room) }
+    Place { at: usize::from(super::reread(&packet.l4_offset)), room: usize::from(super::reread(&packet.l4_room)) }
 }

@@ -188,7 +188,7 @@ pub struct Packet {
     pub outer_src: Ip,
 }
 
-const _: () = assert!(size_of::<Packet>() % 8 == 0);
+const _: () = assert!(size_of::<Packet>().is_multiple_of(8));
 
 impl Packet {
     /// Makes it [`Self::EMPTY`], in wide stores: copying the constant takes a load for every store.
@@ -197,9 +197,11 @@ impl Packet {
         const WORDS: usize = size_of::<Packet>() / 8;
         let words = (&raw mut *self).cast::<u64>();
         for i in 0..WORDS {
-            // SAFETY: aligned to 8 and a multiple of it; every field is valid when all zero: integers, and enums that
-            // have a variant 0. Volatile, or the compiler makes a call of a function that writes byte by byte of it.
-            unsafe { words.add(i).write_volatile(0) };
+            // SAFETY: inside the packet, which is aligned to 8 and a multiple of it.
+            let word = unsafe { words.add(i) };
+            // SAFETY: every field is valid when all zero: integers, and enums that have a variant 0. Volatile, or the
+            // compiler makes a call of a function that writes byte by byte of it.
+            unsafe { word.write_volatile(0) };
         }
         self.class = TrafficClass::NotIp;
     }
@@ -322,6 +324,13 @@ fn outer(frame: &Frame<'_>, wire_len: usize, checks: Checks, packet: &mut Packet
     Ok(Kind::Ip)
 }
 
+/// A field out of memory, whatever the compiler and the verifier know of it.
+#[inline(always)]
+fn reread<T: Copy>(field: &T) -> T {
+    // SAFETY: a reference is valid to read.
+    unsafe { (&raw const *field).read_volatile() }
+}
+
 /// The second part of [`parse_into`], after [`Kind::Tunnel`]. `frame` may be the same frame read anew.
 #[inline(always)]
 pub fn parse_inner(frame: &Frame<'_>, checks: Checks, packet: &mut Packet) -> Kind {
@@ -334,14 +343,8 @@ pub fn parse_inner(frame: &Frame<'_>, checks: Checks, packet: &mut Packet) -> Ki
 #[inline(always)]
 fn inner(frame: &Frame<'_>, checks: Checks, packet: &mut Packet) -> Result<(), Malformed> {
     // Out of memory, so that the verifier does not know any more by which way through the outer headers it came.
-    // SAFETY: fields behind a reference.
-    let (l3, room, version) = unsafe {
-        (
-            (&raw const packet.l3_offset).read_volatile(),
-            (&raw const packet.l4_room).read_volatile(),
-            (&raw const packet.version).read_volatile(),
-        )
-    };
+    let (l3, room) = (reread(&packet.l3_offset), reread(&packet.l4_room));
+    let version = reread(&packet.version);
     let l3 = usize::from(l3);
     // The packet inside ends where the one around it does, whatever the frame holds beyond.
     let end = l3 + usize::from(room);

@@ -11,10 +11,10 @@ use aya_ebpf::macros::{classifier, map, xdp};
 use aya_ebpf::maps::{Array, PerCpuArray};
 use aya_ebpf::programs::{TcContext, XdpContext};
 
-/// The source MAC of every frame that the lab sends as an attack. `bpf-tests` has the same constant.
+/// The source MAC of every frame that the lab sends as an attack. `ftagent-lab` has the same constant.
 const ATTACK_MAC: [u8; 6] = [0x02, 0x00, 0x00, 0x00, 0xa7, 0x7a];
 
-/// What varies, as bits of `Settings::vary`. `bpf-tests` has the same constants.
+/// What varies, as bits of `Settings::vary`. `ftagent-lab` has the same constants.
 mod vary {
     pub const SOURCE: u32 = 1 << 0;
     pub const SOURCE_PORT: u32 = 1 << 1;
@@ -27,6 +27,8 @@ mod vary {
     pub const SUM_HAS_ADDRESSES: u32 = 1 << 7;
     pub const IPV6: u32 = 1 << 8;
     pub const UDP: u32 = 1 << 9;
+    /// The source is one of a list that is computed (IPv4).
+    pub const LISTED: u32 = 1 << 10;
 }
 
 /// `Settings::sum_at` of a frame without a transport checksum.
@@ -68,6 +70,10 @@ pub struct Settings {
     ttl: u32,
     ttls: u32,
     ip_id: u32,
+    /// How many networks the list has, at most 2^20.
+    listed: u32,
+    /// 3 if all of them are single addresses, else 0.
+    listed_class: u32,
 }
 
 /// One generator's progress on one CPU.
@@ -120,6 +126,9 @@ fn write_variations(ctx: &XdpContext, s: &Settings, progress: &mut Progress) -> 
         src[2] |= (low >> 32) as u32 & s.src_mask[2];
         src[1] |= high as u32 & s.src_mask[1];
         src[0] |= (high >> 32) as u32 & s.src_mask[0];
+    }
+    if s.vary & vary::LISTED != 0 {
+        src[3] |= listed(s, next(&mut random)).to_be();
     }
     let mut dst = s.dst;
     if s.vary & vary::DESTINATION != 0 {
@@ -205,6 +214,21 @@ fn write_variations(ctx: &XdpContext, s: &Settings, progress: &mut Progress) -> 
     }
     progress.random = random;
     Some(())
+}
+
+/// A random address of the list, without its first four bits; `generator/listed.rs` of the lab computes the same.
+///
+/// Entry `i` lies in the /24 whose number is `i` times an odd constant modulo 2^20: each has one of its own, and
+/// neighbours in the list are far apart.
+#[inline(always)]
+fn listed(s: &Settings, random: u64) -> u32 {
+    let i = random as u32 % s.listed.max(1);
+    let slot = i.wrapping_mul(0x9e37_79b1) & 0xf_ffff;
+    // /24, /26, /28 and /32 in turn: 8, 6, 4 and 0 bits of host.
+    let class = (i & 3) | s.listed_class;
+    let hosts = if class == 3 { 0 } else { (1u32 << (8 - 2 * class)) - 1 };
+    let anchor = (slot.wrapping_mul(167) + 13) & 0xff & !hosts;
+    (slot << 8) | anchor | ((random >> 32) as u32 & hosts)
 }
 
 /// Writes a number in network order and returns what it adds to a sum.

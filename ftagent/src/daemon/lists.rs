@@ -24,8 +24,6 @@ pub(super) struct Lists {
     stale: bool,
     /// Why the newest tables could not be made.
     not_made: Option<String>,
-    /// Made, and not looked up by the datapath.
-    held: Option<ListTables>,
     /// Bytes that the IPv4 table may take.
     max_bytes: u64,
 }
@@ -33,7 +31,7 @@ pub(super) struct Lists {
 impl Lists {
     pub(super) fn new(configs: Vec<ListConfig>, max_bytes: u64) -> Self {
         let keeper = Keeper::new(configs);
-        Self { keeper, jobs: JoinSet::new(), looking: None, stale: false, not_made: None, held: None, max_bytes }
+        Self { keeper, jobs: JoinSet::new(), looking: None, stale: false, not_made: None, max_bytes }
     }
 
     /// Begins the next job, unless one is being done: a look that is due, else the tables of what was loaded since the
@@ -121,11 +119,6 @@ impl Lists {
         self.keeper.status(now_ns)
     }
 
-    /// Keeps tables that no program looks up.
-    pub(super) fn hold(&mut self, tables: ListTables) {
-        self.held = Some(tables);
-    }
-
     /// What an operator should know.
     pub(super) fn warnings(&self, now_ns: u64) -> Vec<String> {
         let failed = self.status(now_ns).into_iter().filter_map(|list| {
@@ -133,10 +126,7 @@ impl Lists {
             list.last_error.map(|error| format!("list {}: {error}; {state}", list.name))
         });
         let not_made = self.not_made.iter().map(|why| format!("lists: {why}; those before stay in force"));
-        let held = self.held.iter().filter(|tables| tables.prefixes > 0).map(|tables| {
-            format!("lists: {} prefixes are loaded, and this datapath does not look them up", tables.prefixes)
-        });
-        failed.chain(not_made).chain(held).collect()
+        failed.chain(not_made).collect()
     }
 }
 

@@ -12,6 +12,7 @@ mod report;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -128,7 +129,11 @@ pub async fn run(config: Config) -> Result<()> {
         warnings.push(format!("map {name} was made anew: its size or layout changed, its counters began at 0"));
     }
     let maps = Maps::open(&pins.maps())?;
-    let ground = host.ground(&config).datapath();
+    let mut ground = host.ground(&config).datapath();
+    if config.lists.is_empty() {
+        // What an earlier configuration loaded goes; while there are lists, it stays until these are loaded.
+        ground.lists = Some(Arc::default());
+    }
     let datapath = Datapath::adopt(maps, config.datapath.clone(), config.dead_man_secs, ground)?;
 
     let (worker, worker_handle, mut worker_results) = Worker::new(config.state_dir.join("engine.json"), boot);
@@ -539,7 +544,8 @@ impl Daemon {
 
     fn on_lists(&mut self, done: Done) {
         if let Some(tables) = self.lists.on_done(done, clock::mono_ns()) {
-            self.lists.hold(tables);
+            let results = self.datapath.set_lists(tables, clock::mono_ns());
+            self.on_results(results);
         }
         // The next job, without waiting for the second to end.
         self.look_at_lists();

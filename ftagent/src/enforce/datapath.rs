@@ -4,15 +4,19 @@
 //! is removed; every automatic entry ends by itself besides.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use ftagent_common::abi::{Rate, SKETCH_MAX, Settings, feature, mode};
 use ftagent_common::api::MapReport;
 use ftagent_common::vocab::Mode;
+use ipnet::IpNet;
 
 use crate::config::DatapathConfig;
 use crate::engine::{EnforceResult, Point, Rule, RuleId, RuleSet};
-use crate::xdp::compile::{Compiled, Ground, Slots, Tables, compile, key};
+use crate::lists::ListAction;
+use crate::xdp::compile::{Compiled, Ground, Lists, Slots, Tables, compile, key};
 use crate::xdp::maps::Maps;
+use crate::xdp::prefixes::tables::ListTables;
 use crate::xdp::table::TableError;
 use crate::xdp::writer::Writer;
 
@@ -32,6 +36,8 @@ pub struct Datapath {
     /// Rules whose failure was told already.
     failing: BTreeSet<RuleId>,
     wanted: RuleSet,
+    /// Tables of lists that were put into force.
+    list_tables: u64,
     /// Targets and heavy sources at the last reading.
     pub seen: (u64, u64),
 }
@@ -57,13 +63,30 @@ impl Datapath {
             in_force: BTreeMap::new(),
             failing: BTreeSet::new(),
             wanted: RuleSet::default(),
+            list_tables: 0,
             seen: (0, 0),
         })
     }
 
     /// Sets what does not come from rules: protected destinations and fail-safe sources.
     pub fn set_ground(&mut self, ground: Ground, now_mono_ns: u64) -> Vec<EnforceResult> {
-        self.ground = ground;
+        let lists = self.ground.lists.take();
+        self.ground = Ground { lists, ..ground };
+        let wanted = self.wanted.clone();
+        self.reconcile(&wanted, now_mono_ns)
+    }
+
+    /// Puts other lists into force, as one rule set with the rules that are.
+    pub fn set_lists(&mut self, tables: ListTables, now_mono_ns: u64) -> Vec<EnforceResult> {
+        self.list_tables += 1;
+        let table = if tables.v4.is_some() { self.list_tables } else { 0 };
+        let rules = tables.rules.iter().map(|(rule, action)| (*rule, *action == ListAction::Evaluate)).collect();
+        let v6 =
+            tables.v6.prefixes().filter_map(|(net, value)| Some((IpNet::V6(net), usize::from(value).checked_sub(1)?)));
+        self.ground.lists = Some(Arc::new(Lists { table, rules, v6: v6.collect() }));
+        if let Some(made) = tables.v4 {
+            self.writer.hold(table, made);
+        }
         let wanted = self.wanted.clone();
         self.reconcile(&wanted, now_mono_ns)
     }
@@ -73,7 +96,9 @@ impl Datapath {
         self.wanted = desired.clone();
         self.mode = desired.mode.unwrap_or(Mode::Enforce);
         let compiled = compile(desired, &self.ground, &mut self.slots);
-        for slot in self.slots.retain(|id| desired.rules.contains_key(&id)) {
+        let lists = self.ground.lists.clone().unwrap_or_default();
+        let is_list = |id: RuleId| lists.rules.iter().any(|(rule, _)| *rule == id);
+        for slot in self.slots.retain(|id| desired.rules.contains_key(&id) || is_list(id)) {
             // The next rule in this slot counts from nothing.
             let cleared = self.maps.rule_hits.insert(&slot, &Default::default());
             if let Err(error) = cleared.and_then(|()| self.maps.rule_states.insert(&slot, &0)) {

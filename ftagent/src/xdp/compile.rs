@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ftagent_common::abi::{
-    AUTOMATIC, BITMAP_WORDS, Bitmaps, Block, EVALUATE, FILTER_WORDS, MAX_RULES, PAYLOAD_BYTES, PRESENT, Rate,
+    AUTOMATIC, BITMAP_WORDS, Bitmaps, Block, EVALUATE, FILTER_WORDS, MAX_RULES, NO_RULE, PAYLOAD_BYTES, PRESENT, Rate,
     Signature, SourceLimit, TRUST_ALL, TRUST_ALLOW, TRUST_PORTS, TRUSTED_PORTS, Target, Trust, feature, filter_bit,
     hash4, hash6, hash6_net, rule_action,
 };
@@ -29,6 +30,28 @@ pub struct Ground {
     /// Destinations that are counted and can have rules.
     pub protected: Vec<IpNet>,
     pub fail_safe: Vec<FailSafe>,
+    /// Absent: not loaded yet, and what an earlier daemon left in the kernel stays.
+    pub lists: Option<Arc<Lists>>,
+}
+
+/// Lists of prefixes. Those of IPv4 are a table of their own, which is made beforehand.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Lists {
+    /// A number of its own for every table; 0: no list has an IPv4 prefix.
+    pub table: u64,
+    /// The rule of each list, and whether it is only evaluated.
+    pub rules: Vec<(RuleId, bool)>,
+    /// IPv6 prefixes, and the place of their list in `rules`.
+    pub v6: Vec<(IpNet, usize)>,
+}
+
+/// Lists as the kernel has them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ListRules {
+    /// See [`Lists::table`].
+    pub table: u64,
+    /// What each list does, in the order of the values in the table.
+    pub rules: Vec<Block>,
 }
 
 /// Counter slots of rules. A rule keeps its slot while it lives, and gets the same one after a restart if it can.
@@ -86,6 +109,8 @@ pub struct Tables {
     pub protected: BTreeMap<TrieKey<Ip>, Target>,
     pub trust: BTreeMap<TrieKey<Ip>, Trust>,
     pub rulebook: Rulebook,
+    /// Absent: as they are.
+    pub lists: Option<ListRules>,
 }
 
 /// The tables, and what could not be expressed in them.
@@ -117,6 +142,9 @@ pub fn compile(set: &RuleSet, ground: &Ground, slots: &mut Slots) -> Compiled {
         }
     }
     compiled.tables.add_targets(&on_targets, ground, &mut compiled.refused);
+    if let Some(lists) = &ground.lists {
+        compiled.tables.add_lists(lists, slots, &mut compiled.refused);
+    }
     compiled
 }
 
@@ -156,6 +184,30 @@ impl Tables {
         }
     }
 
+    /// A prefix that a rule names besides keeps the rule's entry.
+    fn add_lists(&mut self, lists: &Lists, slots: &mut Slots, refused: &mut Vec<(RuleId, String)>) {
+        let mut rules = Vec::new();
+        for (rule, evaluate) in &lists.rules {
+            let slot = slots.assign(*rule);
+            if slot.is_none() {
+                refused.push((*rule, format!("all {MAX_RULES} counter slots of rules are taken")));
+            }
+            let flags = if slot.is_none() { 0 } else { PRESENT | if *evaluate { EVALUATE } else { 0 } };
+            rules.push(Block { expires_at_ns: 0, rule: slot.unwrap_or(NO_RULE), flags, padding: [0; 3] });
+        }
+        for (prefix, place) in &lists.v6 {
+            let Some(block) = rules.get(*place).copied().filter(|block| block.flags != 0) else { continue };
+            let at = key(*prefix);
+            let ip = at.data;
+            match prefix.prefix_len() {
+                128 => _ = self.block6.entry(ip).or_insert(block),
+                len @ (64 | 56 | 48) => _ = self.block6_net.entry([ip.0[0], ip.0[1], len.into()]).or_insert(block),
+                _ => _ = self.block6_prefix.entry(at).or_insert(block),
+            }
+        }
+        self.lists = Some(ListRules { table: lists.table, rules });
+    }
+
     /// The stages that must be in the path for these entries.
     pub fn features(&self) -> u32 {
         let has_net = |len: u32| self.block6_net.keys().any(|key| key[2] == len);
@@ -171,6 +223,7 @@ impl Tables {
             (!self.source_limits.is_empty(), feature::SOURCE_LIMIT),
             (self.rulebook.has_global(), feature::GLOBAL_RULES),
             (self.rulebook.has_payloads(), feature::PAYLOADS),
+            (self.lists.as_ref().is_some_and(|lists| lists.table != 0), feature::LISTS4),
         ];
         stages.iter().filter(|(on, _)| *on).fold(0, |mask, (_, bit)| mask | bit)
     }

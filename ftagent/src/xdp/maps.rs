@@ -85,8 +85,8 @@ impl Maps {
         Ok(self.settings.lookup(&0)?.unwrap_or_default())
     }
 
-    /// The entries that are in force now, whoever wrote them. The rule book cannot be read back from the tables that are
-    /// made of it: it is empty here.
+    /// The entries that are in force now, whoever wrote them. Rule book and lists cannot be read back from the tables
+    /// that are made of them: they are absent here.
     ///
     /// # Errors
     /// On a failed system call.
@@ -102,6 +102,7 @@ impl Maps {
             protected: active(&self.protected, slot)?,
             trust: active(&self.trust, slot)?,
             rulebook: Default::default(),
+            lists: None,
         })
     }
 }

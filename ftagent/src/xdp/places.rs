@@ -53,7 +53,7 @@ impl<V: Place> Places<V> {
         let open = |source| TableError::Open { name, path: path.display().to_string(), source };
         let data = MapData::from_pin(&path).map_err(open)?;
         let info = data.info().map_err(open)?;
-        if (info.key_size(), info.value_size()) != (4, size_of::<V>() as u32) || size_of::<V>() % 8 != 0 {
+        if (info.key_size(), info.value_size()) != (4, size_of::<V>() as u32) || !size_of::<V>().is_multiple_of(8) {
             let detail = format!("values of {} bytes instead of {}", info.value_size(), size_of::<V>());
             return Err(TableError::Layout { name, detail });
         }
@@ -79,9 +79,10 @@ impl<V: Place> Places<V> {
     /// is whole, and the words of one entry may be a packet apart.
     pub fn for_each(&self, mut visit: impl FnMut(&V)) {
         for index in 0..self.max_entries as usize {
-            // SAFETY: inside the mapping, which is aligned to a page; any bits are a `V`. The kernel may write
-            // meanwhile, word by word.
-            let value = unsafe { self.at.as_ptr().cast::<V>().add(index).read_volatile() };
+            // SAFETY: inside the mapping, which is aligned to a page.
+            let place = unsafe { self.at.as_ptr().cast::<V>().add(index) };
+            // SAFETY: any bits are a `V`. The kernel may write meanwhile, word by word.
+            let value = unsafe { place.read_volatile() };
             if value.is_taken() {
                 visit(&value);
             }

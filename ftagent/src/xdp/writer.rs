@@ -8,11 +8,12 @@
 use std::collections::BTreeMap;
 use std::io;
 
-use ftagent_common::abi::{Bitmaps, PRESENT, Settings, Slotted};
+use ftagent_common::abi::{Bitmaps, Block, PRESENT, Settings, Slotted};
 use ftagent_common::packet::Ip;
 
-use super::compile::Tables;
+use super::compile::{ListRules, Tables};
 use super::maps::{Entry, Maps};
+use super::prefixes::map::PrefixMap;
 use super::rulebook::Rulebook;
 use super::table::{Table, TableError, TrieKey};
 
@@ -27,6 +28,8 @@ pub struct Writer {
     seed: u64,
     /// The rule book whose tables are in each slot; absent: not known.
     books: [Option<Rulebook>; 2],
+    /// The table of IPv4 prefixes that the next rule set with its number takes, and its number.
+    table: Option<(u64, PrefixMap)>,
     /// Whether entries may differ between the slots, as a writer that was killed leaves them.
     unsettled: bool,
 }
@@ -40,8 +43,16 @@ impl Writer {
         let settings = maps.read_settings()?;
         let seed = if settings.seed == 0 { secret()? } else { settings.seed };
         let generation = settings.generation.max(2);
-        let there = maps.observe()?;
-        Ok(Self { there, generation, seed, books: [None, None], unsettled: true })
+        let mut there = maps.observe()?;
+        // Whatever table an earlier writer left is in force until other lists are wanted.
+        let table = if maps.lists4.id(generation & 1)?.is_some() { u64::MAX } else { 0 };
+        there.lists = Some(ListRules { table, rules: Vec::new() });
+        Ok(Self { there, generation, seed, books: [None, None], table: None, unsettled: true })
+    }
+
+    /// Takes a table of IPv4 prefixes for the rule set that names its number.
+    pub fn hold(&mut self, number: u64, table: PrefixMap) {
+        self.table = Some((number, table));
     }
 
     /// Counts rule sets; its lowest bit is the slot in force.
@@ -55,7 +66,9 @@ impl Writer {
     /// On a failed system call.
     pub fn refresh(&mut self, maps: &Maps) -> Result<(), TableError> {
         let book = std::mem::take(&mut self.there.rulebook);
+        let lists = self.there.lists.take();
         self.there = maps.observe()?;
+        self.there.lists = lists;
         let slot = (self.generation & 1) as usize;
         let is_whole = match &self.books[slot] {
             Some(book) => is_written(maps, slot as u32, book)?,
@@ -125,6 +138,7 @@ impl Writer {
         there.trust == wanted.trust
             && there.protected == wanted.protected
             && there.rulebook == wanted.rulebook
+            && (wanted.lists.is_none() || there.lists == wanted.lists)
             && self.books[(self.generation & 1) as usize].is_some()
             && changes <= DIRECT_CHANGES
     }
@@ -142,8 +156,7 @@ impl Writer {
     fn swap(&mut self, maps: &Maps, wanted: &Tables, base: &Settings, errors: &mut Vec<TableError>) {
         let next = self.generation.wrapping_add(1).max(2);
         let slot = next & 1;
-        // Lists belong to the rule set too: the next one has the tables of this one until they are changed.
-        if let Err(error) = maps.lists4.copy(self.generation & 1, slot) {
+        if let Err(error) = self.stage_lists(maps, slot, wanted.lists.as_ref()) {
             errors.push(error);
         }
         let book = &mut self.books[slot as usize];
@@ -170,7 +183,9 @@ impl Writer {
             return;
         }
         self.generation = next;
-        let before = std::mem::replace(&mut self.there, wanted.clone());
+        let mut now = wanted.clone();
+        now.lists = now.lists.or_else(|| self.there.lists.clone());
+        let before = std::mem::replace(&mut self.there, now);
         if let Err(error) = self.publish(maps, base, wanted.features() | before.features()) {
             // Not in force: the next try writes it again.
             self.generation = next.wrapping_sub(1);
@@ -180,6 +195,10 @@ impl Writer {
             return;
         }
         wait_for_packets();
+        if before.lists != self.there.lists {
+            let settled = maps.lists4.copy(slot, 1 - slot).and_then(|()| self.write_list_rules(maps, None));
+            settled.unwrap_or_else(|e| errors.push(e));
+        }
         settle(&maps.trust, &before.trust, &wanted.trust, errors);
         settle(&maps.protected, &before.protected, &wanted.protected, errors);
         settle(&maps.block4, &before.block4, &wanted.block4, errors);
@@ -191,6 +210,40 @@ impl Writer {
         if !errors.is_empty() {
             self.unsettled = true;
         }
+    }
+}
+
+impl Writer {
+    /// Lists belong to the rule set too: `slot` gets the tables that are wanted, or those that are in force.
+    fn stage_lists(&mut self, maps: &Maps, slot: u32, wanted: Option<&ListRules>) -> Result<(), TableError> {
+        let there = self.there.lists.as_ref().map_or(0, |lists| lists.table);
+        let Some(wanted) = wanted else { return maps.lists4.copy(1 - slot, slot) };
+        match &self.table {
+            _ if wanted.table == 0 => maps.lists4.clear(slot)?,
+            Some((number, table)) if *number == wanted.table => maps.lists4.put(slot, table)?,
+            _ if wanted.table == there => maps.lists4.copy(1 - slot, slot)?,
+            _ => {
+                let source = io::Error::new(io::ErrorKind::NotFound, "its table was not made");
+                return Err(TableError::Io { name: "LISTS4", action: "swap", source });
+            }
+        }
+        self.write_list_rules(maps, Some((slot, wanted)))
+    }
+
+    /// Writes what each list does: of `next` into its slot beside what is in force, or what is in force into both.
+    fn write_list_rules(&self, maps: &Maps, next: Option<(u32, &ListRules)>) -> Result<(), TableError> {
+        let none = Vec::new();
+        let there = self.there.lists.as_ref().map_or(&none, |lists| &lists.rules);
+        let (slot, wanted) = next.map_or((0, there), |(slot, lists)| (slot, &lists.rules));
+        let count = there.len().max(wanted.len());
+        let entries: Vec<(u32, Slotted<Block>)> = (0..count)
+            .map(|i| {
+                let (old, new) = (there.get(i).copied(), wanted.get(i).copied());
+                let (old, new) = (old.unwrap_or_default(), new.unwrap_or_default());
+                (i as u32, Slotted(if slot == 0 { [new, old] } else { [old, new] }))
+            })
+            .collect();
+        maps.list_rules.insert_many(&entries).map_err(|(_, error)| *error)
     }
 }
 

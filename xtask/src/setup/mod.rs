@@ -4,7 +4,7 @@
 //! tools (table)  ->  a compiler for BPF  ->  a bpf-linker for that compiler's LLVM  ->  target/toolchain/bpf.json
 //! ```
 //! Each step first looks whether its result is already there, so that a second run does nothing and one that was
-//! killed half-way goes on where it stopped. `ftagent/build.rs` reads the record; nothing else passes between them.
+//! killed half-way goes on where it stopped. `ftagent-ebpf/embed.rs` reads the record; nothing else passes between them.
 
 mod compiler;
 mod distribution;
@@ -31,6 +31,9 @@ pub(crate) struct Options {
     /// Take the compiler for BPF from there instead of from whichever has one
     #[arg(long, value_enum)]
     compiler: Option<Source>,
+    /// Also install what the drop ladder compares with: iptables, ipset and xdp-filter
+    #[arg(long)]
+    pub(crate) peers: bool,
 }
 
 /// Where a compiler for BPF can come from.
@@ -59,7 +62,13 @@ pub(crate) fn ensure(options: &Options) -> Result<Record> {
     fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let _held = lock()?;
 
-    let missing = tools::missing();
+    if options.peers {
+        // The ladder leaves out what cannot be had here, and says so.
+        if let Err(error) = tools::install(&tools::missing(tools::PEERS)) {
+            eprintln!("  going on without: {error:#}");
+        }
+    }
+    let missing = tools::missing(tools::TOOLS);
     if missing.is_empty()
         && let Some(record) = record::read().filter(|record| record.is_usable(options.compiler))
     {
@@ -80,7 +89,8 @@ pub(crate) fn ensure(options: &Options) -> Result<Record> {
 
 fn check(options: &Options) -> Result<ExitCode> {
     let mut complete = true;
-    for tool in tools::TOOLS {
+    let peers = if options.peers { tools::PEERS } else { &[] };
+    for tool in tools::TOOLS.iter().chain(peers) {
         match tool.find() {
             Some(path) => println!("ok       {:<10} {}", tool.program, path.display()),
             None => {

@@ -1,4 +1,4 @@
-//! `target/toolchain/bpf.json`: what was found, for `ftagent/build.rs` and the next set-up.
+//! `target/toolchain/bpf.json`: what was found, for `ftagent-ebpf/embed.rs` and the next set-up.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -80,7 +80,7 @@ impl Record {
     }
 
     /// `program`, one of this compiler's own, called with `subcommand` for the datapath's crate as
-    /// `ftagent/build.rs` calls it.
+    /// `ftagent-ebpf/embed.rs` calls it.
     pub(crate) fn command(&self, program: &Path, subcommand: &str) -> Command {
         let mut command = Command::new(program);
         for (key, _) in env::vars_os() {

@@ -28,6 +28,14 @@ pub(crate) const TOOLS: &[Tool] = &[
     Tool { program: "bpftool", purpose: "shows programs and maps as the kernel holds them", debian: "bpftool", fedora: "bpftool", arch: "bpf", alpine: "bpftool" },
 ];
 
+/// What `ftagent lab` and the benches compare with, and leave out where it is missing.
+#[rustfmt::skip]
+pub(crate) const PEERS: &[Tool] = &[
+    Tool { program: "iptables-restore", purpose: "a peer of the drop ladder", debian: "iptables", fedora: "iptables-nft", arch: "iptables", alpine: "iptables" },
+    Tool { program: "ipset", purpose: "a peer of the drop ladder", debian: "ipset", fedora: "ipset", arch: "ipset", alpine: "ipset" },
+    Tool { program: "xdp-filter", purpose: "a peer of the drop ladder", debian: "xdp-tools", fedora: "xdp-tools", arch: "xdp-tools", alpine: "xdp-tools" },
+];
+
 impl Tool {
     pub(crate) fn find(&self) -> Option<PathBuf> {
         process::find_program(self.program)
@@ -44,8 +52,9 @@ impl Tool {
     }
 }
 
-pub(crate) fn missing() -> Vec<&'static Tool> {
-    TOOLS.iter().filter(|tool| tool.find().is_none()).collect()
+/// Those of `tools` that are not there.
+pub(crate) fn missing(tools: &'static [Tool]) -> Vec<&'static Tool> {
+    tools.iter().filter(|tool| tool.find().is_none()).collect()
 }
 
 /// Installs the packages of `tools`, saying what each is for.
@@ -66,9 +75,9 @@ mod tests {
 
     #[test]
     fn every_program_stands_once_in_the_table() {
-        let mut programs: Vec<_> = TOOLS.iter().map(|tool| tool.program).collect();
+        let mut programs: Vec<_> = TOOLS.iter().chain(PEERS).map(|tool| tool.program).collect();
         programs.sort_unstable();
         programs.dedup();
-        assert_eq!(programs.len(), TOOLS.len());
+        assert_eq!(programs.len(), TOOLS.len() + PEERS.len());
     }
 }

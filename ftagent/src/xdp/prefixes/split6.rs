@@ -38,6 +38,14 @@ impl Split6 {
         split
     }
 
+    /// Every prefix with its value.
+    pub fn prefixes(&self) -> impl Iterator<Item = (Ipv6Net, u16)> + '_ {
+        let net = |address: u128, len: u8| Ipv6Net::new_assert(address.into(), len);
+        let addresses = self.addresses.iter().map(move |(address, value)| (net(*address, 128), *value));
+        let networks = self.networks.iter().map(move |(half, value)| (net(u128::from(*half) << 64, 64), *value));
+        addresses.chain(networks).chain(self.longer.iter().copied()).chain(self.shorter.iter().copied())
+    }
+
     /// Entries of all tables.
     pub fn len(&self) -> usize {
         self.addresses.len() + self.longer.len() + self.networks.len() + self.shorter.len()

@@ -36,10 +36,10 @@ pub struct FragmentPosition {
 /// Builds one Ethernet frame.
 ///
 /// ```
-/// use bpf_tests::packet::PacketBuilder;
+/// use ftagent_lab::packet::PacketBuilder;
 ///
 /// let frame = PacketBuilder::v4([192, 0, 2, 1], [198, 51, 100, 7]).vlan(0x8100, 7).udp(53, 4242).payload(b"answer").build();
-/// assert_eq!(bpf_tests::checksum::verify(&frame), bpf_tests::checksum::Verdict::Right);
+/// assert_eq!(ftagent_lab::checksum::verify(&frame), ftagent_lab::checksum::Verdict::Right);
 /// ```
 #[derive(Clone, Debug)]
 pub struct PacketBuilder {

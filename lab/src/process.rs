@@ -19,7 +19,7 @@ use crate::clock::now;
 const GRACE: Duration = Duration::from_secs(5);
 
 /// A running program.
-pub(super) struct Process {
+pub struct Process {
     name: &'static str,
     child: Child,
     lines: Receiver<String>,
@@ -29,7 +29,7 @@ pub(super) struct Process {
 
 impl Process {
     /// Starts `command`; standard error goes to `log`.
-    pub(super) fn start(name: &'static str, mut command: Command, log: PathBuf) -> anyhow::Result<Self> {
+    pub fn start(name: &'static str, mut command: Command, log: PathBuf) -> anyhow::Result<Self> {
         let file = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
         let mut child = command
             .stdin(Stdio::null())
@@ -49,7 +49,7 @@ impl Process {
     }
 
     /// Waits for a line that `wanted` accepts.
-    pub(super) fn wait_for<T>(
+    pub fn wait_for<T>(
         &mut self,
         what: &str,
         patience: Duration,
@@ -80,37 +80,37 @@ impl Process {
     }
 
     /// Whether it ended, and how.
-    pub(super) fn ended(&mut self) -> anyhow::Result<Option<ExitStatus>> {
+    pub fn ended(&mut self) -> anyhow::Result<Option<ExitStatus>> {
         Ok(self.child.try_wait()?)
     }
 
-    pub(super) fn pid(&self) -> u32 {
+    pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    pub(super) fn name(&self) -> &'static str {
+    pub fn name(&self) -> &'static str {
         self.name
     }
 
     /// The last lines of its log, for a message.
-    pub(super) fn last_words(&self) -> String {
+    pub fn last_words(&self) -> String {
         last_lines(&self.log, 12)
     }
 
     /// Leaves the program running when the guard goes.
-    pub(super) fn leave_alone(&mut self) {
+    pub fn leave_alone(&mut self) {
         self.left_alone = true;
     }
 
     /// Ends the program at once and waits until it is gone.
-    pub(super) fn kill(&mut self) -> anyhow::Result<()> {
+    pub fn kill(&mut self) -> anyhow::Result<()> {
         self.child.kill()?;
         self.child.wait()?;
         Ok(())
     }
 
     /// Asks the program to end and waits; kills it if it does not.
-    pub(super) fn end(&mut self) -> anyhow::Result<ExitStatus> {
+    pub fn end(&mut self) -> anyhow::Result<ExitStatus> {
         if let Some(status) = self.child.try_wait()? {
             return Ok(status);
         }

@@ -7,6 +7,7 @@ use std::fs;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
+use std::path::Path;
 
 use crate::netns::{Netns, NetnsError};
 use crate::rtnl::{End, Rtnl};
@@ -105,6 +106,10 @@ fn prepare_defaults() -> io::Result<()> {
 
 fn quiet_ipv6(device: &str) -> io::Result<()> {
     let folder = format!("/proc/sys/net/ipv6/conf/{device}");
+    if !Path::new("/proc/sys/net/ipv6").exists() {
+        // A machine that was started without IPv6 is quiet already.
+        return Ok(());
+    }
     // 1 = no link-local address is made up.
     for (key, value) in [("addr_gen_mode", "1"), ("accept_dad", "0"), ("accept_ra", "0"), ("router_solicitations", "0")]
     {

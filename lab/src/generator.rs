@@ -22,8 +22,11 @@ use crate::object::{self, LabProgramError};
 use crate::rtnl::Rtnl;
 use crate::run::xdp_context;
 
+mod listed;
 mod settings;
 mod spare;
+
+pub use listed::{Entries, Listed};
 
 const PROGRAM: &str = "lab_generate";
 /// Frames that the kernel transmits in one go; the ring of a veth device holds 256.
@@ -41,6 +44,8 @@ const MAX_LAG: Duration = Duration::from_millis(5);
 pub struct Vary {
     /// Random source addresses within a prefix.
     pub sources: Option<IpNet>,
+    /// Random sources out of a list.
+    pub listed: Option<Listed>,
     /// Random source ports.
     pub source_ports: Option<RangeInclusive<u16>>,
     /// Random destination ports.
@@ -171,6 +176,7 @@ impl Sent {
 pub struct Generator {
     ebpf: Ebpf,
     template: Vec<u8>,
+    held: Option<spare::Spare>,
 }
 
 impl Generator {
@@ -198,7 +204,7 @@ impl Generator {
             (0..cpus as u64).map(|cpu| [0, 0, (seed ^ (cpu << 56)).wrapping_mul(0x9e37_79b9_7f4a_7c15)]).collect();
         let slots = PerCpuValues::try_from(slots).map_err(aya::maps::MapError::IoError)?;
         PerCpuArray::<&mut MapData, [u64; 3]>::try_from(map)?.set(0, slots, 0)?;
-        Ok(Self { ebpf, template: template.to_vec() })
+        Ok(Self { ebpf, template: template.to_vec(), held: None })
     }
 
     /// Sends from a device of the calling thread's network namespace until a bound is reached.
@@ -210,7 +216,7 @@ impl Generator {
             let read = Rtnl::open().and_then(|rtnl| rtnl.stats(device));
             read.map_err(|source| GeneratorError::Stats { device, source })
         };
-        let _held = self.hold(device)?;
+        let _held = if self.held.is_none() { Some(self.hold(device)?) } else { None };
         let (before, dropped_before) = (self.progress()?, stats()?.tx_dropped);
         let first = bounds.begin();
         let started = now();
@@ -248,6 +254,19 @@ impl Generator {
             first,
             last,
         })
+    }
+
+    /// Keeps what [`Self::send`] otherwise makes and removes each time, for many short runs.
+    ///
+    /// Call it, and drop the generator, in the network namespace that the frames are sent from.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn keep_ready(&mut self) -> Result<(), GeneratorError> {
+        if self.held.is_none() {
+            self.held = Some(self.hold(0)?);
+        }
+        Ok(())
     }
 
     /// Attaches the program to a device without traffic while frames are sent.

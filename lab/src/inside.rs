@@ -68,6 +68,13 @@ fn exec(mut args: impl Iterator<Item = OsString>) -> io::Result<Infallible> {
     Err(Command::new(program).args(args).exec())
 }
 
+/// Shows the calling thread and its children a BPF file system at `/sys/fs/bpf`, and the current namespace's devices.
+pub(crate) fn show_bpf(bpf: &Path) -> io::Result<()> {
+    show_own_devices()?;
+    let none = None::<&str>;
+    Ok(mount(Some(bpf), "/sys/fs/bpf", none, MsFlags::MS_BIND, none)?)
+}
+
 /// Mounts a `/sys` of the current namespace over the machine's, seen by this process and its children alone.
 fn show_own_devices() -> io::Result<()> {
     unshare(CloneFlags::CLONE_NEWNS)?;

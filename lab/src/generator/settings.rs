@@ -5,11 +5,11 @@ use std::net::IpAddr;
 use ftagent_common::packet::{Packet, proto};
 use ipnet::IpNet;
 
-use super::Vary;
+use super::{Vary, listed};
 use crate::checksum::{Places, locate};
 
 /// The length of `Settings` in words of 32 bits.
-const LEN: usize = 28;
+const LEN: usize = 30;
 pub(super) type Words = [u32; LEN];
 
 mod bit {
@@ -23,6 +23,7 @@ mod bit {
     pub(super) const SUM_HAS_ADDRESSES: u32 = 1 << 7;
     pub(super) const IPV6: u32 = 1 << 8;
     pub(super) const UDP: u32 = 1 << 9;
+    pub(super) const LISTED: u32 = 1 << 10;
 }
 
 const NO_SUM: u32 = 0xffff;
@@ -34,7 +35,14 @@ pub(super) fn words(template: &[u8], vary: &Vary) -> Result<Words, &'static str>
     let mut flags = if v6 { bit::IPV6 } else { 0 };
     let l4 = usize::from(packet.l4_offset);
 
+    if vary.listed.is_some() && (v6 || vary.sources.is_some()) {
+        return Err("listed sources are IPv4, and the only ones");
+    }
     let (src, src_mask) = match vary.sources {
+        _ if vary.listed.is_some() => {
+            flags |= bit::LISTED;
+            ([0, 0, 0, u32::from_ne_bytes(listed::BASE.octets())], [0; 4])
+        }
         Some(net) => {
             flags |= bit::SOURCE;
             (prefix(net, v6)?, host_bits(net))
@@ -106,7 +114,10 @@ pub(super) fn words(template: &[u8], vary: &Vary) -> Result<Words, &'static str>
     words[8..12].copy_from_slice(&src);
     words[12..16].copy_from_slice(&src_mask);
     words[16..20].copy_from_slice(&dst);
-    words[20..].copy_from_slice(&[dst_mask, src_port, src_ports, dst_port, dst_ports, ttl, ttls, ip_id]);
+    words[20..28].copy_from_slice(&[dst_mask, src_port, src_ports, dst_port, dst_ports, ttl, ttls, ip_id]);
+    if let Some(list) = vary.listed {
+        words[28..].copy_from_slice(&[list.count(), list.class()]);
+    }
     Ok(words)
 }
 
