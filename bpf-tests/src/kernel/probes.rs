@@ -15,7 +15,7 @@ pub(super) fn rows() -> Vec<(&'static str, Outcome)> {
         let use_ = if entry.switch.is_none_or(declares) { "" } else { " (no use yet)" };
         let outcome = match (has, support.version() >= entry.since) {
             (true, true) => Outcome::Ok(format!("since {}{use_}", entry.since)),
-            (false, false) => Outcome::Missing(format!("{}{use_}", entry.lack())),
+            (false, false) => Outcome::Missing(format!("needs {}: {}{use_}", entry.since, entry.instead)),
             (has, _) => Outcome::Failed(format!("the table says since {}, the kernel says {has}", entry.since)),
         };
         (entry.name, outcome)
