@@ -20,6 +20,7 @@ pub(crate) fn frame(
 ) {
     let class = match kind {
         Kind::Ip => scratch.packet.class,
+        Kind::Malformed(why) if why.has_target() => scratch.packet.class,
         Kind::NotIp | Kind::Tunnel | Kind::Malformed(_) => TrafficClass::NotIp,
     };
     if let Some(counters) = maps::VERDICTS.get_ptr_mut(maps::INTERFACE.load()) {

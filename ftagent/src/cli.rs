@@ -198,21 +198,25 @@ fn flood_secs(text: &str) -> Result<f64, String> {
 /// What can be done to the rules of a target.
 #[derive(Debug, Subcommand)]
 pub enum RuleChange {
-    /// Drop or limit what matches on its way to a target.
+    /// Drop, limit, pass, sample or mark what matches on its way to a target.
     Add {
         /// The destination: an address or prefix.
         #[arg(long)]
         target: IpNetOrAddr,
         /// Such as "protocol udp source-port 53 length 512-1500"; also destination-port, ttl, icmp-type, tcp-flags
-        /// VALUE/MASK, fragment, whole, "any protocol".
+        /// VALUE/MASK, dscp, source PREFIX, payload HEX, fragment, whole, "any protocol".
         #[arg(long = "match", value_parser = words::parse)]
         matches: Matches,
-        /// `drop`, or `limit 1000pps`, `limit 5Mbps`.
+        /// `drop`, `limit 1000pps`, `limit 5Mbps`, `pass` (no further rule is asked), `sample` (every packet is copied),
+        /// or `mark 8` (sets the DSCP).
         #[arg(long, value_parser = rule_action)]
         action: RuleAction,
         /// How long, such as 90s, 10m, 2h or 1d; until it is deleted if absent.
         #[arg(long, value_parser = duration)]
         ttl: Option<u32>,
+        /// Count and sample what the rule would do, and do nothing.
+        #[arg(long)]
+        evaluate: bool,
     },
     /// Delete the rule of a target that matches exactly this, whoever made it.
     Delete {
@@ -231,13 +235,25 @@ pub enum RuleChange {
 pub enum RuleAction {
     Drop,
     Limit(Rate),
+    Pass,
+    Sample,
+    /// The DSCP, 0 to 63.
+    Mark(u8),
 }
 
 fn rule_action(text: &str) -> Result<RuleAction, String> {
     match text.split_once(' ') {
         None if text == "drop" => Ok(RuleAction::Drop),
+        None if text == "pass" => Ok(RuleAction::Pass),
+        None if text == "sample" => Ok(RuleAction::Sample),
+        Some(("mark", dscp)) => match dscp.trim().parse() {
+            Ok(dscp) if dscp < 64 => Ok(RuleAction::Mark(dscp)),
+            _ => Err(format!("{dscp:?} is no DSCP from 0 to 63")),
+        },
         Some(("limit", limit)) => rate(limit.trim()).map(RuleAction::Limit),
-        _ => Err(format!("{text:?} is no action: write \"drop\" or \"limit 1000pps\"")),
+        _ => {
+            Err(format!("{text:?} is no action: write \"drop\", \"limit 1000pps\", \"pass\", \"sample\" or \"mark 8\""))
+        }
     }
 }
 

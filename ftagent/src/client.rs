@@ -104,8 +104,9 @@ pub async fn rules(config: &Config, as_json: bool) -> Result<()> {
     for rule in &rules {
         let end = rule.expires_in_secs.map_or_else(|| "no end".to_owned(), |secs| format!("ends in {secs} s"));
         println!(
-            "#{:<6} {:<7} {}  [{}]  {} packets, {}  ({end})",
+            "#{:<6} {}{:<7} {}  [{}]  {} packets, {}  ({end})",
             rule.id.0,
+            if rule.evaluate { "would " } else { "" },
             verdict_text(rule.verdict),
             matches_text(&rule.matches),
             origin_text(&rule.origin),
@@ -170,13 +171,23 @@ pub fn block(source: IpNet, ttl_secs: Option<u32>, limit: Option<Rate>) -> Opera
     OperatorOrder::Block { source, ttl_secs, pps, bps }
 }
 
-/// An order to drop or limit what goes to a target.
-pub fn add_rule(target: IpNet, matches: Matches, action: RuleAction, ttl_secs: Option<u32>) -> OperatorOrder {
-    let (pps, bps) = match action {
-        RuleAction::Drop => (None, None),
-        RuleAction::Limit(limit) => limits(Some(limit)),
+/// An order to do something to what goes to a target.
+pub fn add_rule(
+    target: IpNet,
+    matches: Matches,
+    action: RuleAction,
+    ttl_secs: Option<u32>,
+    evaluate: bool,
+) -> OperatorOrder {
+    let verdict = match action {
+        RuleAction::Drop => Verdict::Drop,
+        RuleAction::Limit(Rate::Pps(pps)) => Verdict::LimitPps { pps, burst: (pps / 10).max(1) },
+        RuleAction::Limit(Rate::Bps(bps)) => Verdict::LimitBps { bps, burst: bps / 10 },
+        RuleAction::Pass => Verdict::Pass,
+        RuleAction::Sample => Verdict::Sample,
+        RuleAction::Mark(dscp) => Verdict::Mark { dscp },
     };
-    OperatorOrder::AddRule { target, matches, ttl_secs, pps, bps }
+    OperatorOrder::AddRule { target, matches, ttl_secs, verdict, evaluate }
 }
 
 fn limits(limit: Option<Rate>) -> (Option<u64>, Option<u64>) {
@@ -345,7 +356,8 @@ fn incident_text(report: &IncidentReport) -> String {
 fn matches_text(matches: &Matches) -> String {
     let from = matches.source.map(|source| format!("from {source}"));
     let to = matches.target.map(|target| format!("to {target}"));
-    let rest = if matches.is_source_only() { None } else { Some(words::words(matches)) };
+    let rest = Matches { source: None, ..matches.clone() };
+    let rest = if matches.is_source_only() { None } else { Some(words::words(&rest)) };
     from.into_iter().chain(to).chain(rest).collect::<Vec<_>>().join(" ")
 }
 

@@ -66,8 +66,8 @@ async fn carry_out(command: Command, json: bool, config: Config) -> Result<()> {
             client::order(&config, json, OperatorOrder::Disallow { prefix: prefix.0 }).await
         }
         Command::Rules { change: None } => client::rules(&config, json).await,
-        Command::Rules { change: Some(RuleChange::Add { target, matches, action, ttl }) } => {
-            client::order(&config, json, client::add_rule(target.0, matches, action, ttl)).await
+        Command::Rules { change: Some(RuleChange::Add { target, matches, action, ttl, evaluate }) } => {
+            client::order(&config, json, client::add_rule(target.0, matches, action, ttl, evaluate)).await
         }
         Command::Rules { change: Some(RuleChange::Delete { target, matches, .. }) } => {
             client::order(&config, json, OperatorOrder::DeleteRule { target: target.0, matches }).await

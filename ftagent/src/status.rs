@@ -82,6 +82,9 @@ pub struct RuleStatus {
     pub id: RuleId,
     pub matches: Matches,
     pub verdict: Verdict,
+    /// Whether it only counts and samples what it would do.
+    #[serde(default)]
+    pub evaluate: bool,
     pub origin: Origin,
     pub point: crate::engine::Point,
     pub expires_in_secs: Option<u64>,

@@ -36,6 +36,7 @@ pub(super) fn parse(
     packet.src = Ip::v4([h[12], h[13], h[14], h[15]]);
     packet.dst = Ip::v4([h[16], h[17], h[18], h[19]]);
     if checks.has(Checks::SANITY) {
+        packet.class = l4::class_of_protocol(h[9]);
         sanity::v4(packet)?;
     }
 

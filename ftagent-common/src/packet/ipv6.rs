@@ -50,6 +50,7 @@ pub(super) fn parse(
     ]);
     // Whatever is checked: a mapped address (RFC 4291 section 2.5.5.2) would be taken for the IPv4 address in it, on
     // the allowlist too.
+    packet.class = l4::class_of_protocol(next);
     if packet.src.is_v4() || packet.dst.is_v4() {
         return Err(Malformed::MartianSource);
     }

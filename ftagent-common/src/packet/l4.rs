@@ -34,7 +34,12 @@ pub(super) fn parse(frame: &Frame<'_>, place: Place, checks: Checks, packet: &mu
         (Ok(len), _) => len,
         // Without its transport header a first fragment is an evasion, a whole datagram a cut.
         (Err(Malformed::Truncated), Fragment::First) => return Err(Malformed::TinyFragment),
-        (Err(why), _) => return Err(why),
+        (Err(why), fragment) => {
+            if fragment == Fragment::Whole && why.has_target() {
+                packet.class = class(packet);
+            }
+            return Err(why);
+        }
     };
     packet.payload_offset = ((place.at + header_len) & 0xffff) as u16;
     if packet.fragment == Fragment::Whole {
@@ -107,6 +112,18 @@ fn class(packet: &Packet) -> TrafficClass {
         proto::ICMPV6 => TrafficClass::Icmpv6,
         proto::GRE => TrafficClass::Gre,
         proto::ESP => TrafficClass::Esp,
+        _ => TrafficClass::OtherIp,
+    }
+}
+
+/// The class by the protocol alone.
+#[inline(always)]
+pub(super) const fn class_of_protocol(protocol: u8) -> TrafficClass {
+    match protocol {
+        proto::TCP => TrafficClass::TcpOdd,
+        proto::UDP => TrafficClass::Udp,
+        proto::ICMP => TrafficClass::Icmp,
+        proto::ICMPV6 => TrafficClass::Icmpv6,
         _ => TrafficClass::OtherIp,
     }
 }

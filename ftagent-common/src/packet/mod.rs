@@ -256,6 +256,18 @@ pub enum Malformed {
     BadLength,
 }
 
+impl Malformed {
+    /// Whether addresses and class were read all the same. Where the addresses are at fault nothing after them is read:
+    /// the class is then what the protocol alone says.
+    #[inline(always)]
+    pub const fn has_target(self) -> bool {
+        matches!(
+            self,
+            Self::MartianSource | Self::Land | Self::PortZero | Self::ImpossibleFlags | Self::BadLength
+        )
+    }
+}
+
 /// What a frame turned out to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {

@@ -81,7 +81,13 @@ pub(crate) fn decide(
         _ if settings.mode == mode::BYPASS => {}
         Kind::NotIp => scratch.verdict.reason = not_ip::limit(scratch, &judged),
         Kind::Tunnel => scratch.verdict.reason = Reason::Malformed,
-        Kind::Malformed(why) => scratch.verdict.reason = malformed(why, settings),
+        Kind::Malformed(why) => {
+            scratch.verdict.reason = malformed(why, settings);
+            if why.has_target() {
+                // A flood of these is an attack on somebody: what is dropped stays visible.
+                return target::find(scratch, &judged).and_then(|target| target.counters);
+            }
+        }
     }
     None
 }

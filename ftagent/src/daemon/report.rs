@@ -134,6 +134,7 @@ impl Daemon {
                     id: rule.id,
                     matches: rule.matches,
                     verdict: rule.verdict,
+                    evaluate: rule.evaluate,
                     origin: rule.origin,
                     point: rule.point,
                     expires_in_secs: rule.expires_in_secs,

@@ -8,7 +8,7 @@ use ftagent_common::packet::Packet;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
-use super::rules::{Matches, RuleId, RuleSet};
+use super::rules::{Matches, RuleId, RuleSet, Verdict};
 use super::settings::Settings;
 
 /// The time of an input: both clocks, read together by the caller.
@@ -103,16 +103,16 @@ pub enum OperatorOrder {
     },
     /// Lifts blocks and limits of exactly this source, whoever made them.
     Unblock { source: ipnet::IpNet },
-    /// Drops or limits what matches on its way to a target. `matches` names neither a source nor the target.
+    /// Does something to what matches on its way to a target. `matches` does not name the target.
     AddRule {
         target: ipnet::IpNet,
         matches: Matches,
         /// Absent: until it is deleted.
         ttl_secs: Option<u32>,
+        verdict: Verdict,
+        /// Count and sample what would be done, and do nothing.
         #[serde(default)]
-        pps: Option<u64>,
-        #[serde(default)]
-        bps: Option<u64>,
+        evaluate: bool,
     },
     /// Takes exactly this rule of a target away, whoever made it.
     DeleteRule { target: ipnet::IpNet, matches: Matches },

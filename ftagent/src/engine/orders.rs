@@ -25,14 +25,13 @@ impl Engine {
                 self.block(source.trunc(), ttl_secs, verdict, Origin::Operator, now)
             }
             OperatorOrder::Unblock { source } => self.unblock(source.trunc(), now),
-            OperatorOrder::AddRule { target, matches, ttl_secs, pps, bps } => {
-                let verdict = rate(pps, bps, None);
-                let matches = Matches { target: None, source: None, ..matches };
-                if verdict == Verdict::Drop && matches == Matches::default() {
+            OperatorOrder::AddRule { target, matches, ttl_secs, verdict, evaluate } => {
+                let matches = Matches { target: None, ..matches };
+                if verdict == Verdict::Drop && matches == Matches::default() && !evaluate {
                     Err(format!("this drops everything for {target}, what is wanted too: name what to match, or limit"))
                 } else {
                     let matches = Matches { target: Some(target.trunc()), ..matches };
-                    Ok(self.order_rule(matches, ttl_secs, verdict, Origin::Operator, now))
+                    Ok(self.order_rule(matches, ttl_secs, (verdict, evaluate), Origin::Operator, now))
                 }
             }
             OperatorOrder::DeleteRule { target, matches } => self.delete_rule(target.trunc(), &matches, now),
@@ -88,7 +87,7 @@ impl Engine {
         now: Now,
     ) -> Result<String, String> {
         guard::check_operator(&source, &self.effective, &self.allow).map_err(|why| why.to_string())?;
-        let end = self.order_rule(Matches::source(source), ttl_secs, verdict, origin, now);
+        let end = self.order_rule(Matches::source(source), ttl_secs, (verdict, false), origin, now);
         let what = if verdict == Verdict::Drop { "blocked" } else { "limited" };
         Ok(format!("{source} is {what}: {end}"))
     }
@@ -98,13 +97,15 @@ impl Engine {
         &mut self,
         matches: Matches,
         ttl_secs: Option<u32>,
-        verdict: Verdict,
+        (verdict, evaluate): (Verdict, bool),
         origin: Origin,
         now: Now,
     ) -> String {
         let expires_at_ns = ttl_secs.map(|secs| now.mono_ns + u64::from(secs.max(1)) * SEC);
         let end = ttl_secs.map_or_else(|| "until it is lifted".to_owned(), |secs| format!("for {secs} s"));
-        let same = |r: &&mut Rule| !r.origin.is_automatic() && r.matches == matches && r.verdict == verdict;
+        let same = |r: &&mut Rule| {
+            !r.origin.is_automatic() && r.matches == matches && r.verdict == verdict && r.evaluate == evaluate
+        };
         let id = match self.rules.values_mut().find(same) {
             // Twice is once: only the end moves.
             Some(known) => {
@@ -113,10 +114,8 @@ impl Engine {
             }
             None => {
                 let id = self.next_rule_id();
-                self.rules.insert(
-                    id,
-                    Rule { id, matches, verdict, point: Point::Datapath, origin, expires_at_ns, evaluate: false },
-                );
+                self.rules
+                    .insert(id, Rule { id, matches, verdict, point: Point::Datapath, origin, expires_at_ns, evaluate });
                 id
             }
         };
@@ -125,7 +124,7 @@ impl Engine {
     }
 
     fn delete_rule(&mut self, target: IpNet, matches: &Matches, now: Now) -> Result<String, String> {
-        let wanted = Matches { target: Some(target), source: None, ..matches.clone() };
+        let wanted = Matches { target: Some(target), ..matches.clone() };
         let ids: Vec<_> = self.rules.values().filter(|r| r.matches == wanted).map(|r| r.id).collect();
         if ids.is_empty() {
             return Err(format!(
@@ -144,7 +143,7 @@ impl Engine {
     }
 
     fn unblock(&mut self, source: IpNet, now: Now) -> Result<String, String> {
-        let ids: Vec<_> = self.rules.values().filter(|r| r.matches.source == Some(source)).map(|r| r.id).collect();
+        let ids: Vec<_> = self.rules.values().filter(|r| r.matches == Matches::source(source)).map(|r| r.id).collect();
         if ids.is_empty() {
             return Err(format!("nothing blocks or limits exactly {source}"));
         }

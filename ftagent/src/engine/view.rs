@@ -80,6 +80,7 @@ pub struct RuleView {
     pub id: RuleId,
     pub matches: Matches,
     pub verdict: Verdict,
+    pub evaluate: bool,
     pub point: Point,
     pub origin: Origin,
     /// Seconds until it ends by itself.
@@ -130,6 +131,7 @@ impl Engine {
                     id: r.id,
                     matches: r.matches.clone(),
                     verdict: r.verdict,
+                    evaluate: r.evaluate,
                     point: r.point,
                     origin: r.origin.clone(),
                     expires_in_secs: r.expires_at_ns.map(|end| end.saturating_sub(self.now_ns) / SEC),

@@ -2,13 +2,16 @@
 //!
 //! `protocol udp source-port 53 length 512-1500 whole`; the names are FlowSpec's (RFC 8955 section 4).
 
+use ftagent_common::abi::PAYLOAD_BYTES;
 use ftagent_common::packet::proto;
+use ipnet::IpNet;
 
 use super::rules::Matches;
 
-/// What a rule matches besides its source and target.
+/// What a rule matches besides its target; a source stands here where other parts stand beside it.
 pub fn words(m: &Matches) -> String {
     let mut words = Vec::new();
+    words.extend(m.source.map(|source| format!("source {source}")));
     let range = |name: &str, low: u16, high: u16| {
         if low == high { format!("{name} {low}") } else { format!("{name} {low}-{high}") }
     };
@@ -23,6 +26,11 @@ pub fn words(m: &Matches) -> String {
     words.extend(m.icmp_type.map(|[low, high]| range("icmp-type", low.into(), high.into())));
     words.extend(m.tcp_flags.map(|[mask, value]| format!("tcp-flags {value:#04x}/{mask:#04x}")));
     words.extend(m.fragment.map(|f| if f { "fragment".to_owned() } else { "whole".to_owned() }));
+    words.extend(m.dscp.map(|[low, high]| range("dscp", low.into(), high.into())));
+    words.extend(m.payload.as_ref().map(|bytes| {
+        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        format!("payload {hex}")
+    }));
     if words.is_empty() { ANYTHING.to_owned() } else { words.join(" ") }
 }
 
@@ -62,6 +70,9 @@ pub fn parse(text: &str) -> Result<Matches, NotAMatch> {
             "ttl" => matches.ttl = Some(byte_range(name, value()?)?),
             "icmp-type" => matches.icmp_type = Some(byte_range(name, value()?)?),
             "tcp-flags" => matches.tcp_flags = Some(flags(value()?)?),
+            "source" => matches.source = Some(source(value()?)?),
+            "dscp" => matches.dscp = Some(dscp(value()?)?),
+            "payload" => matches.payload = Some(payload(value()?)?),
             "fragment" => matches.fragment = Some(true),
             "whole" => matches.fragment = Some(false),
             other => return Err(NotAMatch(format!("{other:?} is nothing that a rule matches"))),
@@ -96,6 +107,27 @@ fn byte_range(name: &str, text: &str) -> Result<[u8; 2], NotAMatch> {
     Ok([u8::try_from(low).map_err(error)?, u8::try_from(high).map_err(error)?])
 }
 
+fn source(text: &str) -> Result<IpNet, NotAMatch> {
+    let parsed = text.parse::<std::net::IpAddr>().map(IpNet::from).or_else(|_| text.parse::<IpNet>());
+    let net = parsed.map_err(|_| NotAMatch(format!("source {text:?} is neither an address nor a prefix")))?;
+    if net.trunc() == net { Ok(net) } else { Err(NotAMatch(format!("source {text} has host bits"))) }
+}
+
+fn dscp(text: &str) -> Result<[u8; 2], NotAMatch> {
+    let range = byte_range("dscp", text)?;
+    if range[1] < 64 { Ok(range) } else { Err(NotAMatch(format!("dscp {text:?} goes from 0 to 63"))) }
+}
+
+/// The first bytes after the transport header, in hexadecimal.
+fn payload(text: &str) -> Result<Vec<u8>, NotAMatch> {
+    let error =
+        || NotAMatch(format!("payload {text:?} is not 1 to {PAYLOAD_BYTES} bytes in hexadecimal, two digits each"));
+    if !text.is_ascii() || text.is_empty() || !text.len().is_multiple_of(2) || text.len() > 2 * PAYLOAD_BYTES {
+        return Err(error());
+    }
+    (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).map_err(|_| error())).collect()
+}
+
 fn flags(text: &str) -> Result<[u8; 2], NotAMatch> {
     let error = || NotAMatch(format!("tcp-flags {text:?} is no value and mask such as 0x02/0x3f"));
     let hex = |part: &str| u8::from_str_radix(part.strip_prefix("0x")?, 16).ok();
@@ -118,6 +150,9 @@ mod tests {
             ttl: Some([50, 64]),
             tcp_flags: Some([0x3f, 0x02]),
             fragment: Some(false),
+            source: Some("198.51.100.0/24".parse().expect("a prefix")),
+            dscp: Some([8, 10]),
+            payload: Some(vec![0xff, 0x00, 0x54]),
             ..Matches::default()
         };
         let icmp = Matches { protocol: Some(1), icmp_type: Some([8, 8]), fragment: Some(true), ..Matches::default() };
@@ -136,6 +171,11 @@ mod tests {
             ("source-port 53", "ports need"),
             ("protocol udp source-port 9-2", "9-2"),
             ("ttl 300", "0 to 255"),
+            ("dscp 64", "0 to 63"),
+            ("payload 0", "hexadecimal"),
+            ("payload 0g", "hexadecimal"),
+            ("payload 0001020304050607080910111213141516", "1 to 16"),
+            ("source 10.0.0.1/8", "host bits"),
             ("protocol tcp tcp-flags 0x12/0x02", "0x12/0x02"),
         ];
         for (text, part) in table {

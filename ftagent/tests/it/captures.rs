@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use ftagent::engine::Settings;
 use ftagent_common::frame::Frame;
-use ftagent_common::packet::{Parsed, parse};
+use ftagent_common::packet::{Checks, Kind, Packet, parse_into};
 use ftagent_common::vocab::AttackFamily;
 use pcap_file::DataLink;
 use pcap_file::pcap::PcapReader;
@@ -78,7 +78,8 @@ fn recorded(link: DataLink, data: &[u8], len: usize, time_ns: u64) -> Option<Rec
         (bytes, 14 + len - cut)
     };
     let wire_len = wire_len.max(bytes.len());
-    let Parsed::Ip(packet) = parse(&Frame::new(&bytes), wire_len) else { return None };
+    let mut packet = Packet::EMPTY;
+    let Kind::Ip = parse_into(&Frame::new(&bytes), wire_len, Checks::NONE, &mut packet) else { return None };
     Some(Recorded { dst: packet.dst.into(), bytes, wire_len, time_ns })
 }
 

@@ -10,7 +10,7 @@ use ftagent::engine::{
 use ftagent_common::abi::{Rate, Reason, SourceCounters, TargetCounters};
 use ftagent_common::api::IncidentReport;
 use ftagent_common::frame::Frame;
-use ftagent_common::packet::{Fragment, Packet, Parsed, parse};
+use ftagent_common::packet::{Checks, Fragment, Kind, Packet, parse_into};
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 
@@ -123,8 +123,21 @@ impl Kernel {
     /// One frame arrives at `ns`; whether it passed.
     pub(crate) fn frame(&mut self, bytes: &[u8], wire_len: usize, ns: u64) -> bool {
         self.run_until(ns);
-        let Parsed::Ip(packet) = parse(&Frame::new(bytes), wire_len) else { return true };
-        let verdict = self.judge(&packet, wire_len);
+        let mut packet = Packet::EMPTY;
+        let refused = match parse_into(&Frame::new(bytes), wire_len, Checks::ALL, &mut packet) {
+            Kind::Ip | Kind::Tunnel => None,
+            Kind::NotIp => return true,
+            Kind::Malformed(why) if !why.has_target() => return false,
+            // What no host can have sent is dropped, and counted for its target as the kernel does: by class.
+            Kind::Malformed(_) => {
+                let class = packet.class;
+                packet = Packet::EMPTY;
+                assert_eq!(parse_into(&Frame::new(bytes), wire_len, Checks::NONE, &mut packet), Kind::Ip);
+                packet.class = class;
+                Some(Reason::MartianSource)
+            }
+        };
+        let verdict = refused.unwrap_or_else(|| self.judge(&packet, wire_len));
         let dropped = verdict.is_drop();
         let flow = &mut self.targets.entry(packet.dst.into()).or_default().classes[packet.class.index()];
         let source = &mut self.sources.entry(packet.src.into()).or_default().flow;
@@ -171,6 +184,8 @@ impl Kernel {
                 Verdict::Drop => return Reason::TargetRule,
                 Verdict::LimitPps { pps, burst } => Rate::packets(pps, burst),
                 Verdict::LimitBps { bps, burst } => Rate::bits(bps, burst),
+                Verdict::Pass => return Reason::RulePassed,
+                Verdict::Sample | Verdict::Mark { .. } => continue,
             };
             let bucket = self.buckets.entry(*id).or_insert((rate, 0));
             match rate.conform(bucket.1, self.now_ns.max(1), wire_len as u64) {
