@@ -5,7 +5,6 @@ use aya_ebpf::btf_maps;
 use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf};
-use ftagent_common::abi::prefixes::Cell;
 use ftagent_common::abi::{
     Bitmaps, Block, Counter, CpuState, Health, InterfaceCounters, MAX_INTERFACES, MAX_LISTS, MAX_RULES, PAYLOAD_BYTES,
     RuleHits, Settings, Signatures, Sketch, Slotted, SourceCounters, SourceLimit, Target, TargetCounters, Trust,
@@ -54,8 +53,11 @@ pub(crate) static BLOCK6_NET: HashMap<[u32; 3], Slotted<Block>> = HashMap::with_
 pub(crate) static BLOCK6_PREFIX: LpmTrie<Ip, Slotted<Block>> = LpmTrie::with_max_entries(65_536, 0);
 
 /// Lists of IPv4 prefixes, one table for each rule set: see `ftagent_common::abi::Cell`.
+///
+/// Cells are plain words here: kernels before 6.2 take only tables whose type has a structure if this one's has.
 #[btf_map]
-pub(crate) static LISTS4: btf_maps::ArrayOfMaps<btf_maps::Array<Cell, 1, LIST_FLAGS>, 2> = btf_maps::ArrayOfMaps::new();
+pub(crate) static LISTS4: btf_maps::ArrayOfMaps<btf_maps::Array<[u64; 2], 1, LIST_FLAGS>, 2> =
+    btf_maps::ArrayOfMaps::new();
 
 /// What each list does, by the values in `LISTS4` less one.
 #[map]

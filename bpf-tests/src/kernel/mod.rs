@@ -53,6 +53,7 @@ type Row = (&'static str, fn(&Tools) -> Result<Outcome, String>);
 
 /// Rows with a stage of their own each.
 const ROWS: &[Row] = &[
+    ("every program", probes::programs),
     ("xdp native", datapath::native),
     ("xdp generic", datapath::generic),
     ("tc", datapath::tc),

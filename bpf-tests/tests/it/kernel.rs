@@ -4,13 +4,18 @@ use std::time::Duration;
 
 use aya::programs::{ProgramInfo, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader};
+use bpf_tests::bpffs::LabDir;
 use bpf_tests::clock::now;
 use bpf_tests::skip_without_root;
 use ftagent::object;
 use ftagent::xdp::adapt;
 use ftagent::xdp::kernel::Support;
+use ftagent::xdp::pins::Pins;
+use ftagent::xdp::program::AttachChoice;
 use ftagent::xdp::tc;
+use ftagent_common::vocab::AttachMode;
 
+use crate::datapath::attach;
 use crate::lab::Lab;
 
 /// The datapath as a kernel of this release gets it.
@@ -84,4 +89,47 @@ fn a_classic_filter_is_replaced_in_its_place_and_removed() {
             tc::detach("edge0").expect("what is not there is as good");
         })
         .expect("inside");
+}
+
+/// Attaches the filter as a kernel without tc links has it, with its program pinned.
+fn filter(lab: &Lab, pins: &Pins) {
+    lab.edge
+        .run(|| {
+            let mut ebpf = loaded_for("5.10.0");
+            let program: &mut SchedClassifier =
+                ebpf.program_mut("ftagent_tc").expect("there").try_into().expect("a classifier");
+            program.load().expect("loads");
+            tc::attach(program, "edge0", false).expect("attaches");
+            pins.create().expect("directories");
+            program.pin(pins.program("edge0")).expect("pinned");
+        })
+        .expect("inside");
+}
+
+#[test]
+fn a_classic_filter_goes_with_the_pins_and_gives_way_to_a_link() {
+    if skip_without_root("a_classic_filter_goes_with_the_pins_and_gives_way_to_a_link") {
+        return;
+    }
+    let lab = Lab::new();
+    let dir = LabDir::create("filter").expect("a bpffs");
+    let pins = Pins::below(&dir.bpf()).expect("a bpffs");
+    let attached = || lab.edge.run(|| tc::attached(lab.edge0.index).expect("asked")).expect("inside");
+
+    filter(&lab, &pins);
+    assert!(attached().is_some());
+    assert_eq!(lab.edge.run(|| pins.remove_all().expect("removed")).expect("inside"), ["edge0"]);
+    assert_eq!(attached(), None, "detached with everything else");
+
+    for (choice, mode) in [(AttachChoice::Native, AttachMode::Native), (AttachChoice::Tc, AttachMode::Tc)] {
+        filter(&lab, &pins);
+        let now = attach(&lab, &pins, choice);
+        assert_eq!((now[0].mode, now[0].link_id.is_some()), (mode, true), "{choice:?}: {}", now[0].reason);
+        assert_eq!(attached(), None, "{choice:?}: one program on an interface is enough");
+        lab.edge.run(|| pins.remove_all().expect("removed")).expect("inside");
+    }
+
+    filter(&lab, &pins);
+    attach(&lab, &pins, AttachChoice::Nftables);
+    assert_eq!(attached(), None, "the configuration does not want a program there any more");
 }

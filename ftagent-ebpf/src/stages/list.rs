@@ -1,6 +1,6 @@
 //! Lists of IPv4 prefixes: one look-up, whatever their number.
 
-use ftagent_common::abi::prefixes::{self, Cell};
+use ftagent_common::abi::prefixes;
 use ftagent_common::abi::{Block, EVALUATE, PRESENT, Reason, feature, stage};
 use ftagent_common::packet::{Packet, Tunnel};
 
@@ -29,12 +29,12 @@ pub(super) fn hit(scratch: &mut Scratch, judged: &Judged<'_>) -> Option<Hit> {
 
 #[inline(always)]
 fn of<const N: usize, const F: usize>(
-    table: &aya_ebpf::btf_maps::Array<Cell, N, F>,
+    table: &aya_ebpf::btf_maps::Array<[u64; 2], N, F>,
     address: u32,
     judged: &Judged<'_>,
     verdict: &mut Verdict,
 ) -> Option<Hit> {
-    let value = prefixes::lookup(|index| table.get(index).map(|cell| cell.0), u32::from_be(address));
+    let value = prefixes::lookup(|index| table.get(index).copied(), u32::from_be(address));
     if value == prefixes::NONE {
         return None;
     }
