@@ -15,7 +15,7 @@
 //!   that a flood of them pushes out nothing but each other.
 
 use aya_ebpf::bindings::bpf_sock;
-use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
+use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use ftagent_common::abi::{FLOW_SETS, GateSettings, HALF_OPEN_SETS, Life, QUERY_SETS, Seen, has_port};
@@ -99,7 +99,7 @@ fn transport(
     (at, room): (usize, usize),
 ) -> Option<()> {
     // SAFETY: a helper without arguments.
-    let now_ns = unsafe { bpf_ktime_get_coarse_ns() };
+    let now_ns = unsafe { bpf_ktime_get_ns() };
     let mut ends = Ends { remote, local, ports: [0; 2], protocol };
     match protocol {
         proto::TCP => {

@@ -124,6 +124,9 @@ pub(crate) struct Scratch {
     /// A key of a trie: on the stack the compiler would write parts of it across its words' bounds.
     pub(crate) key: Key<Ip>,
     pub(crate) key4: Key<u32>,
+    /// Keys of hashes, here for the same reason.
+    pub(crate) key6: Ip,
+    pub(crate) net6: [u32; 3],
     /// The first bytes of the payload, and how many; read only while rules compare payloads.
     pub(crate) payload: [u8; PAYLOAD_BYTES],
     pub(crate) payload_len: usize,

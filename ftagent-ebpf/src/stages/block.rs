@@ -4,7 +4,7 @@ use aya_ebpf::maps::lpm_trie::Key;
 use ftagent_common::abi::{
     AUTOMATIC, Bitmaps, Block, EVALUATE, Health, PRESENT, Reason, Slotted, feature, filter_bit, hash4, hash6, hash6_net,
 };
-use ftagent_common::packet::{Ip, Packet, Tunnel};
+use ftagent_common::packet::Ip;
 
 use super::{Hit, Judged, trust};
 use crate::maps::Scratch;
@@ -18,21 +18,13 @@ const ANY: u32 = feature::BLOCK4
     | feature::BLOCK6_48
     | feature::BLOCK6_PREFIX;
 
-/// The block that the source meets, or that of the tunnel around it, if any is in force.
+/// The block that the source meets, if any is in force.
 #[inline(always)]
-pub(super) fn hit(scratch: &mut Scratch, judged: &Judged<'_>) -> Option<Hit> {
+pub(super) fn hit(source: Ip, version: u8, scratch: &mut Scratch, judged: &Judged<'_>) -> Option<Hit> {
     if judged.settings.features & ANY == 0 {
         return None;
     }
-    let Packet { src, version, tunnel, outer_src, .. } = scratch.packet;
-    if let Some(hit) = of(src, version, scratch, judged) {
-        return Some(hit);
-    }
-    if tunnel == Tunnel::None {
-        return None;
-    }
-    let version = if outer_src.is_v4() { 4 } else { 6 };
-    of(outer_src, version, scratch, judged)
+    of(source, version, scratch, judged)
 }
 
 #[inline(always)]
@@ -102,8 +94,9 @@ fn v6(source: &Ip, bitmaps: &Bitmaps, scratch: &mut Scratch, judged: &Judged<'_>
     let features = judged.settings.features;
     let seed = judged.settings.seed;
     if features & feature::BLOCK6 != 0 && may_have(bitmaps, hash6(source, seed)) {
+        scratch.key6 = *source;
         // SAFETY: as above.
-        if let Some(block) = active(unsafe { maps::BLOCK6.get(source) }, judged) {
+        if let Some(block) = active(unsafe { maps::BLOCK6.get(&scratch.key6) }, judged) {
             return Some((block, Reason::BlockedSource));
         }
     }
@@ -114,8 +107,9 @@ fn v6(source: &Ip, bitmaps: &Bitmaps, scratch: &mut Scratch, judged: &Judged<'_>
     ] {
         let words = [source.0[0], source.0[1] & mask];
         if features & bit != 0 && may_have(bitmaps, hash6_net(words, len, seed)) {
+            scratch.net6 = [words[0], words[1], len];
             // SAFETY: as above.
-            if let Some(block) = active(unsafe { maps::BLOCK6_NET.get([words[0], words[1], len]) }, judged) {
+            if let Some(block) = active(unsafe { maps::BLOCK6_NET.get(&scratch.net6) }, judged) {
                 return Some((block, Reason::BlockedPrefix));
             }
         }

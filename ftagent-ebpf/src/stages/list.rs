@@ -2,7 +2,7 @@
 
 use ftagent_common::abi::prefixes;
 use ftagent_common::abi::{Block, EVALUATE, PRESENT, Reason, feature, stage};
-use ftagent_common::packet::{Packet, Tunnel};
+use ftagent_common::packet::Ip;
 
 use super::{Hit, Judged, Verdict, block};
 use crate::maps::Scratch;
@@ -10,21 +10,12 @@ use crate::{count, maps};
 
 /// The list that the source is on, if one is in force.
 #[inline(always)]
-pub(super) fn hit(scratch: &mut Scratch, judged: &Judged<'_>) -> Option<Hit> {
-    if maps::STAGES.load() & stage::LISTS == 0 || judged.settings.features & feature::LISTS4 == 0 {
+pub(super) fn hit(source: Ip, version: u8, scratch: &mut Scratch, judged: &Judged<'_>) -> Option<Hit> {
+    if maps::STAGES.load() & stage::LISTS == 0 || judged.settings.features & feature::LISTS4 == 0 || version != 4 {
         return None;
     }
     let table = maps::LISTS4.get(judged.slot())?;
-    let Packet { version, src, tunnel, outer_src, .. } = scratch.packet;
-    if version == 4
-        && let Some(hit) = of(table, src.0[3], judged, &mut scratch.verdict)
-    {
-        return Some(hit);
-    }
-    if tunnel != Tunnel::None && outer_src.is_v4() {
-        return of(table, outer_src.0[3], judged, &mut scratch.verdict);
-    }
-    None
+    of(table, source.0[3], judged, &mut scratch.verdict)
 }
 
 #[inline(always)]

@@ -1,13 +1,14 @@
 //! The order of the checks: cheapest and most certain first, nothing that allocates before what can reject without it.
 //!
 //! neighbour discovery, fail-safe, allowlist → reflectors → blocks → lists → (sketch) → TCP gate → signature rules of the target, then those of
-//! all → limits of the source. What no host can have sent went before all of these: the parser says so.
+//! all → limits of the source. What no host can have sent is refused after trust: the parser says what it is.
 
 mod block;
 pub(crate) mod gate;
 mod limit;
 mod list;
 mod not_ip;
+mod outer;
 mod reflector;
 mod signature;
 mod source;
@@ -15,7 +16,7 @@ mod target;
 mod trust;
 
 use ftagent_common::abi::{NO_RULE, Reason, Settings, TargetCounters, feature, hash4, hash6_net, mode};
-use ftagent_common::packet::{Kind, Malformed, Packet};
+use ftagent_common::packet::{Kind, Malformed, Packet, Tunnel};
 
 use crate::hook::Hook;
 use crate::maps::Scratch;
@@ -74,26 +75,29 @@ pub(crate) fn decide<H: Hook>(
 ) -> Option<*mut TargetCounters> {
     scratch.verdict = Verdict { reason: Reason::Bypassed, rule: NO_RULE, would_drop: NO_RULE, sample: false, mark: 0 };
     let judged = Judged::new(settings, now_ns, bytes);
-    match kind {
-        Kind::Ip => {
-            let target = target::find(scratch, &judged);
-            if settings.mode != mode::BYPASS {
-                (scratch.verdict.reason, scratch.verdict.rule) = ip(hook, scratch, target, &judged);
-            }
-            return target.and_then(|target| target.counters);
+    let refused = match kind {
+        Kind::Ip => None,
+        // A flood of these is an attack on somebody: what is dropped stays visible. And whoever is fail-safe comes first.
+        Kind::Malformed(why) if why.has_target() => Some(malformed(why, settings)),
+        _ if settings.mode == mode::BYPASS => return None,
+        Kind::NotIp => {
+            scratch.verdict.reason = not_ip::limit(scratch, &judged);
+            return None;
         }
-        _ if settings.mode == mode::BYPASS => {}
-        Kind::NotIp => scratch.verdict.reason = not_ip::limit(scratch, &judged),
-        Kind::Tunnel => scratch.verdict.reason = Reason::Malformed,
+        Kind::Tunnel => {
+            scratch.verdict.reason = Reason::Malformed;
+            return None;
+        }
         Kind::Malformed(why) => {
             scratch.verdict.reason = malformed(why, settings);
-            if why.has_target() {
-                // A flood of these is an attack on somebody: what is dropped stays visible.
-                return target::find(scratch, &judged).and_then(|target| target.counters);
-            }
+            return None;
         }
+    };
+    let target = target::find(scratch, &judged);
+    if settings.mode != mode::BYPASS {
+        (scratch.verdict.reason, scratch.verdict.rule) = ip(hook, scratch, target, refused, &judged);
     }
-    None
+    target.and_then(|target| target.counters)
 }
 
 #[inline(always)]
@@ -111,11 +115,21 @@ fn malformed(why: Malformed, settings: &Settings) -> Reason {
 }
 
 #[inline(always)]
-fn ip<H: Hook>(hook: &H, scratch: &mut Scratch, target: Option<Found>, judged: &Judged<'_>) -> Hit {
+fn ip<H: Hook>(
+    hook: &H,
+    scratch: &mut Scratch,
+    target: Option<Found>,
+    refused: Option<Reason>,
+    judged: &Judged<'_>,
+) -> Hit {
     if not_ip::is_neighbour_discovery(&scratch.packet) && not_ip::limit(scratch, judged) == Reason::NotIp {
         return (Reason::FailSafe, NO_RULE);
     }
-    if let Some(reason) = trust::reason(scratch, judged) {
+    let Packet { src, version, tunnel, .. } = scratch.packet;
+    if let Some(reason) = trust::reason(src, version, scratch, judged) {
+        return (reason, NO_RULE);
+    }
+    if let Some(reason) = refused {
         return (reason, NO_RULE);
     }
     if target.is_some()
@@ -123,10 +137,15 @@ fn ip<H: Hook>(hook: &H, scratch: &mut Scratch, target: Option<Found>, judged: &
     {
         return hit;
     }
-    if let Some(hit) = block::hit(scratch, judged) {
+    if tunnel != Tunnel::None
+        && let Some(hit) = outer::hit(judged)
+    {
         return hit;
     }
-    if let Some(hit) = list::hit(scratch, judged) {
+    if let Some(hit) = block::hit(src, version, scratch, judged) {
+        return hit;
+    }
+    if let Some(hit) = list::hit(src, version, scratch, judged) {
         return hit;
     }
     let src_hash = source_hash(&scratch.packet, judged.settings.seed);

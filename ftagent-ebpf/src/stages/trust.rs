@@ -2,27 +2,19 @@
 
 use aya_ebpf::maps::lpm_trie::Key;
 use ftagent_common::abi::{BITMAP_WORDS, Reason, TRUST_ALL, TRUST_ALLOW, TRUST_PORTS, feature};
-use ftagent_common::packet::{Ip, Packet, Tunnel};
+use ftagent_common::packet::Ip;
 
 use super::Judged;
 use crate::maps;
 use crate::maps::Scratch;
 
-/// Why the packet passes whatever the rules say, or nothing. Whoever is trusted is so inside a tunnel and as its end.
+/// Why a packet of this source passes whatever the rules say, or nothing.
 #[inline(always)]
-pub(super) fn reason(scratch: &mut Scratch, judged: &Judged<'_>) -> Option<Reason> {
+pub(super) fn reason(source: Ip, version: u8, scratch: &mut Scratch, judged: &Judged<'_>) -> Option<Reason> {
     if judged.settings.features & feature::TRUST == 0 {
         return None;
     }
-    let Packet { src, version, tunnel, outer_src, .. } = scratch.packet;
-    if let Some(reason) = of(src, version, scratch, judged) {
-        return Some(reason);
-    }
-    if tunnel == Tunnel::None {
-        return None;
-    }
-    let version = if outer_src.is_v4() { 4 } else { 6 };
-    of(outer_src, version, scratch, judged)
+    of(source, version, scratch, judged)
 }
 
 #[inline(always)]

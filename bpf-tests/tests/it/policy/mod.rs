@@ -120,6 +120,7 @@ fn install(datapath: &mut Datapath, world: &World) {
         rules: world.rules.iter().map(|r| (r.id, r.clone())).collect(),
         allow: world.allow.iter().map(allow).collect(),
         mode: Some(world.mode),
+        ..RuleSet::default()
     };
     datapath.ground.protected = world.protected.clone();
     datapath.ground.fail_safe = world.fail_safe.clone();
