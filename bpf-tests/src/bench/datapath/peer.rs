@@ -20,10 +20,10 @@ pub(super) struct XdpFilter {
 }
 
 impl XdpFilter {
-    /// Sets it up with so many blocked addresses, of which the first is `Listed::first`.
-    pub(super) fn new(addresses: u32) -> anyhow::Result<Self> {
+    /// Sets the build that the ladder calls `name` up with so many blocked addresses, of which the first is `Listed::first`.
+    pub(super) fn new(name: &str, addresses: u32) -> anyhow::Result<Self> {
         let own = ladder::peers();
-        let peer = own.iter().find(|peer| peer.name() == "xdp-filter").context("the ladder has no xdp-filter")?;
+        let peer = own.iter().find(|peer| peer.name() == name).with_context(|| format!("the ladder has no {name}"))?;
         let wan = Netns::create("wan")?;
         let site = Site::build(&wan, 0)?;
         let before: HashSet<u32> = loaded_programs().flatten().map(|info| info.id()).collect();
