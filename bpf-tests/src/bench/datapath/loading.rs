@@ -65,7 +65,7 @@ fn stages() -> anyhow::Result<Goal> {
     let mut said = Vec::new();
     let mut every_one_shrinks = off < on;
     for (name, bit) in rows {
-        let saved = on - translated(u32::MAX & !bit)?;
+        let saved = on - translated(!bit)?;
         every_one_shrinks &= saved > 0.0;
         said.push(format!("{name} {saved:.0}"));
     }

@@ -13,7 +13,7 @@ use crate::bench::{Options, stats};
 use crate::generator::{Entries, Listed};
 use crate::ladder::ADDRESS;
 use crate::packet::PacketBuilder;
-use crate::run::{run_xdp, time};
+use crate::run::time;
 
 /// Blocks of the two rule sets.
 const FEW: u32 = 10;
@@ -46,17 +46,17 @@ pub(super) fn run(options: &Options, progress: &mut dyn FnMut(&str)) -> anyhow::
     let floor = Floor::new(Wires::new(1)?)?;
     let few = UnderTest::new(Wires::new(1)?, &every_stage(FEW))?;
     let many = UnderTest::new(Wires::new(1)?, &every_stage(MANY))?;
+    let v4 = |source: [u8; 4]| PacketBuilder::v4(source, ADDRESS).udp(4_000, 5_000).payload(&[0; 18]);
+    let blocked = v4(Listed::new(Entries::Addresses, 1).first().octets()).build();
+    let clean = v4([198, 51, 100, 7]).build();
     let mut peers = Vec::new();
     for (build, addresses) in [(LEAN, FEW), (LEAN, PEER), (WHOLE, FEW)] {
-        match XdpFilter::new(build, addresses) {
+        match XdpFilter::new(build, addresses, &[(&blocked, XDP_DROP), (&clean, XDP_PASS)]) {
             Ok(peer) => peers.push((build, addresses, peer)),
             Err(error) => progress(&format!("{build} is not available: {error:#}")),
         }
     }
 
-    let v4 = |source: [u8; 4]| PacketBuilder::v4(source, ADDRESS).udp(4_000, 5_000).payload(&[0; 18]);
-    let blocked = v4(Listed::new(Entries::Addresses, 1).first().octets()).build();
-    let clean = v4([198, 51, 100, 7]).build();
     let six = PacketBuilder::v6([0x2001, 0xdb8, 7, 1, 0, 0, 0, 1], [0xfd99, 0, 0, 0, 0, 0, 0, 1])
         .vlan(0x8100, 7)
         .extension(0, &[0; 6])
@@ -88,16 +88,13 @@ pub(super) fn run(options: &Options, progress: &mut dyn FnMut(&str)) -> anyhow::
         scenarios.push(Scenario { id, what, at_most, program, frame, wrong, ns: Vec::new() });
     }
     for (build, addresses, peer) in &peers {
-        let row = match (*build, *addresses) {
-            (LEAN, FEW) => (PEER_FEW, &blocked, XDP_DROP),
-            (LEAN, _) => (PEER_MANY, &blocked, XDP_DROP),
-            _ => (PEER_PASS, &clean, XDP_PASS),
+        let (id, frame) = match (*build, *addresses) {
+            (LEAN, FEW) => (PEER_FEW, &blocked),
+            (LEAN, _) => (PEER_MANY, &blocked),
+            _ => (PEER_PASS, &clean),
         };
-        let (id, frame, verdict) = row;
-        let given = run_xdp(&peer.program, frame, None)?.verdict;
-        let wrong = (given != verdict).then(|| format!("{id} returned {given}, not {verdict}"));
         let (program, frame) = (&peer.program, frame.clone());
-        scenarios.push(Scenario { id, what: id, at_most: 0.0, program, frame, wrong, ns: Vec::new() });
+        scenarios.push(Scenario { id, what: id, at_most: 0.0, program, frame, wrong: None, ns: Vec::new() });
     }
 
     let repeat = if options.quick { 50_000 } else { 200_000 };
@@ -130,17 +127,12 @@ fn judged(scenarios: &[Scenario<'_>], floors: &[f64]) -> Vec<Goal> {
             "P2a" => find(PEER_PASS),
             _ => None,
         };
-        if let Some((peer, ns)) = peer {
-            if let Some(ns) = ns {
-                goal.peer = Some(format!("{} {ns:.0} ns", peer.id));
-                // "No slower" where the goal says so: than the peer of the same rounds.
-                if scenario.id != "P1d" {
-                    goal.met = goal.value.map(|value| value <= scenario.at_most && value <= ns);
-                    goal.goal.push_str(", <= peer");
-                }
-            }
-            if let Some(why) = &peer.wrong {
-                goal.detail.clone_from(why);
+        if let Some((peer, Some(ns))) = peer {
+            goal.peer = Some(format!("{} {ns:.0} ns", peer.id));
+            // "No slower" where the goal says so: than the peer of the same rounds.
+            if scenario.id != "P1d" {
+                goal.met = goal.value.map(|value| value <= scenario.at_most && value <= ns);
+                goal.goal.push_str(", <= peer");
             }
         }
         goals.push(goal);
