@@ -17,7 +17,7 @@ use time::format_description::well_known::Rfc3339;
 struct Arguments {
     /// What to measure; everything without it
     groups: Vec<Group>,
-    /// Where plots and history go after a whole run that is not quick
+    /// Where plots and history go after a run that is neither quick nor of one goal
     #[arg(long, value_name = "FOLDER")]
     docs: Option<PathBuf>,
     /// What is measured, for the history
