@@ -5,6 +5,7 @@
 #![expect(clippy::disallowed_methods, reason = "nothing is decided here: clocks only measure how long steps take")]
 #![forbid(unsafe_code)]
 
+mod bench;
 mod ci;
 mod demo;
 mod dist;
@@ -46,6 +47,8 @@ enum Command {
     Fuzz(fuzz::Options),
     /// Show the main job in a lab: an attack is seen, named, dropped and undone
     Demo(demo::Options),
+    /// Measure every goal of the datapath's specification against the floor and the peers
+    Bench(bench::Options),
     /// Write docs/openapi.json as the control plane prints it
     Openapi(openapi::Options),
     /// Build what is installed on a machine into target/dist
@@ -63,6 +66,7 @@ fn main() -> ExitCode {
         Command::Test(options) => test::run(&options),
         Command::Fuzz(options) => fuzz::run(&options),
         Command::Demo(options) => demo::run(&options),
+        Command::Bench(options) => bench::run(&options),
         Command::Openapi(options) => openapi::run(&options),
         Command::Dist => dist::run(),
         Command::Ci => ci::run(),

@@ -3,7 +3,7 @@
 //! `ftagent-lab` builds namespaces and measures; here are the peers that are this program, and what is printed.
 
 mod latency;
-mod peer;
+pub mod peer;
 
 use std::fmt::Write as _;
 use std::sync::atomic::AtomicBool;

@@ -32,7 +32,7 @@ struct Datapath {
 }
 
 /// Every peer that is this program.
-pub(super) fn peers() -> Vec<Box<dyn Peer>> {
+pub fn peers() -> Vec<Box<dyn Peer>> {
     let networks = Holds::Networks { at_most: Listed::MAX };
     let addresses = Holds::Addresses { at_most: Listed::MAX };
     let rows = [

@@ -33,7 +33,8 @@ use row::Collected;
 
 pub use peer::{Holds, Peer, Standing, peers};
 pub use row::{Row, Sources};
-pub use site::Site;
+pub use site::{ADDRESS, MAC, Site};
+pub use stopwatch::Stopwatch;
 pub use table::text;
 
 /// Setting up a list of this length takes some tools seconds.

@@ -49,7 +49,7 @@ pub fn peers() -> Vec<Box<dyn Peer>> {
     let mut all: Vec<Box<dyn Peer>> = vec![Box::new(NoDefence)];
     all.extend(commands::all());
     all.extend(programs::all());
-    all.push(Box::new(xdp_filter::XdpFilter));
+    all.extend(xdp_filter::all());
     all
 }
 

@@ -12,8 +12,8 @@ use crate::netns::Netns;
 use crate::veth::{self, Device, EndSpec};
 
 /// The same at every site, so that one template serves all.
-pub(super) const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
-pub(super) const MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0x01];
+pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
+pub const MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0x01];
 const WAN: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 2);
 
 /// A namespace with one device that is flooded, and a directory with a BPF file system.
@@ -22,13 +22,16 @@ pub struct Site {
     /// `edge0`, in `edge`.
     pub device: Device,
     /// The other end, in the generator's namespace.
-    pub(super) wan: Device,
+    pub wan: Device,
     dir: LabDir,
 }
 
 impl Site {
-    /// Makes it, with its wire from `wan`.
-    pub(super) fn build(wan: &Netns, number: u32) -> anyhow::Result<Self> {
+    /// Makes it, with its wire from `wan`; `number` is its own.
+    ///
+    /// # Errors
+    /// Namespace, directory or wire cannot be made.
+    pub fn build(wan: &Netns, number: u32) -> anyhow::Result<Self> {
         let edge = Netns::create("edge")?;
         let dir = LabDir::create("ladder").context("cannot make a directory with a BPF file system")?;
         let end = |name: String, mac, address: Ipv4Addr, default_route| EndSpec {

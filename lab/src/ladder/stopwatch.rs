@@ -9,11 +9,14 @@ use crate::object::{self, LabProgramError};
 const MAP: &str = "LAB_STOPWATCH";
 
 /// Runs for the whole machine while it lives.
-pub(super) struct Stopwatch(Ebpf);
+pub struct Stopwatch(Ebpf);
 
 impl Stopwatch {
     /// Attaches the programs.
-    pub(super) fn start() -> Result<Self, LabProgramError> {
+    ///
+    /// # Errors
+    /// They are not built, or the kernel refused them.
+    pub fn start() -> Result<Self, LabProgramError> {
         let mut ebpf = object::load_with(object::STOPWATCH, &mut EbpfLoader::new())?;
         for (name, tracepoint) in [("lab_enter", "softirq_entry"), ("lab_leave", "softirq_exit")] {
             let fail = |source| LabProgramError::Program { program: name, source };
@@ -26,7 +29,10 @@ impl Stopwatch {
     }
 
     /// Nanoseconds that `cpu` has spent in the soft interrupt of reception since the start.
-    pub(super) fn spent_ns(&self, cpu: usize) -> Result<u64, LabProgramError> {
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn spent_ns(&self, cpu: usize) -> Result<u64, LabProgramError> {
         let map = self.0.map(MAP).ok_or(LabProgramError::Missing(MAP))?;
         let values = PerCpuArray::<&MapData, [u64; 2]>::try_from(map)?.get(&0, 0)?;
         Ok(values.get(cpu).map_or(0, |watch| watch[1]))

@@ -98,7 +98,8 @@ impl World {
             let mut blocks = self.rules.iter().filter(|r| r.verdict == Verdict::Drop && self.is_in_force(r));
             blocks.any(|r| is_of_source(r) && r.matches.source.is_some_and(|s| covers(s, src, exact)))
         };
-        for src in sources(facts) {
+        // The tunnel's end is asked first; who is inside, after it.
+        for src in facts.carrier.into_iter().chain([facts.src]) {
             if blocks(src, true) {
                 return vec![Reason::BlockedSource];
             }
