@@ -6,6 +6,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use ftagent_common::abi::{SKETCH_MAX, stage};
 use ftagent_common::api::{Action, AllowEntry, FirewallRule, HostThreshold, Trigger, default_cooldown};
 use ftagent_common::vocab::Mode;
 use ipnet::IpNet;
@@ -200,6 +201,7 @@ struct RawDatapath {
     source_limit_pps: u64,
     not_ip_pps: u64,
     pass_malformed: bool,
+    without: Vec<Stage>,
     max_memory_bytes: u64,
     gate: RawGate,
 }
@@ -229,6 +231,39 @@ impl Default for RawGate {
     }
 }
 
+/// A stage of the datapath that can be left out of the programs altogether.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Stage {
+    /// What no host can have sent is judged like the rest.
+    Sanity,
+    /// Tunnels are classes of the outer packet.
+    Tunnels,
+    Lists,
+    /// Rules of targets.
+    Rules,
+    /// Heavy sources are not counted.
+    Sources,
+    /// Distinct sources of a target are not estimated.
+    Distinct,
+    /// Without samples the agent detects nothing that needs a packet's contents.
+    Samples,
+}
+
+impl Stage {
+    const fn bit(self) -> u32 {
+        match self {
+            Self::Sanity => stage::SANITY,
+            Self::Tunnels => stage::TUNNELS,
+            Self::Lists => stage::LISTS,
+            Self::Rules => stage::SIGNATURES,
+            Self::Sources => stage::SOURCES,
+            Self::Distinct => stage::DISTINCT,
+            Self::Samples => stage::SAMPLES,
+        }
+    }
+}
+
 impl Default for RawDatapath {
     fn default() -> Self {
         let sizes = MapSizes::default();
@@ -242,6 +277,7 @@ impl Default for RawDatapath {
             promote_pps: 500,
             source_limit_pps: 0,
             not_ip_pps: 1_000,
+            without: Vec::new(),
             pass_malformed: false,
             max_memory_bytes: 256 << 20,
             gate: RawGate::default(),
@@ -419,6 +455,7 @@ impl Config {
                     blocks: d.max_blocks,
                     prefixes: d.max_prefixes,
                     samples: d.sample_buffer_bytes,
+                    stages: d.without.iter().fold(u32::MAX, |stages, left_out| stages & !left_out.bit()),
                 },
                 samples_per_sec: d.samples_per_sec,
                 promote_pps: d.promote_pps,
@@ -606,7 +643,7 @@ impl Check<'_> {
             return Err(self.error("datapath.sample_buffer_bytes", "must be a power of two from 65536 to 268435456"));
         }
         self.within("datapath.samples_per_sec", d.samples_per_sec, 100, 100_000)?;
-        self.within("datapath.promote_pps", d.promote_pps, 10, 10_000_000)?;
+        self.within("datapath.promote_pps", d.promote_pps, 10, SKETCH_MAX)?;
         self.within("datapath.not_ip_pps", d.not_ip_pps, 10, 10_000_000)?;
         self.within("datapath.gate.warmup_secs", d.gate.warmup_secs, 0, 86_400)?;
         let ports = d.gate.reflector_ports.iter().chain(&d.gate.served_ports);
@@ -690,6 +727,9 @@ mod tests {
         check("[control_plane]\nurl = \"http://x\"\ndeploy_token = \"short\"", Err("64 hex"));
         check("[datapath]\nsample_buffer_bytes = 1000000", Err("power of two"));
         check("[datapath]\nsource_limit_pps = 5", Err("promote_pps"));
+        check("[datapath]\npromote_pps = 20000", Err("promote_pps"));
+        check("[datapath]\nwithout = [\"colour\"]", Err("colour"));
+        check("[datapath]\nwithout = [\"distinct\", \"tunnels\"]", Ok(()));
         check("[protect]\nprefixes = [\"300.0.0.1/8\"]", Err("300.0.0.1"));
         check(
             "[[rule]]\nname = \"x\"\ntrigger = { type = \"any\" }\naction = { type = \"xdp_rate_limit_target\" }",

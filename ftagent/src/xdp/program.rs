@@ -51,11 +51,13 @@ pub struct MapSizes {
     pub prefixes: u32,
     /// Bytes; a power of two.
     pub samples: u32,
+    /// What the programs have of `ftagent_common::abi::stage`; the rest is left out of them.
+    pub stages: u32,
 }
 
 impl Default for MapSizes {
     fn default() -> Self {
-        Self { targets: 4_096, sources: 8_192, blocks: 262_144, prefixes: 65_536, samples: 2 << 20 }
+        Self { targets: 4_096, sources: 8_192, blocks: 262_144, prefixes: 65_536, samples: 2 << 20, stages: u32::MAX }
     }
 }
 
@@ -229,6 +231,7 @@ fn load_one(plan: &InterfacePlan, pins: &Pins, sizes: &MapSizes, support: &Suppo
     loader.verifier_log_level(VerifierLogLevel::STATS);
     loader.override_global("INTERFACE", &plan.slot, true);
     let (targets, sources) = (places(sizes.targets), places(sizes.sources));
+    loader.override_global("STAGES", &sizes.stages, true);
     loader.override_global("TARGETS_PER_CPU", &targets, true);
     loader.override_global("SOURCES_PER_CPU", &sources, true);
     for (name, entries) in configured(sizes) {
