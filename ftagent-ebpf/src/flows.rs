@@ -62,6 +62,7 @@ impl Ends<'_> {
 }
 
 /// The set that a hash leads to.
+#[expect(clippy::mut_from_ref, reason = "a map is the kernel's memory, which no reference to it guards")]
 #[inline(always)]
 pub(crate) fn set(table: &'static Array<FlowSet>, sets: u32, hash: u64) -> Option<&'static mut FlowSet> {
     let set = table.get_ptr_mut(hash as u32 & (sets - 1))?;

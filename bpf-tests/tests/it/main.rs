@@ -4,6 +4,7 @@ mod agent;
 mod bypass;
 mod datapath;
 mod disguise;
+mod endurance;
 mod gate;
 mod generator;
 mod guards;

@@ -95,8 +95,9 @@ fn v6(source: &Ip, bitmaps: &Bitmaps, scratch: &mut Scratch, judged: &Judged<'_>
     let seed = judged.settings.seed;
     if features & feature::BLOCK6 != 0 && may_have(bitmaps, hash6(source, seed)) {
         scratch.key6 = *source;
+        let key = &scratch.key6;
         // SAFETY: as above.
-        if let Some(block) = active(unsafe { maps::BLOCK6.get(&scratch.key6) }, judged) {
+        if let Some(block) = active(unsafe { maps::BLOCK6.get(key) }, judged) {
             return Some((block, Reason::BlockedSource));
         }
     }
@@ -108,8 +109,9 @@ fn v6(source: &Ip, bitmaps: &Bitmaps, scratch: &mut Scratch, judged: &Judged<'_>
         let words = [source.0[0], source.0[1] & mask];
         if features & bit != 0 && may_have(bitmaps, hash6_net(words, len, seed)) {
             scratch.net6 = [words[0], words[1], len];
+            let key = &scratch.net6;
             // SAFETY: as above.
-            if let Some(block) = active(unsafe { maps::BLOCK6_NET.get(&scratch.net6) }, judged) {
+            if let Some(block) = active(unsafe { maps::BLOCK6_NET.get(key) }, judged) {
                 return Some((block, Reason::BlockedPrefix));
             }
         }

@@ -292,7 +292,7 @@ impl Syncookies {
         fs::write(&self.setting, ALWAYS)
     }
 
-    /// Sets back what [`Self::hold`] changed, unless somebody else changed it since.
+    /// Sets back what was changed, unless somebody else changed it since.
     ///
     /// # Errors
     /// When the setting cannot be read or written; it is tried again with the next change.

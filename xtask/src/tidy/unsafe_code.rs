@@ -6,6 +6,7 @@ use super::{Finding, Source, names};
 const ALLOWED: &[&str] = &[
     "ftagent-common/src/frame.rs",
     "ftagent-common/src/abi",
+    "ftagent-common/src/packet/",
     "ftagent-ebpf/",
     "ftagent/src/xdp",
     "ftagent/src/netlink",
