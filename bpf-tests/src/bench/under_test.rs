@@ -122,6 +122,16 @@ impl UnderTest {
         Ok(Self { wires, pins, maps, _dir: dir })
     }
 
+    /// The maps that all wires share.
+    pub(crate) fn maps(&self) -> &Maps {
+        &self.maps
+    }
+
+    /// Where programs, links and maps are pinned.
+    pub(crate) fn pins(&self) -> &Pins {
+        &self.pins
+    }
+
     /// The program on the first wire.
     pub(crate) fn program(&self) -> anyhow::Result<Xdp> {
         Ok(Xdp::from_pin(self.pins.program("edge0"), XdpAttachType::Interface)?)
@@ -169,7 +179,17 @@ fn fill(maps: &Maps, held: &Load) -> anyhow::Result<()> {
     let mut tables = compiled.tables;
     let block = Block { flags: PRESENT, ..Block::default() };
     tables.block4.extend(held.blocks.iter().map(|address| (u32::from_ne_bytes(*address), block)));
-    let settings = Settings {
+    let settings = settings();
+    let errors = writer.apply(maps, &tables, &settings);
+    match errors.into_iter().next() {
+        Some(error) => Err(error).context("a rule is not in the kernel"),
+        None => Ok(()),
+    }
+}
+
+/// Those of a daemon that enforces, sketches and samples.
+pub(crate) fn settings() -> Settings {
+    Settings {
         mode: mode::ENFORCE,
         features: feature::SOURCES | feature::SAMPLE,
         heartbeat_ns: Moment::now().mono_ns,
@@ -179,11 +199,6 @@ fn fill(maps: &Maps, held: &Load) -> anyhow::Result<()> {
         sample_one_in: ONE_IN,
         promote_at: 500,
         ..Settings::default()
-    };
-    let errors = writer.apply(maps, &tables, &settings);
-    match errors.into_iter().next() {
-        Some(error) => Err(error).context("a rule is not in the kernel"),
-        None => Ok(()),
     }
 }
 
