@@ -182,6 +182,7 @@ fn what_is_in_a_tunnel_is_judged_and_so_is_who_sent_it() {
         ("gre with a key", outer().protocol(47).payload(&gre(0x0800, 0x20, &bad)).build(), Reason::BlockedSource),
         ("gre with all", outer().protocol(47).payload(&gre(0x86dd, 0xb0, &bad6)).build(), Reason::BlockedPrefix),
         ("gre cut off", outer().protocol(47).payload(&[0x20, 0, 8, 0]).build(), Reason::Malformed),
+        ("from nobody", from([127, 0, 0, 1]).protocol(4).payload(&good).build(), Reason::MartianSource),
         ("tunnel's end", from([198, 51, 100, 7]).protocol(4).payload(&good).build(), Reason::BlockedSource),
         (
             "over ipv6",

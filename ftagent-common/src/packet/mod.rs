@@ -336,7 +336,9 @@ fn outer(frame: &Frame<'_>, wire_len: usize, checks: Checks, packet: &mut Packet
         eth::IPV6 => ipv6::parse(frame, l3, wire_len, checks, packet)?,
         _ => return Ok(Kind::NotIp),
     };
-    if checks.has(Checks::TUNNELS) && tunnel::is_carrier(packet) && tunnel::open(frame, place, packet)? {
+    // A tunnel between addresses that are at fault is refused for them, whatever is inside.
+    let opens = checks.has(Checks::TUNNELS) && matches!(packet.address_fault, AddressFault::None);
+    if opens && tunnel::is_carrier(packet) && tunnel::open(frame, place, packet)? {
         return Ok(Kind::Tunnel);
     }
     l4::parse(frame, place, checks, packet)?;

@@ -109,6 +109,8 @@ struct Network {
     /// Where the transport header is, and how much of the datagram lies behind that place.
     at: usize,
     room: usize,
+    /// What is wrong with the addresses: said after everything else, and before any tunnel is opened.
+    fault: Option<Refusal>,
 }
 
 fn frame(case: &Case<'_>) -> Result<Judgement, Refusal> {
@@ -134,7 +136,7 @@ fn frame(case: &Case<'_>) -> Result<Judgement, Refusal> {
         EtherType::IPV6 => ipv6(case, at, case.wire_len)?,
         other => return Ok(Judgement::NotIp(other.0)),
     };
-    let inside = if case.tunnels { tunnel(bytes, &outer)? } else { None };
+    let inside = if case.tunnels && outer.fault.is_none() { tunnel(bytes, &outer)? } else { None };
     let (network, tunnel, outer_src) = match inside {
         None => (outer, "none", [0; 16]),
         Some(Inside { kind, version, at }) => {
@@ -144,6 +146,9 @@ fn frame(case: &Case<'_>) -> Result<Judgement, Refusal> {
         }
     };
     let transport = transport(case, &network)?;
+    if let Some(fault) = network.fault {
+        return Err(fault);
+    }
     Ok(Judgement::Ip(Seen {
         src: network.src,
         dst: network.dst,
@@ -200,15 +205,15 @@ fn ipv4(case: &Case<'_>, at: usize, end: usize) -> Result<Network, Refusal> {
         return Err(Refusal::Truncated);
     }
     let (src, dst) = (header.source_addr(), header.destination_addr());
+    let mut fault = None;
     if case.sanity {
         // RFC 6890: these blocks are never a source, but for a host that has no address yet and speaks to groups.
         let nobody = src.octets()[0] == 0 || src.is_loopback() || src.is_multicast() || src.octets()[0] >= 240;
         let to_groups = dst.is_multicast() || dst.octets()[0] >= 240;
         if nobody && !(src.is_unspecified() && to_groups) {
-            return Err(Refusal::MartianSource);
-        }
-        if src == dst {
-            return Err(Refusal::Land);
+            fault = Some(Refusal::MartianSource);
+        } else if src == dst {
+            fault = Some(Refusal::Land);
         }
     }
     let offset = header.fragments_offset().value();
@@ -227,6 +232,7 @@ fn ipv4(case: &Case<'_>, at: usize, end: usize) -> Result<Network, Refusal> {
         begins: at,
         at: at + own,
         room: length - own,
+        fault,
     })
 }
 
@@ -257,15 +263,14 @@ fn ipv6(case: &Case<'_>, at: usize, end: usize) -> Result<Network, Refusal> {
         return Err(Refusal::Truncated);
     }
     let (src, dst) = (header.source_addr(), header.destination_addr());
+    let mut fault = None;
     if src.to_ipv4_mapped().is_some() || dst.to_ipv4_mapped().is_some() {
-        return Err(Refusal::MartianSource);
-    }
-    if case.sanity {
+        fault = Some(Refusal::MartianSource);
+    } else if case.sanity {
         if src.is_multicast() || src.is_loopback() || (src.is_unspecified() && !dst.is_multicast()) {
-            return Err(Refusal::MartianSource);
-        }
-        if src == dst {
-            return Err(Refusal::Land);
+            fault = Some(Refusal::MartianSource);
+        } else if src == dst {
+            fault = Some(Refusal::Land);
         }
     }
     let mut next = header.next_header().0;
@@ -311,6 +316,7 @@ fn ipv6(case: &Case<'_>, at: usize, end: usize) -> Result<Network, Refusal> {
         begins: at,
         at: at + used,
         room: length - used,
+        fault,
     })
 }
 
