@@ -123,6 +123,8 @@ pub fn judge(report: &ScenarioReport) -> Vec<String> {
         fail("nothing was dropped".into());
     }
     match report.drop_ms {
+        // What no host can have sent never reaches a rule: it is refused from the first frame on.
+        None if report.passed == 0 && report.dropped == report.sent => {}
         None => fail("no rule of the incident dropped anything".into()),
         Some(millis) if millis > MAX_DROP_MS => fail(format!("{millis:.0} ms until the first drop")),
         Some(_) => {}
@@ -228,6 +230,12 @@ mod tests {
 
     fn clean() -> ScenarioReport {
         ScenarioReport { name: "clean".into(), clean_requests: 50, ..ScenarioReport::default() }
+    }
+
+    #[test]
+    fn what_is_refused_from_the_first_frame_on_needs_no_rule() {
+        let refused = ScenarioReport { drop_ms: None, passed: 0, dropped: 100, ..attack() };
+        assert_eq!(judge(&refused), Vec::<String>::new());
     }
 
     #[test]
