@@ -22,9 +22,6 @@ pub(crate) struct Options {
     /// Turns of every scenario
     #[arg(long, value_name = "N")]
     rounds: Option<u32>,
-    /// Repetitions of what takes seconds, such as attacks on an agent
-    #[arg(long, value_name = "N")]
-    runs: Option<u32>,
     /// This goal alone, such as P4 or P4c
     #[arg(long, value_name = "ID")]
     only: Option<String>,
@@ -58,9 +55,8 @@ fn arguments(options: &Options) -> Vec<String> {
             arguments.push(flag.to_owned());
         }
     }
-    let numbers = [("--rounds", options.rounds), ("--runs", options.runs)];
-    for (flag, number) in numbers.into_iter().filter_map(|(flag, number)| Some((flag, number?))) {
-        arguments.extend([flag.to_owned(), number.to_string()]);
+    if let Some(rounds) = options.rounds {
+        arguments.extend(["--rounds".to_owned(), rounds.to_string()]);
     }
     if let Some(only) = &options.only {
         arguments.extend(["--only".to_owned(), only.clone()]);

@@ -43,8 +43,6 @@ pub struct Options {
     pub quick: bool,
     /// Turns of every scenario.
     pub rounds: u32,
-    /// Repetitions of what takes seconds.
-    pub runs: u32,
 }
 
 impl Goal {

@@ -33,7 +33,8 @@ pub fn run(options: &Options, progress: &mut dyn FnMut(&str)) -> anyhow::Result<
             "10,000-rule swap, from rules to all of them in force",
             30.0,
             &swap,
-            "compiling included; the wait for the last packet of the old rule set comes after it",
+            "compiling included; the wait for the last packet of the old rule set comes after it; that no packet is misjudged \
+             is a test's to show (`stages`), not this figure's",
         ),
         goal(
             "P11b",

@@ -32,9 +32,6 @@ struct Arguments {
     /// Turns of every scenario
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: Option<u32>,
-    /// Repetitions of what takes seconds
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
-    runs: Option<u32>,
     /// This goal alone, such as P4 or P4c
     #[arg(long, value_name = "ID")]
     only: Option<String>,
@@ -84,11 +81,7 @@ fn measure(arguments: &Arguments) -> anyhow::Result<()> {
     bpf_tests::netns::sweep();
     bpf_tests::bpffs::sweep();
     let quick = arguments.quick;
-    let options = Options {
-        quick,
-        rounds: arguments.rounds.unwrap_or(if quick { 5 } else { 15 }),
-        runs: arguments.runs.unwrap_or(if quick { 3 } else { 20 }),
-    };
+    let options = Options { quick, rounds: arguments.rounds.unwrap_or(if quick { 5 } else { 15 }) };
     let only = arguments.only.as_deref();
     let docs = arguments.docs.as_deref().filter(|_| !quick && only.is_none());
     if let Some(docs) = docs {
