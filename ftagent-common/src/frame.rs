@@ -29,7 +29,7 @@ macro_rules! header_arrays {
         $(unsafe impl Header for [u8; $n] {})+
     };
 }
-header_arrays!(1 2 4 6 8 14 16 20 40);
+header_arrays!(1 2 4 6 8 14 16 20 40 54);
 
 impl<'a> Frame<'a> {
     /// A frame over a slice, for user space and tests.

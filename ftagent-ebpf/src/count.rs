@@ -6,6 +6,7 @@ use ftagent_common::vocab::TrafficClass;
 
 use crate::maps;
 use crate::maps::Scratch;
+use crate::stages::Hit;
 
 /// Counts one frame in every place that it belongs to.
 #[inline(always)]
@@ -38,6 +39,23 @@ pub(crate) fn frame(
         let flow = unsafe { &mut (*target).classes[opaque(class.index()) & (TrafficClass::COUNT - 1)] };
         if dropped { flow.dropped.add(bytes) } else { flow.passed.add(bytes) }
     }
+}
+
+/// Counts one frame that was dropped and needs nothing else.
+#[inline(always)]
+pub(crate) fn drop(class: TrafficClass, hit: Hit, target: *mut TargetCounters, now_ns: u64, bytes: u64) {
+    let class = opaque(class.index()) & (TrafficClass::COUNT - 1);
+    if let Some(counters) = maps::VERDICTS.get_ptr_mut(maps::INTERFACE.load()) {
+        // SAFETY: as above.
+        let counters = unsafe { &mut *counters };
+        counters.reasons[opaque(hit.0.index()) & (Reason::SLOTS - 1)].add(bytes);
+        counters.classes[class].dropped.add(bytes);
+    }
+    if hit.1 < MAX_RULES {
+        rule(hit.1, now_ns, bytes);
+    }
+    // SAFETY: this CPU's part of the table; a program is not interrupted by itself on its CPU.
+    unsafe { (*target).classes[class].dropped.add(bytes) };
 }
 
 /// Counts a hit of a rule.

@@ -10,6 +10,7 @@
 mod clock;
 mod count;
 mod egress;
+mod express;
 mod flows;
 mod hook;
 mod kernel;
@@ -26,6 +27,7 @@ use aya_ebpf::programs::{TcContext, XdpContext};
 use ftagent_common::abi::{Reason, Settings, feature, mode, stage};
 use ftagent_common::packet::{Checks, Kind, parse_inner, parse_outer};
 
+use express::Way;
 use hook::Hook;
 
 /// tc: this frame goes no further.
@@ -36,20 +38,25 @@ const TC_ACT_UNSPEC: i32 = -1;
 #[xdp]
 pub fn ftagent_xdp(ctx: XdpContext) -> u32 {
     let wire_len = ctx.data_end() - ctx.data();
-    judge(&ctx, wire_len, |hook| ftagent_tunnel_xdp(hook.ctx)).action()
+    judge(&ctx, wire_len, |hook| _ = ftagent_parse_xdp(hook.ctx), |hook| ftagent_tunnel_xdp(hook.ctx)).action()
 }
 
 /// The same for interfaces whose frames lie in several buffers: jumbo frames, receive offload in the driver.
 #[xdp(frags)]
 pub fn ftagent_xdp_frags(ctx: XdpContext) -> u32 {
     let wire_len = hook::buffer_len(&ctx);
-    judge(&ctx, wire_len, |hook| ftagent_tunnel_xdp(hook.ctx)).action()
+    judge(&ctx, wire_len, |hook| _ = ftagent_parse_xdp(hook.ctx), |hook| ftagent_tunnel_xdp(hook.ctx)).action()
 }
 
 #[classifier]
 pub fn ftagent_tc(ctx: TcContext) -> i32 {
     hook::pull_headers(&ctx);
-    match judge(&ctx, ctx.len() as usize, |hook| ftagent_tunnel_tc(hook.as_ptr().cast())) {
+    match judge(
+        &ctx,
+        ctx.len() as usize,
+        |hook| _ = ftagent_parse_tc(hook.as_ptr().cast()),
+        |hook| ftagent_tunnel_tc(hook.as_ptr().cast()),
+    ) {
         Fate::Pass => TC_ACT_UNSPEC,
         Fate::Drop | Fate::SendBack => TC_ACT_SHOT,
     }
@@ -79,7 +86,7 @@ impl Fate {
 /// On the way that clean packets take nothing is called but what the verifier writes in place: where returns are
 /// guarded against speculation a call costs as much as the rest of a stage.
 #[inline(always)]
-fn judge<H: Hook>(hook: &H, wire_len: usize, parse_tunnel: impl Fn(&H) -> u32) -> Fate {
+fn judge<H: Hook>(hook: &H, wire_len: usize, parse_any: impl Fn(&H), parse_tunnel: impl Fn(&H) -> u32) -> Fate {
     let Some(scratch) = scratch() else { return Fate::Pass };
     let Some(settings) = maps::SETTINGS.get(0) else {
         // An array always has its elements; the verifier wants to hear it.
@@ -87,8 +94,11 @@ fn judge<H: Hook>(hook: &H, wire_len: usize, parse_tunnel: impl Fn(&H) -> u32) -
     };
     let checks = Checks(maps::STAGES.load() & (stage::SANITY | stage::TUNNELS));
     scratch.wire_len = wire_len;
-    scratch.packet.clear();
-    scratch.kind = parse_outer(&hook.frame(), wire_len, checks, &mut scratch.packet);
+    match express::judge(hook, wire_len, checks, settings, scratch) {
+        Way::Drop => return Fate::Drop,
+        Way::Parsed => scratch.kind = scratch.packet.address_fault.kind(),
+        Way::Other => parse_any(hook),
+    }
     // In memory the verifier forgets by which way a value came there: without this it would follow every way through
     // the parser into every way through the stages. The frame's pointers, whose checked ranges differ by way, are dead.
     // SAFETY: written in the lines above.
@@ -132,6 +142,33 @@ pub(crate) fn scratch() -> Option<&'static mut maps::Scratch> {
     maps::SCRATCH.get_ptr_mut(0).map(|scratch| unsafe { &mut *scratch })
 }
 
+/// Reads a frame of any shape into the scratch memory.
+#[inline(always)]
+fn parse<H: Hook>(hook: &H) {
+    let Some(scratch) = scratch() else { return };
+    let checks = Checks(maps::STAGES.load() & (stage::SANITY | stage::TUNNELS));
+    scratch.packet.clear();
+    scratch.kind = parse_outer(&hook.frame(), scratch.wire_len, checks, &mut scratch.packet);
+}
+
+/// A frame that is not plain, at the XDP hook. A global function: the verifier goes through it once for itself, with
+/// nothing known of what was before the call. Inlined it would be followed into every stage: 70 ms more to load, and a
+/// third more instructions than the bound; the call costs such a frame some ten nanoseconds.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn ftagent_parse_xdp(ctx: *mut xdp_md) -> u32 {
+    parse(&XdpContext::new(ctx));
+    0
+}
+
+/// The same at the tc hook.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn ftagent_parse_tc(ctx: *mut __sk_buff) -> u32 {
+    parse(&TcContext::new(ctx));
+    0
+}
+
 /// Reads the packet inside a tunnel into the scratch memory.
 #[inline(always)]
 fn parse_tunnel<H: Hook>(hook: &H) {
@@ -140,8 +177,7 @@ fn parse_tunnel<H: Hook>(hook: &H) {
     scratch.kind = parse_inner(&hook.frame(), checks, &mut scratch.packet);
 }
 
-/// The packet inside a tunnel, at the XDP hook. A global function: the verifier goes through it once for itself, with
-/// nothing known of what was before the call.
+/// The packet inside a tunnel, at the XDP hook; a global function as the one before it.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn ftagent_tunnel_xdp(ctx: *mut xdp_md) -> u32 {

@@ -6,11 +6,13 @@ use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf};
 use ftagent_common::abi::{
-    Bitmaps, Block, Counter, CpuState, Health, InterfaceCounters, MAX_INTERFACES, MAX_LISTS, MAX_RULES, PAYLOAD_BYTES,
-    RuleHits, Settings, Signatures, Sketch, Slotted, SourceCounters, SourceLimit, Target, TargetCounters, Trust,
+    Bitmaps, Block, Counter, CpuState, Health, InterfaceCounters, MAX_INTERFACES, MAX_LISTS, MAX_RULES, NEAR_BLOCKS,
+    NearBlock, PAYLOAD_BYTES, RuleHits, Settings, Signatures, Sketch, Slotted, SourceCounters, SourceLimit, Target,
+    TargetCounters, Trust,
 };
 use ftagent_common::packet::{Ip, Kind, Packet};
 
+use crate::sample::Draw;
 use crate::stages::Verdict;
 
 /// Counter slot of the interface that this copy of the program is attached to; a constant to the verifier.
@@ -37,6 +39,11 @@ pub(crate) static TRUST: LpmTrie<Ip, Slotted<Trust>> = LpmTrie::with_max_entries
 /// Blocked IPv4 addresses; not preallocated, since a full one takes 100 bytes an entry and most nodes block few.
 #[map]
 pub(crate) static BLOCK4: HashMap<u32, Slotted<Block>> = HashMap::with_max_entries(262_144, BPF_F_NO_PREALLOC);
+
+/// Copies of entries of `BLOCK4`, in an array of our own: the kernel's hash costs five times as much. What found no
+/// place here is there alone.
+#[map]
+pub(crate) static NEAR4: Array<NearBlock> = Array::with_max_entries(NEAR_BLOCKS, BPF_F_MMAPABLE);
 
 #[map]
 pub(crate) static BLOCK4_PREFIX: LpmTrie<u32, Slotted<Block>> = LpmTrie::with_max_entries(262_144, 0);
@@ -131,6 +138,9 @@ pub(crate) struct Scratch {
     pub(crate) payload: [u8; PAYLOAD_BYTES],
     pub(crate) payload_len: usize,
     pub(crate) verdict: Verdict,
+    /// Neither a block nor a list has the source, nor is it trusted: the stages need not ask again.
+    pub(crate) is_cleared: bool,
+    pub(crate) draw: Draw,
 }
 
 /// The stack has 512 bytes in all.

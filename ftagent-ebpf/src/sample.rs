@@ -1,7 +1,7 @@
 //! Copies a bounded share of the frames to user space, whatever the flood.
 
 use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_ns};
-use ftagent_common::abi::{Health, NO_RULE, SAMPLE_BYTES, SampleEvent, Settings, feature};
+use ftagent_common::abi::{CpuState, Health, NO_RULE, SAMPLE_BYTES, SampleEvent, Settings, feature};
 
 use crate::hook::Hook;
 use crate::maps::Scratch;
@@ -11,6 +11,35 @@ use crate::{count, maps};
 /// User space reads the ring at every tick: waking it for each sample would cost more than the sample.
 const NO_WAKEUP: u64 = 1;
 
+/// What chance said of a frame.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Draw {
+    /// It was not asked.
+    Not = 0,
+    Sampled = 1,
+    NotSampled = 2,
+}
+
+/// Asks chance whether the next frame is sampled.
+#[inline(always)]
+pub(crate) fn draw(cpu: &mut CpuState, settings: &Settings) -> bool {
+    if settings.sample_below == u32::MAX {
+        return true;
+    }
+    let mut x = cpu.random;
+    if x == 0 {
+        // SAFETY: helpers without arguments.
+        x = unsafe { (u64::from(bpf_get_prandom_u32()) << 32) | u64::from(bpf_get_prandom_u32()) | 1 };
+    }
+    // xorshift64 (Marsaglia): a helper call for each frame would cost more.
+    x ^= x << 13;
+    x ^= x >> 7;
+    x ^= x << 17;
+    cpu.random = x;
+    ((x >> 32) as u32) < settings.sample_below
+}
+
 /// Copies the frame if chance and the policer say so.
 #[inline(always)]
 pub(crate) fn frame<H: Hook>(hook: &H, scratch: &mut Scratch, settings: &Settings) {
@@ -19,21 +48,10 @@ pub(crate) fn frame<H: Hook>(hook: &H, scratch: &mut Scratch, settings: &Setting
     }
     let wire_len = scratch.wire_len;
     let Verdict { reason, rule, would_drop, sample: wanted_by_rule, .. } = scratch.verdict;
+    let drawn = scratch.draw;
     let cpu = &mut scratch.cpu;
-    if settings.sample_below != u32::MAX && !wanted_by_rule {
-        let mut x = cpu.random;
-        if x == 0 {
-            // SAFETY: helpers without arguments.
-            x = unsafe { (u64::from(bpf_get_prandom_u32()) << 32) | u64::from(bpf_get_prandom_u32()) | 1 };
-        }
-        // xorshift64 (Marsaglia): a helper call for each frame would cost more.
-        x ^= x << 13;
-        x ^= x >> 7;
-        x ^= x << 17;
-        cpu.random = x;
-        if (x >> 32) as u32 >= settings.sample_below {
-            return;
-        }
+    if !wanted_by_rule && drawn != Draw::Sampled && (drawn == Draw::NotSampled || !draw(cpu, settings)) {
+        return;
     }
     let Some(state) = settings.sample_rate.conform(cpu.sample_state, cpu.now_ns, wire_len as u64) else { return };
     cpu.sample_state = state;

@@ -5,6 +5,7 @@ mod bypass;
 mod datapath;
 mod disguise;
 mod endurance;
+mod express;
 mod gate;
 mod generator;
 mod guards;

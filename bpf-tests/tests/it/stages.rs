@@ -26,7 +26,7 @@ fn from(source: [u8; 4]) -> PacketBuilder {
 }
 
 /// Puts lists into force: a list of IPv4 prefixes for each entry, and whether it is evaluated.
-fn load_lists(datapath: &mut Datapath, lists: &[(&[&str], bool)], v6: &[(&str, usize)], rules: &RuleSet) {
+pub(crate) fn load_lists(datapath: &mut Datapath, lists: &[(&[&str], bool)], v6: &[(&str, usize)], rules: &RuleSet) {
     let prefixes = lists.iter().zip(1..).flat_map(|((list, _), value)| {
         list.iter().map(move |text| (text.parse::<Ipv4Net>().expect("a prefix"), value))
     });

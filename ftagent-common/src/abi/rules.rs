@@ -54,6 +54,36 @@ pub struct Block {
     pub padding: [u8; 3],
 }
 
+/// Places of [`NearBlock`]s, a power of two: four times the rules that can be.
+pub const NEAR_BLOCKS: u32 = 65_536;
+/// Places beside each other that a [`NearBlock`] may have.
+pub const NEAR_PROBES: u32 = 4;
+
+/// A blocked IPv4 address and its entry, in a table that user space writes through its own memory.
+///
+/// The key is written last and taken away first, so that who finds the key finds the whole entry.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct NearBlock {
+    /// See [`Self::key_of`]; 0: the place is free.
+    pub key: u64,
+    pub block: Slotted<Block>,
+}
+
+impl NearBlock {
+    /// The key of an address in memory order; never 0.
+    #[inline(always)]
+    pub const fn key_of(address: u32) -> u64 {
+        1 << 32 | address as u64
+    }
+}
+
+/// Where an address of this hash may lie.
+#[inline(always)]
+pub const fn near_place(hash: u64, probe: u32) -> u32 {
+    ((hash >> 20) as u32).wrapping_add(probe) & (NEAR_BLOCKS - 1)
+}
+
 /// A rate limit as virtual scheduling (GCRA, ITU-T I.371): a packet conforms if the theoretical arrival time lies at
 /// most `burst` in the future. One word of state, one compare-and-swap to pass, none to drop.
 ///
@@ -157,7 +187,7 @@ pub struct Trust {
     pub ports: [u16; TRUSTED_PORTS],
 }
 
-map_type!(Block = 16, Rate = 24, SourceLimit = 40, Target = 16, Trust = 24);
+map_type!(Block = 16, NearBlock = 40, Rate = 24, SourceLimit = 40, Target = 16, Trust = 24);
 
 #[cfg(test)]
 mod tests {

@@ -36,7 +36,7 @@ pub(super) fn parse(
     packet.src = Ip::v4([h[12], h[13], h[14], h[15]]);
     packet.dst = Ip::v4([h[16], h[17], h[18], h[19]]);
     if checks.has(Checks::SANITY) {
-        packet.address_fault = sanity::v4(packet);
+        packet.address_fault = sanity::v4(packet.src.0[3], packet.dst.0[3]);
     }
 
     let flags_offset = u16::from_be_bytes([h[6], h[7]]);

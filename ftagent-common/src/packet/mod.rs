@@ -13,6 +13,7 @@ mod eth;
 mod ipv4;
 mod ipv6;
 mod l4;
+mod plain;
 mod sanity;
 mod tunnel;
 
@@ -21,6 +22,7 @@ use crate::vocab::TrafficClass;
 
 pub use eth::MAX_VLAN_TAGS;
 pub use ipv6::MAX_EXTENSION_HEADERS;
+pub use plain::Plain;
 
 /// IP protocol numbers that the datapath treats by name (IANA "Assigned Internet Protocol Numbers").
 pub mod proto {
@@ -136,6 +138,18 @@ pub enum AddressFault {
     None = 0,
     Martian = 1,
     Land = 2,
+}
+
+impl AddressFault {
+    /// What a packet with nothing else wrong is.
+    #[inline(always)]
+    pub const fn kind(self) -> Kind {
+        match self {
+            Self::None => Kind::Ip,
+            Self::Martian => Kind::Malformed(Malformed::MartianSource),
+            Self::Land => Kind::Malformed(Malformed::Land),
+        }
+    }
 }
 
 /// Which frames are refused besides those that cannot be parsed.

@@ -5,10 +5,11 @@
 
 use super::{AddressFault, Malformed, Packet, tcp_flag};
 
-/// IPv4 addresses (RFC 6890): "this network", loopback, multicast and reserved as sources; LAND.
+/// IPv4 addresses (RFC 6890): "this network", loopback, multicast and reserved as sources; LAND. Addresses are in
+/// memory order.
 #[inline(always)]
-pub(super) fn v4(packet: &Packet) -> AddressFault {
-    let (src, dst) = (u32::from_be(packet.src.0[3]), u32::from_be(packet.dst.0[3]));
+pub(super) fn v4(src: u32, dst: u32) -> AddressFault {
+    let (src, dst) = (u32::from_be(src), u32::from_be(dst));
     let first = src >> 24;
     if first == 0 || first == 127 || first >= 224 {
         // A host without an address yet speaks to groups: DHCP (RFC 2131), IGMP (RFC 3376).
@@ -43,19 +44,19 @@ pub(super) fn v6(packet: &Packet) -> AddressFault {
 /// TCP flags that no stack sends, and port 0 (RFC 9293, RFC 6335).
 #[inline(always)]
 pub(super) fn tcp(packet: &Packet) -> Result<(), Malformed> {
+    if has_flags_of_a_stack(packet.tcp_flags) { ports(packet) } else { Err(Malformed::ImpossibleFlags) }
+}
+
+/// Whether a stack sends these flags.
+#[inline(always)]
+pub(super) const fn has_flags_of_a_stack(flags: u8) -> bool {
     use tcp_flag::{ACK, FIN, RST, SYN};
-    let flags = packet.tcp_flags;
-    let bad = match flags & (SYN | FIN | RST) {
-        // Neither opens, nor ends, nor acknowledges.
-        0 => flags & ACK == 0,
-        SYN | RST => false,
-        FIN => flags & ACK == 0,
-        _ => true,
-    };
-    if bad {
-        return Err(Malformed::ImpossibleFlags);
+    match flags & (SYN | FIN | RST) {
+        // Without it a segment neither opens, nor ends, nor acknowledges.
+        0 | FIN => flags & ACK != 0,
+        SYN | RST => true,
+        _ => false,
     }
-    ports(packet)
 }
 
 /// Port 0 of either side.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use ftagent_common::frame::Frame;
-use ftagent_common::packet::{Checks, Fragment, Kind, Malformed, Packet, Tunnel, parse_into};
+use ftagent_common::packet::{Checks, Fragment, Kind, Malformed, Packet, Plain, Tunnel, parse_into};
 
 use super::frames::Built;
 use super::random::Random;
@@ -37,7 +37,14 @@ pub(crate) fn ours(case: &Case<'_>) -> Judgement {
     let mut packet = Packet::EMPTY;
     let bit = |on: bool, bit: u32| if on { bit } else { 0 };
     let checks = Checks(bit(case.sanity, Checks::SANITY) | bit(case.tunnels, Checks::TUNNELS));
-    match parse_into(&Frame::new(case.bytes), case.wire_len, checks, &mut packet) {
+    let frame = Frame::new(case.bytes);
+    let kind = parse_into(&frame, case.wire_len, checks, &mut packet);
+    if let Some(plain) = Plain::parse(&frame, case.wire_len, checks) {
+        let mut filled = Packet::EMPTY;
+        plain.fill(&mut filled);
+        assert_eq!((filled, plain.address_fault.kind()), (packet, kind), "the short way: {:02x?}", case.bytes);
+    }
+    match kind {
         Kind::Ip => Judgement::Ip(seen(&packet)),
         Kind::NotIp => Judgement::NotIp(packet.ether_type),
         Kind::Tunnel => unreachable!("parse_into opens what parse_outer finds"),

@@ -4,7 +4,7 @@ use ftagent_common::abi::prefixes;
 use ftagent_common::abi::{Block, EVALUATE, PRESENT, Reason, feature, stage};
 use ftagent_common::packet::Ip;
 
-use super::{Hit, Judged, Verdict, block};
+use super::{Hit, Judged, block};
 use crate::maps::Scratch;
 use crate::{count, maps};
 
@@ -14,17 +14,28 @@ pub(super) fn hit(source: Ip, version: u8, scratch: &mut Scratch, judged: &Judge
     if maps::STAGES.load() & stage::LISTS == 0 || judged.settings.features & feature::LISTS4 == 0 || version != 4 {
         return None;
     }
-    let table = maps::LISTS4.get(judged.slot())?;
-    of(table, source.0[3], judged, &mut scratch.verdict)
+    let list = found(source.0[3], judged)?;
+    if list.flags & EVALUATE != 0 {
+        count::rule(list.rule, judged.now_ns, judged.bytes);
+        scratch.verdict.would_drop = list.rule;
+        return None;
+    }
+    Some((Reason::Listed, list.rule))
 }
 
+/// What the lists say of an IPv4 source, evaluated ones included.
 #[inline(always)]
-fn of<const N: usize, const F: usize>(
-    table: &aya_ebpf::btf_maps::Array<[u64; 2], N, F>,
-    address: u32,
-    judged: &Judged<'_>,
-    verdict: &mut Verdict,
-) -> Option<Hit> {
+pub(crate) fn of_plain(source: u32, judged: &Judged<'_>) -> Option<&'static Block> {
+    if maps::STAGES.load() & stage::LISTS == 0 || judged.settings.features & feature::LISTS4 == 0 {
+        return None;
+    }
+    found(source, judged)
+}
+
+/// The list in force that has the address.
+#[inline(always)]
+fn found(address: u32, judged: &Judged<'_>) -> Option<&'static Block> {
+    let table = maps::LISTS4.get(judged.slot())?;
     let value = prefixes::lookup(|index| table.get(index).copied(), u32::from_be(address));
     if value == prefixes::NONE {
         return None;
@@ -34,10 +45,5 @@ fn of<const N: usize, const F: usize>(
     if list.flags & PRESENT == 0 || !block::is_in_force(list.expires_at_ns, list.flags, judged) {
         return None;
     }
-    if list.flags & EVALUATE != 0 {
-        count::rule(list.rule, judged.now_ns, judged.bytes);
-        verdict.would_drop = list.rule;
-        return None;
-    }
-    Some((Reason::Listed, list.rule))
+    Some(list)
 }

@@ -3,17 +3,17 @@
 //! neighbour discovery, fail-safe, allowlist → reflectors → blocks → lists → (sketch) → TCP gate → signature rules of the target, then those of
 //! all → limits of the source. What no host can have sent is refused after trust: the parser says what it is.
 
-mod block;
+pub(crate) mod block;
 pub(crate) mod gate;
 mod limit;
-mod list;
+pub(crate) mod list;
 mod not_ip;
 mod outer;
-mod reflector;
+pub(crate) mod reflector;
 mod signature;
 mod source;
-mod target;
-mod trust;
+pub(crate) mod target;
+pub(crate) mod trust;
 
 use ftagent_common::abi::{NO_RULE, Reason, Settings, TargetCounters, feature, hash4, hash6_net, mode};
 use ftagent_common::packet::{Kind, Malformed, Packet, Tunnel};
@@ -50,7 +50,7 @@ pub(crate) struct Judged<'a> {
 
 impl<'a> Judged<'a> {
     #[inline(always)]
-    fn new(settings: &'a Settings, now_ns: u64, bytes: u64) -> Self {
+    pub(crate) fn new(settings: &'a Settings, now_ns: u64, bytes: u64) -> Self {
         // SAFETY: an aligned word of the map.
         let generation = unsafe { (&raw const settings.generation).read_volatile() };
         Self { settings, generation, now_ns, bytes }
@@ -126,7 +126,8 @@ fn ip<H: Hook>(
         return (Reason::FailSafe, NO_RULE);
     }
     let Packet { src, version, tunnel, .. } = scratch.packet;
-    if let Some(reason) = trust::reason(src, version, scratch, judged) {
+    let is_cleared = scratch.is_cleared;
+    if !is_cleared && let Some(reason) = trust::reason(src, version, scratch, judged) {
         return (reason, NO_RULE);
     }
     if let Some(reason) = refused {
@@ -142,11 +143,13 @@ fn ip<H: Hook>(
     {
         return hit;
     }
-    if let Some(hit) = block::hit(src, version, scratch, judged) {
-        return hit;
-    }
-    if let Some(hit) = list::hit(src, version, scratch, judged) {
-        return hit;
+    if !is_cleared {
+        if let Some(hit) = block::hit(src, version, scratch, judged) {
+            return hit;
+        }
+        if let Some(hit) = list::hit(src, version, scratch, judged) {
+            return hit;
+        }
     }
     let src_hash = source_hash(&scratch.packet, judged.settings.seed);
     let is_heavy = source::note(src_hash, target, judged);
@@ -166,7 +169,7 @@ fn limits<H: Hook>(hook: &H, scratch: &mut Scratch, target: Option<Found>, is_he
         return hit;
     }
     if let Some(found) = target
-        && let Some(hit) = signature::hit(&found.target, judged)
+        && let Some(hit) = signature::hit(&scratch.packet, &found.target, judged)
     {
         return hit;
     }

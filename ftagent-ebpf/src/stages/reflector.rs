@@ -47,6 +47,16 @@ pub(super) fn hit(packet: &Packet, judged: &Judged<'_>) -> Option<Hit> {
     Some((Reason::Reflection, NO_RULE))
 }
 
+/// Whether a whole packet's protocol and ports make it one that may be refused here.
+#[inline(always)]
+pub(crate) fn is_asked(protocol: u8, src_port: u16, icmp_type: u8) -> bool {
+    match protocol {
+        proto::UDP => flows::GATE.get(0).is_none_or(|gate| has_port(&gate.reflectors, src_port)),
+        proto::ICMP => icmp_type == ECHO_REPLY,
+        _ => false,
+    }
+}
+
 /// Whether the packet can be an answer at all. Later fragments carry no ports: they go with the first or time out.
 #[inline(always)]
 fn is_answer(packet: &Packet) -> bool {

@@ -6,24 +6,32 @@ use ftagent_common::abi::{
 };
 
 use super::{Hit, Judged, block, limit};
+use ftagent_common::packet::Packet;
+
 use crate::maps::Scratch;
 use crate::{count, maps};
 
 /// The first rule of the target, then of all, that decides.
+///
+/// Most packets match no rule at all, which is seen here: a call would cost as much as all of this.
 #[inline(always)]
-pub(super) fn hit(target: &Target, judged: &Judged<'_>) -> Option<Hit> {
+pub(super) fn hit(packet: &Packet, target: &Target, judged: &Judged<'_>) -> Option<Hit> {
     if maps::STAGES.load() & stage::SIGNATURES == 0 {
         return None;
     }
-    if target.rules != 0
-        && let Some(hit) = unpack(ftagent_ask_rules(target.group, target.rules, judged.generation, judged.now_ns))
+    let has_global = judged.settings.features & feature::GLOBAL_RULES != 0;
+    if target.rules == 0 && !has_global {
+        return None;
+    }
+    let rules = maps::SIGNATURES.get(judged.slot())?;
+    let own = rules.candidates(packet, target.group) & target.rules;
+    let global = if has_global { rules.candidates(packet, 0) } else { 0 };
+    if own != 0
+        && let Some(hit) = unpack(ftagent_ask_rules(target.group, own, judged.generation, judged.now_ns))
     {
         return Some(hit);
     }
-    if judged.settings.features & feature::GLOBAL_RULES != 0 {
-        return unpack(ftagent_ask_rules(0, u64::MAX, judged.generation, judged.now_ns));
-    }
-    None
+    if global != 0 { unpack(ftagent_ask_rules(0, global, judged.generation, judged.now_ns)) } else { None }
 }
 
 /// What [`ftagent_ask_rules`] returns when no rule decides.
@@ -40,16 +48,17 @@ fn unpack(answer: u64) -> Option<Hit> {
     Some((reason, answer as u32))
 }
 
-/// Asks the rules of `group` whose bits are set in `mask`: reason and rule of the first that decides, or [`NOTHING`].
+/// Asks the rules of `group` whose bits are set in `candidates`: reason and rule of the first that decides, or
+/// [`NOTHING`].
 ///
 /// A global function, so that the verifier follows its loop once and not once for every way here.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn ftagent_ask_rules(group: u32, mask: u64, generation: u32, now_ns: u64) -> u64 {
+pub extern "C" fn ftagent_ask_rules(group: u32, candidates: u64, generation: u32, now_ns: u64) -> u64 {
     let (Some(scratch), Some(settings)) = (crate::scratch(), maps::SETTINGS.get(0)) else { return NOTHING };
     let Some(rules) = maps::SIGNATURES.get(generation & 1) else { return NOTHING };
     let judged = Judged { settings, generation, now_ns, bytes: scratch.wire_len as u64 };
-    let mut candidates = rules.candidates(&scratch.packet, group) & mask;
+    let mut candidates = candidates;
     let base = (group as usize & (SIGNATURE_GROUPS - 1)) * RULES_PER_GROUP;
     for _ in 0..MATCHES_ASKED {
         if candidates == 0 {

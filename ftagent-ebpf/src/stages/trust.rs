@@ -45,7 +45,7 @@ fn of(source: Ip, version: u8, scratch: &mut Scratch, judged: &Judged<'_>) -> Op
 
 /// Whether the bit of the address's first 16 bits is set.
 #[inline(always)]
-pub(super) fn is_set(bitmap: &[u64; BITMAP_WORDS], ip: &Ip, version: u8) -> bool {
+pub(crate) fn is_set(bitmap: &[u64; BITMAP_WORDS], ip: &Ip, version: u8) -> bool {
     let word = if version == 4 { ip.0[3] } else { ip.0[0] };
     let first = u32::from_be(word) >> 16;
     let index = (first >> 6) as usize & (BITMAP_WORDS - 1);

@@ -10,16 +10,17 @@ use ftagent_common::abi::{
 use ftagent_common::packet::Ip;
 
 use super::compile::Tables;
+use super::near::Blocks4;
 use super::places::Places;
 use super::prefixes::slots::PrefixSlots;
-use super::table::{Table, TableError, TrieKey};
+use super::table::{Entries, Table, TableError, TrieKey};
 
 /// Every map that user space touches, but the ring of samples.
 pub struct Maps {
     pub settings: Table<u32, Settings>,
     pub bitmaps: Table<u32, Bitmaps>,
     pub trust: Table<TrieKey<Ip>, Slotted<Trust>>,
-    pub block4: Table<u32, Slotted<Block>>,
+    pub block4: Blocks4,
     pub block4_prefix: Table<TrieKey<u32>, Slotted<Block>>,
     pub block6: Table<Ip, Slotted<Block>>,
     pub block6_net: Table<[u32; 3], Slotted<Block>>,
@@ -51,7 +52,7 @@ impl Maps {
             settings: Table::open(dir, "SETTINGS", 1)?,
             bitmaps: Table::open(dir, "BITMAPS", 1)?,
             trust: Table::open(dir, "TRUST", 1)?,
-            block4: Table::open(dir, "BLOCK4", 1)?,
+            block4: Blocks4::open(dir)?,
             block4_prefix: Table::open(dir, "BLOCK4_PREFIX", 1)?,
             block6: Table::open(dir, "BLOCK6", 1)?,
             block6_net: Table::open(dir, "BLOCK6_NET", 1)?,
@@ -137,7 +138,7 @@ impl Entry for Trust {
 }
 
 fn active<K: aya::Pod + Ord, V: aya::Pod + Entry>(
-    table: &Table<K, Slotted<V>>,
+    table: &impl Entries<K, Slotted<V>>,
     slot: u32,
 ) -> Result<BTreeMap<K, V>, TableError> {
     let mut found = BTreeMap::new();

@@ -17,6 +17,7 @@ pub mod gate;
 pub mod info;
 pub mod kernel;
 pub mod maps;
+pub mod near;
 mod nested;
 pub mod pins;
 pub mod places;

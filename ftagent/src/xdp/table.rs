@@ -340,6 +340,61 @@ impl<K: Pod, V: Pod> Table<K, V> {
     }
 }
 
+/// What is written into a map and read from it entry by entry, whatever lies behind it.
+pub trait Entries<K, V> {
+    /// Inserts or replaces one entry.
+    ///
+    /// # Errors
+    /// [`TableError::Full`], or a failed system call.
+    fn insert(&self, key: &K, value: &V) -> Result<(), TableError>;
+
+    /// Inserts or replaces many entries.
+    ///
+    /// # Errors
+    /// The first failure and, as the `usize`, how many entries were written before it.
+    fn insert_many(&self, entries: &[(K, V)]) -> Result<(), (usize, Box<TableError>)>;
+
+    /// Deletes one entry; one that is not there is success.
+    ///
+    /// # Errors
+    /// On a failed system call.
+    fn remove(&self, key: &K) -> Result<(), TableError>;
+
+    /// Deletes many entries; those that are not there are success.
+    ///
+    /// # Errors
+    /// On a failed system call; entries after it may still be there.
+    fn remove_many(&self, keys: &[K]) -> Result<(), TableError>;
+
+    /// Calls `visit` with every entry.
+    ///
+    /// # Errors
+    /// On a failed system call.
+    fn for_each(&self, visit: impl FnMut(&K, &[V])) -> Result<(), TableError>;
+}
+
+impl<K: Pod, V: Pod> Entries<K, V> for Table<K, V> {
+    fn insert(&self, key: &K, value: &V) -> Result<(), TableError> {
+        self.insert(key, value)
+    }
+
+    fn insert_many(&self, entries: &[(K, V)]) -> Result<(), (usize, Box<TableError>)> {
+        self.insert_many(entries)
+    }
+
+    fn remove(&self, key: &K) -> Result<(), TableError> {
+        self.remove(key)
+    }
+
+    fn remove_many(&self, keys: &[K]) -> Result<(), TableError> {
+        self.remove_many(keys)
+    }
+
+    fn for_each(&self, visit: impl FnMut(&K, &[V])) -> Result<(), TableError> {
+        self.for_each(visit)
+    }
+}
+
 /// Whether a map of this kind takes no batches on this kernel: `ENOTSUPP`, which the C library does not know, and
 /// which some kernels translate.
 fn has_no_batches(error: &io::Error) -> bool {

@@ -15,7 +15,7 @@ use super::compile::{ListRules, Tables};
 use super::maps::{Entry, Maps};
 use super::prefixes::map::PrefixMap;
 use super::rulebook::Rulebook;
-use super::table::{Table, TableError, TrieKey};
+use super::table::{Entries, TableError, TrieKey};
 
 /// Changed entries up to which blocks and limits of sources are written directly.
 const DIRECT_CHANGES: usize = 1_024;
@@ -42,6 +42,7 @@ impl Writer {
     pub fn adopt(maps: &Maps) -> Result<Self, TableError> {
         let settings = maps.read_settings()?;
         let seed = if settings.seed == 0 { secret()? } else { settings.seed };
+        maps.block4.mend(seed)?;
         let generation = settings.generation.max(2);
         let mut there = maps.observe()?;
         // Whatever table an earlier writer left is in force until other lists are wanted.
@@ -65,6 +66,7 @@ impl Writer {
     /// # Errors
     /// On a failed system call.
     pub fn refresh(&mut self, maps: &Maps) -> Result<(), TableError> {
+        maps.block4.mend(self.seed)?;
         let book = std::mem::take(&mut self.there.rulebook);
         let lists = self.there.lists.take();
         self.there = maps.observe()?;
@@ -279,7 +281,7 @@ fn changed<'a, K: Ord + Copy, V: PartialEq>(
 /// Brings one map from `there` to `wanted` in both rule sets, insertions before removals, and notes in `there` what was
 /// done.
 fn direct<K: aya::Pod + Ord, V: aya::Pod + Entry>(
-    table: &Table<K, Slotted<V>>,
+    table: &impl Entries<K, Slotted<V>>,
     there: &mut BTreeMap<K, V>,
     wanted: &BTreeMap<K, V>,
     errors: &mut Vec<TableError>,
@@ -310,7 +312,7 @@ fn direct<K: aya::Pod + Ord, V: aya::Pod + Entry>(
 /// The kernel asks the longest match alone: a prefix that is in one rule set only says in the other what the prefix
 /// around it says there.
 fn stage<K: aya::Pod + Ord, V: aya::Pod + Entry>(
-    table: &Table<K, Slotted<V>>,
+    table: &impl Entries<K, Slotted<V>>,
     there: &BTreeMap<K, V>,
     wanted: &BTreeMap<K, V>,
     slot: u32,
@@ -332,7 +334,7 @@ fn stage<K: aya::Pod + Ord, V: aya::Pod + Entry>(
 
 /// Makes what changed the same in both rule sets, and removes what is in neither any more.
 fn settle<K: aya::Pod + Ord, V: aya::Pod + Entry>(
-    table: &Table<K, Slotted<V>>,
+    table: &impl Entries<K, Slotted<V>>,
     before: &BTreeMap<K, V>,
     now: &BTreeMap<K, V>,
     errors: &mut Vec<TableError>,
@@ -356,7 +358,7 @@ fn settle<K: aya::Pod + Ord, V: aya::Pod + Entry>(
 /// Makes every entry the same in both rule sets, as the one in force says.
 fn settle_all(maps: &Maps, generation: u32, errors: &mut Vec<TableError>) {
     fn one<K: aya::Pod + Ord, V: aya::Pod + Entry>(
-        table: &Table<K, Slotted<V>>,
+        table: &impl Entries<K, Slotted<V>>,
         slot: u32,
         errors: &mut Vec<TableError>,
     ) {
