@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use ftagent_common::api::IncidentReport;
+use ftagent_common::api::{IncidentReport, InterfaceReport};
 use ftagent_common::vocab::IncidentStatus;
 use ipnet::IpNet;
 use serde::de::DeserializeOwned;
@@ -17,6 +17,7 @@ use crate::enforce::gate::GateReport;
 use crate::engine::words;
 use crate::engine::{Matches, OperatorOrder, OrderOutcome, Origin, Verdict};
 use crate::status::{RuleStatus, Status};
+use crate::xdp::variant;
 
 /// The guard's no, as an exit status of its own.
 #[derive(Debug, thiserror::Error)]
@@ -201,6 +202,15 @@ fn limits(limit: Option<Rate>) -> (Option<u64>, Option<u64>) {
 
 // Writing to a string cannot fail: the results below are ignored for that reason.
 
+/// The device, and whose frames come by it.
+fn interface_name(interface: &InterfaceReport) -> String {
+    match interface.serves.as_slice() {
+        [] => interface.name.clone(),
+        [own] if *own == interface.name => interface.name.clone(),
+        served => format!("{} → {}", served.join(", "), interface.name),
+    }
+}
+
 fn status_text(status: &Status) -> String {
     let mut text = String::new();
     let engine = &status.engine;
@@ -210,7 +220,10 @@ fn status_text(status: &Status) -> String {
         status.version, status.name, status.kernel, status.uptime_secs, status.mode
     );
     for interface in &status.interfaces {
-        _ = write!(text, "interface  {:<12} {}", interface.name, interface.mode);
+        _ = write!(text, "interface  {:<12} {}", interface_name(interface), interface.mode);
+        if interface.program == variant::FRAGS {
+            _ = write!(text, ", frames in several buffers");
+        }
         if let (Some(link), Some(program)) = (interface.link_id, interface.program_id) {
             _ = write!(text, " (link {link}, program {program})");
         }

@@ -3,6 +3,7 @@
 //! What the file does not say has the default that its field states. Unknown keys are errors. The file is named by
 //! `--config` or the environment's `FTAGENT_CONFIG`.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -12,6 +13,7 @@ use ftagent_common::vocab::Mode;
 use ipnet::IpNet;
 use serde::Deserialize;
 
+use crate::below::Wanted;
 use crate::engine::{Detection, Response, Settings, ThresholdMode};
 use crate::lists::{ListConfig, RawList, check_lists};
 use crate::sync::Secret;
@@ -101,6 +103,8 @@ struct RawInterface {
     name: String,
     #[serde(default = "auto")]
     attach: AttachChoice,
+    #[serde(default)]
+    at_own_device: bool,
 }
 
 fn auto() -> AttachChoice {
@@ -337,6 +341,8 @@ pub struct Config {
     /// 0: automatic rules never end for a silent agent.
     pub dead_man_secs: u64,
     pub interfaces: Vec<(String, AttachChoice)>,
+    /// Those of `interfaces` whose program goes where they are, whatever lies below them.
+    pub at_own_device: BTreeSet<String>,
     /// Empty: the addresses of the interfaces.
     pub protect: Vec<IpNet>,
     pub management: Vec<FailSafe>,
@@ -446,6 +452,7 @@ impl Config {
             tick_ms: raw.agent.tick_ms,
             dead_man_secs: raw.agent.dead_man_secs,
             interfaces: raw.interface.iter().map(|i| (i.name.clone(), i.attach)).collect(),
+            at_own_device: raw.interface.iter().filter(|i| i.at_own_device).map(|i| i.name.clone()).collect(),
             protect: raw.protect.prefixes.iter().map(IpNet::trunc).collect(),
             management: management.collect(),
             datapath: DatapathConfig {
@@ -478,6 +485,16 @@ impl Config {
             lists: check_lists(&raw.lists).map_err(|(key, message)| check.error(&key, message))?,
             settings: settings(&raw),
         })
+    }
+
+    /// The interfaces, as what lies below them is looked for.
+    pub fn wanted(&self) -> Vec<Wanted> {
+        let one = |(name, choice): &(String, AttachChoice)| Wanted {
+            name: name.clone(),
+            choice: *choice,
+            at_own_device: self.at_own_device.contains(name),
+        };
+        self.interfaces.iter().map(one).collect()
     }
 
     /// The control socket of the daemon.

@@ -98,11 +98,13 @@ pub struct RuleStatus {
     pub first_hit_mono_ns: Option<u64>,
 }
 
-/// An interface as heartbeat and status show it.
-pub fn interface(attached: &Attached) -> InterfaceReport {
+/// A device as heartbeat and status show it, with the interfaces that it `serves`.
+pub fn interface(attached: &Attached, serves: Vec<String>) -> InterfaceReport {
     InterfaceReport {
         name: attached.interface.clone(),
+        serves,
         mode: attached.mode,
+        program: attached.program.to_owned(),
         reason: attached.reason.clone(),
         link_id: attached.link_id,
         program_id: attached.program_id,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::Result;
-use ftagent_common::api::{Heartbeat, PROTOCOL_VERSION};
+use ftagent_common::api::{Heartbeat, InterfaceReport, PROTOCOL_VERSION};
 use ftagent_common::vocab::{AttachMode, AttackFamily, IncidentStatus, TrafficClass as Class};
 
 use super::{Daemon, MetricsCounters};
@@ -56,7 +56,7 @@ impl Daemon {
             kernel: self.kernel.clone(),
             uptime_secs: self.uptime_secs(),
             mode: view.mode,
-            interfaces: self.attached.iter().map(status::interface).collect(),
+            interfaces: self.interface_reports(),
             baseline: view.baseline.clone(),
             maps: self.datapath.occupancy(),
             queued: 0,
@@ -69,6 +69,12 @@ impl Daemon {
         link.heartbeat.send_replace(Some(heartbeat));
     }
 
+    fn interface_reports(&self) -> Vec<InterfaceReport> {
+        let devices = self.attachment.devices();
+        let serves = |name: &str| devices.iter().find(|d| d.plan.name == name).map(|d| d.serves.clone());
+        self.attached.iter().map(|a| status::interface(a, serves(&a.interface).unwrap_or_default())).collect()
+    }
+
     pub(super) fn uptime_secs(&self) -> u64 {
         clock::mono_ns().saturating_sub(self.started_mono_ns) / 1_000_000_000
     }
@@ -76,6 +82,7 @@ impl Daemon {
     pub(super) fn all_warnings(&self) -> Vec<String> {
         let mut warnings = self.warnings.clone();
         warnings.extend(self.host.warning());
+        warnings.extend(self.attachment.warning());
         warnings.extend(self.worker.warning());
         warnings.extend(self.lists.warnings(clock::mono_ns()));
         for interface in self.attached.iter().filter(|a| a.mode != AttachMode::Native) {
@@ -110,7 +117,7 @@ impl Daemon {
             kernel: self.kernel.clone(),
             mode: view.mode,
             ready: true,
-            interfaces: self.attached.iter().map(status::interface).collect(),
+            interfaces: self.interface_reports(),
             verdicts,
             classes,
             maps: self.datapath.occupancy(),
