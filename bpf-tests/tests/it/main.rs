@@ -9,6 +9,7 @@ mod gate;
 mod generator;
 mod guards;
 mod http;
+mod jumbo;
 mod kernel;
 mod lab;
 mod lab_command;
