@@ -255,6 +255,19 @@ enum Stage {
 }
 
 impl Stage {
+    /// As it is written in the file.
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Sanity => "sanity",
+            Self::Tunnels => "tunnels",
+            Self::Lists => "lists",
+            Self::Rules => "rules",
+            Self::Sources => "sources",
+            Self::Distinct => "distinct",
+            Self::Samples => "samples",
+        }
+    }
+
     const fn bit(self) -> u32 {
         match self {
             Self::Sanity => stage::SANITY,
@@ -358,6 +371,8 @@ pub struct Config {
 #[derive(Clone, Debug, PartialEq)]
 pub struct DatapathConfig {
     pub sizes: MapSizes,
+    /// The stages that `sizes` leaves out, as the file names them.
+    pub left_out: Vec<String>,
     pub samples_per_sec: u32,
     /// Packets per second that make a source heavy.
     pub promote_pps: u32,
@@ -464,6 +479,7 @@ impl Config {
                     samples: d.sample_buffer_bytes,
                     stages: d.without.iter().fold(u32::MAX, |stages, left_out| stages & !left_out.bit()),
                 },
+                left_out: d.without.iter().map(|stage| stage.as_str().to_owned()).collect(),
                 samples_per_sec: d.samples_per_sec,
                 promote_pps: d.promote_pps,
                 source_limit_pps: d.source_limit_pps,

@@ -40,9 +40,21 @@ pub struct Status {
     /// Lists of the configuration, in its order.
     #[serde(default)]
     pub lists: Vec<ListStatus>,
+    /// What the programs go without.
+    #[serde(default)]
+    pub datapath: DatapathReport,
     /// What needs an operator's look.
     pub warnings: Vec<String>,
     pub engine: EngineView,
+}
+
+/// What is not in the path, by the operator's will or for want of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DatapathReport {
+    /// Stages that `datapath.without` leaves out.
+    pub left_out: Vec<String>,
+    /// What this kernel lacks, and what is done instead.
+    pub lacking: Vec<String>,
 }
 
 /// Frames and their bytes.
