@@ -19,4 +19,5 @@ mod replay;
 mod run;
 mod stages;
 mod sum;
+mod visible;
 mod wire;
