@@ -25,11 +25,11 @@ pub struct Finding {
 }
 
 /// Looks at everything that the agent needs under `config`.
-pub fn check(config: &Config) -> Vec<Finding> {
+pub async fn check(config: &Config) -> Vec<Finding> {
     let mut findings = vec![datapath()];
     findings.extend(kernel(&Support::here()));
     findings.extend([privileges(), bpffs(config), jit(), btf()]);
-    findings.extend(interfaces(config));
+    findings.extend(interfaces(config).await);
     findings.push(finding("SYN cookies", Ok(Syncookies::new(&config.state_dir).prospect())));
     findings.push(map_memory(config));
     for (subject, dir) in [("state directory", &config.state_dir), ("runtime directory", &config.runtime_dir)] {
@@ -103,12 +103,11 @@ fn btf() -> Finding {
     finding("BTF", Ok(detail.to_owned()))
 }
 
-fn interfaces(config: &Config) -> Vec<Finding> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let facts = runtime.map_err(|e| e.to_string()).and_then(|r| r.block_on(host_facts()).map_err(|e| e.to_string()));
-    let links = match facts {
+/// Each interface, and where its program would go. A bond that takes none natively is found out at the start alone.
+async fn interfaces(config: &Config) -> Vec<Finding> {
+    let links = match host_facts().await {
         Ok(facts) => facts.interfaces,
-        Err(why) => return vec![finding("interfaces", Err(why))],
+        Err(error) => return vec![finding("interfaces", Err(error.to_string()))],
     };
     let devices = match below::devices(&config.wanted(), &links, &BTreeSet::new(), &[]) {
         Ok(devices) => devices,
