@@ -71,7 +71,8 @@ mod tests {
     #[test]
     fn the_mtu_decides_which_program_is_tried_first() {
         const PAGE: u32 = 3_498;
-        let rows: [(&str, AttachMode, Option<u32>, bool, &[&str]); 6] = [
+        type Row = (&'static str, AttachMode, Option<u32>, bool, &'static [&'static str]);
+        let rows: [Row; 6] = [
             ("an ordinary one", AttachMode::Native, Some(1_500), true, &[LINEAR, FRAGS]),
             ("the largest that fits", AttachMode::Native, Some(PAGE), true, &[LINEAR, FRAGS]),
             ("jumbo frames", AttachMode::Native, Some(9_000), true, &[FRAGS, LINEAR]),
