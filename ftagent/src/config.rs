@@ -779,6 +779,23 @@ mod tests {
         let twice = format!("{MINIMAL}{MINIMAL}");
         assert!(parse(&twice).is_err_and(|e| e.contains("twice")));
         assert!(parse("[[interface]]\nname = \"a/b\"\n").is_err_and(|e| e.contains("no interface name")));
+        let own = format!("{MINIMAL}[[interface]]\nname = \"eth0.7\"\nat_own_device = true\n");
+        let wanted = parse(&own).expect("valid").wanted();
+        assert_eq!(
+            wanted.iter().map(|w| (w.name.as_str(), w.at_own_device)).collect::<Vec<_>>(),
+            [("eth0", false), ("eth0.7", true)]
+        );
+    }
+
+    #[test]
+    fn stages_that_are_left_out_keep_their_names() {
+        const ALL: [&str; 7] = ["sanity", "tunnels", "lists", "rules", "sources", "distinct", "samples"];
+        for name in ALL {
+            let text = format!("{MINIMAL}[datapath]\nwithout = [{name:?}]\n");
+            let datapath = Config::parse(&text, Path::new("t.toml")).expect(name).datapath;
+            assert_eq!(datapath.left_out, [name]);
+            assert_eq!(datapath.sizes.stages.count_zeros(), 1, "{name}");
+        }
     }
 
     #[test]

@@ -1,6 +1,10 @@
 //! Rows about interfaces that lie on others: the agent is given a VLAN or a bond, and its program goes below.
 
+use std::path::Path;
 use std::process::Stdio;
+use std::time::Duration;
+
+use serde_json::Value;
 
 use super::agent::{Running, command, configuration_for, wait_ready};
 use super::stage::{BAD_UPPER_V4, GOOD_UPPER_V4, Stage, UPPER_V4, datagram, text};
@@ -25,6 +29,26 @@ pub(super) fn bond(tools: &Tools) -> Result<Outcome, String> {
         return Ok(Outcome::Missing(why));
     }
     enforces(&stage, tools, &["bond0"], None, &["bond0", "edge0"])
+}
+
+/// Where ports have the programs, a port that joins gets one too, and those that were there keep theirs.
+fn follows(stage: &Stage, tools: &Tools, config: &Path, before: &Value) -> Result<&'static str, String> {
+    stage.run(&tools.ip, "link add late0 type veth peer name late1")?;
+    stage.run(&tools.ip, "link set late0 master bond0")?;
+    let mut last = Value::Null;
+    // Loading takes seconds under emulation.
+    for _ in 0..80 {
+        last = wait_ready(stage, tools, config)?["interfaces"].clone();
+        let named = |name: &str| last.as_array().into_iter().flatten().find(|one| one["name"] == name);
+        if let (Some(old), Some(new)) = (named("edge0"), named("late0"))
+            && new["mode"] == "native"
+        {
+            let kept = old["link_id"] == before["link_id"];
+            return if kept { Ok(", a port that joined too") } else { Err(format!("another link: {last}")) };
+        }
+        std::thread::sleep(Duration::from_millis(250));
+    }
+    Err(format!("a port that joined has no program: {last}"))
 }
 
 /// The agent for `interfaces` has one program, at one of `places`, and drops there what it is told to.
@@ -73,8 +97,10 @@ fn enforces(
     let clean = ear.heard(FRAMES);
     stage.send(&frame(BAD_UPPER_V4), FRAMES)?;
     let passed = ear.heard(1);
+    let by_ports = interfaces == ["bond0"] && place != "bond0";
+    let joined = if by_ports { follows(stage, tools, &config, one)? } else { "" };
     let said = format!(
-        "{} at {place} ({mode}): {clean} of {FRAMES} clean and {passed} of {FRAMES} blocked frames passed",
+        "{} at {place} ({mode}): {clean} of {FRAMES} clean and {passed} of {FRAMES} blocked frames passed{joined}",
         interfaces.join(", ")
     );
     match (clean, passed, mode.as_str()) {
