@@ -36,7 +36,10 @@ pub const fn amplification_of_port(src_port: u16) -> Option<AttackFamily> {
 /// Whether the kernel counts UDP from `src_port` in the class `reflector`.
 #[inline(always)]
 pub fn is_reflector_port(src_port: u16) -> bool {
-    REFLECTORS[(src_port >> 6) as usize] & (1 << (src_port & 63)) != 0
+    // The compiler knows that a port has 16 bits and leaves the mask out; verifiers before 6.8 do not know it of a number
+    // whose bytes were swapped, so that the compiler must not either.
+    let word = core::hint::black_box(u32::from(src_port) >> 6) as usize & (REFLECTORS.len() - 1);
+    REFLECTORS[word] & (1 << (src_port & 63)) != 0
 }
 
 /// A bit for each port: one load, where comparing with each service's would take a dozen branches.

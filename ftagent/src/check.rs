@@ -1,16 +1,19 @@
 //! `ftagent check`: can this machine run the agent, and what would degrade. Changes nothing.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use serde::Serialize;
 
+use crate::below;
 use crate::config::Config;
 use crate::enforce::gate::Syncookies;
+use crate::host::host_facts;
 use crate::object;
 use crate::xdp::adapt::declares;
 use crate::xdp::kernel::Support;
 use crate::xdp::pins::Pins;
-use crate::xdp::program::{interface_index, memory, missing_capabilities};
+use crate::xdp::program::{AttachChoice, memory, missing_capabilities};
 
 /// One thing that was looked at.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -22,21 +25,11 @@ pub struct Finding {
 }
 
 /// Looks at everything that the agent needs under `config`.
-pub fn check(config: &Config) -> Vec<Finding> {
+pub async fn check(config: &Config) -> Vec<Finding> {
     let mut findings = vec![datapath()];
     findings.extend(kernel(&Support::here()));
     findings.extend([privileges(), bpffs(config), jit(), btf()]);
-    for (name, choice) in &config.interfaces {
-        let index = interface_index(name);
-        findings.push(Finding {
-            subject: format!("interface {name}"),
-            ok: index.is_some(),
-            detail: match index {
-                Some(index) => format!("index {index}, to be attached {choice:?}").to_lowercase(),
-                None => "does not exist: see `ip link`".to_owned(),
-            },
-        });
-    }
+    findings.extend(interfaces(config).await);
     findings.push(finding("SYN cookies", Ok(Syncookies::new(&config.state_dir).prospect())));
     findings.push(map_memory(config));
     for (subject, dir) in [("state directory", &config.state_dir), ("runtime directory", &config.runtime_dir)] {
@@ -108,6 +101,28 @@ fn btf() -> Finding {
     let there = std::path::Path::new("/sys/kernel/btf/vmlinux").exists();
     let detail = if there { "of the running kernel" } else { "not there; the datapath does not need the kernel's" };
     finding("BTF", Ok(detail.to_owned()))
+}
+
+/// Each interface, and where its program would go. A bond that takes none natively is found out at the start alone.
+async fn interfaces(config: &Config) -> Vec<Finding> {
+    let links = match host_facts().await {
+        Ok(facts) => facts.interfaces,
+        Err(error) => return vec![finding("interfaces", Err(error.to_string()))],
+    };
+    let devices = match below::devices(&config.wanted(), &links, &BTreeSet::new(), &[]) {
+        Ok(devices) => devices,
+        Err(error) => return vec![finding("interfaces", Err(error.to_string()))],
+    };
+    let one = |(name, choice): &(String, AttachChoice)| {
+        let served = devices.iter().filter(|device| device.serves.contains(name));
+        let at: Vec<String> = served.filter(|d| d.plan.name != *name).map(|d| format!(" at {}", d.plan.name)).collect();
+        let result = match links.iter().find(|link| link.name == *name) {
+            Some(link) => Ok(format!("index {}, to be attached {choice:?}", link.index).to_lowercase() + &at.concat()),
+            None => Err("does not exist: see `ip link`".to_owned()),
+        };
+        finding(&format!("interface {name}"), result)
+    };
+    config.interfaces.iter().map(one).collect()
 }
 
 fn map_memory(config: &Config) -> Finding {

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use ftagent_common::api::IncidentReport;
+use ftagent_common::api::{IncidentReport, InterfaceReport};
 use ftagent_common::vocab::IncidentStatus;
 use ipnet::IpNet;
 use serde::de::DeserializeOwned;
@@ -16,7 +16,9 @@ use crate::control::{Answer, Question, ask};
 use crate::enforce::gate::GateReport;
 use crate::engine::words;
 use crate::engine::{Matches, OperatorOrder, OrderOutcome, Origin, Verdict};
+use crate::lists::{ListAction, ListStatus};
 use crate::status::{RuleStatus, Status};
+use crate::xdp::variant;
 
 /// The guard's no, as an exit status of its own.
 #[derive(Debug, thiserror::Error)]
@@ -201,6 +203,15 @@ fn limits(limit: Option<Rate>) -> (Option<u64>, Option<u64>) {
 
 // Writing to a string cannot fail: the results below are ignored for that reason.
 
+/// The device, and whose frames come by it.
+fn interface_name(interface: &InterfaceReport) -> String {
+    match interface.serves.as_slice() {
+        [] => interface.name.clone(),
+        [own] if *own == interface.name => interface.name.clone(),
+        served => format!("{} → {}", served.join(", "), interface.name),
+    }
+}
+
 fn status_text(status: &Status) -> String {
     let mut text = String::new();
     let engine = &status.engine;
@@ -210,7 +221,10 @@ fn status_text(status: &Status) -> String {
         status.version, status.name, status.kernel, status.uptime_secs, status.mode
     );
     for interface in &status.interfaces {
-        _ = write!(text, "interface  {:<12} {}", interface.name, interface.mode);
+        _ = write!(text, "interface  {:<12} {}", interface_name(interface), interface.mode);
+        if interface.program == variant::FRAGS {
+            _ = write!(text, ", frames in several buffers");
+        }
         if let (Some(link), Some(program)) = (interface.link_id, interface.program_id) {
             _ = write!(text, " (link {link}, program {program})");
         }
@@ -234,16 +248,13 @@ fn status_text(status: &Status) -> String {
         engine.refusals
     );
     for list in &status.lists {
-        let age = list.age_secs.map_or_else(|| "not loaded".to_owned(), |secs| format!("loaded {secs} s ago"));
-        _ = writeln!(
-            text,
-            "list       {} ({}): {} IPv4, {} IPv6 prefixes, {} lines skipped, {age}",
-            list.name,
-            list.action.as_str(),
-            list.v4,
-            list.v6,
-            list.skipped
-        );
+        _ = writeln!(text, "list       {}", list_text(list));
+    }
+    if !status.datapath.left_out.is_empty() {
+        _ = writeln!(text, "left out   {} (datapath.without)", status.datapath.left_out.join(", "));
+    }
+    for lack in &status.datapath.lacking {
+        _ = writeln!(text, "kernel     {lack}");
     }
     for line in status.gate.iter().flat_map(gate_text) {
         _ = writeln!(text, "gate       {line}");
@@ -284,17 +295,18 @@ fn top_text(status: &Status) -> String {
     let mut text = format!("{}  {}  mode {}\n\n", status.name, totals_text(status), status.mode);
     _ = writeln!(
         text,
-        "{:<24} {:>12} {:>14} {:>12} {:>16} {:>7}",
-        "TARGET", "PACKETS", "BITS", "DROPPED", "NEAREST", "RATIO"
+        "{:<24} {:>12} {:>14} {:>12} {:>9} {:>16} {:>7}",
+        "TARGET", "PACKETS", "BITS", "DROPPED", "SOURCES", "NEAREST", "RATIO"
     );
     for target in engine.targets.iter().take(20) {
         _ = writeln!(
             text,
-            "{:<24} {:>12} {:>14} {:>12} {:>16} {:>6.2}{}",
+            "{:<24} {:>12} {:>14} {:>12} {:>9} {:>16} {:>6.2}{}",
             target.target.addr().to_string(),
             pps_text(target.pps),
             bps_text(target.bps),
             pps_text(target.dropped_pps),
+            target.distinct_sources,
             target.quantity,
             target.ratio,
             if target.under_attack { "  ATTACK" } else { "" }
@@ -355,6 +367,25 @@ fn incident_text(report: &IncidentReport) -> String {
         _ = writeln!(text, "  {}  {:<9} {}", entry.at, entry.kind, entry.text);
     }
     text
+}
+
+fn list_text(list: &ListStatus) -> String {
+    let age = list.age_secs.map_or_else(|| "not loaded".to_owned(), |secs| format!("loaded {secs} s ago"));
+    let did = match list.action {
+        ListAction::Block => "dropped",
+        ListAction::Evaluate => "would drop",
+    };
+    let last = list.last_match_secs.map_or_else(String::new, |secs| format!(", the last {secs} s ago"));
+    format!(
+        "{} ({}): {} IPv4, {} IPv6 prefixes, {} lines skipped, {age}; {did} {} packets, {}{last}",
+        list.name,
+        list.action.as_str(),
+        list.v4,
+        list.v6,
+        list.skipped,
+        list.packets,
+        bytes_text(list.bytes)
+    )
 }
 
 /// The lines of reflectors and the TCP gate.

@@ -3,6 +3,7 @@
 //! What the file does not say has the default that its field states. Unknown keys are errors. The file is named by
 //! `--config` or the environment's `FTAGENT_CONFIG`.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -12,6 +13,7 @@ use ftagent_common::vocab::Mode;
 use ipnet::IpNet;
 use serde::Deserialize;
 
+use crate::below::Wanted;
 use crate::engine::{Detection, Response, Settings, ThresholdMode};
 use crate::lists::{ListConfig, RawList, check_lists};
 use crate::sync::Secret;
@@ -101,6 +103,8 @@ struct RawInterface {
     name: String,
     #[serde(default = "auto")]
     attach: AttachChoice,
+    #[serde(default)]
+    at_own_device: bool,
 }
 
 fn auto() -> AttachChoice {
@@ -251,6 +255,19 @@ enum Stage {
 }
 
 impl Stage {
+    /// As it is written in the file.
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Sanity => "sanity",
+            Self::Tunnels => "tunnels",
+            Self::Lists => "lists",
+            Self::Rules => "rules",
+            Self::Sources => "sources",
+            Self::Distinct => "distinct",
+            Self::Samples => "samples",
+        }
+    }
+
     const fn bit(self) -> u32 {
         match self {
             Self::Sanity => stage::SANITY,
@@ -337,6 +354,8 @@ pub struct Config {
     /// 0: automatic rules never end for a silent agent.
     pub dead_man_secs: u64,
     pub interfaces: Vec<(String, AttachChoice)>,
+    /// Those of `interfaces` whose program goes where they are, whatever lies below them.
+    pub at_own_device: BTreeSet<String>,
     /// Empty: the addresses of the interfaces.
     pub protect: Vec<IpNet>,
     pub management: Vec<FailSafe>,
@@ -352,6 +371,8 @@ pub struct Config {
 #[derive(Clone, Debug, PartialEq)]
 pub struct DatapathConfig {
     pub sizes: MapSizes,
+    /// The stages that `sizes` leaves out, as the file names them.
+    pub left_out: Vec<String>,
     pub samples_per_sec: u32,
     /// Packets per second that make a source heavy.
     pub promote_pps: u32,
@@ -446,6 +467,7 @@ impl Config {
             tick_ms: raw.agent.tick_ms,
             dead_man_secs: raw.agent.dead_man_secs,
             interfaces: raw.interface.iter().map(|i| (i.name.clone(), i.attach)).collect(),
+            at_own_device: raw.interface.iter().filter(|i| i.at_own_device).map(|i| i.name.clone()).collect(),
             protect: raw.protect.prefixes.iter().map(IpNet::trunc).collect(),
             management: management.collect(),
             datapath: DatapathConfig {
@@ -457,6 +479,7 @@ impl Config {
                     samples: d.sample_buffer_bytes,
                     stages: d.without.iter().fold(u32::MAX, |stages, left_out| stages & !left_out.bit()),
                 },
+                left_out: d.without.iter().map(|stage| stage.as_str().to_owned()).collect(),
                 samples_per_sec: d.samples_per_sec,
                 promote_pps: d.promote_pps,
                 source_limit_pps: d.source_limit_pps,
@@ -478,6 +501,16 @@ impl Config {
             lists: check_lists(&raw.lists).map_err(|(key, message)| check.error(&key, message))?,
             settings: settings(&raw),
         })
+    }
+
+    /// The interfaces, as what lies below them is looked for.
+    pub fn wanted(&self) -> Vec<Wanted> {
+        let one = |(name, choice): &(String, AttachChoice)| Wanted {
+            name: name.clone(),
+            choice: *choice,
+            at_own_device: self.at_own_device.contains(name),
+        };
+        self.interfaces.iter().map(one).collect()
     }
 
     /// The control socket of the daemon.
@@ -746,6 +779,23 @@ mod tests {
         let twice = format!("{MINIMAL}{MINIMAL}");
         assert!(parse(&twice).is_err_and(|e| e.contains("twice")));
         assert!(parse("[[interface]]\nname = \"a/b\"\n").is_err_and(|e| e.contains("no interface name")));
+        let own = format!("{MINIMAL}[[interface]]\nname = \"eth0.7\"\nat_own_device = true\n");
+        let wanted = parse(&own).expect("valid").wanted();
+        assert_eq!(
+            wanted.iter().map(|w| (w.name.as_str(), w.at_own_device)).collect::<Vec<_>>(),
+            [("eth0", false), ("eth0.7", true)]
+        );
+    }
+
+    #[test]
+    fn stages_that_are_left_out_keep_their_names() {
+        const ALL: [&str; 7] = ["sanity", "tunnels", "lists", "rules", "sources", "distinct", "samples"];
+        for name in ALL {
+            let text = format!("{MINIMAL}[datapath]\nwithout = [{name:?}]\n");
+            let datapath = Config::parse(&text, Path::new("t.toml")).expect(name).datapath;
+            assert_eq!(datapath.left_out, [name]);
+            assert_eq!(datapath.sizes.stages.count_zeros(), 1, "{name}");
+        }
     }
 
     #[test]

@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use tokio::time::Interval;
 use tracing::warn;
 
+use crate::below::Device;
 use crate::config::Config;
 use crate::enforce::gate::Around;
 use crate::engine::{RuleSet, Settings};
@@ -196,12 +197,18 @@ impl Host {
     }
 
     /// What the gate must know of the links. Where nothing is known, the most careful answer.
-    pub fn around(&self, config: &Config) -> Around {
-        let names = || config.interfaces.iter().map(|(name, _)| name);
-        let Some(facts) = &self.facts else {
-            return Around { exit_elsewhere: Some("an unknown link".to_owned()), veths: names().cloned().collect() };
+    pub fn around(&self, config: &Config, devices: &[Device]) -> Around {
+        let devices_named = |is: &dyn Fn(&Device) -> bool| {
+            devices.iter().filter(|device| is(device)).map(|device| device.plan.name.clone()).collect()
         };
-        let watched: Vec<_> = names().filter_map(|name| facts.interface(name)).collect();
+        let vlans = devices_named(&|device| device.has_vlans);
+        let Some(facts) = &self.facts else {
+            let exit_elsewhere = Some("an unknown link".to_owned());
+            return Around { exit_elsewhere, veths: devices_named(&|_| true), vlans };
+        };
+        let named = config.interfaces.iter().map(|(name, _)| name);
+        let names = named.chain(devices.iter().map(|device| &device.plan.name));
+        let watched: Vec<_> = names.filter_map(|name| facts.interface(name)).collect();
         let link = |index: u32| facts.interfaces.iter().find(|i| i.index == index);
         // A bridge or bond above a watched interface, and a VLAN on it, leave by it.
         let is_watched = |index: u32| {
@@ -211,7 +218,8 @@ impl Host {
         let exit = facts.gateways.iter().find(|(_, index)| !is_watched(*index));
         Around {
             exit_elsewhere: exit.map(|(_, index)| link(*index).map_or_else(|| index.to_string(), |i| i.name.clone())),
-            veths: watched.iter().filter(|i| i.is_veth).map(|i| i.name.clone()).collect(),
+            veths: devices_named(&|device| facts.interface(&device.plan.name).is_some_and(|i| i.is_veth)),
+            vlans,
         }
     }
 

@@ -50,6 +50,22 @@ pub struct Interface {
     pub parent: Option<u32>,
     /// One end of a pair of virtual links.
     pub is_veth: bool,
+    pub kind: LinkKind,
+    /// Index of the link that it lies on, as a VLAN does; none where that is in another network namespace.
+    pub below: Option<u32>,
+    /// Index of the bond, team or bridge that it is a port of.
+    pub controller: Option<u32>,
+}
+
+/// What an interface is made of, as far as that decides where a program is attached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LinkKind {
+    /// Takes a program itself.
+    #[default]
+    Other,
+    Vlan,
+    Bond,
+    Team,
 }
 
 /// Why the node's own facts are not known.
@@ -133,10 +149,24 @@ fn interface(link: &LinkMessage) -> Interface {
     }
     out.is_veth = link.attributes.iter().any(|a| matches!(a, LinkAttribute::LinkInfo(infos) if is_veth(infos)));
     let elsewhere = link.attributes.iter().any(|a| matches!(a, LinkAttribute::LinkNetNsId(_)));
-    if out.parent.is_none() && !out.is_veth && !elsewhere {
-        out.parent = below.filter(|&index| index != 0 && index != out.index);
+    out.controller = out.parent;
+    if !out.is_veth && !elsewhere {
+        out.below = below.filter(|&index| index != 0 && index != out.index);
     }
+    out.parent = out.parent.or(out.below);
+    out.kind = link.attributes.iter().find_map(kind).unwrap_or_default();
     out
+}
+
+fn kind(attribute: &LinkAttribute) -> Option<LinkKind> {
+    use rtnetlink::packet_route::link::{InfoKind, LinkInfo};
+    let LinkAttribute::LinkInfo(infos) = attribute else { return None };
+    infos.iter().find_map(|info| match info {
+        LinkInfo::Kind(InfoKind::Vlan) => Some(LinkKind::Vlan),
+        LinkInfo::Kind(InfoKind::Bond) => Some(LinkKind::Bond),
+        LinkInfo::Kind(InfoKind::Team) => Some(LinkKind::Team),
+        _ => None,
+    })
 }
 
 fn is_veth(infos: &[rtnetlink::packet_route::link::LinkInfo]) -> bool {
@@ -263,9 +293,12 @@ mod tests {
             assert_eq!((ft0.mac, ft0.up, ft0.mtu), (Some([2, 0, 0, 0, 0, 1]), true, 1400));
             assert!(ft0.addresses.contains(&"192.0.2.10/24".parse().unwrap()), "{ft0:?}");
             assert!(ft0.addresses.contains(&"2001:db8::10/64".parse().unwrap()), "{ft0:?}");
-            assert_eq!(ft0.parent, None, "a veth's peer is not a parent");
+            assert_eq!((ft0.parent, ft0.below), (None, None), "a veth's peer is not a parent");
             assert_eq!(facts.interface("mv0").unwrap().parent, Some(ft0.index));
-            assert_eq!(facts.interface("ft1").unwrap().parent, Some(facts.interface("br0").unwrap().index));
+            assert_eq!(facts.interface("mv0").unwrap().below, Some(ft0.index));
+            let ft1 = facts.interface("ft1").unwrap();
+            assert_eq!(ft1.parent, Some(facts.interface("br0").unwrap().index));
+            assert_eq!((ft1.controller, ft1.below), (ft1.parent, None));
             let gateways = ["192.0.2.1", "2001:db8::1"].map(|ip| (ip.parse().unwrap(), ft0.index));
             assert_eq!(facts.gateways, gateways);
             assert!(facts.own_addresses().contains(&"192.0.2.10/32".parse().unwrap()));

@@ -2,6 +2,7 @@
 //!
 //! `engine` decides and knows no clock, task, socket or file; everything else carries out what it decides.
 
+pub mod below;
 pub mod check;
 pub mod cli;
 pub mod client;

@@ -78,7 +78,7 @@ async fn carry_out(command: Command, json: bool, config: Config) -> Result<()> {
         }
         Command::Incidents { uuid, .. } => client::incidents(&config, json, uuid).await,
         Command::Detach => detach(&config, json),
-        Command::Check => check_machine(&config, json),
+        Command::Check => check_machine(&config, json).await,
         Command::CheckConfig => {
             check_config(&config, json);
             Ok(())
@@ -148,8 +148,8 @@ fn lists(command: &ListsCommand, config: Result<Config, ConfigError>, json: bool
     Ok(())
 }
 
-fn check_machine(config: &Config, json: bool) -> Result<()> {
-    let findings = check::check(config);
+async fn check_machine(config: &Config, json: bool) -> Result<()> {
+    let findings = check::check(config).await;
     let failed = findings.iter().filter(|f| !f.ok).count();
     if json {
         println!("{}", json!({ "ok": failed == 0, "findings": findings }));

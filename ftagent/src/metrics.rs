@@ -11,7 +11,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use ftagent_common::abi::{Flow, Health, InterfaceCounters, Reason};
-use ftagent_common::api::MapReport;
+use ftagent_common::api::{InterfaceReport, MapReport};
 use ftagent_common::vocab::{AttackFamily, Mode, TrafficClass};
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
@@ -24,6 +24,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use self::text::{Kind, Text};
+use crate::lists::ListStatus;
 use crate::sync::LinkStatus;
 
 /// Everything that is shown; counters count from the start of what they belong to and only grow.
@@ -32,15 +33,20 @@ pub struct Snapshot {
     pub version: &'static str,
     pub mode: Option<Mode>,
     pub interfaces: Vec<(String, InterfaceCounters)>,
+    /// How their frames reach the datapath.
+    pub attached: Vec<InterfaceReport>,
     /// How many targets are counted one by one.
     pub targets: u64,
     /// The busiest of them, at most [`TOP_TARGETS`] are shown.
     pub top_targets: Vec<(IpAddr, Flow)>,
+    /// Distinct sources of the busiest targets in about a second.
+    pub target_sources: Vec<(IpAddr, u64)>,
     pub incidents_active: Vec<(AttackFamily, u64)>,
     pub incidents_opened: Vec<(AttackFamily, u64)>,
     /// By origin, such as `operator` or `response`.
     pub rules: Vec<(&'static str, u64)>,
     pub rules_failed: u64,
+    pub lists: Vec<ListStatus>,
     pub maps: Vec<MapReport>,
     pub health: Vec<(Health, u64)>,
     /// Absent when the node works alone.
@@ -78,6 +84,9 @@ pub fn page(snapshot: &Snapshot) -> String {
     build(&mut text, snapshot);
     traffic(&mut text, snapshot);
     decisions(&mut text, snapshot);
+    if !snapshot.lists.is_empty() {
+        lists(&mut text, &snapshot.lists);
+    }
     if let Some(link) = &snapshot.link {
         control_plane(&mut text, link);
     }
@@ -90,6 +99,15 @@ fn build(text: &mut Text, snapshot: &Snapshot) {
     text.family("ftagent_mode_info", Kind::Gauge, "1 for the mode of the datapath, 0 for the others.");
     for mode in Mode::ALL {
         text.row(&[("mode", mode.as_str())], u64::from(snapshot.mode == Some(*mode)));
+    }
+    text.family("ftagent_interface_info", Kind::Gauge, "How frames of an interface reach the datapath; always 1.");
+    for interface in &snapshot.attached {
+        let labels = [
+            ("interface", interface.name.as_str()),
+            ("mode", interface.mode.as_str()),
+            ("program", interface.program.as_str()),
+        ];
+        text.row(&labels, 1);
     }
     let seconds = |us: u64| text::decimal(us, 6);
     let bounds = TICK_BOUNDS_US.map(seconds);
@@ -138,6 +156,12 @@ fn traffic(text: &mut Text, snapshot: &Snapshot) {
         text.row(&[("target", &target), ("fate", "passed")], flow.passed.packets);
         text.row(&[("target", &target), ("fate", "dropped")], flow.dropped.packets);
     }
+    let help =
+        "Distinct sources of the busiest protected addresses in about a second, estimated over all their frames.";
+    text.family("ftagent_target_sources", Kind::Gauge, help);
+    for (target, sources) in snapshot.target_sources.iter().take(TOP_TARGETS) {
+        text.row(&[("target", &target.to_string())], *sources);
+    }
     text.family("ftagent_datapath_events_total", Kind::Counter, "What the datapath could not do as it should.");
     for (event, count) in &snapshot.health {
         text.row(&[("event", event.as_str())], *count);
@@ -171,6 +195,32 @@ fn decisions(text: &mut Text, snapshot: &Snapshot) {
     }
     text.family("ftagent_rule_failures_total", Kind::Counter, "Rules that an enforcer could not install or remove.");
     text.row(&[], snapshot.rules_failed);
+}
+
+fn lists(text: &mut Text, lists: &[ListStatus]) {
+    let rows = |text: &mut Text, value: fn(&ListStatus) -> u64| {
+        for list in lists {
+            text.row(&[("list", &list.name), ("action", list.action.as_str())], value(list));
+        }
+    };
+    text.family("ftagent_list_packets_total", Kind::Counter, "Frames from listed sources, dropped or only evaluated.");
+    rows(text, |list| list.packets);
+    text.family("ftagent_list_bytes_total", Kind::Counter, "Bytes of frames from listed sources.");
+    rows(text, |list| list.bytes);
+    text.family("ftagent_list_loaded", Kind::Gauge, "1 while the list is in force.");
+    rows(text, |list| list.loaded.into());
+    text.family("ftagent_list_fault", Kind::Gauge, "1 while the newest look at the list's file failed.");
+    rows(text, |list| list.last_error.is_some().into());
+    text.family("ftagent_list_age_seconds", Kind::Gauge, "Time since the list was loaded; 0 while it is not.");
+    rows(text, |list| list.age_secs.unwrap_or(0));
+    text.family("ftagent_list_prefixes", Kind::Gauge, "Prefixes of the list that are in force, by family.");
+    for list in lists {
+        for (family, count) in [("ipv4", list.v4), ("ipv6", list.v6)] {
+            text.row(&[("list", &list.name), ("action", list.action.as_str()), ("family", family)], count);
+        }
+    }
+    text.family("ftagent_list_skipped_lines", Kind::Gauge, "Lines of the list's file that are no prefix.");
+    rows(text, |list| list.skipped);
 }
 
 fn control_plane(text: &mut Text, link: &LinkStatus) {

@@ -40,9 +40,21 @@ pub struct Status {
     /// Lists of the configuration, in its order.
     #[serde(default)]
     pub lists: Vec<ListStatus>,
+    /// What the programs go without.
+    #[serde(default)]
+    pub datapath: DatapathReport,
     /// What needs an operator's look.
     pub warnings: Vec<String>,
     pub engine: EngineView,
+}
+
+/// What is not in the path, by the operator's will or for want of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DatapathReport {
+    /// Stages that `datapath.without` leaves out.
+    pub left_out: Vec<String>,
+    /// What this kernel lacks, and what is done instead.
+    pub lacking: Vec<String>,
 }
 
 /// Frames and their bytes.
@@ -98,11 +110,13 @@ pub struct RuleStatus {
     pub first_hit_mono_ns: Option<u64>,
 }
 
-/// An interface as heartbeat and status show it.
-pub fn interface(attached: &Attached) -> InterfaceReport {
+/// A device as heartbeat and status show it, with the interfaces that it `serves`.
+pub fn interface(attached: &Attached, serves: Vec<String>) -> InterfaceReport {
     InterfaceReport {
         name: attached.interface.clone(),
+        serves,
         mode: attached.mode,
+        program: attached.program.to_owned(),
         reason: attached.reason.clone(),
         link_id: attached.link_id,
         program_id: attached.program_id,

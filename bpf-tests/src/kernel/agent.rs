@@ -12,7 +12,7 @@ use super::{Outcome, Tools};
 const FRAMES: u64 = 40;
 
 /// Ends with its guard.
-struct Running(Child);
+pub(super) struct Running(pub(super) Child);
 
 impl Drop for Running {
     fn drop(&mut self) {
@@ -22,11 +22,16 @@ impl Drop for Running {
 }
 
 fn configuration(stage: &Stage) -> Result<PathBuf, String> {
+    configuration_for(stage, &["edge0"])
+}
+
+pub(super) fn configuration_for(stage: &Stage, interfaces: &[&str]) -> Result<PathBuf, String> {
     let dir = stage.dir.path();
     let path = |name: &str| dir.join(name).display().to_string();
+    let interfaces: String = interfaces.iter().map(|name| format!("[[interface]]\nname = {name:?}\n")).collect();
     let text = format!(
         "[agent]\nname = \"edge\"\nstate_dir = {:?}\nruntime_dir = {:?}\nbpffs = {:?}\n\
-         [[interface]]\nname = \"edge0\"\n[datapath]\nmax_blocks = 4096\nmax_prefixes = 4096\n",
+         {interfaces}[datapath]\nmax_blocks = 4096\nmax_prefixes = 4096\n",
         path("state"),
         path("run"),
         path("bpf"),
@@ -36,7 +41,7 @@ fn configuration(stage: &Stage) -> Result<PathBuf, String> {
     Ok(config)
 }
 
-fn command(tools: &Tools, config: &Path, word: &str) -> Command {
+pub(super) fn command(tools: &Tools, config: &Path, word: &str) -> Command {
     let mut command = Command::new(&tools.ftagent);
     command.arg("--config").arg(config).arg(word).stdin(Stdio::null());
     command
@@ -69,7 +74,7 @@ pub(super) fn runs(tools: &Tools) -> Result<Outcome, String> {
     if passed == 0 { Ok(Outcome::Ok(said)) } else { Err(said) }
 }
 
-fn wait_ready(stage: &Stage, tools: &Tools, config: &Path) -> Result<Value, String> {
+pub(super) fn wait_ready(stage: &Stage, tools: &Tools, config: &Path) -> Result<Value, String> {
     let mut last = String::new();
     for _ in 0..40 {
         let output = stage.edge.run(|| command(tools, config, "status").arg("--json").output()).map_err(text)?;

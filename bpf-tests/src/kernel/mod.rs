@@ -4,6 +4,7 @@
 //! as root, the same program tells of the kernel at hand. Every row is one line of JSON on standard output.
 
 mod agent;
+mod below;
 mod datapath;
 mod devices;
 pub mod init;
@@ -64,6 +65,8 @@ const ROWS: &[Row] = &[
     ("tc police", devices::police),
     ("tc flower", devices::flower),
     ("agent", agent::runs),
+    ("agent: vlan", below::vlan),
+    ("agent: bond", below::bond),
 ];
 
 /// Runs every row and prints them, then what `ftagent check` says. Returns whether no row failed.

@@ -334,6 +334,36 @@ fn an_address_that_comes_while_the_agent_runs_is_protected() {
 }
 
 #[test]
+fn an_interface_that_is_made_anew_gets_its_program_again() {
+    let Some(mut setup) = setup("an_interface_that_is_made_anew_gets_its_program_again", "") else { return };
+    setup.agent.start();
+    let interface = |agent: &Agent| agent.ask("status").map(|s| s["interfaces"][0].clone()).unwrap_or_default();
+    let before = interface(&setup.agent);
+    assert_eq!(before["serves"], serde_json::json!(["edge0"]));
+    assert_eq!(before["program"], "ftagent_xdp");
+    let ip = |words: &str| {
+        let words = ["-n", setup.lab.edge.name()].into_iter().chain(words.split(' '));
+        assert!(Command::new("ip").args(words).status().expect("iproute2").success());
+    };
+    ip("link del edge0");
+    let agent = &setup.agent;
+    agent.wait("said", Duration::from_secs(5), || {
+        agent.ask("status").is_some_and(|s| s["warnings"].to_string().contains("edge0: no such interface now"))
+    });
+    ip("link add edge0 type veth peer name edge1");
+    ip("link set edge0 up");
+    agent.wait("attached again", Duration::from_secs(10), || interface(agent)["link_id"] != before["link_id"]);
+    let after = interface(agent);
+    assert_eq!((after["mode"].as_str(), after["reason"].as_str()), (Some("native"), Some("")));
+    let output = agent.run(&["detach"]);
+    assert!(!output.status.success(), "the agent runs on");
+    let shown = Command::new("ip").args(["-n", setup.lab.edge.name(), "link", "show", "edge0"]).output();
+    let shown = String::from_utf8_lossy(&shown.expect("iproute2").stdout).into_owned();
+    assert!(shown.contains("xdp"), "{shown}");
+    assert!(!agent.ask("status").is_some_and(|s| s["warnings"].to_string().contains("no such interface")));
+}
+
+#[test]
 fn a_full_map_refuses_the_next_block_and_says_so() {
     let name = "a_full_map_refuses_the_next_block_and_says_so";
     let Some(mut setup) = setup(name, "[datapath]\nmax_blocks = 16\n") else { return };

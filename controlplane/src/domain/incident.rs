@@ -174,7 +174,11 @@ pub struct IncidentSummary {
     pub peak_bps: u64,
     pub packets: u64,
     pub dropped_packets: u64,
+    /// Number of attacking sources, estimated from samples.
     pub source_count: u64,
+    /// Most distinct sources of anything towards the target in about a second, as the node's kernel estimated; absent
+    /// where it did not.
+    pub distinct_sources: Option<u64>,
     /// The node's revision that this is.
     pub revision: u32,
 }
@@ -204,6 +208,7 @@ impl From<&StoredIncident> for IncidentSummary {
             packets: report.packets,
             dropped_packets: report.dropped_packets,
             source_count: report.source_count,
+            distinct_sources: report.distinct_sources,
             revision: report.revision,
         }
     }

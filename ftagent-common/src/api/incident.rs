@@ -55,8 +55,13 @@ pub struct IncidentReport {
     /// Packets towards the target since the opening, and how many of them were dropped.
     pub packets: u64,
     pub dropped_packets: u64,
-    /// Estimated number of sources.
+    /// Number of attacking sources, estimated from samples.
     pub source_count: u64,
+    /// Most distinct sources of anything towards the target in about a second, attackers or not: the kernel's estimate
+    /// over all packets, with a standard error of 10 %. Packets that blocks and lists dropped are not in it. Absent where
+    /// nothing was estimated.
+    #[serde(default)]
+    pub distinct_sources: Option<u64>,
     #[serde(default)]
     pub top_sources: Vec<SourceShare>,
     #[serde(default)]

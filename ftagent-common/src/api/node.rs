@@ -75,12 +75,21 @@ pub struct Heartbeat {
     pub warnings: Vec<String>,
 }
 
-/// How frames of one interface reach the datapath, and why not better.
+/// How frames of one device reach the datapath, and why not better.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct InterfaceReport {
+    /// The device that the program is at.
     pub name: String,
+    /// Interfaces of the node's configuration whose frames come this way: the device itself, VLANs on it, the bond that
+    /// it is a port of. Empty from agents that do not say.
+    #[serde(default)]
+    pub serves: Vec<String>,
     pub mode: AttachMode,
+    /// The program in the path: `ftagent_xdp`, `ftagent_xdp_frags` for frames in several buffers, or `ftagent_tc`; empty
+    /// where there is none.
+    #[serde(default)]
+    pub program: String,
     /// Why a better mode was not possible; empty for `native`.
     #[serde(default)]
     pub reason: String,

@@ -7,6 +7,7 @@
 //! lists' files ─> tables, in a thread that waits
 //! ```
 
+mod attach;
 mod lists;
 mod report;
 
@@ -18,7 +19,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use ftagent_common::abi::{Flow, InterfaceCounters, TargetCounters};
 use ftagent_common::api::{AckStatus, CommandAck, DeployRequest, MetricsSample};
-use ftagent_common::vocab::{AttachMode, AttackFamily};
+use ftagent_common::vocab::AttackFamily;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
@@ -40,8 +41,9 @@ use crate::sync::{Incoming, Link, LinkConfig, LinkStatus, Outgoing, Timing};
 use crate::xdp::counters;
 use crate::xdp::maps::Maps;
 use crate::xdp::pins::Pins;
-use crate::xdp::program::{self, Attached, InterfacePlan};
+use crate::xdp::program::{self, Attached};
 use crate::xdp::samples::Samples;
+use attach::Attachment;
 use lists::{Done, Lists};
 
 /// Between two looks whether the maps are as they should be.
@@ -60,6 +62,7 @@ struct Daemon {
     datapath: Datapath,
     samples: Samples,
     attached: Vec<Attached>,
+    attachment: Attachment,
     host: Host,
     lists: Lists,
     worker: WorkerHandle,
@@ -112,12 +115,8 @@ pub async fn run(config: Config) -> Result<()> {
     let (engine, mut warnings) = start_engine(&config, settings, started, &boot)?;
 
     let pins = Pins::below(&config.bpffs)?;
-    let plans: Vec<InterfacePlan> = config
-        .interfaces
-        .iter()
-        .zip(0..)
-        .map(|((name, choice), slot)| InterfacePlan { name: name.clone(), slot, choice: *choice })
-        .collect();
+    let links = host.facts().map(|facts| facts.interfaces.clone()).unwrap_or_default();
+    let attachment = Attachment::plan(&config, &links, pins.clone())?;
     let needed = program::memory(&config.datapath.sizes)?;
     if needed > config.datapath.max_memory_bytes {
         bail!(
@@ -125,7 +124,7 @@ pub async fn run(config: Config) -> Result<()> {
             config.datapath.max_memory_bytes
         );
     }
-    let loaded = program::load(&plans, &pins, &config.datapath.sizes)?;
+    let loaded = attachment.load(&config)?;
     for name in &loaded.resized {
         warnings.push(format!("map {name} was made anew: its size or layout changed, its counters began at 0"));
     }
@@ -147,6 +146,7 @@ pub async fn run(config: Config) -> Result<()> {
         datapath,
         samples,
         attached: Vec::new(),
+        attachment,
         host,
         // While a list is refreshed its old table and its new one are there.
         lists: Lists::new(config.lists.clone(), (config.datapath.max_memory_bytes - needed) / 2),
@@ -183,13 +183,8 @@ pub async fn run(config: Config) -> Result<()> {
         None => None,
     };
 
-    daemon.attached = loaded.attach()?;
-    daemon.tell_gate();
-    for interface in &daemon.attached {
-        info!(interface = %interface.interface, mode = %interface.mode, adopted = interface.adopted, reason = %interface.reason, "attached");
-    }
-    let is_fallback = daemon.attached.iter().any(|a| a.mode == AttachMode::Nftables);
-    daemon.worker.set_fallback(is_fallback);
+    let attached = daemon.attachment.attach(loaded, &daemon.config, &links)?;
+    daemon.take_attached(attached);
     let worker = tokio::task::spawn_blocking(move || worker.run());
     daemon.last_sample = (started.mono_ns, daemon.sums().1);
 
@@ -466,12 +461,13 @@ impl Daemon {
             warn!("changes of addresses and routes are no longer told: looking every 10 s instead");
         }
         self.host.look().await;
+        self.follow_devices();
         self.apply_host();
     }
 
     /// Tells the gate how the interfaces are attached and where else packets may leave.
     fn tell_gate(&mut self) {
-        let around = self.host.around(&self.config);
+        let around = self.host.around(&self.config, self.attachment.devices());
         if let Some(gate) = &mut self.datapath.gate {
             gate.set_attached(&self.attached, around, clock::mono_ns());
         }

@@ -3,15 +3,20 @@
 use std::collections::BTreeMap;
 
 use anyhow::Result;
-use ftagent_common::api::{Heartbeat, PROTOCOL_VERSION};
+use ftagent_common::abi::stage;
+use ftagent_common::api::{Heartbeat, InterfaceReport, PROTOCOL_VERSION};
 use ftagent_common::vocab::{AttachMode, AttackFamily, IncidentStatus, TrafficClass as Class};
 
 use super::{Daemon, MetricsCounters};
 use crate::clock;
 use crate::enforce::gate::Gate;
+use crate::engine::RuleId;
+use crate::lists::ListStatus;
 use crate::metrics::Snapshot;
-use crate::status::{self, LinkReport, RuleStatus, Status};
+use crate::status::{self, DatapathReport, LinkReport, RuleStatus, Status};
+use crate::xdp::adapt::declares;
 use crate::xdp::counters;
+use crate::xdp::kernel::Support;
 
 impl Daemon {
     /// What the metrics endpoint shows.
@@ -35,6 +40,13 @@ impl Daemon {
             interfaces: interfaces.collect(),
             targets: self.datapath.seen.0,
             top_targets: self.busiest.clone(),
+            target_sources: if self.config.datapath.sizes.stages & stage::DISTINCT == 0 {
+                Vec::new()
+            } else {
+                view.targets.iter().map(|t| (t.target.addr(), t.distinct_sources)).collect()
+            },
+            attached: self.interface_reports(),
+            lists: self.list_statuses(),
             incidents_active: active.into_iter().collect(),
             incidents_opened: self.opened.iter().map(|(family, count)| (*family, *count)).collect(),
             rules: rules.into_iter().collect(),
@@ -56,7 +68,7 @@ impl Daemon {
             kernel: self.kernel.clone(),
             uptime_secs: self.uptime_secs(),
             mode: view.mode,
-            interfaces: self.attached.iter().map(status::interface).collect(),
+            interfaces: self.interface_reports(),
             baseline: view.baseline.clone(),
             maps: self.datapath.occupancy(),
             queued: 0,
@@ -69,6 +81,12 @@ impl Daemon {
         link.heartbeat.send_replace(Some(heartbeat));
     }
 
+    fn interface_reports(&self) -> Vec<InterfaceReport> {
+        let devices = self.attachment.devices();
+        let serves = |name: &str| devices.iter().find(|d| d.plan.name == name).map(|d| d.serves.clone());
+        self.attached.iter().map(|a| status::interface(a, serves(&a.interface).unwrap_or_default())).collect()
+    }
+
     pub(super) fn uptime_secs(&self) -> u64 {
         clock::mono_ns().saturating_sub(self.started_mono_ns) / 1_000_000_000
     }
@@ -76,6 +94,7 @@ impl Daemon {
     pub(super) fn all_warnings(&self) -> Vec<String> {
         let mut warnings = self.warnings.clone();
         warnings.extend(self.host.warning());
+        warnings.extend(self.attachment.warning());
         warnings.extend(self.worker.warning());
         warnings.extend(self.lists.warnings(clock::mono_ns()));
         for interface in self.attached.iter().filter(|a| a.mode != AttachMode::Native) {
@@ -110,7 +129,7 @@ impl Daemon {
             kernel: self.kernel.clone(),
             mode: view.mode,
             ready: true,
-            interfaces: self.attached.iter().map(status::interface).collect(),
+            interfaces: self.interface_reports(),
             verdicts,
             classes,
             maps: self.datapath.occupancy(),
@@ -118,10 +137,32 @@ impl Daemon {
             link: link.map(|(status, config)| LinkReport { url: config.url.clone(), status: status.borrow().clone() }),
             gate: self.datapath.gate.as_ref().map(|gate| gate.report(clock::mono_ns())),
             tick_us: self.tick,
-            lists: self.lists.status(clock::mono_ns()),
+            lists: self.list_statuses(),
+            datapath: self.datapath_report(),
             warnings: self.all_warnings(),
             engine: view,
         })
+    }
+
+    /// The lists with what the kernel counted for each.
+    fn list_statuses(&self) -> Vec<ListStatus> {
+        let now = clock::now();
+        let hits = |rule: u64| {
+            let slot = self.datapath.slots.of(RuleId(rule))?;
+            counters::rule_hits(&self.datapath.maps, slot).ok()
+        };
+        let lists = self.lists.status(now.mono_ns).into_iter();
+        lists
+            .map(|list| {
+                let hits = hits(list.rule).unwrap_or_default();
+                list.complete(&hits, now)
+            })
+            .collect()
+    }
+
+    fn datapath_report(&self) -> DatapathReport {
+        let lacking = Support::here().missing(declares).iter().map(|entry| entry.lack()).collect();
+        DatapathReport { left_out: self.config.datapath.left_out.clone(), lacking }
     }
 
     pub(super) fn rules(&self) -> Vec<RuleStatus> {

@@ -44,8 +44,10 @@ pub struct Gate {
 pub struct Around {
     /// An interface that is not watched and that a default route leaves by: questions that leave there are not learnt.
     pub exit_elsewhere: Option<String>,
-    /// Watched interfaces that are one end of a virtual pair.
+    /// Devices with a program that are one end of a virtual pair.
     pub veths: Vec<String>,
+    /// Devices with a program that carry VLANs.
+    pub vlans: Vec<String>,
 }
 
 /// What `ftagent status` shows of it.
@@ -113,14 +115,14 @@ impl Gate {
         };
         self.unlearnt = attached.iter().find_map(off);
         self.blind = around.exit_elsewhere.map(|name| format!("answers may belong to questions that left by {name}"));
-        self.no_cookies = self.without_cookies(attached, &around.veths);
+        self.no_cookies = self.without_cookies(attached, &around.veths, &around.vlans);
         self.refresh(now_mono_ns);
         for error in self.write_gated() {
             tracing::error!(%error, "the TCP gate is not as it should be");
         }
     }
 
-    fn without_cookies(&self, attached: &[Attached], veths: &[String]) -> Option<String> {
+    fn without_cookies(&self, attached: &[Attached], veths: &[String], vlans: &[String]) -> Option<String> {
         match self.config.syn {
             SynChoice::Off | SynChoice::DropFirst => return Some("off by the configuration".to_owned()),
             SynChoice::Auto | SynChoice::Cookies => {}
@@ -133,11 +135,19 @@ impl Gate {
         }
         let sends_nothing = |a: &&Attached| match a.mode {
             // The driver of veth takes what XDP sends back only while the other end polls, and does not say so.
-            AttachMode::Native => self.config.syn == SynChoice::Auto && veths.contains(&a.interface),
+            // Network cards may take the tags off before the program sees the frame: what it sent back would have none.
+            AttachMode::Native => {
+                self.config.syn == SynChoice::Auto && (veths.contains(&a.interface) || vlans.contains(&a.interface))
+            }
             AttachMode::Generic => false,
             AttachMode::Tc | AttachMode::Nftables => true,
         };
         attached.iter().find(sends_nothing).map(|a| match a.mode {
+            AttachMode::Native if vlans.contains(&a.interface) => format!(
+                "{} carries VLANs: what is sent back may lack its tag (datapath.gate.syn = \"cookies\" where it does \
+                 not)",
+                a.interface
+            ),
             AttachMode::Native => format!(
                 "{} is a veth: what it sends back may be lost (datapath.gate.syn = \"cookies\" where it is not)",
                 a.interface

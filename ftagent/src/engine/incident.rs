@@ -91,6 +91,9 @@ pub struct Incident {
     pub confidence: f64,
     pub spoofed: bool,
     pub source_count: u64,
+    /// Most distinct sources in about a second, as the kernel estimated them.
+    #[serde(default)]
+    pub distinct_sources: Option<u64>,
     pub top_sources: Vec<SourceShare>,
     pub top_src_ports: Vec<PortShare>,
     pub top_dst_ports: Vec<PortShare>,
@@ -168,6 +171,7 @@ impl Incident {
             confidence: 0.0,
             spoofed: false,
             source_count: 0,
+            distinct_sources: None,
             top_sources: Vec::new(),
             top_src_ports: Vec::new(),
             top_dst_ports: Vec::new(),
@@ -211,6 +215,12 @@ impl Incident {
             e.threshold.value,
             e.threshold.origin.as_str()
         )
+    }
+
+    /// What the kernel saw of the sources, which no sample misses.
+    fn sources_text(&self) -> Option<String> {
+        let sources = self.distinct_sources?;
+        Some(format!("about {sources} distinct sources sent to {} within a second, attackers or not", self.target))
     }
 
     /// Whether its attack goes on.
@@ -395,12 +405,13 @@ impl Incident {
             packets: self.packets,
             dropped_packets: self.dropped,
             source_count: self.source_count,
+            distinct_sources: self.distinct_sources,
             top_sources: self.top_sources.clone(),
             top_src_ports: self.top_src_ports.clone(),
             top_dst_ports: self.top_dst_ports.clone(),
             protocols,
             signature: self.signature.clone(),
-            explanation: self.explanation.clone(),
+            explanation: self.explanation.iter().cloned().chain(self.sources_text()).collect(),
             timeline: self.timeline.clone(),
             executions: self.executions(),
         }

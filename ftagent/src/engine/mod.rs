@@ -13,6 +13,7 @@
 pub mod baseline;
 pub mod classify;
 pub mod detect;
+mod distinct;
 mod firewall;
 mod gate;
 pub mod guard;

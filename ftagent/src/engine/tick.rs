@@ -11,6 +11,7 @@ use uuid::Uuid;
 use super::Engine;
 use super::baseline::{Baseline, BaselineState};
 use super::detect::{self, Excess, Thresholds, Watch};
+use super::distinct::Distinct;
 use super::incident::Incident;
 use super::input::{CounterReading, Now};
 use super::sample::{Delta, Meter, OPEN_WINDOW_NS, Quantity, SEC, SMOOTH_WINDOW_NS, delta};
@@ -28,6 +29,7 @@ const FLAP_NS: u64 = 300 * SEC;
 #[derive(Debug, Default)]
 pub(super) struct Target {
     last: TargetCounters,
+    pub(super) distinct: Distinct,
     pub(super) meter: Meter,
     pub(super) baseline: Option<Baseline>,
     watch: Watch,
@@ -35,6 +37,13 @@ pub(super) struct Target {
     busy_ns: u64,
     /// Whether the newest reading had it.
     present: bool,
+}
+
+impl Target {
+    /// The newest reading.
+    pub(super) fn last(&self) -> &TargetCounters {
+        &self.last
+    }
 }
 
 /// The addresses of one neighbourhood together; exists where more than one is busy.
@@ -69,6 +78,7 @@ impl Engine {
                 }
                 Some(target) => {
                     let change = delta(&target.last, counters);
+                    target.distinct.observe(&target.last, counters);
                     target.last = *counters;
                     target.present = true;
                     change
@@ -127,6 +137,7 @@ impl Engine {
         self.total.push(from_ns, now.mono_ns, &total);
         self.read_sources(&reading, now.mono_ns.saturating_sub(from_ns));
         self.detect(now);
+        self.count_sources(now);
         self.learn(now);
         self.forget(now);
     }

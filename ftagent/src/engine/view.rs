@@ -59,6 +59,10 @@ pub struct TargetView {
     pub bps: u64,
     pub passed_pps: u64,
     pub dropped_pps: u64,
+    /// Distinct sources in about a second, as the kernel estimates them over all packets that no block or list dropped;
+    /// the standard error is 10 %.
+    #[serde(default)]
+    pub distinct_sources: u64,
     /// The quantity that is nearest to or furthest above its threshold.
     pub quantity: String,
     pub rate: u64,
@@ -175,6 +179,7 @@ impl Engine {
             bps: rates[Quantity::Bps.index()] as u64,
             passed_pps: passed,
             dropped_pps: pps.saturating_sub(passed),
+            distinct_sources: self.targets.get(&net.addr()).map_or(0, |t| t.distinct.estimate(t.last(), self.now_ns)),
             quantity: quantity.as_str().to_owned(),
             rate: worst.map_or(0, |w| w.rate as u64),
             threshold: worst.map_or(0, |w| w.threshold.value as u64),

@@ -2,11 +2,14 @@
 
 use std::sync::Arc;
 
+use ftagent_common::abi::RuleHits;
 use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
 
 use super::file::Stamp;
 use super::load::{LoadError, Look};
 use super::{ListAction, ListConfig, ListInForce, ListSet, LoadedList, rule_of};
+use crate::engine::Now;
 
 const SECOND_NS: u64 = 1_000_000_000;
 
@@ -71,8 +74,33 @@ pub struct ListStatus {
     pub spared: u64,
     /// Since it was loaded; absent while nothing is.
     pub age_secs: Option<u64>,
+    /// When that was.
+    #[serde(default, with = "time::serde::rfc3339::option")]
+    pub loaded_at: Option<OffsetDateTime>,
+    /// Frames from its prefixes that were dropped for it, or would have been if it is evaluated, since it was loaded
+    /// first.
+    #[serde(default)]
+    pub packets: u64,
+    /// Their bytes.
+    #[serde(default)]
+    pub bytes: u64,
+    /// Since the last of them; absent before the first.
+    #[serde(default)]
+    pub last_match_secs: Option<u64>,
     /// Why the newest look failed; what was loaded before stays in force.
     pub last_error: Option<String>,
+}
+
+impl ListStatus {
+    /// Adds what the kernel counted for the list, and when it was loaded, as both clocks are now.
+    pub fn complete(mut self, hits: &RuleHits, now: Now) -> Self {
+        self.loaded_at = self.age_secs.map(|secs| now.wall - std::time::Duration::from_secs(secs));
+        self.packets = hits.counter.packets;
+        self.bytes = hits.counter.bytes;
+        let last = Some(hits.last_ns).filter(|last_ns| *last_ns != 0);
+        self.last_match_secs = last.map(|last_ns| now.mono_ns.saturating_sub(last_ns) / SECOND_NS);
+        self
+    }
 }
 
 impl Keeper {
@@ -165,7 +193,7 @@ impl Keeper {
         ListSet { lists: in_force.collect() }
     }
 
-    /// Every list of the configuration, in its order.
+    /// Every list of the configuration, in its order. What the kernel and the wall clock know is left to the caller.
     pub fn status(&self, now_ns: u64) -> Vec<ListStatus> {
         let status = self.kept.iter().map(|kept| {
             let report = kept.list.as_ref().map(|list| list.report.clone()).unwrap_or_default();
@@ -182,6 +210,10 @@ impl Keeper {
                 skipped: report.skipped(),
                 spared: report.spared,
                 age_secs: kept.list.as_ref().map(|_| now_ns.saturating_sub(kept.loaded_at_ns) / SECOND_NS),
+                loaded_at: None,
+                packets: 0,
+                bytes: 0,
+                last_match_secs: None,
                 last_error: kept.last_error.clone(),
             }
         });
@@ -277,6 +309,23 @@ mod tests {
         let order = keeper.due(0).expect("due");
         assert_eq!(keeper.on_look(&order, Ok(Look::Settling), 0), Change::None);
         assert!(keeper.due(SECOND_NS - 1).is_none() && keeper.due(SECOND_NS).is_some());
+    }
+
+    #[test]
+    fn what_a_list_dropped_and_when_it_was_loaded_are_shown() {
+        let mut keeper = Keeper::new(vec![config("a")]);
+        let status = |keeper: &Keeper, hits: RuleHits| {
+            let now =
+                Now { mono_ns: 100 * SECOND_NS, wall: OffsetDateTime::from_unix_timestamp(5_000).expect("a time") };
+            keeper.status(now.mono_ns).remove(0).complete(&hits, now)
+        };
+        let before = status(&keeper, RuleHits::default());
+        assert_eq!((before.loaded_at, before.packets, before.last_match_secs), (None, 0, None));
+        look_at_all(&mut keeper, 40 * SECOND_NS);
+        let counter = ftagent_common::abi::Counter { packets: 7, bytes: 420 };
+        let after = status(&keeper, RuleHits { counter, first_ns: 50 * SECOND_NS, last_ns: 97 * SECOND_NS });
+        assert_eq!(after.loaded_at.map(OffsetDateTime::unix_timestamp), Some(4_940), "a minute ago");
+        assert_eq!((after.packets, after.bytes, after.last_match_secs), (7, 420, Some(3)));
     }
 
     #[test]

@@ -21,6 +21,17 @@ fn full() -> Snapshot {
         interfaces: vec![("eth0".into(), counters), ("ev\"il\\\n".into(), InterfaceCounters::default())],
         targets: 3,
         top_targets: (0..100).map(|n| (IpAddr::from([192, 0, 2, n]), Flow::default())).collect(),
+        attached: vec![InterfaceReport {
+            name: "eth0".into(),
+            serves: vec!["eth0.7".into()],
+            mode: ftagent_common::vocab::AttachMode::Native,
+            program: "ftagent_xdp_frags".into(),
+            reason: String::new(),
+            link_id: Some(1),
+            program_id: Some(2),
+        }],
+        target_sources: (0..100).map(|n| (IpAddr::from([192, 0, 2, n]), 1_000)).collect(),
+        lists: vec![list("drop"), list("watch")],
         incidents_active: vec![(AttackFamily::UdpFlood, 1)],
         incidents_opened: vec![(AttackFamily::UdpFlood, 4), (AttackFamily::SynFlood, 2)],
         rules: vec![("operator", 2), ("response", 9)],
@@ -36,6 +47,14 @@ fn full() -> Snapshot {
         }),
         ticks,
     }
+}
+
+fn list(name: &str) -> ListStatus {
+    serde_json::from_value(serde_json::json!({
+        "name": name, "path": "/x", "action": "block", "rule": 1, "loaded": true, "v4": 5, "v6": 2, "duplicates": 0,
+        "covered": 0, "skipped": 3, "spared": 0, "age_secs": 60, "last_error": null, "packets": 17, "bytes": 1_700,
+    }))
+    .expect("the status of a list")
 }
 
 /// What `promtool check metrics` looks at: help and type for each family, names by kind, no series twice.
@@ -83,6 +102,12 @@ fn values_and_labels_are_those_of_the_snapshot() {
         r#"ftagent_incidents_opened_total{family="syn_flood"} 2"#,
         r#"ftagent_rules{origin="response"} 9"#,
         r#"ftagent_map_capacity_entries{map="blocks"} 10"#,
+        r#"ftagent_interface_info{interface="eth0",mode="native",program="ftagent_xdp_frags"} 1"#,
+        r#"ftagent_target_sources{target="192.0.2.0"} 1000"#,
+        r#"ftagent_list_packets_total{list="drop",action="block"} 17"#,
+        r#"ftagent_list_bytes_total{list="watch",action="block"} 1700"#,
+        r#"ftagent_list_prefixes{list="drop",action="block",family="ipv6"} 2"#,
+        r#"ftagent_list_age_seconds{list="drop",action="block"} 60"#,
         "ftagent_controlplane_connected 1",
         "ftagent_spool_messages 4",
         r#"ftagent_spool_lost_messages_total{why="refused"} 1"#,

@@ -1,6 +1,7 @@
 //! The datapath from user space: the only place that knows aya and map layouts.
 //!
-//! * [`pins`] and [`program`]: where things live, loading and attaching; [`tc`]: as a classic filter.
+//! * [`pins`] and [`program`]: where things live, loading and attaching; [`tc`]: as a classic filter; [`variant`]: for
+//!   frames in one buffer or in several.
 //! * [`kernel`] and [`adapt`]: what this kernel has, and what is left out without it.
 //! * [`egress`] and [`gate`]: what is learnt from what leaves, and what is dropped for it.
 //! * [`table`] and [`maps`]: the maps, typed.
@@ -27,4 +28,5 @@ pub mod rulebook;
 pub mod samples;
 pub mod table;
 pub mod tc;
+pub mod variant;
 pub mod writer;

@@ -16,7 +16,7 @@ use ftagent_common::vocab::AttachMode;
 use super::egress::{self, Learning};
 use super::kernel::{Feature, Support};
 use super::pins::{self, Pins, PinsError};
-use super::{adapt, tc};
+use super::{adapt, tc, variant};
 use crate::object;
 
 /// What the operator wants for one interface.
@@ -69,6 +69,8 @@ pub struct Attached {
     pub mode: AttachMode,
     /// Why a better mode was not possible; empty for native.
     pub reason: String,
+    /// The program in the path, see [`super::variant`]; empty where there is none.
+    pub program: &'static str,
     pub link_id: Option<u32>,
     pub program_id: Option<u32>,
     /// Whether the link was there before and only got a new program.
@@ -306,6 +308,7 @@ fn nftables_alone(plan: &InterfacePlan, reason: String) -> Attached {
         slot: plan.slot,
         mode: AttachMode::Nftables,
         reason,
+        program: "",
         link_id: None,
         program_id: None,
         adopted: false,
@@ -402,11 +405,25 @@ fn attach_mode(
     }
     let link_path = pins.link(mode, &plan.name);
     let program_path = pins.program(&plan.name);
-    let words = |e: &dyn std::error::Error| chain(e);
-    let old = if adopt { Some(PinnedLink::from_pin(&link_path).map_err(|e| words(&e))?.into()) } else { None };
-    let program_id = match mode {
-        AttachMode::Tc => attach_tc(plan, ebpf, old, &link_path, &program_path)?,
-        _ => attach_xdp(plan, ebpf, mode, old, &link_path, &program_path)?,
+    let old = || match adopt {
+        true => PinnedLink::from_pin(&link_path).map(|link| Some(link.into())).map_err(|e| chain(&e)),
+        false => Ok(None),
+    };
+    let (program_id, program) = match mode {
+        AttachMode::Tc => (attach_tc(plan, ebpf, old()?, &link_path, &program_path)?, variant::TC),
+        _ => {
+            let mut refusals: Vec<String> = Vec::new();
+            let mut candidates = variant::candidates(mode, &plan.name).iter();
+            loop {
+                let Some(name) = candidates.next() else { return Err(refusals.join("; ")) };
+                match attach_xdp(plan, ebpf, (mode, name), old()?, &link_path, &program_path) {
+                    Ok(id) => break (id, *name),
+                    // Most refusals have nothing to do with buffers.
+                    Err(why) if refusals.contains(&why) => {}
+                    Err(why) => refusals.push(why),
+                }
+            }
+        }
     };
     let link = super::info::link(&link_path).map_err(|e| e.to_string())?;
     Ok(Attached {
@@ -414,6 +431,7 @@ fn attach_mode(
         slot: plan.slot,
         mode,
         reason: String::new(),
+        program,
         link_id: Some(link.id),
         program_id: Some(program_id),
         adopted: adopt,
@@ -424,12 +442,12 @@ fn attach_mode(
 fn attach_xdp(
     plan: &InterfacePlan,
     ebpf: &mut Ebpf,
-    mode: AttachMode,
+    (mode, name): (AttachMode, &str),
     old: Option<FdLink>,
     link_path: &PathBuf,
     program_path: &PathBuf,
 ) -> Result<u32, String> {
-    let program: &mut Xdp = program(ebpf, "ftagent_xdp")?;
+    let program: &mut Xdp = program(ebpf, name)?;
     load_program(program.load())?;
     let id = match old {
         // The pin stays: it holds the same link, which now runs the new program.
@@ -460,7 +478,7 @@ fn attach_tc(
     link_path: &PathBuf,
     program_path: &PathBuf,
 ) -> Result<u32, String> {
-    let program: &mut SchedClassifier = program(ebpf, "ftagent_tc")?;
+    let program: &mut SchedClassifier = program(ebpf, variant::TC)?;
     load_program(program.load())?;
     match old {
         Some(old) => {
@@ -482,7 +500,7 @@ fn attach_tc(
 
 /// The tc variant where the kernel has no links for it.
 fn attach_filter(plan: &InterfacePlan, ebpf: &mut Ebpf, pins: &Pins, adopt: bool) -> Result<Attached, String> {
-    let program: &mut SchedClassifier = program(ebpf, "ftagent_tc")?;
+    let program: &mut SchedClassifier = program(ebpf, variant::TC)?;
     load_program(program.load())?;
     tc::attach(program, &plan.name, adopt).map_err(|e| attach_error(&e))?;
     let info = program.info().map_err(|e| chain(&e))?;
@@ -492,6 +510,7 @@ fn attach_filter(plan: &InterfacePlan, ebpf: &mut Ebpf, pins: &Pins, adopt: bool
         slot: plan.slot,
         mode: AttachMode::Tc,
         reason: "a classic filter, since this kernel has no tc links".to_owned(),
+        program: variant::TC,
         link_id: None,
         program_id: Some(info.id()),
         adopted: adopt,

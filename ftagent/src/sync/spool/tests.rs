@@ -38,6 +38,7 @@ fn report(uuid: u128, revision: u32, status: IncidentStatus) -> Message {
         packets: 1,
         dropped_packets: 0,
         source_count: 1,
+        distinct_sources: None,
         top_sources: Vec::new(),
         top_src_ports: Vec::new(),
         top_dst_ports: Vec::new(),
