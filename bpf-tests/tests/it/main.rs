@@ -13,6 +13,7 @@ mod kernel;
 mod lab;
 mod lab_command;
 mod ladder;
+mod lists;
 mod policy;
 mod replay;
 mod run;
