@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use ftagent_common::abi::{AUTOMATIC, GatedTarget, NO_RULE, feature, gate};
 use ftagent_common::packet::Ip;
-use ftagent_common::vocab::AttachMode;
+use ftagent_common::vocab::{AttachMode, Mode};
 use serde::{Deserialize, Serialize};
 
 use crate::config::{GateConfig, SynChoice};
@@ -37,6 +37,8 @@ pub struct Gate {
     flows_from_ns: u64,
     wanted: BTreeMap<TrieKey<Ip>, bool>,
     gated: BTreeMap<TrieKey<Ip>, GatedTarget>,
+    /// The kernel gives cookies in mode `enforce` alone: in the others the host's setting stays as it is.
+    is_enforced: bool,
 }
 
 /// What the host is like around the watched interfaces.
@@ -89,6 +91,7 @@ impl Gate {
             flows_from_ns: there.flows_from_ns,
             wanted: BTreeMap::new(),
             gated: BTreeMap::new(),
+            is_enforced: true,
         })
     }
 
@@ -169,6 +172,7 @@ impl Gate {
     /// Brings the gated targets to `desired`. What the gate drops counts as hits of the first rule of its incident, so
     /// that the response's account is whole.
     pub fn apply(&mut self, desired: &RuleSet, slots: &Slots) -> Vec<TableError> {
+        self.is_enforced = desired.mode.unwrap_or(Mode::Enforce) == Mode::Enforce;
         self.wanted.clear();
         let mut gated = BTreeMap::new();
         for (target, wish) in &desired.gated {
@@ -186,7 +190,7 @@ impl Gate {
 
     fn write_gated(&mut self) -> Vec<TableError> {
         let mut errors = Vec::new();
-        let cookies = self.no_cookies.is_none();
+        let cookies = self.no_cookies.is_none() && self.is_enforced;
         for (target, entry) in &mut self.gated {
             entry.how = match (self.wanted.get(target), cookies) {
                 (Some(true), true) => gate::LOCAL | gate::COOKIES,
