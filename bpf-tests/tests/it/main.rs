@@ -2,6 +2,7 @@
 
 mod agent;
 mod bypass;
+mod cookies;
 mod datapath;
 mod disguise;
 mod endurance;
