@@ -3,8 +3,10 @@
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{IpAddr, TcpListener, TcpStream};
+use std::sync::Arc;
 use std::time::Duration;
 
+use bpf_tests::bpffs::LabDir;
 use bpf_tests::checksum;
 use bpf_tests::clock::now;
 use bpf_tests::generator::{Bounds, Generator, Pace, Vary};
@@ -16,13 +18,18 @@ use bpf_tests::skip_without_root;
 use bpf_tests::veth::{self, EndSpec};
 use ftagent::xdp::compile::key;
 use ftagent::xdp::counters;
+use ftagent::xdp::maps::Maps;
+use ftagent::xdp::pins::Pins;
+use ftagent::xdp::program::AttachChoice;
+use ftagent::xdp::writer::Writer;
 use ftagent_common::abi::{AUTOMATIC, EVALUATE, GatedTarget, NO_RULE, Reason, feature, gate as how, mode};
 use ftagent_common::packet::tcp_flag::{ACK, PSH, RST, SYN};
+use ftagent_common::vocab::AttachMode;
 use nix::sys::socket::{getsockopt, sockopt};
 
-use crate::datapath::{Datapath, XDP_DROP, net};
+use crate::datapath::{Datapath, XDP_DROP, attach, net, settings};
 use crate::gate::{count, gate_maps, trust_what_was_learnt};
-use crate::lab::{EDGE_MAC, EDGE_V4, EDGE_V6, WAN_MAC, WAN_V4, WAN_V6};
+use crate::lab::{EDGE_MAC, EDGE_V4, EDGE_V6, Lab, WAN_MAC, WAN_V4, WAN_V6};
 
 const XDP_PASS: u32 = 2;
 const XDP_TX: u32 = 3;
@@ -39,8 +46,6 @@ const COOKIES: GatedTarget =
 fn gated(target: &GatedTarget) -> Datapath {
     let mut datapath = Datapath::new();
     guard(&mut datapath, target);
-    let always = || std::fs::write("/proc/sys/net/ipv4/tcp_syncookies", "2");
-    datapath.lab.edge.run(always).expect("inside").expect("a setting of the namespace");
     datapath
 }
 
@@ -50,6 +55,8 @@ fn guard(datapath: &mut Datapath, target: &GatedTarget) {
     datapath.ground.protected.extend(all);
     datapath.apply(&Default::default());
     trust_what_was_learnt(datapath, vec![]);
+    let always = || std::fs::write("/proc/sys/net/ipv4/tcp_syncookies", "2");
+    datapath.lab.edge.run(always).expect("inside").expect("a setting of the namespace");
     for prefix in all {
         gate_maps(datapath).gated.insert(&key(prefix), target).expect("written");
     }
@@ -420,22 +427,49 @@ fn what_is_forwarded_is_gated_by_drop_first_where_it_is_gated_at_all() {
     }
 }
 
+/// The datapath before the kernel's own generic XDP, where frames have been through the stack's first steps.
+fn generic() -> Datapath {
+    let lab = Arc::new(Lab::new());
+    let dir = LabDir::create("cookies").expect("a bpffs");
+    let pins = Pins::below(&dir.bpf()).expect("a bpffs");
+    let attached = attach(&lab, &pins, AttachChoice::Generic);
+    assert_eq!(attached[0].mode, AttachMode::Generic, "{}", attached[0].reason);
+    let maps = Maps::open(&pins.maps()).expect("maps");
+    let writer = Writer::adopt(&maps).expect("maps can be read");
+    let (slots, ground) = Default::default();
+    Datapath { lab, dir, maps, attached, slots, ground, writer, settings: settings() }
+}
+
 #[test]
-fn a_connection_of_two_real_stacks_is_made_by_a_cookie() {
-    if skip_without_root("a_connection_of_two_real_stacks_is_made_by_a_cookie") {
+fn a_connection_of_two_real_stacks_is_made_by_a_cookie_in_native_xdp() {
+    if skip_without_root("a_connection_of_two_real_stacks_is_made_by_a_cookie_in_native_xdp") {
         return;
     }
     let datapath = gated(&COOKIES);
     // A veth device takes frames that are sent back only while its peer polls, as with a program of its own.
     let wan = datapath.lab.wan.run(|| XdpCounter::attach("wan0", Then::Pass).expect("attaches")).expect("inside");
+    check_real_stacks(&datapath);
+    drop(wan);
+}
+
+#[test]
+fn a_connection_of_two_real_stacks_is_made_by_a_cookie_in_generic_xdp() {
+    if skip_without_root("a_connection_of_two_real_stacks_is_made_by_a_cookie_in_generic_xdp") {
+        return;
+    }
+    let mut datapath = generic();
+    guard(&mut datapath, &COOKIES);
+    check_real_stacks(&datapath);
+}
+
+fn check_real_stacks(datapath: &Datapath) {
     for server in [IpAddr::from(EDGE_V4), EDGE_V6.into()] {
         let listener = listener(&datapath.lab.edge, server);
-        let cookies = count(&datapath, Reason::SynCookie);
+        let cookies = count(datapath, Reason::SynCookie);
         for _ in 0..20 {
-            echo(&datapath, server, &listener);
+            echo(datapath, server, &listener);
         }
-        assert_eq!(count(&datapath, Reason::SynCookie) - cookies, 20, "{server}: one for each");
+        assert_eq!(count(datapath, Reason::SynCookie) - cookies, 20, "{server}: one for each");
     }
-    assert_eq!(count(&datapath, Reason::SynGate) + count(&datapath, Reason::UnsolicitedTcp), 0);
-    drop(wan);
+    assert_eq!(count(datapath, Reason::SynGate) + count(datapath, Reason::UnsolicitedTcp), 0);
 }

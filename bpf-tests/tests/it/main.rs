@@ -7,6 +7,7 @@ mod datapath;
 mod disguise;
 mod endurance;
 mod gate;
+mod gate_state;
 mod generator;
 mod guards;
 mod http;
