@@ -29,17 +29,24 @@ fn wanted(mode: Mode, targets: &[(&str, bool)]) -> RuleSet {
     RuleSet { mode: Some(mode), gated: targets.iter().map(gated).collect(), ..RuleSet::default() }
 }
 
-/// A new agent's gate on what is in the kernel.
-fn heir(datapath: &Datapath) -> Gate {
+/// A new agent's gate on what is in the kernel, before it looked at the interfaces.
+fn opened(datapath: &Datapath) -> Gate {
     let wanted = Wanted { reflector_ports: vec![], served_ports: vec![], warmup_ns: 0 };
     let config = GateConfig { reflectors: false, wanted, syn: SynChoice::Cookies };
     let maps = Pins::below(&datapath.dir.bpf()).expect("a bpffs").maps();
-    let open = || {
-        let mut gate = Gate::open(&maps, config, datapath.dir.path()).expect("maps");
-        gate.set_attached(&datapath.attached, Around::default(), mono_ns());
-        gate
-    };
-    datapath.lab.edge.run(open).expect("inside")
+    datapath.lab.edge.run(|| Gate::open(&maps, config, datapath.dir.path()).expect("maps")).expect("inside")
+}
+
+/// And after it.
+fn heir(datapath: &Datapath) -> Gate {
+    let mut gate = opened(datapath);
+    attach(datapath, &mut gate);
+    gate
+}
+
+fn attach(datapath: &Datapath, gate: &mut Gate) {
+    let look = || gate.set_attached(&datapath.attached, Around::default(), mono_ns());
+    datapath.lab.edge.run(look).expect("inside");
 }
 
 fn apply(datapath: &Datapath, gate: &mut Gate, set: &RuleSet) {
@@ -110,11 +117,15 @@ fn an_heir_keeps_what_is_wanted_still_and_undoes_the_rest() {
     let mut killed = heir(&datapath);
     apply(&datapath, &mut killed, &wanted(Mode::Enforce, &[(OWN, true), (BEHIND, false)]));
     drop(killed);
-    let mut second = heir(&datapath);
+    // The daemon's order: what the engine remembers comes before the interfaces, and nothing is missing in between.
+    let mut second = opened(&datapath);
+    let cookies = ("2".to_owned(), vec![(net(OWN), how::LOCAL | how::COOKIES)]);
     apply(&datapath, &mut second, &wanted(Mode::Enforce, &[(OWN, true)]));
-    assert_eq!(there(&datapath), ("2".to_owned(), vec![(net(OWN), how::LOCAL | how::COOKIES)]));
+    assert_eq!(there(&datapath), cookies);
+    attach(&datapath, &mut second);
+    assert_eq!(there(&datapath), cookies);
     drop(second);
-    let mut third = heir(&datapath);
+    let mut third = opened(&datapath);
     apply(&datapath, &mut third, &wanted(Mode::Enforce, &[]));
     assert_eq!(there(&datapath), (before, vec![]), "what it never knew of is undone, the setting too");
 }

@@ -79,13 +79,16 @@ impl Gate {
         let there = maps.settings.lookup(&0)?.unwrap_or_default();
         // What an earlier agent found out holds until the interfaces are looked at.
         let unlearnt = (there.queries_from_ns == 0).then(|| "not attached yet".to_owned());
+        let are_wanted = matches!(config.syn, SynChoice::Auto | SynChoice::Cookies);
+        let is_given = |(_, targets): &(_, Vec<GatedTarget>)| targets.iter().any(|t| t.how & gate::COOKIES != 0);
+        let are_given = are_wanted && maps.gated.read_all()?.iter().any(is_given);
         Ok(Self {
             maps,
             config,
             syncookies: Syncookies::new(state_dir),
             unlearnt,
             blind: None,
-            no_cookies: Some("not attached yet".to_owned()),
+            no_cookies: (!are_given).then(|| "not attached yet".to_owned()),
             fault: None,
             learnt: Learnt::default(),
             flows_from_ns: there.flows_from_ns,

@@ -33,7 +33,7 @@ const LONG_AGO: Duration = Duration::from_secs(2);
 /// Lists have rules of their own, far from those of worlds.
 const FIRST_LIST_RULE: u64 = 1 << 52;
 
-/// The maps that no rule set holds, and what the last world left in them.
+/// The maps that no rule set holds.
 pub(crate) struct Tables {
     maps: GateMaps,
     flows: Table<u32, FlowSet>,
@@ -170,7 +170,7 @@ impl Tables {
     }
 }
 
-/// The hash that the kernel's tables go by, with [`settings`]'s own touch to the secret.
+/// The hash that the kernel's tables go by.
 fn hash(ends: &Ends, number: u32) -> u64 {
     let (protocol, remote, local, ports) = ends;
     flow_hash(&SECRET, &(*remote).into(), &(*local).into(), *ports, *protocol, number)
