@@ -30,8 +30,8 @@ use self::tables::Tables;
 use crate::datapath::{Datapath, XDP_DROP};
 
 /// What `cargo test` runs: so many rule sets, each with so many packets.
-const SETS: u64 = 130;
-const PACKETS: u64 = 75;
+const SETS: u64 = 90;
+const PACKETS: u64 = 110;
 /// Packets of one rule set in a long run: a set costs as much as a few hundred packets.
 const PACKETS_LONG: u64 = 400;
 
