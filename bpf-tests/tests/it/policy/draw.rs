@@ -107,9 +107,11 @@ fn rule(random: &mut Random, id: u64, is_on_target: bool, operators_end: bool) -
         3 if is_on_target => random.pick(&[Verdict::Pass, Verdict::Pass, Verdict::Sample, Verdict::Mark { dscp: 46 }]),
         _ => Verdict::Drop,
     };
-    let is_automatic = random.one_in(2) && (is_on_target || !operators_end);
+    // Also a rule without a target can turn out to be a block of its source and of nothing else.
+    let may_hide = matches.is_source_only();
+    let is_automatic = random.one_in(2) && (!may_hide || !operators_end);
     let origin = if is_automatic { Origin::Response { incident: uuid::Uuid::from_u128(7) } } else { Origin::Operator };
-    let may_end = is_on_target || is_automatic || operators_end;
+    let may_end = !may_hide || is_automatic || operators_end;
     let expires_at_ns = match random.pick(&[None, None, Some(ENDED), Some(u64::MAX), Some(u64::MAX)]) {
         Some(ENDED) if !may_end => None,
         ends => ends,
