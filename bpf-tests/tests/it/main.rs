@@ -2,11 +2,13 @@
 
 mod agent;
 mod bypass;
+mod cookies;
 mod datapath;
 mod disguise;
 mod endurance;
 mod express;
 mod gate;
+mod gate_state;
 mod generator;
 mod guards;
 mod http;
@@ -15,6 +17,7 @@ mod kernel;
 mod lab;
 mod lab_command;
 mod ladder;
+mod lists;
 mod policy;
 mod replay;
 mod run;

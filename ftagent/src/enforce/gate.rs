@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use ftagent_common::abi::{AUTOMATIC, GatedTarget, NO_RULE, feature, gate};
 use ftagent_common::packet::Ip;
-use ftagent_common::vocab::AttachMode;
+use ftagent_common::vocab::{AttachMode, Mode};
 use serde::{Deserialize, Serialize};
 
 use crate::config::{GateConfig, SynChoice};
@@ -37,6 +37,8 @@ pub struct Gate {
     flows_from_ns: u64,
     wanted: BTreeMap<TrieKey<Ip>, bool>,
     gated: BTreeMap<TrieKey<Ip>, GatedTarget>,
+    /// The kernel gives cookies in mode `enforce` alone: in the others the host's setting stays as it is.
+    is_enforced: bool,
 }
 
 /// What the host is like around the watched interfaces.
@@ -79,18 +81,22 @@ impl Gate {
         let there = maps.settings.lookup(&0)?.unwrap_or_default();
         // What an earlier agent found out holds until the interfaces are looked at.
         let unlearnt = (there.queries_from_ns == 0).then(|| "not attached yet".to_owned());
+        let are_wanted = matches!(config.syn, SynChoice::Auto | SynChoice::Cookies);
+        let is_given = |(_, targets): &(_, Vec<GatedTarget>)| targets.iter().any(|t| t.how & gate::COOKIES != 0);
+        let are_given = are_wanted && maps.gated.read_all()?.iter().any(is_given);
         Ok(Self {
             maps,
             config,
             syncookies: Syncookies::new(state_dir),
             unlearnt,
             blind: None,
-            no_cookies: Some("not attached yet".to_owned()),
+            no_cookies: (!are_given).then(|| "not attached yet".to_owned()),
             fault: None,
             learnt: Learnt::default(),
             flows_from_ns: there.flows_from_ns,
             wanted: BTreeMap::new(),
             gated: BTreeMap::new(),
+            is_enforced: true,
         })
     }
 
@@ -179,6 +185,7 @@ impl Gate {
     /// Brings the gated targets to `desired`. What the gate drops counts as hits of the first rule of its incident, so
     /// that the response's account is whole.
     pub fn apply(&mut self, desired: &RuleSet, slots: &Slots) -> Vec<TableError> {
+        self.is_enforced = desired.mode.unwrap_or(Mode::Enforce) == Mode::Enforce;
         self.wanted.clear();
         let mut gated = BTreeMap::new();
         for (target, wish) in &desired.gated {
@@ -196,7 +203,7 @@ impl Gate {
 
     fn write_gated(&mut self) -> Vec<TableError> {
         let mut errors = Vec::new();
-        let cookies = self.no_cookies.is_none();
+        let cookies = self.no_cookies.is_none() && self.is_enforced;
         for (target, entry) in &mut self.gated {
             entry.how = match (self.wanted.get(target), cookies) {
                 (Some(true), true) => gate::LOCAL | gate::COOKIES,

@@ -177,13 +177,14 @@ impl Engine {
         let rules: Vec<_> = self.rules.values().filter(|r| r.origin.incident() == Some(uuid)).map(|r| r.id).collect();
         let text = format!("the attack is over; {} rule(s) are withdrawn", rules.len());
         incident.note("resolved", text, now);
+        let was_gated = self.ungate(uuid, now);
+        let Some(incident) = self.incidents.get_mut(&uuid) else { return };
         self.ended.insert(incident.target, (now.mono_ns, incident.hold_down_ms));
         let report = incident.report(now);
         self.reports.push_back(report);
         for id in &rules {
             self.rules.remove(id);
         }
-        let was_gated = self.incidents.get_mut(&uuid).and_then(|i| i.gate_ends_ns.take()).is_some();
         self.rules_changed |= was_gated || !rules.is_empty();
         self.closing.insert(uuid, now.mono_ns);
         self.state_changed = true;

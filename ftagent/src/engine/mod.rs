@@ -191,7 +191,10 @@ impl Engine {
         if merged.mode != self.effective.mode {
             self.rules_changed = true;
         }
+        let gated = self.gated();
         self.effective = merged;
+        // Whether there is a gate at all, and before which of the node's addresses, is a matter of settings.
+        self.rules_changed |= self.gated() != gated;
         self.merge_allow();
         self.recheck_rules(now);
     }

@@ -11,10 +11,11 @@ use ipnet::IpNet;
 
 use super::model::{Arrival, ENDED, Facts, TIGHT_BPS, WIDE_PPS, World};
 use super::random::Random;
+use super::{gate, lists};
 use crate::datapath::net;
 use crate::disguise;
 
-const SOURCES: [&str; 15] = [
+pub(crate) const SOURCES: [&str; 15] = [
     "198.51.100.1",
     "198.51.100.2",
     "198.51.100.200",
@@ -31,10 +32,11 @@ const SOURCES: [&str; 15] = [
     "2001:db9::1",
     "fe80::1",
 ];
-const TARGETS: [&str; 6] = ["10.99.0.1", "10.99.0.77", "192.0.2.200", "fd99::1", "fd99::77", "2001:db8:ffff::1"];
+pub(crate) const TARGETS: [&str; 6] =
+    ["10.99.0.1", "10.99.0.77", "192.0.2.200", "fd99::1", "fd99::77", "2001:db8:ffff::1"];
 const LENGTHS4: [u8; 12] = [0, 8, 15, 16, 17, 23, 24, 25, 30, 31, 32, 32];
 const LENGTHS6: [u8; 16] = [0, 16, 31, 32, 47, 48, 49, 55, 56, 60, 63, 64, 64, 65, 128, 128];
-const PORTS: [u16; 7] = [22, 53, 80, 443, 9, 179, 40_000];
+pub(crate) const PORTS: [u16; 7] = [22, 53, 80, 443, 9, 179, 40_000];
 const DSCPS: [u8; 4] = [0, 10, 46, 63];
 /// What half of the packets carry; the others' payload is zero.
 const PAYLOAD: &[u8; 16] = b"GET /wp-login.ph";
@@ -43,11 +45,11 @@ const PROTOCOLS: [u8; 6] = [6, 17, 1, 58, 47, 50];
 const RULES: usize = 24;
 const ON_TARGETS: usize = 12;
 
-fn address(random: &mut Random, among: &[&str]) -> IpAddr {
+pub(crate) fn address(random: &mut Random, among: &[&str]) -> IpAddr {
     random.pick(among).parse().expect("an address")
 }
 
-fn prefix(random: &mut Random, among: &[&str]) -> IpNet {
+pub(crate) fn prefix(random: &mut Random, among: &[&str]) -> IpNet {
     let address = address(random, among);
     // Everything is rare: it leaves nothing for the others.
     let len = if address.is_ipv4() { random.pick(&LENGTHS4) } else { random.pick(&LENGTHS6) };
@@ -77,8 +79,11 @@ pub(crate) fn world(random: &mut Random) -> World {
         }
     }
     let some = |random: &mut Random, most: usize| 0..random.below(most + 1);
+    let lists = lists::draw(random, &rules);
     World {
         rules,
+        lists,
+        gate: gate::draw(random),
         allow: some(random, 3).map(|_| prefix(random, &SOURCES)).collect(),
         fail_safe: some(random, 3).map(|_| fail_safe(random)).collect(),
         protected: some(random, 4).map(|_| prefix(random, &TARGETS)).collect(),
@@ -102,9 +107,11 @@ fn rule(random: &mut Random, id: u64, is_on_target: bool, operators_end: bool) -
         3 if is_on_target => random.pick(&[Verdict::Pass, Verdict::Pass, Verdict::Sample, Verdict::Mark { dscp: 46 }]),
         _ => Verdict::Drop,
     };
-    let is_automatic = random.one_in(2) && (is_on_target || !operators_end);
+    // Also a rule without a target can turn out to be a block of its source and of nothing else.
+    let may_hide = matches.is_source_only();
+    let is_automatic = random.one_in(2) && (!may_hide || !operators_end);
     let origin = if is_automatic { Origin::Response { incident: uuid::Uuid::from_u128(7) } } else { Origin::Operator };
-    let may_end = is_on_target || is_automatic || operators_end;
+    let may_end = !may_hide || is_automatic || operators_end;
     let expires_at_ns = match random.pick(&[None, None, Some(ENDED), Some(u64::MAX), Some(u64::MAX)]) {
         Some(ENDED) if !may_end => None,
         ends => ends,
@@ -146,12 +153,12 @@ fn any_matches(random: &mut Random) -> Matches {
 }
 
 /// A frame and what it is.
-pub(crate) fn arrival(random: &mut Random) -> (Arrival, Vec<u8>) {
+pub(crate) fn arrival(random: &mut Random, world: &World) -> (Arrival, Vec<u8>) {
     if random.one_in(40) {
         let frame = [&[0xff; 6][..], &[2, 0, 0, 0, 0, 2], &[0x08, 0x06], &[0; 28]].concat();
         return (Arrival::NotIp, frame);
     }
-    let (mut facts, mut frame, tags) = packet(random);
+    let (mut facts, mut frame, tags) = packet(random, world);
     if tags == 0 && random.one_in(4) {
         // The packet around has nothing to match but its source.
         let carrier = address(random, &SOURCES);
@@ -166,7 +173,7 @@ pub(crate) fn arrival(random: &mut Random) -> (Arrival, Vec<u8>) {
     (Arrival::Packet(facts), frame)
 }
 
-fn target_of(random: &mut Random, src: IpAddr) -> IpAddr {
+pub(crate) fn target_of(random: &mut Random, src: IpAddr) -> IpAddr {
     loop {
         let dst = address(random, &TARGETS);
         if dst.is_ipv4() == src.is_ipv4() {
@@ -175,12 +182,18 @@ fn target_of(random: &mut Random, src: IpAddr) -> IpAddr {
     }
 }
 
-/// Facts, frame, and how many tags it has.
-fn packet(random: &mut Random) -> (Facts, Vec<u8>, usize) {
+fn ends(random: &mut Random) -> (IpAddr, IpAddr) {
     let src = address(random, &SOURCES);
-    let dst = target_of(random, src);
+    (src, target_of(random, src))
+}
+
+/// Facts, frame, and how many tags it has.
+fn packet(random: &mut Random, world: &World) -> (Facts, Vec<u8>, usize) {
+    // Of all flows that there can be few are known: some packets must belong to them.
+    let known = if random.one_in(4) { world.gate.some(random) } else { None };
+    let (src, dst) = known.map_or_else(|| ends(random), |(_, src, dst, _)| (src, dst));
     let ttl = random.pick(&[1, 63, 64, 65, 128, 255]);
-    let ports = [random.pick(&PORTS), random.pick(&PORTS)];
+    let ports = known.map_or_else(|| [random.pick(&PORTS), random.pick(&PORTS)], |(_, _, _, ports)| ports);
     let mut facts = Facts {
         src,
         dst,
@@ -192,6 +205,7 @@ fn packet(random: &mut Random) -> (Facts, Vec<u8>, usize) {
         tcp_flags: 0,
         icmp_type: 0,
         is_fragment: false,
+        is_later: false,
         dscp: random.pick(&DSCPS),
         payload: vec![0; 24 + random.below(80)],
     };
@@ -199,7 +213,13 @@ fn packet(random: &mut Random) -> (Facts, Vec<u8>, usize) {
         facts.payload[..PAYLOAD.len()].copy_from_slice(PAYLOAD);
     }
     let mut packet = PacketBuilder::new(src, dst).ttl(ttl);
-    packet = match random.below(8) {
+    let kind = match known {
+        Some((6, ..)) => 0,
+        Some((17, ..)) => 3,
+        Some(_) => 6,
+        None => random.below(8),
+    };
+    packet = match kind {
         0..=2 => {
             (facts.protocol, facts.ports) = (6, ports);
             facts.tcp_flags = random.pick(&[0x02, 0x12, 0x10, 0x18, 0x04, 0x11]);
@@ -211,7 +231,7 @@ fn packet(random: &mut Random) -> (Facts, Vec<u8>, usize) {
         }
         6 => {
             facts.protocol = if src.is_ipv4() { 1 } else { 58 };
-            facts.icmp_type = random.pick(&[0, 3, 8, 128, 133, 135, 137]);
+            facts.icmp_type = random.pick(&[0, 3, 8, 128, 129, 133, 135, 137]);
             packet.icmp(facts.icmp_type, 0)
         }
         _ => {
@@ -239,6 +259,7 @@ fn packet(random: &mut Random) -> (Facts, Vec<u8>, usize) {
         packet = packet.fragment(FragmentPosition { offset, more, id: 7 });
         facts.is_fragment = true;
         is_later = offset != 0;
+        facts.is_later = is_later;
         if is_later {
             (facts.ports, facts.tcp_flags, facts.icmp_type) = ([0, 0], 0, 0);
         }

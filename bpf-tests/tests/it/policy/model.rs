@@ -12,6 +12,9 @@ use ftagent_common::abi::Reason;
 use ftagent_common::vocab::Mode;
 use ipnet::IpNet;
 
+use super::gate::{Answer, Gate};
+use super::lists::{self, List};
+
 /// What a packet was built as; of a tunnel, the packet inside.
 #[derive(Clone, Debug)]
 pub(crate) struct Facts {
@@ -27,6 +30,8 @@ pub(crate) struct Facts {
     pub(crate) tcp_flags: u8,
     pub(crate) icmp_type: u8,
     pub(crate) is_fragment: bool,
+    /// A fragment after the first one: it carries no ports.
+    pub(crate) is_later: bool,
     pub(crate) dscp: u8,
     /// What follows the transport header, or the network header where there is none.
     pub(crate) payload: Vec<u8>,
@@ -45,6 +50,9 @@ pub(crate) enum Arrival {
 #[derive(Clone, Debug)]
 pub(crate) struct World {
     pub(crate) rules: Vec<Rule>,
+    pub(crate) lists: Vec<List>,
+    /// What was learnt, and who stands behind the gate.
+    pub(crate) gate: Gate,
     pub(crate) allow: Vec<IpNet>,
     pub(crate) fail_safe: Vec<FailSafe>,
     pub(crate) protected: Vec<IpNet>,
@@ -94,9 +102,15 @@ impl World {
                 return vec![Reason::Allowlisted];
             }
         }
+        if self.is_protected(facts.dst) && self.gate.is_reflection(facts) {
+            return vec![Reason::Reflection];
+        }
         let blocks = |src: IpAddr, exact: bool| {
+            // A list of IPv6 prefixes is as many blocks.
+            let mut listed = lists::around(&self.lists, src).filter(|prefix| prefix.addr().is_ipv6());
             let mut blocks = self.rules.iter().filter(|r| r.verdict == Verdict::Drop && self.is_in_force(r));
             blocks.any(|r| is_of_source(r) && r.matches.source.is_some_and(|s| covers(s, src, exact)))
+                || listed.any(|prefix| covers(prefix, src, exact))
         };
         // The tunnel's end is asked first; who is inside, after it.
         for src in facts.carrier.into_iter().chain([facts.src]) {
@@ -106,9 +120,17 @@ impl World {
             if blocks(src, false) {
                 return vec![Reason::BlockedPrefix];
             }
+            if src.is_ipv4() && lists::around(&self.lists, src).next().is_some() {
+                return vec![Reason::Listed];
+            }
         }
         let mut reasons = Vec::new();
         if self.is_protected(facts.dst) {
+            match self.gate.judge(facts, self.is_orphaned, now) {
+                Answer::Drop(reason) => return vec![reason],
+                Answer::Perhaps(reason) => reasons.push(reason),
+                Answer::Nothing => {}
+            }
             // The rules of the destination first, then those of all; in each, the kind decides who is asked first.
             for is_global in [false, true] {
                 let asked: Vec<&Rule> = self
@@ -161,6 +183,9 @@ impl World {
     /// Remembers which limits let the packet through, now that the verdict is known.
     pub(crate) fn note(&mut self, arrival: &Arrival, verdict: Reason, now: Instant) {
         let Arrival::Packet(facts) = arrival else { return };
+        if has_met_the_gate(verdict) && self.is_protected(facts.dst) {
+            self.gate.note(facts, self.is_orphaned, now);
+        }
         let mut used = Vec::new();
         if matches!(verdict, Reason::Clean | Reason::SourceLimit) && self.is_protected(facts.dst) {
             used.extend(self.rules.iter().filter(|r| self.matches(r, facts) && self.is_in_force(r)).map(|r| r.id));
@@ -250,6 +275,15 @@ impl fmt::Display for World {
             writeln!(f, "  rule {}: {match_words}: {verdict:?}, {origin}, ends {expires_at_ns:?}", id.0)?;
         }
         writeln!(f, "  allow {:?}, fail-safe {:?}, protected {:?}", self.allow, self.fail_safe, self.protected)?;
+        for List { prefixes, evaluate } in &self.lists {
+            writeln!(f, "  list {prefixes:?}, evaluated {evaluate}")?;
+        }
+        for target in &self.gate.targets {
+            writeln!(f, "  behind the gate: {target:?}")?;
+        }
+        let Gate { judges_answers, judges_segments, are_queries_young, are_flows_young, .. } = &self.gate;
+        writeln!(f, "  answers judged {judges_answers}, young {are_queries_young}, served {:?}", self.gate.served)?;
+        writeln!(f, "  segments judged {judges_segments}, young {are_flows_young}")?;
         let Self { mode, is_orphaned, passes_malformed, .. } = self;
         writeln!(f, "  mode {mode}, orphaned {is_orphaned}, malformed frames pass {passes_malformed}")
     }
@@ -269,6 +303,13 @@ fn is_of_source(rule: &Rule) -> bool {
 
 fn is_tight(rule: &Rule) -> bool {
     matches!(rule.verdict, Verdict::LimitBps { bps: TIGHT_BPS, .. })
+}
+
+/// Whether a packet of this verdict came as far as the gate, which comes before the rules of targets.
+fn has_met_the_gate(verdict: Reason) -> bool {
+    use Reason as R;
+    let later = [R::Clean, R::RulePassed, R::TargetRule, R::TargetLimit, R::SourceLimit];
+    later.contains(&verdict) || matches!(verdict, R::SynGate | R::UnsolicitedTcp)
 }
 
 /// The packet's source, then that of the packet around it.
