@@ -4,6 +4,7 @@ mod lists;
 mod loading;
 mod peer;
 mod scaling;
+mod shares;
 mod single;
 
 use std::fs;

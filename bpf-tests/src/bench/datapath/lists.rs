@@ -7,6 +7,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use ftagent::engine::{Matches, Verdict};
+use ftagent::xdp::program::MapSizes;
 use ipnet::{IpNet, Ipv4Net};
 
 use super::{Goal, over_floor};
@@ -19,8 +20,6 @@ use crate::ladder::{ADDRESS, MAC, Stopwatch};
 use crate::packet::PacketBuilder;
 
 const MILLION: u32 = 1_000_000;
-/// As many exact blocks as the default maps hold.
-const EXACT: u32 = 262_144;
 /// Where no list of these has an entry, and none is special.
 const FAR: &str = "32.0.0.0/4";
 /// Where every /24 has one listed address: a miss there needs the last step of the look-up.
@@ -51,7 +50,9 @@ pub(super) fn run(options: &Options, progress: &mut dyn FnMut(&str)) -> anyhow::
     let mut tested = Vec::new();
     let mut stand = |what: &str, list: Vec<Ipv4Net>, blocks: Vec<[u8; 4]>| -> anyhow::Result<usize> {
         progress(&format!("setting up {what}"));
-        tested.push(UnderTest::new(Wires::new(1)?, &Load { rules: drops_all(), list, blocks })?);
+        let blocks_at_most = MapSizes::default().blocks.max(blocks.len() as u32);
+        let sizes = MapSizes { blocks: blocks_at_most, ..MapSizes::default() };
+        tested.push(UnderTest::new(Wires::new(1)?, &Load { rules: drops_all(), list, blocks, sizes })?);
         Ok(tested.len() - 1)
     };
     let addresses = |count| -> Vec<Ipv4Net> { Listed::new(Entries::Addresses, count).networks().collect() };
@@ -60,8 +61,8 @@ pub(super) fn run(options: &Options, progress: &mut dyn FnMut(&str)) -> anyhow::
     let hundred = stand("100,000 prefixes", mixed(100_000), Vec::new())?;
     let million = stand("1,000,000 prefixes of /16 to /32", mixed(MILLION), Vec::new())?;
     let million_ip = stand("1,000,000 addresses as a list", addresses(MILLION), Vec::new())?;
-    let octets = addresses(EXACT).iter().map(|n| n.addr().octets()).collect();
-    let exact = stand("262,144 exact blocks", Vec::new(), octets)?;
+    let octets = addresses(MILLION).iter().map(|n| n.addr().octets()).collect();
+    let exact = stand("1 M exact blocks", Vec::new(), octets)?;
 
     let listed = |entries, count| Vary { listed: Some(Listed::new(entries, count)), ..Vary::default() };
     let within = |prefix: &str| Vary { sources: Some(net(prefix)), ..Vary::default() };
@@ -77,10 +78,10 @@ pub(super) fn run(options: &Options, progress: &mut dyn FnMut(&str)) -> anyhow::
         ("1M near miss", million, within("48.0.0.0/8")),
         ("1M ip hit", million_ip, listed(Entries::Addresses, MILLION)),
         ("1M ip miss", million_ip, within(FAR)),
-        ("exact hit", exact, listed(Entries::Addresses, EXACT)),
+        ("exact hit", exact, listed(Entries::Addresses, MILLION)),
         ("exact miss", exact, within(FAR)),
     ];
-    let template = PacketBuilder::v4([32, 1, 2, 3], ADDRESS).macs([2, 0, 0, 0, 0, 2], MAC).udp(53, 4_242);
+    let template = PacketBuilder::v4([32, 1, 2, 3], ADDRESS).macs([2, 0, 0, 0, 0, 2], MAC).udp(4_000, 4_242);
     let template = template.payload(&[0; 18]).build();
     let mut scenarios = Vec::new();
     for (id, under_test, vary) in rows {
@@ -152,8 +153,8 @@ impl Rounds {
             ("P4b", "1 M prefixes /16-/32: random miss", 45.0, "1M miss"),
             ("P4c", "1 M addresses as a list: random hit", 230.0, "1M ip hit"),
             ("P4d", "1 M addresses as a list: random miss", 45.0, "1M ip miss"),
-            ("P4e", "262,144 exact blocks: random hit", 230.0, "exact hit"),
-            ("P4f", "262,144 exact blocks: random miss", 45.0, "exact miss"),
+            ("P4e", "1 M exact blocks: random hit", 230.0, "exact hit"),
+            ("P4f", "1 M exact blocks: random miss", 45.0, "exact miss"),
             ("P4g", "1 M prefixes: miss beside an entry in its /24", 45.0, "1M near miss"),
         ];
         let without = self.costs("0 miss");
