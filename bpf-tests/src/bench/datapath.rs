@@ -6,6 +6,7 @@ mod peer;
 mod scaling;
 mod shares;
 mod single;
+mod translated;
 
 use std::fs;
 use std::path::Path;
