@@ -8,12 +8,9 @@ mod shares;
 mod single;
 mod translated;
 
-use std::fs;
 use std::path::Path;
 
-use anyhow::Context as _;
-
-use super::{Goal, Options, stats};
+use super::{Goal, Options, plots as drawn, stats};
 
 /// Measures all of it.
 ///
@@ -45,8 +42,8 @@ pub fn run_only(
         let measured = lists::run(options, progress)?;
         goals.extend(measured.goals);
         if let Some(folder) = plots {
-            let path = folder.join("entries.svg");
-            fs::write(&path, measured.plot).with_context(|| format!("cannot write {}", path.display()))?;
+            progress("P4: the peers' curves");
+            drawn::entries(folder, options, measured.lines, progress)?;
         }
     }
     if is_wanted("P6") || is_wanted("P10") {

@@ -112,6 +112,7 @@ fn measure(arguments: &Arguments) -> anyhow::Result<()> {
         }
     }
     if let Some(docs) = docs {
+        bench::plots::goals(docs, &goals)?;
         history::append(&path(docs), &entry).context("the history cannot be written")?;
     }
     Ok(())
