@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use aya::maps::MapData;
 
-use self::daemon::Daemon;
+use self::daemon::{Daemon, Usage};
 use super::under_test::{Load, UnderTest, Wires};
 use super::{Goal, Options};
 use crate::clock::now;
@@ -72,7 +72,7 @@ fn idle(options: &Options) -> anyhow::Result<Vec<Goal>> {
     thread::sleep(Duration::from_secs(if options.quick { 10 } else { 30 }));
     let (after, secs) = (daemon.usage()?, began.elapsed().as_secs_f64());
     let percent = (after.cpu_secs - before.cpu_secs) / secs * 100.0;
-    let scheduled = (after.scheduled_secs - before.scheduled_secs) / secs * 100.0;
+    let threads = shares(&before, &after, secs);
     let megabytes = after.resident_bytes as f64 / 1e6;
     let mut goals = goals("");
     let [cpu, memory] = goals.as_mut_slice() else { anyhow::bail!("two goals were made") };
@@ -81,8 +81,8 @@ fn idle(options: &Options) -> anyhow::Result<Vec<Goal>> {
         (goal.met, goal.rounds) = (Some(met), 1);
     }
     goals[0].detail = format!(
-        "utime + stime over {secs:.0} s without traffic, one interface, default configuration; by the scheduler's own clock \
-         {scheduled:.2} %"
+        "utime + stime over {secs:.0} s without traffic, one interface, default configuration; by the scheduler's own clock, and \
+         turns a second: {threads}"
     );
     goals[1].detail = format!(
         "at the most {:.1} MB since the start; {:.1} MB of it is memory of its own, the rest the program's file and maps",
@@ -91,6 +91,22 @@ fn idle(options: &Options) -> anyhow::Result<Vec<Goal>> {
     );
     daemon.end()?;
     Ok(goals)
+}
+
+/// What each kind of thread used, the largest first.
+fn shares(before: &Usage, after: &Usage, secs: f64) -> String {
+    let mut rows: Vec<(&str, f64, f64)> = after
+        .threads
+        .iter()
+        .map(|(name, (used, turns))| {
+            let was = before.threads.get(name).copied().unwrap_or_default();
+            (name.as_str(), (used - was.0) / secs * 100.0, (turns - was.1) / secs)
+        })
+        .collect();
+    rows.sort_by(|a, b| b.1.total_cmp(&a.1));
+    let said: Vec<String> =
+        rows.iter().take(6).map(|(name, percent, turns)| format!("{name} {percent:.2} %, {turns:.0}")).collect();
+    said.join("; ")
 }
 
 /// Bytes that the kernel holds for all pinned maps.
@@ -104,4 +120,19 @@ fn map_bytes(under_test: &UnderTest) -> anyhow::Result<u64> {
         sum += memory.trim().parse::<u64>()?;
     }
     Ok(sum)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn threads_are_told_by_what_they_used_meanwhile() {
+        let of = |rows: &[(&str, f64, f64)]| Usage {
+            threads: rows.iter().map(|(name, used, turns)| ((*name).to_owned(), (*used, *turns))).collect(),
+            ..Usage::default()
+        };
+        let (before, after) = (of(&[("a", 5.0, 100.0)]), of(&[("a", 5.1, 150.0), ("b", 0.5, 10.0)]));
+        assert_eq!(shares(&before, &after, 10.0), "b 5.00 %, 1; a 1.00 %, 5");
+    }
 }

@@ -29,6 +29,9 @@ pub struct Entry {
 /// One goal of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Figure {
+    /// In words: what was measured otherwise before is not compared. Absent in the oldest records.
+    #[serde(default)]
+    pub what: Option<String>,
     pub value: f64,
     pub unit: String,
     /// Absent where the figure has none.
@@ -68,7 +71,8 @@ pub fn figures(goals: &[Goal]) -> BTreeMap<String, Figure> {
         let value = goal.value?;
         let more_is_better = goal.goal.starts_with(">=");
         let (unit, floor, peer) = (goal.unit.to_owned(), goal.floor, goal.peer_value);
-        let figure = Figure { value, unit, floor, peer, met: goal.met, more_is_better };
+        let what = Some(goal.what.clone());
+        let figure = Figure { what, value, unit, floor, peer, met: goal.met, more_is_better };
         Some((goal.id.to_owned(), figure))
     };
     goals.iter().filter_map(figure).collect()
@@ -103,7 +107,8 @@ pub fn worse(entry: &Entry, before: &[Entry]) -> Vec<String> {
     let mut lines = Vec::new();
     for (id, figure) in &entry.goals {
         let (basis, new) = figure.comparable();
-        let before = same.iter().filter_map(|e| e.goals.get(id)).map(Figure::comparable);
+        let before = same.iter().filter_map(|e| e.goals.get(id)).filter(|f| f.what == figure.what);
+        let before = before.map(Figure::comparable);
         let old: Vec<f64> = before.filter(|(b, _)| *b == basis).map(|(_, value)| value).collect();
         let Some(old_median) = stats::median(&old).filter(|v| *v > 0.0) else { continue };
         let is_time = basis == Basis::Nothing && matches!(figure.unit.as_str(), "ns" | "ms");
@@ -135,6 +140,7 @@ mod tests {
         let figure = |(id, value, floor, more): &(&str, f64, Option<f64>, bool)| {
             let unit = if floor.is_some() { "ns" } else { "ratio" };
             let figure = Figure {
+                what: Some((*id).to_owned()),
                 value: *value,
                 unit: unit.into(),
                 floor: *floor,
@@ -184,6 +190,9 @@ mod tests {
         assert!(worse(&with(200.0, Some(50.0)), &[with(100.0, Some(25.0))]).is_empty(), "the machine is slower");
         assert_eq!(worse(&with(120.0, Some(25.0)), &[with(100.0, Some(25.0))]).len(), 1);
         assert!(worse(&with(4.0, Some(1.0)), &[with(1.0, None)]).is_empty(), "a ratio is no time");
+        let mut otherwise = with(100.0, None);
+        otherwise.goals.get_mut("P11").expect("there").what = Some("another list".to_owned());
+        assert!(worse(&with(900.0, None), &[otherwise]).is_empty(), "another thing was measured");
     }
 
     #[test]

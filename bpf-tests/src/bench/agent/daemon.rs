@@ -1,5 +1,6 @@
 //! The agent's own binary, run in a lab as an operator would.
 
+use std::collections::BTreeMap;
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -28,12 +29,12 @@ pub(super) struct Daemon {
 }
 
 /// What a process has used so far.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Usage {
     /// As the kernel counts it in ticks.
     pub(super) cpu_secs: f64,
-    /// The same of the threads that are there, by the scheduler's clock.
-    pub(super) scheduled_secs: f64,
+    /// The same of the threads that are there, by the scheduler's clock: seconds and turns for each name.
+    pub(super) threads: BTreeMap<String, (f64, f64)>,
     pub(super) resident_bytes: u64,
     pub(super) peak_bytes: u64,
     /// Anonymous memory among the resident.
@@ -81,8 +82,10 @@ impl Daemon {
         let read = |path: PathBuf| fs::read_to_string(&path).with_context(|| path.display().to_string());
         let mut threads = Vec::new();
         for entry in fs::read_dir(folder.join("task"))? {
+            let of =
+                |name: &str| fs::read_to_string(entry.as_ref().map(|e| e.path().join(name)).unwrap_or_default()).ok();
             // A thread that ends meanwhile has nothing more to say.
-            threads.extend(fs::read_to_string(entry?.path().join("schedstat")).ok());
+            threads.extend(of("comm").zip(of("schedstat")));
         }
         let ticks = sysconf(SysconfVar::CLK_TCK)?.context("the kernel has no ticks")?;
         usage(&read(folder.join("stat"))?, &threads, &read(folder.join("status"))?, ticks as f64)
@@ -110,19 +113,26 @@ fn config_text(dir: &Path, interfaces: &[&str]) -> String {
     text
 }
 
-fn usage(stat: &str, threads: &[String], status: &str, ticks: f64) -> Option<Usage> {
+fn usage(stat: &str, threads: &[(String, String)], status: &str, ticks: f64) -> Option<Usage> {
     // The name stands in brackets and may contain anything; user and system time are the 12th and 13th word after it.
     let mut words = stat.rsplit_once(')')?.1.split_ascii_whitespace().skip(11);
     let mut time = || words.next()?.parse::<f64>().ok();
     let cpu_secs = (time()? + time()?) / ticks;
-    let nanoseconds = threads.iter().filter_map(|t| t.split_ascii_whitespace().next()?.parse::<f64>().ok());
+    let mut by_name = BTreeMap::new();
+    for (name, schedstat) in threads {
+        let mut words = schedstat.split_ascii_whitespace();
+        // Time on a CPU and time waiting for one in nanoseconds, then turns.
+        let (ns, turns): (f64, f64) = (words.next()?.parse().ok()?, words.nth(1)?.parse().ok()?);
+        let sums: &mut (f64, f64) = by_name.entry(name.trim().to_owned()).or_default();
+        *sums = (sums.0 + ns / 1e9, sums.1 + turns);
+    }
     let bytes = |name: &str| -> Option<u64> {
         let line = status.lines().find_map(|line| line.strip_prefix(name))?;
         line.trim_start_matches(':').trim().trim_end_matches("kB").trim().parse::<u64>().ok().map(|kib| kib * 1_024)
     };
     Some(Usage {
         cpu_secs,
-        scheduled_secs: nanoseconds.sum::<f64>() / 1e9,
+        threads: by_name,
         resident_bytes: bytes("VmRSS")?,
         peak_bytes: bytes("VmHWM")?,
         own_bytes: bytes("RssAnon")?,
@@ -137,10 +147,10 @@ mod tests {
     fn what_a_process_uses_is_read_whatever_its_name() {
         let stat = "7 (a) b) S 1 7 7 0 -1 4194560 100 0 0 0 250 50 0 0 20 0 4 0 100 1000 200";
         let status = "Name:\tx\nVmHWM:\t    3000 kB\nVmRSS:\t    2000 kB\nRssAnon:\t 1000 kB\n";
-        let threads = ["1500000000 0 9\n".to_owned(), "500000000 0 1\n".to_owned()];
+        let threads = ["1500000000 0 9\n", "500000000 0 1\n"].map(|text| ("worker\n".to_owned(), text.to_owned()));
         let expected = Usage {
             cpu_secs: 3.0,
-            scheduled_secs: 2.0,
+            threads: [("worker".to_owned(), (2.0, 10.0))].into(),
             resident_bytes: 2_048_000,
             peak_bytes: 3_072_000,
             own_bytes: 1_024_000,
