@@ -83,7 +83,7 @@ impl Translated {
     }
 
     fn parse(bytes: &[u8], maps: BTreeMap<u32, String>) -> anyhow::Result<Self> {
-        ensure!(!bytes.is_empty() && bytes.len() % BYTES == 0, "{} bytes are no instructions", bytes.len());
+        ensure!(!bytes.is_empty() && bytes.len().is_multiple_of(BYTES), "{} bytes are no instructions", bytes.len());
         let mut code = Vec::new();
         let mut chunks = bytes.chunks_exact(BYTES).enumerate();
         while let Some((at, b)) = chunks.next() {
