@@ -43,7 +43,11 @@ pub fn run_only(
         goals.extend(measured.goals);
         if let Some(folder) = plots {
             progress("P4: the peers' curves");
-            drawn::entries(folder, options, measured.lines, progress)?;
+            let peers = drawn::entries(folder, options, measured.lines, progress)?;
+            for (id, are_networks) in [("P4a", true), ("P4c", false)] {
+                let goal = goals.iter_mut().find(|goal| goal.id == id);
+                goal.into_iter().for_each(|goal| goal.peer = drawn::with_a_million(&peers, are_networks));
+            }
         }
     }
     if is_wanted("P6") || is_wanted("P10") {

@@ -19,7 +19,7 @@ const PEERS: [(&str, &str); 4] = [
 ];
 const LENGTHS: [u32; 3] = [1_000, 100_000, 1_000_000];
 
-/// Draws cost over the number of entries into `entries.svg`, the peers' measured for it.
+/// Draws cost over the number of entries into `entries.svg`, the peers' measured for it, which are returned.
 ///
 /// # Errors
 /// The lab cannot be built, or the plot cannot be written.
@@ -28,7 +28,7 @@ pub(crate) fn entries(
     options: &Options,
     mut lines: Vec<Series>,
     progress: &mut dyn FnMut(&str),
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Vec<Series>> {
     let asked = ladder::Options {
         rounds: options.rounds.min(5),
         time: Duration::from_millis(80),
@@ -37,9 +37,22 @@ pub(crate) fn entries(
         only: PEERS.iter().map(|(name, _)| (*name).to_owned()).collect(),
         ..ladder::Options::default()
     };
+    let own = lines.len();
     lines.extend(curves(&ladder::run(&asked, progress)?));
     let plot = svg::lines("Cost of a dropped frame, random sources", "entries", "ns over a bare XDP_DROP", &lines);
-    write(folder, "entries.svg", &plot)
+    write(folder, "entries.svg", &plot)?;
+    Ok(lines.split_off(own))
+}
+
+/// What each peer costs with the longest list, in words; those with lists of networks, or the one with addresses.
+pub(crate) fn with_a_million(peers: &[Series], are_networks: bool) -> Option<String> {
+    let is_wanted = |name: &str| name.starts_with("XDP hash") != are_networks;
+    let last = |line: &Series| line.points.last().filter(|p| p.0 >= 1e6).map(|p| p.1);
+    let wanted = peers.iter().filter(|line| is_wanted(&line.name));
+    let said: Vec<String> = wanted
+        .filter_map(|line| Some(format!("{} floor + {:.0} ns", line.name.trim_end_matches(", hit"), last(line)?)))
+        .collect();
+    (!said.is_empty()).then(|| said.join(", "))
 }
 
 /// A line for each peer that was measured.
@@ -77,7 +90,7 @@ pub fn goals(folder: &Path, goals: &[Goal]) -> anyhow::Result<()> {
 /// A bar for each goal that has a figure.
 fn rows(goals: &[Goal], is_wanted: impl Fn(&Goal) -> bool) -> Vec<(String, f64)> {
     let wanted = goals.iter().filter(|goal| is_wanted(goal));
-    wanted.filter_map(|goal| Some((goal.what.chars().take(44).collect(), goal.value?))).collect()
+    wanted.filter_map(|goal| Some((goal.what.chars().take(40).collect(), goal.value?))).collect()
 }
 
 fn write(folder: &Path, name: &str, plot: &str) -> anyhow::Result<()> {
@@ -88,6 +101,15 @@ fn write(folder: &Path, name: &str, plot: &str) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn peers_stand_beside_the_goal_of_their_kind_of_list() {
+        let line = |name: &str, x| Series { name: name.to_owned(), points: vec![(1e3, 1.0), (x, 1_440.2)] };
+        let peers = [line("XDP trie, hit", 1e6), line("nftables netdev, hit", 1e5), line("XDP hash, hit", 1e6)];
+        assert_eq!(with_a_million(&peers, true).as_deref(), Some("XDP trie floor + 1440 ns"));
+        assert_eq!(with_a_million(&peers, false).as_deref(), Some("XDP hash floor + 1440 ns"));
+        assert_eq!(with_a_million(&peers[1..2], true), None, "not measured with a million");
+    }
 
     #[test]
     fn only_what_was_measured_is_drawn() {
