@@ -38,7 +38,7 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 const FLOOD: &str = "45.0.0.0/8";
 /// The address of `edge1`.
 const FLOODED: Ipv4Addr = Ipv4Addr::new(10, 99, 1, 1);
-/// Until a flood runs at its full rate.
+/// Between two turns, and until a flood runs at its full rate.
 const RISE: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_secs(30);
 
@@ -72,20 +72,29 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Vec<Goal>> {
     let time = Duration::from_millis(if options.quick { 200 } else { 500 });
     let [mut without, mut pass, mut idle, mut beside, mut floor] = [const { Rates::new() }; 5];
     let mut frames = 0;
-    for _ in 0..options.rounds {
-        without.requests.push(requests(&bare.wires, first, time)?);
-        pass.requests.push(requests(&passing, first, time)?);
-        idle.requests.push(requests(&guarded, first, time)?);
-        let (rate, flood) = beside_flood(&bare.wires, [first, second], time)?;
-        floor.requests.push(rate);
-        floor.flood.push(flood.per_sec);
-        let before = blocked()?;
-        let (rate, flood) = beside_flood(&guarded, [first, second], time)?;
-        let dropped = blocked()? - before;
-        ensure!(dropped >= flood.frames, "{dropped} of {} frames of the flood were dropped", flood.frames);
-        frames += dropped;
-        beside.requests.push(rate);
-        beside.flood.push(flood.per_sec);
+    for round in 0..options.rounds {
+        // Nobody always follows the same neighbour.
+        for turn in 0..5 {
+            match (turn + round) % 5 {
+                0 => without.requests.push(requests(&bare.wires, first, time)?),
+                1 => pass.requests.push(requests(&passing, first, time)?),
+                2 => idle.requests.push(requests(&guarded, first, time)?),
+                3 => {
+                    let (rate, flood) = beside_flood(&bare.wires, [first, second], time)?;
+                    floor.requests.push(rate);
+                    floor.flood.push(flood.per_sec);
+                }
+                _ => {
+                    let before = blocked()?;
+                    let (rate, flood) = beside_flood(&guarded, [first, second], time)?;
+                    let dropped = blocked()? - before;
+                    ensure!(dropped >= flood.frames, "{dropped} of {} frames of the flood were dropped", flood.frames);
+                    frames += dropped;
+                    beside.requests.push(rate);
+                    beside.flood.push(flood.per_sec);
+                }
+            }
+        }
     }
     daemon.end()?;
     Ok(judged([&without, &pass, &idle, &floor, &beside], frames))
@@ -152,6 +161,8 @@ fn judged([without, pass, idle, floor, beside]: [&Rates; 5], frames: u64) -> Vec
 
 /// Requests per second over the first wire, client and server on one CPU.
 fn requests(wires: &Wires, cpu: usize, time: Duration) -> anyhow::Result<f64> {
+    // What the turn before left to do is done, and a flood, if there is one, is at its full rate.
+    thread::sleep(RISE);
     let listener = wires.edge.run(|| TcpListener::bind((ADDRESS, 0)))??;
     let address = listener.local_addr()?;
     let mut client = wires.wan.run(|| TcpStream::connect_timeout(&address, TIMEOUT))?.context("no connection")?;
@@ -211,7 +222,6 @@ fn beside_flood(wires: &Wires, [first, second]: [usize; 2], time: Duration) -> a
                 Ok(Flooded { frames: sent.arrived(), per_sec })
             })
         });
-        thread::sleep(RISE);
         let rate = requests(wires, first, time);
         stop.store(true, Ordering::Relaxed);
         let flood = flooding.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))??;
