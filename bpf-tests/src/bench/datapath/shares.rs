@@ -104,8 +104,9 @@ impl Shares {
         parts.sort_by(|a, b| b.1.total_cmp(&a.1));
         let said: Vec<String> = parts.iter().map(|(part, ns)| format!("{} {ns:.0}", part.name)).collect();
         let stages = if said.is_empty() { "no stage by itself 2 or more".to_owned() } else { said.join(", ") };
-        let mut text =
-            format!("over the floor with no stage (parsing, clock, target, counters) {rest:.0} ns; {stages}");
+        let mut text = format!(
+            "over the floor in mode bypass (parsing, clock, target, counters, no stage) {rest:.0} ns; {stages}"
+        );
         if !is_met {
             let stages: f64 = parts.iter().map(|(_, ns)| ns).sum();
             let help = match parts.first() {
@@ -131,7 +132,7 @@ mod tests {
         shares.parts[4] = vec![25.0, 15.0];
         shares.parts[8] = vec![0.2];
         let words = shares.words(false);
-        assert!(words.contains("counters) 22 ns; sketch and heavy source 20, trust 3; would help: knowing"), "{words}");
+        assert!(words.contains("no stage) 22 ns; sketch and heavy source 20, trust 3; would help: knowing"), "{words}");
         assert!(!shares.words(true).contains("help"));
         assert_eq!(Shares::new().words(true), "", "nothing was measured");
     }
