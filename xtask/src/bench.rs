@@ -16,7 +16,7 @@ pub(crate) struct Options {
     /// Print a line of JSON for each goal instead of the table
     #[arg(long)]
     json: bool,
-    /// Two minutes at most, with fewer rounds; nothing is recorded
+    /// Some three minutes, with fewer and shorter rounds; nothing is recorded
     #[arg(long)]
     quick: bool,
     /// Turns of every scenario

@@ -4,14 +4,13 @@ mod lists;
 mod loading;
 mod peer;
 mod scaling;
+mod shares;
 mod single;
+mod translated;
 
-use std::fs;
 use std::path::Path;
 
-use anyhow::Context as _;
-
-use super::{Goal, Options, stats};
+use super::{Goal, Options, plots as drawn, stats};
 
 /// Measures all of it.
 ///
@@ -43,8 +42,12 @@ pub fn run_only(
         let measured = lists::run(options, progress)?;
         goals.extend(measured.goals);
         if let Some(folder) = plots {
-            let path = folder.join("entries.svg");
-            fs::write(&path, measured.plot).with_context(|| format!("cannot write {}", path.display()))?;
+            progress("P4: the peers' curves");
+            let peers = drawn::entries(folder, options, measured.lines, progress)?;
+            for (id, are_networks) in [("P4a", true), ("P4c", false)] {
+                let goal = goals.iter_mut().find(|goal| goal.id == id);
+                goal.into_iter().for_each(|goal| goal.peer = drawn::with_a_million(&peers, are_networks));
+            }
         }
     }
     if is_wanted("P6") || is_wanted("P10") {

@@ -71,7 +71,7 @@ fn goals(rows: &[Row]) -> Vec<Goal> {
             minimum: Some(peer.ratio_min / own.ratio_max),
             median: Some(value),
             rounds: own.rounds.min(peer.rounds),
-            ..Goal::missing(id, what, "x", goal, &format!("ftagent {:.0} ns a frame", own.ns_median))
+            ..Goal::missing(id, what, "x", goal, &detail(own, peer, value >= at_least))
         };
         if own.leaked > 0 {
             goal.detail = format!("{} of {} frames leaked", own.leaked, own.packets);
@@ -79,6 +79,15 @@ fn goals(rows: &[Row]) -> Vec<Goal> {
         goal
     };
     wanted.into_iter().map(judge).collect()
+}
+
+/// Where the difference lies.
+fn detail(own: &Row, peer: &Row, is_met: bool) -> String {
+    let help = if is_met { "" } else { "; what of ours takes how long, and what would help, is told by P4b" };
+    format!(
+        "ftagent {:.0} ns a frame, {:.0} over the floor, {} {:.0} over it{help}",
+        own.ns_median, own.over_floor_ns, peer.title, peer.over_floor_ns
+    )
 }
 
 #[cfg(test)]

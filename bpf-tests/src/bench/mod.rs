@@ -10,6 +10,7 @@ pub mod history;
 pub mod ladder;
 pub mod latency;
 mod live;
+pub mod plots;
 pub mod report;
 mod stats;
 pub mod svg;
@@ -29,6 +30,8 @@ pub struct Goal {
     pub floor: Option<f64>,
     /// Such as "xdp-filter 45 ns".
     pub peer: Option<String>,
+    /// The best peer's figure in the same rounds and the same unit, where there is one: runs are compared by the ratio.
+    pub peer_value: Option<f64>,
     /// Such as "<= floor + 30 ns".
     pub goal: String,
     pub met: Option<bool>,
@@ -55,6 +58,7 @@ impl Goal {
             unit,
             floor: None,
             peer: None,
+            peer_value: None,
             goal: goal.to_owned(),
             met: None,
             minimum: None,

@@ -14,14 +14,21 @@ pub fn json(goals: &[Goal]) -> String {
     })
 }
 
-/// The table, with what explains a figure below it.
+/// The table, with what explains a figure below it. What is a cost over the floor has its own column; `value` is then the
+/// whole cost.
 pub fn table(goals: &[Goal]) -> String {
     let what = goals.iter().map(|g| g.what.chars().count()).max().unwrap_or(0).min(60);
+    let wanted = goals.iter().map(|g| g.goal.chars().count()).max().unwrap_or(0).min(32);
     let mut text = String::new();
-    writeln!(text, "{:5} {:what$} {:>12} {:>8} {:22} {:4} peer", "", "goal", "value", "floor", "wanted", "met")
+    let head = ("goal", "value", "floor", "over floor", "wanted", "met");
+    let (goal, value, floor, over, wish, met) = head;
+    writeln!(text, "{:5} {goal:what$} {value:>12} {floor:>8} {over:>10} {wish:wanted$} {met:4} peer", "")
         .expect("text");
     for goal in goals {
-        let value = goal.value.map_or_else(|| "-".to_owned(), |v| format!("{} {}", figure(v), goal.unit));
+        let is_over = is_over_floor(goal);
+        let whole = goal.value.map(|v| if is_over { v + goal.floor.unwrap_or(0.0) } else { v });
+        let value = whole.map_or_else(|| "-".to_owned(), |v| format!("{} {}", figure(v), goal.unit));
+        let over = goal.value.filter(|_| is_over).map_or_else(String::new, figure);
         let floor = goal.floor.map_or_else(String::new, figure);
         let met = match goal.met {
             Some(true) => "yes",
@@ -29,8 +36,12 @@ pub fn table(goals: &[Goal]) -> String {
             None => "-",
         };
         let peer = goal.peer.as_deref().unwrap_or("");
-        writeln!(text, "{:5} {:what$} {value:>12} {floor:>8} {:22} {met:4} {peer}", goal.id, goal.what, goal.goal)
-            .expect("text");
+        writeln!(
+            text,
+            "{:5} {:what$} {value:>12} {floor:>8} {over:>10} {:wanted$} {met:4} {peer}",
+            goal.id, goal.what, goal.goal
+        )
+        .expect("text");
     }
     for goal in goals.iter().filter(|g| !g.detail.is_empty()) {
         writeln!(text, "{:5} {}", goal.id, goal.detail).expect("text");
@@ -39,6 +50,11 @@ pub fn table(goals: &[Goal]) -> String {
     writeln!(text, "{} met, {} not met, {} not judged", count(Some(true)), count(Some(false)), count(None))
         .expect("text");
     text
+}
+
+/// Whether the figure is what something costs more than the floor.
+fn is_over_floor(goal: &Goal) -> bool {
+    goal.unit == "ns" && goal.floor.is_some() && goal.goal.starts_with("<= floor")
 }
 
 /// Few digits: what lies behind them is noise.
@@ -80,7 +96,8 @@ mod tests {
     #[test]
     fn the_table_says_what_is_met_and_why_a_figure_is_missing() {
         let text = table(&goals());
-        assert!(text.contains("12.3 ns") && text.contains("NO") && text.contains("xdp-filter 45 ns"), "{text}");
+        assert!(text.contains("21.3 ns     9.00       12.3 <= floor + 10 ns NO"), "{text}");
+        assert!(text.contains("NO") && text.contains("xdp-filter 45 ns"), "{text}");
         assert!(text.contains("P9    not measured in this build"), "{text}");
         assert!(text.ends_with("0 met, 1 not met, 1 not judged\n"), "{text}");
     }

@@ -10,15 +10,17 @@ use aya::programs::Xdp;
 use aya::programs::xdp::XdpMode;
 use aya_obj::programs::XdpAttachType;
 use ftagent::engine::{Matches, Origin, Point, Rule, RuleId, RuleSet, Verdict};
-use ftagent::xdp::compile::{Ground, Lists, Slots, compile};
+use ftagent::xdp::compile::{Ground, Lists, Slots, compile, key};
 use ftagent::xdp::counters;
+use ftagent::xdp::egress::Learning;
+use ftagent::xdp::gate::{self, GateMaps, Wanted};
 use ftagent::xdp::maps::Maps;
 use ftagent::xdp::pins::Pins;
 use ftagent::xdp::prefixes::map::PrefixMap;
 use ftagent::xdp::prefixes::plan::Plan;
 use ftagent::xdp::program::{AttachChoice, InterfacePlan, MapSizes, load};
 use ftagent::xdp::writer::Writer;
-use ftagent_common::abi::{Block, PRESENT, Rate, Reason, Settings, feature, mode};
+use ftagent_common::abi::{Block, GatedTarget, NO_RULE, PRESENT, Rate, Reason, Settings, feature, gate as gated, mode};
 use ftagent_common::vocab::AttachMode;
 use ipnet::{IpNet, Ipv4Net};
 
@@ -32,6 +34,10 @@ use crate::veth::{self, Device, EndSpec};
 
 /// What the daemon chooses at some five million frames a second.
 const ONE_IN: u32 = 512;
+/// The target behind the TCP gate: not the one that frames go to, which is not in flood mode.
+const GATED: &str = "10.99.0.77/32";
+/// Of every heavy source, packets a second: more than one CPU judges, so that no frame of a bench is over it.
+const SOURCE_LIMIT: u64 = 100_000_000;
 
 /// A namespace that is flooded, and the one that floods it.
 pub(crate) struct Wires {
@@ -71,10 +77,15 @@ pub(crate) struct Floor {
 
 impl Floor {
     pub(crate) fn new(wires: Wires) -> anyhow::Result<Self> {
+        Self::apart(wires, 0)
+    }
+
+    /// The same on all but the first so many wires, on which nothing is.
+    pub(crate) fn apart(wires: Wires, without: usize) -> anyhow::Result<Self> {
         let mut ebpf = EbpfLoader::new().load(object::LADDER).context("the lab's programs do not load")?;
         let program: &mut Xdp = ebpf.program_mut("lab_bare").context("no lab_bare")?.try_into()?;
         program.load()?;
-        for (near, _) in &wires.pairs {
+        for (near, _) in wires.pairs.iter().skip(without) {
             wires.edge.run(|| program.attach(&near.name, XdpMode::Driver).map(drop))??;
         }
         Ok(Self { wires, ebpf })
@@ -93,6 +104,8 @@ pub(crate) struct Load {
     pub(crate) list: Vec<Ipv4Net>,
     /// Exact blocks beside the rules'.
     pub(crate) blocks: Vec<[u8; 4]>,
+    /// Of the maps, as the configuration may choose them.
+    pub(crate) sizes: MapSizes,
 }
 
 /// The datapath on every wire of a namespace.
@@ -113,11 +126,15 @@ impl UnderTest {
             .zip(0..)
             .map(|((near, _), slot)| InterfacePlan { name: near.name.clone(), slot, choice: AttachChoice::Native })
             .collect();
-        let attached = wires.edge.run(|| load(&plans, &pins, &MapSizes::default())?.attach())??;
+        let attached = wires.edge.run(|| load(&plans, &pins, &held.sizes)?.attach())??;
         if let Some(other) = attached.iter().find(|a| a.mode != AttachMode::Native) {
             bail!("the datapath is attached as {other:?}");
         }
+        if let Some(Learning::Off(why)) = attached.iter().map(|a| &a.egress).find(|egress| !egress.is_active()) {
+            bail!("what leaves is not learnt: {why}");
+        }
         let maps = Maps::open(&pins.maps())?;
+        learnt_for_long(&GateMaps::open(&pins.maps())?)?;
         fill(&maps, held)?;
         Ok(Self { wires, pins, maps, _dir: dir })
     }
@@ -161,7 +178,19 @@ impl UnderTest {
     }
 }
 
-/// Writes rules, list and blocks with the settings of a daemon that enforces, sketches and samples.
+/// Tells reflectors and the TCP gate what the daemon tells them, as if it had learnt for long; the gate stands before
+/// an address that is not flooded.
+fn learnt_for_long(maps: &GateMaps) -> anyhow::Result<()> {
+    let there = maps.settings.lookup(&0)?.unwrap_or_default();
+    let wanted = Wanted { reflector_ports: Vec::new(), served_ports: Vec::new(), warmup_ns: 0 };
+    let mut settings = gate::settings(&there, &wanted, &[], true, 1, || [0x9e37_79b9_7f4a_7c15, 0xc2b2_ae3d_27d4_eb4f]);
+    (settings.flows_from_ns, settings.queries_from_ns) = (1, 1);
+    maps.settings.insert(&0, &settings)?;
+    let target = GatedTarget { rule: NO_RULE, flags: PRESENT, how: gated::LOCAL, ..GatedTarget::default() };
+    Ok(maps.gated.insert(&key(net(GATED)), &target)?)
+}
+
+/// Writes rules, list and blocks with the settings of a daemon that enforces, with every stage in the path.
 fn fill(maps: &Maps, held: &Load) -> anyhow::Result<()> {
     let protected = vec![IpNet::from(IpAddr::V4(ADDRESS)), net("fd99::1/128")];
     let mut ground = Ground { protected, ..Ground::default() };
@@ -187,13 +216,15 @@ fn fill(maps: &Maps, held: &Load) -> anyhow::Result<()> {
     }
 }
 
-/// Those of a daemon that enforces, sketches and samples.
+/// Those of a daemon that enforces, with every stage that needs no rule: sources are counted and limited, frames sampled,
+/// answers that nobody asked for dropped, and a target is behind the TCP gate.
 pub(crate) fn settings() -> Settings {
     Settings {
         mode: mode::ENFORCE,
-        features: feature::SOURCES | feature::SAMPLE,
+        features: feature::SOURCES | feature::SOURCE_POLICER | feature::SAMPLE | feature::REFLECTORS | feature::GATE,
         heartbeat_ns: Moment::now().mono_ns,
         not_ip: Rate::packets(1_000, 1_000),
+        source_rate: Rate::packets(SOURCE_LIMIT, SOURCE_LIMIT),
         sample_rate: Rate::packets(10_000, 1_000),
         sample_below: u32::MAX / ONE_IN,
         sample_one_in: ONE_IN,

@@ -26,7 +26,7 @@ struct Arguments {
     /// Print a line of JSON for each goal instead of the table
     #[arg(long)]
     json: bool,
-    /// Two minutes at most, with fewer rounds; nothing is recorded
+    /// Some three minutes, with fewer and shorter rounds; nothing is recorded
     #[arg(long)]
     quick: bool,
     /// Turns of every scenario
@@ -112,6 +112,7 @@ fn measure(arguments: &Arguments) -> anyhow::Result<()> {
         }
     }
     if let Some(docs) = docs {
+        bench::plots::goals(docs, &goals)?;
         history::append(&path(docs), &entry).context("the history cannot be written")?;
     }
     Ok(())

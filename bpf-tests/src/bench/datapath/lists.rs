@@ -7,11 +7,13 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use ftagent::engine::{Matches, Verdict};
+use ftagent::xdp::program::MapSizes;
+use ftagent_common::abi::{FILTER_WORDS, Settings, feature};
 use ipnet::{IpNet, Ipv4Net};
 
 use super::{Goal, over_floor};
 use crate::bench::live::{Cost, Flood, cpus};
-use crate::bench::svg::{self, Series};
+use crate::bench::svg::Series;
 use crate::bench::under_test::{Floor, Load, UnderTest, Wires, net, rules};
 use crate::bench::{Options, stats};
 use crate::generator::{Entries, Listed, Vary};
@@ -19,8 +21,6 @@ use crate::ladder::{ADDRESS, MAC, Stopwatch};
 use crate::packet::PacketBuilder;
 
 const MILLION: u32 = 1_000_000;
-/// As many exact blocks as the default maps hold.
-const EXACT: u32 = 262_144;
 /// Where no list of these has an entry, and none is special.
 const FAR: &str = "32.0.0.0/4";
 /// Where every /24 has one listed address: a miss there needs the last step of the look-up.
@@ -30,16 +30,23 @@ const NEAR_ENTRIES: u32 = 1 << 16;
 const SHORT: Ipv4Addr = Ipv4Addr::new(64, 0, 0, 0);
 const SHORT_ENTRIES: u32 = 1 << 13;
 
+/// The flood without a list, with less and less behind it.
+const NO_SKETCH: &str = "0 miss, no sketch";
+const NO_SAMPLES: &str = "0 miss, no samples";
+const BARE: &str = "0 miss, the rule alone";
+
 pub(super) struct Measured {
     pub(super) goals: Vec<Goal>,
-    /// Cost over the number of entries, an SVG.
-    pub(super) plot: String,
+    /// Cost over the number of entries.
+    pub(super) lines: Vec<Series>,
 }
 
 /// One flood of one datapath.
 struct Scenario {
     id: &'static str,
     under_test: usize,
+    /// What is switched off while it has its turn, see [`feature`].
+    without: u32,
     flood: Flood,
     costs: Vec<Cost>,
 }
@@ -51,7 +58,9 @@ pub(super) fn run(options: &Options, progress: &mut dyn FnMut(&str)) -> anyhow::
     let mut tested = Vec::new();
     let mut stand = |what: &str, list: Vec<Ipv4Net>, blocks: Vec<[u8; 4]>| -> anyhow::Result<usize> {
         progress(&format!("setting up {what}"));
-        tested.push(UnderTest::new(Wires::new(1)?, &Load { rules: drops_all(), list, blocks })?);
+        let blocks_at_most = MapSizes::default().blocks.max(blocks.len() as u32);
+        let sizes = MapSizes { blocks: blocks_at_most, ..MapSizes::default() };
+        tested.push(UnderTest::new(Wires::new(1)?, &Load { rules: drops_all(), list, blocks, sizes })?);
         Ok(tested.len() - 1)
     };
     let addresses = |count| -> Vec<Ipv4Net> { Listed::new(Entries::Addresses, count).networks().collect() };
@@ -60,14 +69,18 @@ pub(super) fn run(options: &Options, progress: &mut dyn FnMut(&str)) -> anyhow::
     let hundred = stand("100,000 prefixes", mixed(100_000), Vec::new())?;
     let million = stand("1,000,000 prefixes of /16 to /32", mixed(MILLION), Vec::new())?;
     let million_ip = stand("1,000,000 addresses as a list", addresses(MILLION), Vec::new())?;
-    let octets = addresses(EXACT).iter().map(|n| n.addr().octets()).collect();
-    let exact = stand("262,144 exact blocks", Vec::new(), octets)?;
+    let octets = addresses(MILLION).iter().map(|n| n.addr().octets()).collect();
+    let exact = stand("1 M exact blocks", Vec::new(), octets)?;
 
     let listed = |entries, count| Vary { listed: Some(Listed::new(entries, count)), ..Vary::default() };
     let within = |prefix: &str| Vary { sources: Some(net(prefix)), ..Vary::default() };
+    let all = feature::SOURCES | feature::SOURCE_POLICER | feature::SAMPLE | feature::REFLECTORS | feature::GATE;
     let rows = [
         ("hot", none, Vary::default()),
         ("0 miss", none, within(FAR)),
+        (NO_SKETCH, none, within(FAR)),
+        (NO_SAMPLES, none, within(FAR)),
+        (BARE, none, within(FAR)),
         ("1k hit", thousand, listed(Entries::Networks, in_lab(1_000))),
         ("1k miss", thousand, within(FAR)),
         ("100k hit", hundred, listed(Entries::Networks, in_lab(100_000))),
@@ -77,15 +90,21 @@ pub(super) fn run(options: &Options, progress: &mut dyn FnMut(&str)) -> anyhow::
         ("1M near miss", million, within("48.0.0.0/8")),
         ("1M ip hit", million_ip, listed(Entries::Addresses, MILLION)),
         ("1M ip miss", million_ip, within(FAR)),
-        ("exact hit", exact, listed(Entries::Addresses, EXACT)),
+        ("exact hit", exact, listed(Entries::Addresses, MILLION)),
         ("exact miss", exact, within(FAR)),
     ];
-    let template = PacketBuilder::v4([32, 1, 2, 3], ADDRESS).macs([2, 0, 0, 0, 0, 2], MAC).udp(53, 4_242);
+    let template = PacketBuilder::v4([32, 1, 2, 3], ADDRESS).macs([2, 0, 0, 0, 0, 2], MAC).udp(4_000, 4_242);
     let template = template.payload(&[0; 18]).build();
     let mut scenarios = Vec::new();
     for (id, under_test, vary) in rows {
         let flood = Flood::new(&template, &vary, cpu)?;
-        scenarios.push(Scenario { id, under_test, flood, costs: Vec::new() });
+        let without = match id {
+            NO_SKETCH => feature::SOURCES,
+            NO_SAMPLES => feature::SAMPLE,
+            BARE => all,
+            _ => 0,
+        };
+        scenarios.push(Scenario { id, under_test, without, flood, costs: Vec::new() });
     }
     let mut bare = Flood::new(&template, &within(FAR), cpu)?;
     let time = Duration::from_millis(if options.quick { 40 } else { 100 });
@@ -94,15 +113,20 @@ pub(super) fn run(options: &Options, progress: &mut dyn FnMut(&str)) -> anyhow::
         progress(&format!("round {round} of {}", options.rounds));
         floors.push(bare.send(&floor.wires, 0, &stopwatch, time)?.receive_ns);
         for scenario in &mut scenarios {
-            let wires = &tested[scenario.under_test].wires;
-            scenario.costs.push(scenario.flood.send(wires, 0, &stopwatch, time)?);
+            let under_test = &tested[scenario.under_test];
+            let settings = &under_test.maps().settings;
+            let there = under_test.maps().read_settings()?;
+            settings.insert(&0, &Settings { features: there.features & !scenario.without, ..there })?;
+            let cost = scenario.flood.send(&under_test.wires, 0, &stopwatch, time);
+            settings.insert(&0, &there)?;
+            scenario.costs.push(cost?);
         }
     }
     for (number, under_test) in tested.iter().enumerate() {
         anyhow::ensure!(under_test.dropped()? > 0, "datapath {number} dropped nothing");
     }
     let rounds = Rounds { scenarios, floors };
-    Ok(Measured { goals: rounds.goals(), plot: rounds.plot() })
+    Ok(Measured { goals: rounds.goals(), lines: rounds.lines() })
 }
 
 /// Everything that comes to the target, so that nothing is left for the kernel to do.
@@ -126,6 +150,17 @@ fn mixed(count: u32) -> Vec<Ipv4Net> {
         list.extend((0..SHORT_ENTRIES).map(|i| prefix(u32::from(SHORT) | (i << 16), 16 + (i % 8) as u8)));
     }
     list
+}
+
+/// How much of the exact blocks' misses the filter in front answers.
+fn of_the_filter() -> String {
+    let bits = FILTER_WORDS as f64 * 64.0;
+    let answered = (-f64::from(MILLION) / bits).exp() * 100.0;
+    format!(
+        "since the filter in front, of {:.0} k bits, answers {answered:.0} % of the misses and the kernel's hash the others; \
+         would help most: a filter that grows with the blocks",
+        bits / 1_024.0
+    )
 }
 
 /// What all rounds gave.
@@ -152,25 +187,55 @@ impl Rounds {
             ("P4b", "1 M prefixes /16-/32: random miss", 45.0, "1M miss"),
             ("P4c", "1 M addresses as a list: random hit", 230.0, "1M ip hit"),
             ("P4d", "1 M addresses as a list: random miss", 45.0, "1M ip miss"),
-            ("P4e", "262,144 exact blocks: random hit", 230.0, "exact hit"),
-            ("P4f", "262,144 exact blocks: random miss", 45.0, "exact miss"),
+            ("P4e", "1 M exact blocks: random hit", 230.0, "exact hit"),
+            ("P4f", "1 M exact blocks: random miss", 45.0, "exact miss"),
             ("P4g", "1 M prefixes: miss beside an entry in its /24", 45.0, "1M near miss"),
         ];
         let without = self.costs("0 miss");
+        let miss = self.of_a_miss();
         for (id, what, at_most, scenario) in rows {
             let over = self.over(scenario, &self.floors);
             let beside = stats::median(&self.over(scenario, &without)).unwrap_or(0.0);
-            let detail = if scenario.ends_with("miss") {
-                format!(
-                    "with the rule of the target, the sketch and the counters behind it, which the goal bounds as well; the \
-                     list by itself: {beside:.0} ns more than the same flood without a list"
-                )
+            let detail = if scenario == "exact miss" {
+                format!("the look-up by itself: {beside:.0} ns more than without it, {}; {miss}", of_the_filter())
+            } else if scenario.ends_with("miss") {
+                format!("the list by itself: {beside:.0} ns more than without it; {miss}")
             } else {
-                String::new()
+                self.growth(id)
             };
             goals.push(over_floor((id, what, at_most), &over, &self.floors, detail));
         }
         goals
+    }
+
+    /// Where the time of a frame on no list goes.
+    fn of_a_miss(&self) -> String {
+        let all = self.costs("0 miss");
+        let more = |id: &str| -stats::median(&self.over(id, &all)).unwrap_or(0.0);
+        let bare = stats::median(&self.over(BARE, &self.floors)).unwrap_or(0.0);
+        format!(
+            "the same flood without any is {:.0} over the floor: sketch {:.0}, samples {:.0}, parsing, counters and the rule of the target that \
+             drops it {bare:.0}, the rest reflectors and what these leave in the path; would help: fewer look-ups in \
+             front of the first stage, and a sketch whose line is in the cache",
+            stats::median(&self.over("0 miss", &self.floors)).unwrap_or(0.0),
+            more(NO_SKETCH),
+            more(NO_SAMPLES)
+        )
+    }
+
+    /// What a hit costs the more entries there are.
+    fn growth(&self, id: &str) -> String {
+        if id != "P4a" {
+            return "a random entry each time: what it costs more than with few entries are misses of the processor's cache"
+                .to_owned();
+        }
+        let of = |id: &str| stats::median(&self.over(id, &self.floors)).unwrap_or(0.0);
+        format!(
+            "over the floor with 1,000 prefixes {:.0} ns, with 100,000 {:.0}: the same steps, what grows are misses of the \
+             processor's cache and of its address translation",
+            of("1k hit"),
+            of("100k hit")
+        )
     }
 
     /// P3.
@@ -211,6 +276,7 @@ impl Rounds {
             },
             Goal {
                 value: rate,
+                floor: floor.map(|ns| 1e3 / ns),
                 met: rate.map(|rate| rate >= 5.0),
                 minimum: stats::minimum(&mpps),
                 median: rate,
@@ -226,17 +292,16 @@ impl Rounds {
         ]
     }
 
-    fn plot(&self) -> String {
+    fn lines(&self) -> Vec<Series> {
         let point = |entries: f64, id: &str| stats::median(&self.over(id, &self.floors)).map(|ns| (entries, ns));
         let line = |name: &str, rows: &[(f64, &str)]| Series {
             name: name.to_owned(),
             points: rows.iter().filter_map(|(entries, id)| point(*entries, id)).collect(),
         };
-        let series = [
-            line("prefixes, hit", &[(1e3, "1k hit"), (1e5, "100k hit"), (1e6, "1M hit")]),
-            line("prefixes, miss", &[(0.0, "0 miss"), (1e3, "1k miss"), (1e5, "100k miss"), (1e6, "1M miss")]),
-        ];
-        svg::lines("Cost of a dropped frame, random sources", "entries", "ns over a bare XDP_DROP", &series)
+        vec![
+            line("ftagent, hit", &[(1e3, "1k hit"), (1e5, "100k hit"), (1e6, "1M hit")]),
+            line("ftagent, miss", &[(0.0, "0 miss"), (1e3, "1k miss"), (1e5, "100k miss"), (1e6, "1M miss")]),
+        ]
     }
 }
 

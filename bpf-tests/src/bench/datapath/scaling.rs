@@ -25,7 +25,7 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Goal> {
     let held =
         Load { rules: rules([(Matches::target(net(&format!("{ADDRESS}/32"))), Verdict::Drop)]), ..Load::default() };
     let under_test = UnderTest::new(Wires::new(2)?, &held)?;
-    let template = PacketBuilder::v4([32, 1, 2, 3], ADDRESS).macs([2, 0, 0, 0, 0, 2], MAC).udp(53, 4_242);
+    let template = PacketBuilder::v4([32, 1, 2, 3], ADDRESS).macs([2, 0, 0, 0, 0, 2], MAC).udp(4_000, 4_242);
     let template = template.payload(&[0; 18]).build();
     let vary = Vary { sources: Some(net("32.0.0.0/4")), ..Vary::default() };
     let mut floods = [Flood::new(&template, &vary, first)?, Flood::new(&template, &vary, second)?];
