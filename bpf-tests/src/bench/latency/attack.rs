@@ -20,8 +20,9 @@ use crate::clock::{Moment, now};
 use crate::generator::{Bounds, Pace};
 use crate::replay::{self, Recording, Timing};
 
-/// Frames a second: six times the floor above which traffic can be an attack.
-pub(super) const RATE: u64 = 60_000;
+/// Frames a second, a tenth of what one core can send: ten times the floor above which traffic can be an attack. Below
+/// five times the floor an incident waits for its confirmation, 300 ms with default settings.
+pub(super) const RATE: u64 = 100_000;
 /// Between two looks at the counters.
 const LOOK: Duration = Duration::from_millis(1);
 
@@ -51,12 +52,16 @@ pub(super) fn play(
     let began = *began.get().context("not one frame was sent")?;
     let incidents = site.incidents()?;
     let rules = site.rules()?;
-    Ok(judge(&incidents, &rules, family, target).map(|first_hit_ns| {
+    Ok(judge(&incidents, &rules, family, target).map(|(incident, first_hit_ns)| {
         // The rule's stamp lags by up to a tick of the kernel, the look comes late: both are never too early, so the
         // earlier one is nearer.
         let by_stamp = (first_hit_ns + coarse_tick_ns()).saturating_sub(began.mono_ns);
         let by_look = seen.map_or(u64::MAX, |seen| seen.mono_ns.saturating_sub(began.mono_ns));
-        Dropped { first_drop_ms: by_stamp.min(by_look) as f64 / 1e6 }
+        let opened = incident.timeline.iter().find(|entry| entry.kind == "opened").map(|entry| entry.at);
+        Dropped {
+            first_drop_ms: by_stamp.min(by_look) as f64 / 1e6,
+            opened_ms: opened.map(|at| (at - time::OffsetDateTime::from(began.wall)).as_seconds_f64() * 1e3),
+        }
     }))
 }
 
@@ -78,13 +83,13 @@ fn watch(site: &Site, before: u64, is_over: impl Fn() -> bool) -> anyhow::Result
     Ok(None)
 }
 
-/// The stamp of the first frame that a rule of the right incident dropped.
-fn judge(
-    incidents: &[IncidentReport],
+/// The right incident, and the stamp of the first frame that a rule of it dropped.
+fn judge<'a>(
+    incidents: &'a [IncidentReport],
     rules: &[RuleStatus],
     family: AttackFamily,
     target: IpAddr,
-) -> Result<u64, Failure> {
+) -> Result<(&'a IncidentReport, u64), Failure> {
     let is_ours = |incident: &&IncidentReport| incident.target == IpNet::from(target);
     // Every run has a target of its own, so wider incidents cover what was never attacked.
     if let Some(stray) = incidents.iter().find(|i| i.target.prefix_len() != i.target.max_prefix_len()) {
@@ -95,11 +100,12 @@ fn judge(
         return Err(Failure::Family(incident.family));
     }
     let of_it = rules.iter().filter(|rule| rule.origin.incident() == Some(incident.uuid));
-    of_it.filter_map(|rule| rule.first_hit_mono_ns.filter(|ns| *ns > 0)).min().ok_or(Failure::Undropped)
+    let first = of_it.filter_map(|rule| rule.first_hit_mono_ns.filter(|ns| *ns > 0)).min();
+    first.map(|ns| (incident, ns)).ok_or(Failure::Undropped)
 }
 
 /// How far the clock that drops are stamped with may lag.
-fn coarse_tick_ns() -> u64 {
+pub(super) fn coarse_tick_ns() -> u64 {
     let tick = clock_getres(ClockId::CLOCK_MONOTONIC_COARSE).expect("every Linux has a coarse clock");
     Duration::from(tick).as_nanos() as u64
 }

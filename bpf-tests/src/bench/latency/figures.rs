@@ -24,6 +24,8 @@ pub(super) struct Run {
 pub(super) struct Dropped {
     /// Milliseconds from the moment before the first frame to the first drop; never less than it took.
     pub(super) first_drop_ms: f64,
+    /// When the incident opened, by the agent's own time line: what comes after is naming it and making its rule.
+    pub(super) opened_ms: Option<f64>,
 }
 
 /// What went wrong with an attack.
@@ -77,12 +79,17 @@ pub(super) fn goals(runs: &[Run], wanted: u32) -> Vec<Goal> {
     let failed = runs.iter().filter(|run| run.outcome.is_err()).count();
     let whole = runs.len() == wanted as usize * FAMILIES.len();
     let families: Vec<String> = FAMILIES.into_iter().map(|family| of_family(runs, family)).collect();
+    let opened = sorted(runs.iter().filter_map(|run| run.outcome.as_ref().ok()?.opened_ms).collect());
+    let opened = |share| quantile(&opened, share).map_or_else(|| "-".to_owned(), figure);
     let tail = format!(
-        "{} attacks, {failed} not dropped or named wrong (each counted as {} ms){}; longest {}",
+        "{} attacks, {failed} not dropped or named wrong (each counted as {} ms){}; longest {}; incidents opened at \
+         p50 {}, p99 {}",
         runs.len(),
         TIME_OUT.as_millis(),
         if whole { "" } else { ", cut short by the time limit" },
         all.last().map_or_else(|| "-".to_owned(), |ms| figure(*ms)),
+        opened(0.5),
+        opened(0.99),
     );
     let details = [tail, format!("p50/p99/longest ms: {}", families.join(", "))];
     let goal = |((id, what, goal, share, most), detail): ((&'static str, &str, &str, f64, f64), String)| {
@@ -118,7 +125,7 @@ mod tests {
     use super::*;
 
     fn all(ms: f64, count: u32) -> Vec<Run> {
-        let run = |family| Run { family, outcome: Ok(Dropped { first_drop_ms: ms }) };
+        let run = |family| Run { family, outcome: Ok(Dropped { first_drop_ms: ms, opened_ms: Some(ms - 9.0) }) };
         (0..count).flat_map(|_| FAMILIES.map(run)).collect()
     }
 
@@ -138,6 +145,7 @@ mod tests {
         assert_eq!((judged[0].value, judged[1].value), (Some(90.0), Some(90.0)));
         assert!(judged.iter().all(|g| g.met == Some(false)), "{judged:?}");
         assert!(judged[0].detail.contains("1 not dropped") && judged[0].detail.contains("longest 2000"), "{judged:?}");
+        assert!(judged[0].detail.ends_with("opened at p50 81.0, p99 81.0"), "{judged:?}");
         assert!(judged[1].detail.contains("(1 failed)"), "{judged:?}");
         for run in &mut runs[..10] {
             run.outcome = Err(Failure::Family(AttackFamily::Unknown));

@@ -7,10 +7,12 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use ftagent::engine::{Matches, Verdict};
+use ftagent::xdp::counters;
+use ftagent_common::abi::RuleHits;
 
 use super::super::under_test::{Load, UnderTest, Wires, net, rules};
 use super::super::{Goal, Options};
-use super::attack::RATE;
+use super::attack::{RATE, coarse_tick_ns};
 use super::figures::{quantile, sorted};
 use crate::clock::{Moment, now};
 use crate::generator::{Bounds, Generator, Pace, Vary};
@@ -25,6 +27,8 @@ const BURST: u64 = PPS / 10;
 const LONGEST: Duration = Duration::from_secs(1);
 const RUNS: u32 = 200;
 const QUICK_RUNS: u32 = 20;
+/// Where the hits of the one rule lie: its number is 1.
+const SLOT: u32 = 1;
 const MOST_MS: f64 = 10.0;
 
 /// Measures a limit of the target and one of the source.
@@ -93,17 +97,23 @@ fn floods(under_test: &UnderTest, template: &[u8], runs: u32) -> anyhow::Result<
     Ok(times)
 }
 
-/// Looks at the counters all the time: what is seen cannot have happened later.
+/// Between two looks at the counters; without a pause the looking would take the sender's time.
+const LOOK: Duration = Duration::from_micros(50);
+
+/// Looks at the counters until something is dropped. A look that is kept waiting sees the drop late; the rule's own stamp lags by a tick
+/// of the kernel at most. Neither is too early, so the earlier one counts.
 fn flood(under_test: &UnderTest, generator: &mut Generator, device: u32) -> anyhow::Result<f64> {
     let (began, over) = (OnceLock::new(), AtomicBool::new(false));
     let before = under_test.dropped()?;
+    let maps = under_test.maps();
+    maps.rule_hits.insert(&SLOT, &RuleHits::default())?;
     let seen = thread::scope(|scope| -> anyhow::Result<Option<Moment>> {
         let watch = scope.spawn(|| {
             let deadline = now() + LONGEST;
             let seen = loop {
                 match under_test.dropped() {
                     Ok(dropped) if dropped > before => break Ok(Some(Moment::now())),
-                    Ok(_) if now() < deadline => {}
+                    Ok(_) if now() < deadline => thread::sleep(LOOK),
                     Ok(_) => break Ok(None),
                     Err(error) => break Err(error),
                 }
@@ -119,5 +129,10 @@ fn flood(under_test: &UnderTest, generator: &mut Generator, device: u32) -> anyh
     })?;
     let began = began.get().context("not one frame was sent")?;
     let Some(seen) = seen else { bail!("nothing was dropped within {LONGEST:?}") };
-    Ok((seen - *began).as_secs_f64() * 1e3)
+    let stamp = counters::rule_hits(maps, SLOT)?.first_ns;
+    if stamp == 0 {
+        bail!("what was dropped, was not dropped by the limit");
+    }
+    let earlier = seen.mono_ns.min(stamp + coarse_tick_ns());
+    Ok(earlier.saturating_sub(began.mono_ns) as f64 / 1e6)
 }
