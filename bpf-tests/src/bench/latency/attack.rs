@@ -7,11 +7,11 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use ftagent::status::RuleStatus;
 use ftagent_common::api::IncidentReport;
 use ftagent_common::vocab::AttackFamily;
 use ipnet::IpNet;
 use nix::time::{ClockId, clock_getres};
+use uuid::Uuid;
 
 use super::figures::{Dropped, Failure, TIME_OUT};
 use super::frames::{self, Wrapping};
@@ -52,12 +52,18 @@ pub(super) fn play(
     let began = *began.get().context("not one frame was sent")?;
     let incidents = site.incidents()?;
     let rules = site.rules()?;
-    Ok(judge(&incidents, &rules, family, target).map(|(incident, first_hit_ns)| {
+    let fresh: Vec<&IncidentReport> = incidents.iter().filter(|incident| site.known.insert(incident.uuid)).collect();
+    let named: Vec<Named> = fresh.iter().map(|i| Named { uuid: i.uuid, target: i.target, family: i.family }).collect();
+    let hits: Vec<Hit> =
+        rules.iter().filter_map(|rule| Some((rule.origin.incident()?, rule.first_hit_mono_ns?))).collect();
+    Ok(judge(&named, &hits, family, target).map(|(uuid, first_hit_ns)| {
         // The rule's stamp lags by up to a tick of the kernel, the look comes late: both are never too early, so the
         // earlier one is nearer.
         let by_stamp = (first_hit_ns + coarse_tick_ns()).saturating_sub(began.mono_ns);
         let by_look = seen.map_or(u64::MAX, |seen| seen.mono_ns.saturating_sub(began.mono_ns));
-        let opened = incident.timeline.iter().find(|entry| entry.kind == "opened").map(|entry| entry.at);
+        let incident = fresh.iter().find(|incident| incident.uuid == uuid);
+        let opened =
+            incident.and_then(|i| i.timeline.iter().find(|entry| entry.kind == "opened")).map(|entry| entry.at);
         Dropped {
             first_drop_ms: by_stamp.min(by_look) as f64 / 1e6,
             opened_ms: opened.map(|at| (at - time::OffsetDateTime::from(began.wall)).as_seconds_f64() * 1e3),
@@ -83,29 +89,60 @@ fn watch(site: &Site, before: u64, is_over: impl Fn() -> bool) -> anyhow::Result
     Ok(None)
 }
 
-/// The right incident, and the stamp of the first frame that a rule of it dropped.
-fn judge<'a>(
-    incidents: &'a [IncidentReport],
-    rules: &[RuleStatus],
+/// What the agent says of an incident that was not there before.
+#[derive(Clone, Copy, Debug)]
+struct Named {
+    uuid: Uuid,
+    target: IpNet,
     family: AttackFamily,
-    target: IpAddr,
-) -> Result<(&'a IncidentReport, u64), Failure> {
-    let is_ours = |incident: &&IncidentReport| incident.target == IpNet::from(target);
-    // Every run has a target of its own, so wider incidents cover what was never attacked.
-    if let Some(stray) = incidents.iter().find(|i| i.target.prefix_len() != i.target.max_prefix_len()) {
+}
+
+/// An incident, and when a rule of it dropped its first frame; 0: never.
+type Hit = (Uuid, u64);
+
+/// The incident of an attack of `family` on `target`, and the first drop by a rule of it.
+fn judge(fresh: &[Named], hits: &[Hit], family: AttackFamily, target: IpAddr) -> Result<(Uuid, u64), Failure> {
+    let target = IpNet::from(target);
+    if let Some(stray) = fresh.iter().find(|incident| incident.target != target) {
         return Err(Failure::Target(stray.target.to_string()));
     }
-    let incident = incidents.iter().find(is_ours).ok_or(Failure::Undetected)?;
+    let incident = fresh.first().ok_or(Failure::Undetected)?;
     if incident.family != family {
         return Err(Failure::Family(incident.family));
     }
-    let of_it = rules.iter().filter(|rule| rule.origin.incident() == Some(incident.uuid));
-    let first = of_it.filter_map(|rule| rule.first_hit_mono_ns.filter(|ns| *ns > 0)).min();
-    first.map(|ns| (incident, ns)).ok_or(Failure::Undropped)
+    let of_it = hits.iter().filter(|(uuid, ns)| *uuid == incident.uuid && *ns > 0);
+    of_it.min_by_key(|(_, ns)| *ns).copied().ok_or(Failure::Undropped)
 }
 
 /// How far the clock that drops are stamped with may lag.
 pub(super) fn coarse_tick_ns() -> u64 {
     let tick = clock_getres(ClockId::CLOCK_MONOTONIC_COARSE).expect("every Linux has a coarse clock");
     Duration::from(tick).as_nanos() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_right_incident_and_a_drop_by_its_own_rule_count() {
+        let family = AttackFamily::SynFlood;
+        let target = IpAddr::from([10, 64, 1, 1]);
+        let named = |number, target: &str, family| Named {
+            uuid: Uuid::from_u128(number),
+            target: target.parse().expect("a prefix"),
+            family,
+        };
+        let right = named(1, "10.64.1.1/32", family);
+        let hits = [(Uuid::from_u128(2), 5), (right.uuid, 0), (right.uuid, 9), (right.uuid, 7)];
+        assert_eq!(judge(&[right], &hits, family, target), Ok((right.uuid, 7)));
+        assert_eq!(judge(&[right], &hits[..2], family, target), Err(Failure::Undropped));
+        assert_eq!(judge(&[], &hits, family, target), Err(Failure::Undetected));
+        let other = named(1, "10.64.1.1/32", AttackFamily::TcpFlood);
+        assert_eq!(judge(&[other], &hits, family, target), Err(Failure::Family(AttackFamily::TcpFlood)));
+        for stray in ["10.64.1.0/24", "10.64.1.2/32"] {
+            let fresh = [right, named(3, stray, family)];
+            assert_eq!(judge(&fresh, &hits, family, target), Err(Failure::Target(stray.to_owned())));
+        }
+    }
 }

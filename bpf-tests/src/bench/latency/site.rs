@@ -1,5 +1,6 @@
 //! An agent in front of a network that it forwards to, and the wire that attacks come from.
 
+use std::collections::HashSet;
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr};
@@ -17,6 +18,7 @@ use ftagent::xdp::maps::Maps;
 use ftagent::xdp::pins::Pins;
 use ftagent_common::abi::Reason;
 use ftagent_common::api::IncidentReport;
+use uuid::Uuid;
 
 use crate::bpffs::LabDir;
 use crate::inside::{self, Life};
@@ -35,6 +37,8 @@ pub(super) struct Site {
     agent: Process,
     maps: Maps,
     socket: PathBuf,
+    /// Incidents of attacks that are over.
+    pub(super) known: HashSet<Uuid>,
     pub(super) wan: Netns,
     edge: Netns,
     program: PathBuf,
@@ -67,7 +71,7 @@ impl Site {
         agent.wait_for("`ready`", PATIENCE, &never, |line| (line.trim() == "ready").then_some(()))?;
         let maps = Maps::open(&Pins::below(&dir.bpf())?.maps()).context("the agent pinned no maps")?;
         let socket = dir.path().join("run/ftagent.sock");
-        Ok(Self { agent, maps, socket, wan, edge, program: program.to_owned(), dir })
+        Ok(Self { agent, maps, socket, known: HashSet::new(), wan, edge, program: program.to_owned(), dir })
     }
 
     /// Frames dropped so far by any stage.
