@@ -50,13 +50,14 @@ pub(super) fn play(
         seen
     })?;
     let began = *began.get().context("not one frame was sent")?;
-    let incidents = site.incidents()?;
+    // Rules go with their incident, which is remembered for a while.
     let rules = site.rules()?;
+    let incidents = site.incidents()?;
     let fresh: Vec<&IncidentReport> = incidents.iter().filter(|incident| site.known.insert(incident.uuid)).collect();
     let named: Vec<Named> = fresh.iter().map(|i| Named { uuid: i.uuid, target: i.target, family: i.family }).collect();
     let hits: Vec<Hit> =
-        rules.iter().filter_map(|rule| Some((rule.origin.incident()?, rule.first_hit_mono_ns?))).collect();
-    Ok(judge(&named, &hits, family, target).map(|(uuid, first_hit_ns)| {
+        rules.iter().filter_map(|rule| Some((rule.origin.incident()?, rule.first_hit_mono_ns.unwrap_or(0)))).collect();
+    Ok(judge(&named, &hits, family, target, seen.is_some()).map(|(uuid, first_hit_ns)| {
         // The rule's stamp lags by up to a tick of the kernel, the look comes late: both are never too early, so the
         // earlier one is nearer.
         let by_stamp = (first_hit_ns + coarse_tick_ns()).saturating_sub(began.mono_ns);
@@ -97,11 +98,17 @@ struct Named {
     family: AttackFamily,
 }
 
-/// An incident, and when a rule of it dropped its first frame; 0: never.
+/// A rule's incident, and when the rule dropped its first frame; 0: never.
 type Hit = (Uuid, u64);
 
 /// The incident of an attack of `family` on `target`, and the first drop by a rule of it.
-fn judge(fresh: &[Named], hits: &[Hit], family: AttackFamily, target: IpAddr) -> Result<(Uuid, u64), Failure> {
+fn judge(
+    fresh: &[Named],
+    hits: &[Hit],
+    family: AttackFamily,
+    target: IpAddr,
+    seen: bool,
+) -> Result<(Uuid, u64), Failure> {
     let target = IpNet::from(target);
     if let Some(stray) = fresh.iter().find(|incident| incident.target != target) {
         return Err(Failure::Target(stray.target.to_string()));
@@ -110,8 +117,9 @@ fn judge(fresh: &[Named], hits: &[Hit], family: AttackFamily, target: IpAddr) ->
     if incident.family != family {
         return Err(Failure::Family(incident.family));
     }
-    let of_it = hits.iter().filter(|(uuid, ns)| *uuid == incident.uuid && *ns > 0);
-    of_it.min_by_key(|(_, ns)| *ns).copied().ok_or(Failure::Undropped)
+    let of_it = || hits.iter().filter(|(uuid, _)| *uuid == incident.uuid);
+    let first = of_it().filter(|(_, ns)| *ns > 0).min_by_key(|(_, ns)| *ns);
+    first.copied().ok_or_else(|| Failure::Undropped { rules: of_it().count(), seen })
 }
 
 /// How far the clock that drops are stamped with may lag.
@@ -135,14 +143,14 @@ mod tests {
         };
         let right = named(1, "10.64.1.1/32", family);
         let hits = [(Uuid::from_u128(2), 5), (right.uuid, 0), (right.uuid, 9), (right.uuid, 7)];
-        assert_eq!(judge(&[right], &hits, family, target), Ok((right.uuid, 7)));
-        assert_eq!(judge(&[right], &hits[..2], family, target), Err(Failure::Undropped));
-        assert_eq!(judge(&[], &hits, family, target), Err(Failure::Undetected));
+        assert_eq!(judge(&[right], &hits, family, target, true), Ok((right.uuid, 7)));
+        assert_eq!(judge(&[right], &hits[..2], family, target, true), Err(Failure::Undropped { rules: 1, seen: true }));
+        assert_eq!(judge(&[], &hits, family, target, true), Err(Failure::Undetected));
         let other = named(1, "10.64.1.1/32", AttackFamily::TcpFlood);
-        assert_eq!(judge(&[other], &hits, family, target), Err(Failure::Family(AttackFamily::TcpFlood)));
+        assert_eq!(judge(&[other], &hits, family, target, true), Err(Failure::Family(AttackFamily::TcpFlood)));
         for stray in ["10.64.1.0/24", "10.64.1.2/32"] {
             let fresh = [right, named(3, stray, family)];
-            assert_eq!(judge(&fresh, &hits, family, target), Err(Failure::Target(stray.to_owned())));
+            assert_eq!(judge(&fresh, &hits, family, target, true), Err(Failure::Target(stray.to_owned())));
         }
     }
 }

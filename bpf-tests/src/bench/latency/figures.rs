@@ -33,8 +33,11 @@ pub(super) struct Dropped {
 pub(super) enum Failure {
     /// No incident within the time.
     Undetected,
-    /// An incident, and no rule of it that dropped a frame.
-    Undropped,
+    /// An incident, and no rule of it that dropped a frame: how many it has, and whether anything was dropped.
+    Undropped {
+        rules: usize,
+        seen: bool,
+    },
     Family(AttackFamily),
     /// An incident on something that was not attacked.
     Target(String),
@@ -44,7 +47,13 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Undetected => write!(f, "no incident within {TIME_OUT:?}"),
-            Self::Undropped => write!(f, "an incident, but no drop by a rule of it within {TIME_OUT:?}"),
+            Self::Undropped { rules, seen } => {
+                let seen = if *seen { "something" } else { "nothing" };
+                write!(
+                    f,
+                    "an incident, but no drop by one of its {rules} rules within {TIME_OUT:?}; {seen} was dropped"
+                )
+            }
             Self::Family(named) => write!(f, "called {named}"),
             Self::Target(named) => write!(f, "an incident on {named}, which was not attacked"),
         }

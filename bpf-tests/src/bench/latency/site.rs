@@ -150,8 +150,8 @@ attach = "native"
 prefixes = ["10.64.0.0/16", "fd99::/48"]
 
 [detection]
-# Four attacks a second, each of them over after a few hundred milliseconds: with ten seconds, forty would lie open.
-hold_down_ms = 1000
+# Five attacks a second, each of them over at its first drop: with ten seconds, fifty of them would lie open.
+hold_down_ms = 2000
 
 [datapath.gate]
 # Measured is how soon a rule drops: without questions, reflections would be dropped from their first frame on.
