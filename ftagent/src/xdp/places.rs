@@ -13,19 +13,25 @@ use super::table::TableError;
 
 /// An entry that says whether its place is taken.
 pub trait Place: Pod {
-    /// Whether the place is taken.
-    fn is_taken(&self) -> bool;
+    /// Whether the place is taken, by one word of it. Most places are free: reading whole entries to see that would be most
+    /// of what an idle agent does.
+    ///
+    /// # Safety
+    /// `at` must be valid to read and aligned.
+    unsafe fn is_taken(at: *const Self) -> bool;
 }
 
 impl Place for TargetCounters {
-    fn is_taken(&self) -> bool {
-        self.generation != 0
+    unsafe fn is_taken(at: *const Self) -> bool {
+        // SAFETY: the caller's.
+        unsafe { (&raw const (*at).generation).read_volatile() != 0 }
     }
 }
 
 impl Place for SourceCounters {
-    fn is_taken(&self) -> bool {
-        self.last_seen_ns != 0
+    unsafe fn is_taken(at: *const Self) -> bool {
+        // SAFETY: the caller's.
+        unsafe { (&raw const (*at).last_seen_ns).read_volatile() != 0 }
     }
 }
 
@@ -81,11 +87,13 @@ impl<V: Place> Places<V> {
         for index in 0..self.max_entries as usize {
             // SAFETY: inside the mapping, which is aligned to a page.
             let place = unsafe { self.at.as_ptr().cast::<V>().add(index) };
+            // SAFETY: as above.
+            if !unsafe { V::is_taken(place) } {
+                continue;
+            }
             // SAFETY: any bits are a `V`. The kernel may write meanwhile, word by word.
             let value = unsafe { place.read_volatile() };
-            if value.is_taken() {
-                visit(&value);
-            }
+            visit(&value);
         }
     }
 }
