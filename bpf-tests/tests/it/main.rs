@@ -18,4 +18,5 @@ mod replay;
 mod run;
 mod stages;
 mod sum;
+mod survival;
 mod wire;
