@@ -14,6 +14,7 @@ mod lab;
 mod lab_command;
 mod ladder;
 mod policy;
+mod relief;
 mod replay;
 mod run;
 mod stages;

@@ -30,6 +30,9 @@ use crate::datapath::net;
 use crate::endurance::asked_for;
 use crate::lab::{EDGE_MAC, EDGE_V4, EDGE_V6, Lab, WAN_MAC};
 
+/// Frames of one kind a second, while it is that kind's turn.
+const PACE: u64 = 100_000;
+
 /// Draws from 0 to `below`, the same for the same seed (xorshift64*).
 struct Draw(u64);
 
@@ -187,8 +190,6 @@ fn judged(maps: &[&Maps]) -> [u64; 3] {
     let mut sums = [0; 3];
     for maps in maps {
         let all = counters::interface(maps, 0).expect("counters");
-        let seen = Reason::ALL.iter().map(|reason| (reason.as_str(), all.reasons[reason.index()].packets));
-        println!("{:?}", seen.filter(|(_, packets)| *packets > 0).collect::<Vec<_>>());
         for reason in Reason::ALL {
             let packets = all.reasons[reason.index()].packets;
             match reason {
@@ -222,8 +223,8 @@ fn growth(after: [u64; 3], before: [u64; 3]) -> [u64; 3] {
 #[test]
 fn a_daemon_killed_at_any_moment_misjudges_no_frame() {
     let Some(mut siege) = Siege::new("a_daemon_killed_at_any_moment_misjudges_no_frame") else { return };
-    let kills = asked_for("FTAGENT_KILLS", 14);
-    let frames = asked_for("FTAGENT_KILL_FRAMES", 200_000);
+    let kills = asked_for("FTAGENT_KILLS", 8);
+    let frames = asked_for("FTAGENT_KILL_FRAMES", 100_000);
     let mut draw = Draw(asked_for("FTAGENT_SEED", 7));
 
     // Before anything is enforced: whatever a start that ended early leaves is accepted by the next.
@@ -237,7 +238,7 @@ fn a_daemon_killed_at_any_moment_misjudges_no_frame() {
     let maps = Maps::open(&siege.pins().maps()).expect("maps");
     let behind = meter(&siege);
     let before = judged(&[&maps]);
-    let stream = Stream::start(&siege.lab, 40_000);
+    let stream = Stream::start(&siege.lab, PACE);
 
     let mut adoptions = Vec::new();
     let mut orders = Vec::new();
@@ -304,7 +305,7 @@ fn an_upgrade_of_the_layout_and_a_downgrade_misjudge_no_frame() {
     let behind = meter(&siege);
     let mut all = vec![Maps::open(&siege.pins().maps()).expect("maps")];
     let before = judged(&[&all[0]]);
-    let stream = Stream::start(&siege.lab, 40_000);
+    let stream = Stream::start(&siege.lab, PACE);
     let rounds = asked_for("FTAGENT_UPGRADES", 4);
     for round in 0..rounds {
         siege.agent.kill();
