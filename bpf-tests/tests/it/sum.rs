@@ -41,11 +41,14 @@ fn the_verdicts_of_two_cpus_add_up_to_the_frames_sent() {
     let frames = asked_for("FTAGENT_SUM_FRAMES", 1_000_000) / CPUS as u64;
     // A queue for each CPU: a veth device takes a frame on the CPU that sent it.
     let mut datapath = Datapath::on(Lab::with_queues(CPUS as u32));
-    let blocked = Matches::source(net("64.0.0.0/4"));
+    // Seven of eight sources: a stack behind that answers would set the pace.
+    let blocked = |id, prefix| rule(id, Matches::source(net(prefix)), Verdict::Drop);
     let limited = Matches { protocol: Some(17), ..Matches::target(net("10.99.0.1/32")) };
     datapath.apply(&set(vec![
-        rule(1, blocked, Verdict::Drop),
-        rule(2, limited, Verdict::LimitPps { pps: 1_000, burst: 100 }),
+        blocked(1, "64.0.0.0/4"),
+        blocked(2, "80.0.0.0/5"),
+        blocked(3, "88.0.0.0/6"),
+        rule(4, limited, Verdict::LimitPps { pps: 1_000, burst: 100 }),
     ]));
     let builder = || PacketBuilder::v4([64, 0, 0, 1], EDGE_V4).macs(ATTACK_MAC, EDGE_MAC);
     let templates = [builder().udp(1024, 9).payload(&[0; 32]).build(), builder().tcp(1024, 80, tcp_flag::SYN).build()];
@@ -88,5 +91,5 @@ fn the_verdicts_of_two_cpus_add_up_to_the_frames_sent() {
     assert_eq!(sum + lost, sent, "frames by reason");
     assert_eq!(classes(&after) - classes(&before), sum, "frames by class");
     assert!(of_cpu.iter().filter(|frames| **frames > 10_000).count() >= CPUS, "one CPU had it all: {of_cpu:?}");
-    assert!(grown(Reason::BlockedPrefix) > 0 && grown(Reason::TargetLimit) > 0, "both rules were met");
+    assert!(grown(Reason::BlockedPrefix) > 0 && grown(Reason::TargetLimit) > 0, "blocks and the limit were met");
 }

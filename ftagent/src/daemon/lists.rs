@@ -19,9 +19,10 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 impl Daemon {
     /// Loads the lists before the program that is attached is replaced by one on maps without them. Where nothing is
-    /// attached yet, or the maps have the lists already, the interfaces must not wait for files.
-    pub(super) async fn await_lists(&mut self) {
-        if self.config.lists.is_empty() || self.datapath.has_list_table() {
+    /// attached yet, or the maps have the lists already, the interfaces must not wait for files. `anew`: some maps were
+    /// made anew.
+    pub(super) async fn await_lists(&mut self, anew: bool) {
+        if self.config.lists.is_empty() || (self.datapath.has_list_table() && !anew) {
             return;
         }
         if timeout(PATIENCE, self.load_lists()).await.is_err() {
@@ -184,8 +185,6 @@ impl Lists {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::lists::{Pick, Widest, file_as_list};
 
@@ -217,7 +216,7 @@ mod tests {
         assert!(warnings.iter().any(|w| w.contains("datapath.max_memory_bytes")), "{warnings:?}");
         // Nothing is due, so nothing is waited for.
         lists.begin(Vec::new, 1, LATER);
-        assert!(tokio::time::timeout(Duration::from_millis(20), lists.done()).await.is_err(), "no job is done");
+        assert!(timeout(Duration::from_millis(20), lists.done()).await.is_err(), "no job is done");
     }
 
     #[tokio::test]

@@ -168,7 +168,7 @@ pub async fn run(config: Config) -> Result<()> {
         config,
     };
     if has_links {
-        daemon.await_lists().await;
+        daemon.await_lists(!loaded.resized.is_empty()).await;
     }
     // What the engine remembers goes into the maps before any program runs on them.
     daemon.carry_out();
