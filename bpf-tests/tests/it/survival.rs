@@ -1,6 +1,7 @@
 //! R2: the daemon is killed at any moment of its life, and upgraded and downgraded, while frames come: none is misjudged.
 //!
-//! `FTAGENT_KILLS` and `FTAGENT_KILL_FRAMES` ask for longer runs than a test's; `FTAGENT_SEED` for other moments.
+//! `FTAGENT_KILLS` and `FTAGENT_KILL_FRAMES` ask for longer runs than a test's, `FTAGENT_SEED` for other moments, and
+//! `FTAGENT_ADOPT_MS` for another bound of the median time from `exec` to adoption than a debug build on a busy machine has.
 //!
 //! What got through is counted behind the datapath, and what the datapath says is compared with what was sent: every
 //! frame of a blocked source is dropped for the block, every frame of an allowed one passes for the allowlist.
@@ -289,7 +290,9 @@ fn a_daemon_killed_at_any_moment_misjudges_no_frame() {
         adoptions[adoptions.len() - 1],
     );
     assert_none_misjudged("kills", sent, counted, behind.counts().expect("readable"));
-    assert!(adoptions[0] < Duration::from_secs(1), "the best of all adoptions: {:?}", adoptions[0]);
+    let bound = Duration::from_millis(asked_for("FTAGENT_ADOPT_MS", 5_000));
+    let median = adoptions[adoptions.len() / 2];
+    assert!(median < bound, "adopted after {median:?} in the middle");
 }
 
 /// Gives what is pinned the name of another layout version, as if an agent of that version had pinned it.

@@ -333,7 +333,7 @@ fn attach_one(plan: &InterfacePlan, ebpf: &mut Ebpf, pins: &Pins, has_tcx: bool)
         match attach_mode(plan, ebpf, pins, mode, (true, has_tcx)) {
             Ok(mut found) => {
                 found.reason = best_reason(&found, &["the mode of the link that was adopted".to_owned()]);
-                before.is_replaced_by(&found, plan, pins);
+                before.remove_for(&found, plan, pins);
                 return Ok(found);
             }
             Err(reason) => {
@@ -348,7 +348,7 @@ fn attach_one(plan: &InterfacePlan, ebpf: &mut Ebpf, pins: &Pins, has_tcx: bool)
         match relieving.map_or_else(|| attach_mode(plan, ebpf, pins, *mode, (false, has_tcx)), Ok) {
             Ok(mut found) => {
                 found.reason = best_reason(&found, &reasons);
-                before.is_replaced_by(&found, plan, pins);
+                before.remove_for(&found, plan, pins);
                 return Ok(found);
             }
             Err(reason) if plan.choice != AttachChoice::Auto => {

@@ -87,7 +87,7 @@ impl Before {
     }
 
     /// Removes what `new` replaces, now that it stands.
-    pub(super) fn is_replaced_by(self, new: &Attached, plan: &InterfacePlan, pins: &Pins) {
+    pub(super) fn remove_for(self, new: &Attached, plan: &InterfacePlan, pins: &Pins) {
         for mode in self.links.into_iter().filter(|mode| *mode != new.mode) {
             unpin(&pins.link(mode, &plan.name));
         }
