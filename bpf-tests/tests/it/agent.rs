@@ -61,11 +61,21 @@ impl Agent {
 
     /// Starts it and waits until it enforces.
     pub(crate) fn start(&mut self) {
+        self.spawn();
+        self.wait("ready", Duration::from_secs(20), || self.ask("status").is_some_and(|s| s["ready"] == true));
+    }
+
+    /// Starts it and waits for nothing.
+    pub(crate) fn spawn(&mut self) {
         let log = std::fs::File::create(self.config.with_extension("log")).expect("a log");
         // `exec`ed by nsenter, so that the child's id is the agent's.
         let child = self.command(&["run"]).stdout(Stdio::null()).stderr(log).spawn().expect("starts");
         self.child = Some(child);
-        self.wait("ready", Duration::from_secs(20), || self.ask("status").is_some_and(|s| s["ready"] == true));
+    }
+
+    pub(crate) fn signal(&self, signal: nix::sys::signal::Signal) {
+        let child = self.child.as_ref().expect("it runs");
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id().cast_signed()), signal).expect("signalled");
     }
 
     /// Ends it without a word.
@@ -83,6 +93,11 @@ impl Agent {
 
     pub(crate) fn run(&self, words: &[&str]) -> Output {
         self.command(words).output().expect("runs")
+    }
+
+    /// Runs a command and does not wait for its answer; it ends by itself when nobody answers.
+    pub(crate) fn begin(&self, words: &[&str]) -> Child {
+        self.command(words).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("starts")
     }
 
     pub(crate) fn incidents(&self) -> Vec<IncidentReport> {

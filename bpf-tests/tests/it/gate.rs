@@ -75,7 +75,7 @@ fn arrives(socket: &UdpSocket) -> bool {
 }
 
 /// The lab's edge behind the gate, in the way that `how` names.
-fn behind_the_gate(how: u8) -> Datapath {
+pub(crate) fn behind_the_gate(how: u8) -> Datapath {
     let mut datapath = Datapath::new();
     datapath.settings.features |= feature::GATE;
     datapath.apply(&Default::default());

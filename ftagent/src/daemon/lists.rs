@@ -1,10 +1,53 @@
 //! Lists beside the loop: files are read and tables made in a thread that may wait, one job after the other.
 
+use std::time::Duration;
+
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tracing::{error, info, warn};
 
+use super::Daemon;
+use crate::clock;
 use crate::lists::{Change, Keeper, ListConfig, ListSet, ListStatus, LoadError, Look, Order, Spared, look};
 use crate::xdp::prefixes::tables::{ListTables, ListTablesError};
+
+/// How long lists may take to load while the program of an earlier agent enforces the rules that it has.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Between two looks whether a file that was just written has come to rest.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+impl Daemon {
+    /// Loads the lists before the program that is attached is replaced by one on maps without them. Where nothing is
+    /// attached yet, or the maps have the lists already, the interfaces must not wait for files. `anew`: some maps were
+    /// made anew.
+    pub(super) async fn await_lists(&mut self, anew: bool) {
+        if self.config.lists.is_empty() || (self.datapath.has_list_table() && !anew) {
+            return;
+        }
+        if timeout(PATIENCE, self.load_lists()).await.is_err() {
+            warn!(seconds = PATIENCE.as_secs(), "lists take too long to load: going on without them for now");
+        }
+    }
+
+    /// Does every job that is due, and waits for files that are being written to.
+    async fn load_lists(&mut self) {
+        loop {
+            self.look_at_lists();
+            if self.lists.is_idle() {
+                if !self.lists.is_settling(clock::mono_ns()) {
+                    return;
+                }
+                tokio::time::sleep(LOOK_AGAIN).await;
+                continue;
+            }
+            let done = self.lists.done().await;
+            if let Some(tables) = self.lists.on_done(done, clock::mono_ns()) {
+                self.datapath.take_lists(tables);
+            }
+        }
+    }
+}
 
 /// A job that ended.
 pub(super) enum Done {
@@ -51,6 +94,16 @@ impl Lists {
             let (set, max_bytes) = (self.set(), self.max_bytes);
             self.jobs.spawn_blocking(move || Done::Made(ListTables::make(&set, max_bytes)));
         }
+    }
+
+    /// Whether no job is being done.
+    pub(super) fn is_idle(&self) -> bool {
+        self.jobs.is_empty()
+    }
+
+    /// Whether a list is neither loaded nor refused: its file may still be written to.
+    pub(super) fn is_settling(&self, now_ns: u64) -> bool {
+        self.status(now_ns).iter().any(|list| !list.loaded && list.last_error.is_none())
     }
 
     /// Waits for the job that is being done; for ever while there is none. Giving the wait up loses nothing.
@@ -132,8 +185,6 @@ impl Lists {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::lists::{Pick, Widest, file_as_list};
 
@@ -165,7 +216,7 @@ mod tests {
         assert!(warnings.iter().any(|w| w.contains("datapath.max_memory_bytes")), "{warnings:?}");
         // Nothing is due, so nothing is waited for.
         lists.begin(Vec::new, 1, LATER);
-        assert!(tokio::time::timeout(Duration::from_millis(20), lists.done()).await.is_err(), "no job is done");
+        assert!(timeout(Duration::from_millis(20), lists.done()).await.is_err(), "no job is done");
     }
 
     #[tokio::test]

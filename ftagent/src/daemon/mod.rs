@@ -124,6 +124,7 @@ pub async fn run(config: Config) -> Result<()> {
             config.datapath.max_memory_bytes
         );
     }
+    let has_links = pins.has_links();
     let loaded = attachment.load(&config)?;
     for name in &loaded.resized {
         warnings.push(format!("map {name} was made anew: its size or layout changed, its counters began at 0"));
@@ -166,7 +167,15 @@ pub async fn run(config: Config) -> Result<()> {
         warnings,
         config,
     };
+    if has_links {
+        daemon.await_lists(!loaded.resized.is_empty()).await;
+    }
     // What the engine remembers goes into the maps before any program runs on them.
+    daemon.carry_out();
+    // The same again, for an engine that had nothing to say, and to read what was written.
+    let results = daemon.datapath.repair(clock::mono_ns())?;
+    daemon.note_failures(&results);
+    daemon.engine.on(Input::Enforced(results), clock::now());
     daemon.carry_out();
     // Everything that may refuse to start comes before the interfaces are touched.
     let (questions, mut asked) = mpsc::channel(16);

@@ -12,6 +12,7 @@ use ftagent_common::vocab::Mode;
 use ipnet::IpNet;
 
 use super::gate::Gate;
+use super::left::Left;
 use crate::config::DatapathConfig;
 use crate::engine::{EnforceResult, Point, Rule, RuleId, RuleSet};
 use crate::lists::ListAction;
@@ -37,6 +38,8 @@ pub struct Datapath {
     /// Rules whose failure was told already.
     failing: BTreeSet<RuleId>,
     wanted: RuleSet,
+    /// What may be of lists that are not loaded yet; absent before the first rules.
+    left: Option<Left>,
     /// Tables of lists that were put into force.
     list_tables: u64,
     /// Reflectors and the TCP gate; absent where only rules are tested.
@@ -66,6 +69,7 @@ impl Datapath {
             in_force: BTreeMap::new(),
             failing: BTreeSet::new(),
             wanted: RuleSet::default(),
+            left: None,
             list_tables: 0,
             gate: None,
             seen: (0, 0),
@@ -82,6 +86,13 @@ impl Datapath {
 
     /// Puts other lists into force, as one rule set with the rules that are.
     pub fn set_lists(&mut self, tables: ListTables, now_mono_ns: u64) -> Vec<EnforceResult> {
+        self.take_lists(tables);
+        let wanted = self.wanted.clone();
+        self.reconcile(&wanted, now_mono_ns)
+    }
+
+    /// Takes lists for the next [`Self::reconcile`], and changes nothing yet.
+    pub fn take_lists(&mut self, tables: ListTables) {
         self.list_tables += 1;
         let table = if tables.v4.is_some() { self.list_tables } else { 0 };
         let rules = tables.rules.iter().map(|(rule, action)| (*rule, *action == ListAction::Evaluate)).collect();
@@ -91,15 +102,22 @@ impl Datapath {
         if let Some(made) = tables.v4 {
             self.writer.hold(table, made);
         }
-        let wanted = self.wanted.clone();
-        self.reconcile(&wanted, now_mono_ns)
+    }
+
+    /// Whether the maps have a table of lists already, which stays until another one is wanted.
+    pub fn has_list_table(&self) -> bool {
+        self.writer.there.lists.as_ref().is_some_and(|lists| lists.table != 0)
     }
 
     /// Brings the maps to `desired` and says what became of each rule.
     pub fn reconcile(&mut self, desired: &RuleSet, now_mono_ns: u64) -> Vec<EnforceResult> {
         self.wanted = desired.clone();
         self.mode = desired.mode.unwrap_or(Mode::Enforce);
-        let compiled = compile(desired, &self.ground, &mut self.slots);
+        let mut compiled = compile(desired, &self.ground, &mut self.slots);
+        if self.ground.lists.is_none() {
+            let there = &self.writer.there;
+            self.left.get_or_insert_with(|| Left::behind(there, &compiled.tables)).keep(&mut compiled.tables);
+        }
         let lists = self.ground.lists.clone().unwrap_or_default();
         let is_list = |id: RuleId| lists.rules.iter().any(|(rule, _)| *rule == id);
         for slot in self.slots.retain(|id| desired.rules.contains_key(&id) || is_list(id)) {

@@ -2,5 +2,6 @@
 
 pub mod datapath;
 pub mod gate;
+mod left;
 pub mod nftables;
 pub mod worker;

@@ -86,6 +86,20 @@ impl Maps {
         Ok(self.settings.lookup(&0)?.unwrap_or_default())
     }
 
+    /// What each list does in the rule set of `slot`: the next one is written beside it.
+    ///
+    /// # Errors
+    /// On a failed system call.
+    pub fn list_rules(&self, slot: u32) -> Result<Vec<Block>, TableError> {
+        let mut rules = BTreeMap::new();
+        self.list_rules.for_each(|place, values| _ = rules.insert(*place, *values[0].at(slot)))?;
+        let mut rules: Vec<Block> = rules.into_values().collect();
+        while rules.last().is_some_and(|rule| !rule.is_present()) {
+            rules.pop();
+        }
+        Ok(rules)
+    }
+
     /// The entries that are in force now, whoever wrote them. Rule book and lists cannot be read back from the tables
     /// that are made of them: they are absent here.
     ///

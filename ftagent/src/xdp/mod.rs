@@ -1,7 +1,7 @@
 //! The datapath from user space: the only place that knows aya and map layouts.
 //!
 //! * [`pins`] and [`program`]: where things live, loading and attaching; [`tc`]: as a classic filter; [`variant`]: for
-//!   frames in one buffer or in several.
+//!   frames in one buffer or in several; `relief`: what replaces what, and in which order.
 //! * [`kernel`] and [`adapt`]: what this kernel has, and what is left out without it.
 //! * [`egress`] and [`gate`]: what is learnt from what leaves, and what is dropped for it.
 //! * [`table`] and [`maps`]: the maps, typed.
@@ -24,6 +24,7 @@ pub mod pins;
 pub mod places;
 pub mod prefixes;
 pub mod program;
+mod relief;
 pub mod rulebook;
 pub mod samples;
 pub mod table;

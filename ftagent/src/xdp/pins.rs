@@ -118,6 +118,11 @@ impl Pins {
         found
     }
 
+    /// Whether anything is attached by a pinned link of any version.
+    pub fn has_links(&self) -> bool {
+        !self.pinned_links().is_empty() || self.other_versions().iter().any(|other| !other.pinned_links().is_empty())
+    }
+
     /// Takes over the links that other versions of the layout left pinned, so that their programs are replaced and
     /// not worked around. Returns the interfaces.
     ///
@@ -242,8 +247,13 @@ impl Pins {
     }
 }
 
-/// Pins the link at `old` at `new` instead, unless something is pinned there; whether it was moved.
+/// Pins the link at `old` at `new` instead, unless a link that does something is pinned there; whether it was moved.
 fn take_over(old: &Path, new: &Path) -> Result<bool, PinsError> {
+    // A link whose interface is gone must not stand in the way of one that enforces.
+    let is_dead = |path: &Path| super::info::link(path).is_ok_and(|link| link.interface == Some(0));
+    if new.exists() && is_dead(new) {
+        remove(new)?;
+    }
     let moves = !new.exists();
     if moves {
         let failed = |path: &Path, e: &dyn std::error::Error| {
@@ -254,6 +264,14 @@ fn take_over(old: &Path, new: &Path) -> Result<bool, PinsError> {
     }
     remove(old)?;
     Ok(moves)
+}
+
+/// Where the next object for `path` is pinned before it is moved there. What a killed agent leaves at such a place is
+/// named like no interface, and goes with the pins of interfaces that the configuration does not name.
+pub fn beside(path: &Path) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push("::new");
+    path.with_file_name(name)
 }
 
 /// bpffs refuses dots; no interface has a colon in its name.

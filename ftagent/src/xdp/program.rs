@@ -16,6 +16,7 @@ use ftagent_common::vocab::AttachMode;
 use super::egress::{self, Learning};
 use super::kernel::{Feature, Support};
 use super::pins::{self, Pins, PinsError};
+use super::relief::Before;
 use super::{adapt, tc, variant};
 use crate::object;
 
@@ -92,6 +93,11 @@ pub enum LoadError {
     NoInterface { name: String, there: String },
     #[error("interface {interface}: {choice} was asked for and does not work: {reason}")]
     Refused { interface: String, choice: &'static str, reason: String },
+    #[error(
+        "interface {interface}: the program that is attached cannot be replaced and goes on with the rules that it has: \
+         {reason}; `ftagent detach` removes it"
+    )]
+    Kept { interface: String, reason: String },
     #[error(transparent)]
     Pins(#[from] PinsError),
     #[error("cannot load the datapath: {0}")]
@@ -325,26 +331,27 @@ fn attach_one(plan: &InterfacePlan, ebpf: &mut Ebpf, pins: &Pins, has_tcx: bool)
         AttachChoice::Nftables => &[],
     };
     let mut reasons: Vec<String> = Vec::new();
-    let there = adoptable(plan, pins, modes);
-    if let Some(mode) = there {
+    let mut before = Before::observe(plan, pins);
+    if let Some(mode) = before.adoptable(modes, has_tcx) {
         match attach_mode(plan, ebpf, pins, mode, (true, has_tcx)) {
             Ok(mut found) => {
                 found.reason = best_reason(&found, &["the mode of the link that was adopted".to_owned()]);
+                before.remove_for(&found, plan, pins);
                 return Ok(found);
             }
             Err(reason) => {
-                tracing::warn!(interface = %plan.name, %reason, "pinned link cannot be adopted: attaching anew");
-                pins::remove(&pins.link(mode, &plan.name))?;
-                if let Err(error) = tc::detach(&plan.name) {
-                    tracing::warn!(%error, interface = %plan.name, "stale tc filter stays");
-                }
+                tracing::warn!(interface = %plan.name, %reason, "pinned link cannot be adopted: it stays until another stands");
+                reasons.push(format!("the link that was there: {reason}"));
             }
         }
     }
+    let mut relief = before.relieve(plan, ebpf, pins, modes, (has_tcx, &reasons))?;
     for mode in modes {
-        match attach_mode(plan, ebpf, pins, *mode, (false, has_tcx)) {
+        let relieving = if *mode == AttachMode::Tc { relief.take() } else { None };
+        match relieving.map_or_else(|| attach_mode(plan, ebpf, pins, *mode, (false, has_tcx)), Ok) {
             Ok(mut found) => {
                 found.reason = best_reason(&found, &reasons);
+                before.remove_for(&found, plan, pins);
                 return Ok(found);
             }
             Err(reason) if plan.choice != AttachChoice::Auto => {
@@ -364,36 +371,8 @@ fn best_reason(found: &Attached, reasons: &[String]) -> String {
     reasons.iter().chain(own).map(String::as_str).collect::<Vec<_>>().join("; ")
 }
 
-/// The mode of a pinned link of this interface that may be adopted; links in other modes, or of an interface that was
-/// made anew under the same name, are unpinned.
-fn adoptable(plan: &InterfacePlan, pins: &Pins, modes: &[AttachMode]) -> Option<AttachMode> {
-    let index = interface_index(&plan.name)?;
-    let mut found = None;
-    for mode in [AttachMode::Native, AttachMode::Generic, AttachMode::Tc] {
-        let path = pins.link(mode, &plan.name);
-        if !path.exists() {
-            continue;
-        }
-        let is_ours = super::info::link(&path).is_ok_and(|link| link.interface == Some(index));
-        if is_ours && modes.contains(&mode) && found.is_none() {
-            found = Some(mode);
-        } else if let Err(error) = pins::remove(&path) {
-            tracing::warn!(%error, "stale link stays pinned");
-        }
-    }
-    // A classic filter has no pin; a link beside it makes it superfluous.
-    if tc::attached(index).is_ok_and(|program| program.is_some()) {
-        if found.is_none() && modes.contains(&AttachMode::Tc) {
-            found = Some(AttachMode::Tc);
-        } else if let Err(error) = tc::detach(&plan.name) {
-            tracing::warn!(%error, interface = %plan.name, "stale tc filter stays");
-        }
-    }
-    found
-}
-
 /// Attaches in one mode, or says in the kernel's words why not.
-fn attach_mode(
+pub(super) fn attach_mode(
     plan: &InterfacePlan,
     ebpf: &mut Ebpf,
     pins: &Pins,
@@ -536,12 +515,15 @@ fn load_program(result: Result<(), ProgramError>) -> Result<(), String> {
 
 fn pin_link(link: FdLink, path: &PathBuf) -> Result<(), String> {
     // `PinnedLink` leaves the pin where it is when dropped.
-    link.pin(path).map(drop).map_err(|e| chain(&e))
+    replace_pin(path, |path| link.pin(path).map(drop).map_err(|e| chain(&e)))
 }
 
+/// Pins beside `path` and moves the pin there: whenever we are killed, the old one is there or the new one.
 fn replace_pin(path: &PathBuf, pin: impl FnOnce(&PathBuf) -> Result<(), String>) -> Result<(), String> {
-    pins::remove(path).map_err(|e| chain(&e))?;
-    pin(path)
+    let beside = pins::beside(path);
+    pins::remove(&beside).map_err(|e| chain(&e))?;
+    pin(&beside)?;
+    fs::rename(&beside, path).map_err(|e| format!("cannot move the pin {}: {e}", beside.display()))
 }
 
 fn attach_error(error: &ProgramError) -> String {

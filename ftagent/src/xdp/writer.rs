@@ -47,7 +47,7 @@ impl Writer {
         let mut there = maps.observe()?;
         // Whatever table an earlier writer left is in force until other lists are wanted.
         let table = if maps.lists4.id(generation & 1)?.is_some() { u64::MAX } else { 0 };
-        there.lists = Some(ListRules { table, rules: Vec::new() });
+        there.lists = Some(ListRules { table, rules: maps.list_rules(generation & 1)? });
         Ok(Self { there, generation, seed, books: [None, None], table: None, unsettled: true })
     }
 
