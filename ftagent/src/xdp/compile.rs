@@ -143,12 +143,12 @@ pub fn compile(set: &RuleSet, ground: &Ground, slots: &mut Slots) -> Compiled {
             },
         }
     }
+    if let Some(lists) = &ground.lists {
+        compiled.tables.add_lists(lists, slots, &mut blocks, &mut compiled.refused);
+    }
     nested::settle(&mut blocks);
     compiled.tables.add_blocks(blocks);
     compiled.tables.add_targets(&on_targets, ground, &mut compiled.refused);
-    if let Some(lists) = &ground.lists {
-        compiled.tables.add_lists(lists, slots, &mut compiled.refused);
-    }
     compiled
 }
 
@@ -170,10 +170,7 @@ impl Tables {
             return;
         }
         let block = Block { expires_at_ns, rule: slot, flags, padding: [0; 3] };
-        let there = blocks.entry(source).or_insert(block);
-        if nested::rank(&block) > nested::rank(there) {
-            *there = block;
-        }
+        add_block(blocks, source, block);
     }
 
     /// Puts each block into the table of its length.
@@ -204,8 +201,15 @@ impl Tables {
         }
     }
 
-    /// A prefix that a rule names besides keeps the rule's entry.
-    fn add_lists(&mut self, lists: &Lists, slots: &mut Slots, refused: &mut Vec<(RuleId, String)>) {
+    /// IPv6 prefixes of lists lie among the blocks of rules: of a prefix that both name the stronger entry holds, and of
+    /// equal ones the rule's.
+    fn add_lists(
+        &mut self,
+        lists: &Lists,
+        slots: &mut Slots,
+        blocks: &mut BTreeMap<IpNet, Block>,
+        refused: &mut Vec<(RuleId, String)>,
+    ) {
         let mut rules = Vec::new();
         for (rule, evaluate) in &lists.rules {
             let slot = slots.assign(*rule);
@@ -217,13 +221,7 @@ impl Tables {
         }
         for (prefix, place) in &lists.v6 {
             let Some(block) = rules.get(*place).copied().filter(|block| block.flags != 0) else { continue };
-            let at = key(*prefix);
-            let ip = at.data;
-            match prefix.prefix_len() {
-                128 => _ = self.block6.entry(ip).or_insert(block),
-                len @ (64 | 56 | 48) => _ = self.block6_net.entry([ip.0[0], ip.0[1], len.into()]).or_insert(block),
-                _ => _ = self.block6_prefix.entry(at).or_insert(block),
-            }
+            add_block(blocks, prefix.trunc(), block);
         }
         self.lists = Some(ListRules { table: lists.table, rules });
     }
@@ -335,6 +333,13 @@ impl Tables {
         self.block6.keys().for_each(|ip| filter(hash6(ip, seed)));
         self.block6_net.keys().for_each(|[a, b, len]| filter(hash6_net([*a, *b], *len, seed)));
         bitmaps
+    }
+}
+
+fn add_block(blocks: &mut BTreeMap<IpNet, Block>, source: IpNet, block: Block) {
+    let there = blocks.entry(source).or_insert(block);
+    if nested::rank(&block) > nested::rank(there) {
+        *there = block;
     }
 }
 

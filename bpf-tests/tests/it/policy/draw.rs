@@ -79,7 +79,7 @@ pub(crate) fn world(random: &mut Random) -> World {
         }
     }
     let some = |random: &mut Random, most: usize| 0..random.below(most + 1);
-    let lists = lists::draw(random, &rules);
+    let lists = lists::draw(random);
     World {
         rules,
         lists,

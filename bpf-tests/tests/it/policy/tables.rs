@@ -83,6 +83,8 @@ impl Tables {
         settings.features = features.iter().filter(|(on, _)| *on).fold(0, |mask, (_, bit)| mask | bit);
         // A heartbeat at 1 ns after the start of the clock was long ago.
         (settings.heartbeat_ns, settings.dead_man_ns) = if world.is_orphaned { (1, 1) } else { (0, 0) };
+        // What is sampled takes the long way: the short one is what is on trial, too.
+        settings.sample_below = 0;
         settings.not_ip = Rate::packets(model::WIDE_PPS, model::WIDE_PPS);
         datapath.apply(&set);
         // Ids are used again here, as nowhere else: a rule must not find what another one of its name left.
@@ -99,7 +101,8 @@ impl Tables {
             IpNet::V4(v4) => Some((v4, place as u16 + 1)),
             IpNet::V6(_) => None,
         });
-        let plan = Plan::new(v4, 1 << 30).expect("a table");
+        let is_evaluated = |value: u16| lists[usize::from(value) - 1].evaluate;
+        let plan = Plan::with_idle(v4, is_evaluated, 1 << 30).expect("a table");
         let mut table = 0;
         if !plan.is_empty() {
             self.lists += 1;

@@ -47,7 +47,20 @@ impl Plan {
     /// # Errors
     /// When the array would take more than `max_bytes`.
     pub fn new(prefixes: impl IntoIterator<Item = (Ipv4Net, u16)>, max_bytes: u64) -> Result<Self, PlanError> {
-        let mut sorted: Vec<u64> = prefixes.into_iter().map(|(prefix, value)| pack(prefix, value)).collect();
+        Self::with_idle(prefixes, |_| false, max_bytes)
+    }
+
+    /// As [`Self::new`], where values that `is_idle` says do nothing: they hide no other value that holds for an address.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn with_idle(
+        prefixes: impl IntoIterator<Item = (Ipv4Net, u16)>,
+        is_idle: impl Fn(u16) -> bool,
+        max_bytes: u64,
+    ) -> Result<Self, PlanError> {
+        let mut sorted: Vec<u64> =
+            prefixes.into_iter().map(|(prefix, value)| pack(prefix, is_idle(value), value)).collect();
         sorted.sort_unstable();
         let ranges = ranges(&sorted);
         let mut size = Size::default();
@@ -118,39 +131,59 @@ fn leaves_at(descriptors: u32) -> u32 {
     LEVEL1_CELLS + descriptors.div_ceil(16) * 4
 }
 
-/// A prefix and its value as one word that sorts by network, then length, then value.
-fn pack(prefix: Ipv4Net, value: u16) -> u64 {
-    u64::from(u32::from(prefix.network())) << 32 | u64::from(prefix.prefix_len()) << 16 | u64::from(value)
+/// Where the length of a prefix lies in its word.
+const LEN_SHIFT: u32 = 17;
+/// The value does nothing.
+const IDLE: u64 = 1 << 16;
+
+/// A prefix and its value as one word that sorts by network, then length, then whether it is idle, then value.
+fn pack(prefix: Ipv4Net, is_idle: bool, value: u16) -> u64 {
+    let idle = if is_idle { IDLE } else { 0 };
+    u64::from(u32::from(prefix.network())) << 32 | u64::from(prefix.prefix_len()) << LEN_SHIFT | idle | u64::from(value)
 }
 
 /// The disjoint ranges of sorted prefixes; the first starts at address 0, neighbours differ in value.
 fn ranges(sorted: &[u64]) -> Vec<Range> {
     let mut ranges = Vec::with_capacity(sorted.len() * 2 + 1);
     ranges.push(Range { start: 0, value: NONE });
-    // The prefixes around the current place, outermost first, each with the address after it. One may end after the
-    // last address.
-    let mut around: Vec<(u64, u16)> = Vec::with_capacity(33);
+    // The prefixes around the current place, outermost first.
+    let mut around: Vec<Around> = Vec::with_capacity(33);
     let mut before = None;
     for word in sorted {
-        if before == Some(word >> 16) {
+        if before == Some(word >> LEN_SHIFT) {
             continue;
         }
-        before = Some(word >> 16);
+        before = Some(word >> LEN_SHIFT);
         let start = word >> 32;
-        let end = start + (1 << (32 - (word >> 16 & 63)));
+        let end = start + (1 << (32 - (word >> LEN_SHIFT & 63)));
         close(&mut ranges, &mut around, start);
-        begin(&mut ranges, start, *word as u16);
-        around.push((end, *word as u16));
+        let is_idle = word & IDLE != 0;
+        let own = Around { end, value: *word as u16, is_idle };
+        let inside = match around.last() {
+            Some(wide) if is_idle && !wide.is_idle && wide.value != NONE => Around { end, ..*wide },
+            _ => own,
+        };
+        begin(&mut ranges, start, inside.value);
+        around.push(inside);
     }
     close(&mut ranges, &mut around, 1 << 32);
     ranges
 }
 
+/// A prefix around the current place.
+#[derive(Clone, Copy)]
+struct Around {
+    /// The address after it; that may be the one after the last of all.
+    end: u64,
+    value: u16,
+    is_idle: bool,
+}
+
 /// Ends the prefixes that do not reach `place`.
-fn close(ranges: &mut Vec<Range>, around: &mut Vec<(u64, u16)>, place: u64) {
-    while let Some((end, _)) = around.last().copied().filter(|(end, _)| *end <= place) {
+fn close(ranges: &mut Vec<Range>, around: &mut Vec<Around>, place: u64) {
+    while let Some(Around { end, .. }) = around.last().copied().filter(|around| around.end <= place) {
         around.pop();
-        begin(ranges, end, around.last().map_or(NONE, |(_, value)| *value));
+        begin(ranges, end, around.last().map_or(NONE, |around| around.value));
     }
 }
 

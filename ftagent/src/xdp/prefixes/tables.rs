@@ -33,7 +33,11 @@ impl ListTables {
     /// # Errors
     /// When they are too large or the kernel refuses; what is in force stays as it is.
     pub fn make(set: &ListSet, max_bytes: u64) -> Result<Self, ListTablesError> {
-        let plan = Plan::new(set.v4(), max_bytes)?;
+        let is_evaluated = |value: u16| {
+            let list = usize::from(value).checked_sub(1).and_then(|place| set.lists.get(place));
+            list.is_some_and(|list| list.action == ListAction::Evaluate)
+        };
+        let plan = Plan::with_idle(set.v4(), is_evaluated, max_bytes)?;
         let v4 = if plan.is_empty() { None } else { Some(PrefixMap::make(&plan)?) };
         let rules = set.lists.iter().map(|list| (list.rule, list.action)).collect();
         let prefixes = set.lists.iter().map(|list| list.list.len()).sum();
