@@ -92,7 +92,7 @@ fn a_classic_filter_is_replaced_in_its_place_and_removed() {
 }
 
 /// Attaches the filter as a kernel without tc links has it, with its program pinned.
-fn filter(lab: &Lab, pins: &Pins) {
+pub(crate) fn filter(lab: &Lab, pins: &Pins) {
     lab.edge
         .run(|| {
             let mut ebpf = loaded_for("5.10.0");

@@ -25,5 +25,6 @@ mod run;
 mod stages;
 mod sum;
 mod survival;
+mod versions;
 mod visible;
 mod wire;

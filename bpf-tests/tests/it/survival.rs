@@ -32,7 +32,7 @@ use crate::endurance::asked_for;
 use crate::lab::{EDGE_MAC, EDGE_V4, EDGE_V6, Lab, WAN_MAC};
 
 /// Frames of one kind a second, while it is that kind's turn.
-const PACE: u64 = 100_000;
+pub(crate) const PACE: u64 = 100_000;
 
 /// Draws from 0 to `below`, the same for the same seed (xorshift64*).
 struct Draw(u64);
@@ -50,14 +50,14 @@ impl Draw {
 const LISTED: &str = "198.18.0.0/17\n2001:db8:bad::/48\n";
 
 /// A daemon, its wire, and what it was told to enforce.
-struct Siege {
-    lab: Arc<Lab>,
-    dir: LabDir,
-    agent: Agent,
+pub(crate) struct Siege {
+    pub(crate) lab: Arc<Lab>,
+    pub(crate) dir: LabDir,
+    pub(crate) agent: Agent,
 }
 
 impl Siege {
-    fn new(name: &str) -> Option<Self> {
+    pub(crate) fn new(name: &str) -> Option<Self> {
         if skip_without_root(name) {
             return None;
         }
@@ -75,7 +75,7 @@ impl Siege {
         Some(Self { lab, dir, agent })
     }
 
-    fn pins(&self) -> Pins {
+    pub(crate) fn pins(&self) -> Pins {
         Pins::below(&self.dir.bpf()).expect("a bpffs")
     }
 
@@ -85,7 +85,7 @@ impl Siege {
     }
 
     /// Starts the agent and returns how long it took from `exec` until its program was in the link.
-    fn adopt(&mut self) -> Duration {
+    pub(crate) fn adopt(&mut self) -> Duration {
         let before = self.program();
         let began = now();
         self.agent.spawn();
@@ -95,7 +95,7 @@ impl Siege {
         began.elapsed()
     }
 
-    fn wait_until_ready(&self) {
+    pub(crate) fn wait_until_ready(&self) {
         let is_ready = || self.agent.ask("status").is_some_and(|s| s["ready"] == true);
         self.agent.wait("ready", Duration::from_secs(30), is_ready);
     }
@@ -118,7 +118,7 @@ impl Siege {
     }
 
     /// What is enforced from now on: the lists are loaded and a source is blocked by an order.
-    fn fortify(&mut self) {
+    pub(crate) fn fortify(&mut self) {
         self.agent.start();
         let is_loaded = |s: &serde_json::Value| s["lists"].as_array().is_some_and(|l| l[0]["loaded"] == true);
         self.agent.wait("loaded", Duration::from_secs(20), || self.agent.ask("status").is_some_and(|s| is_loaded(&s)));
@@ -132,14 +132,14 @@ impl Siege {
 }
 
 /// Frames of four kinds in turn, until it is told to stop.
-struct Stream {
+pub(crate) struct Stream {
     stop: Arc<AtomicBool>,
     sent: Arc<[AtomicU64; 2]>,
     thread: JoinHandle<Result<(), NetnsError>>,
 }
 
 impl Stream {
-    fn start(lab: &Lab, pps: u64) -> Self {
+    pub(crate) fn start(lab: &Lab, pps: u64) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let sent: Arc<[AtomicU64; 2]> = Arc::default();
         let (flag, count, device) = (Arc::clone(&stop), Arc::clone(&sent), lab.wan0.index);
@@ -178,7 +178,7 @@ impl Stream {
         [0, 1].map(|class: usize| self.sent[class].load(Ordering::Relaxed))
     }
 
-    fn finish(self) -> [u64; 2] {
+    pub(crate) fn finish(self) -> [u64; 2] {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.join().expect("no panic").expect("inside");
         thread::sleep(Duration::from_millis(200));
@@ -187,7 +187,7 @@ impl Stream {
 }
 
 /// Frames dropped for a block, dropped for anything else, and passed for the allowlist.
-fn judged(maps: &[&Maps]) -> [u64; 3] {
+pub(crate) fn judged(maps: &[&Maps]) -> [u64; 3] {
     let mut sums = [0; 3];
     for maps in maps {
         let all = counters::interface(maps, 0).expect("counters");
@@ -205,7 +205,7 @@ fn judged(maps: &[&Maps]) -> [u64; 3] {
 }
 
 /// Compares what was sent with what the datapath says and with what got behind it.
-fn assert_none_misjudged(what: &str, sent: [u64; 2], judged: [u64; 3], behind: Counts) {
+pub(crate) fn assert_none_misjudged(what: &str, sent: [u64; 2], judged: [u64; 3], behind: Counts) {
     println!("{what}: {} blocked and {} allowed frames sent; {judged:?} judged, {behind:?} behind", sent[0], sent[1]);
     assert_eq!(behind.attack, 0, "{what}: blocked frames got through");
     assert!(behind.other >= sent[1], "{what}: allowed frames are missing behind the datapath");
@@ -213,11 +213,11 @@ fn assert_none_misjudged(what: &str, sent: [u64; 2], judged: [u64; 3], behind: C
     assert!(sent[0] > 0 && sent[1] > 0);
 }
 
-fn meter(siege: &Siege) -> Meter {
+pub(crate) fn meter(siege: &Siege) -> Meter {
     siege.lab.edge.run(|| Meter::attach("edge0", Direction::In)).expect("inside").expect("a meter")
 }
 
-fn growth(after: [u64; 3], before: [u64; 3]) -> [u64; 3] {
+pub(crate) fn growth(after: [u64; 3], before: [u64; 3]) -> [u64; 3] {
     [0, 1, 2].map(|i: usize| after[i] - before[i])
 }
 
@@ -296,7 +296,7 @@ fn a_daemon_killed_at_any_moment_misjudges_no_frame() {
 }
 
 /// Gives what is pinned the name of another layout version, as if an agent of that version had pinned it.
-fn disguise(bpffs: &Path, version: u32) {
+pub(crate) fn disguise(bpffs: &Path, version: u32) {
     let root = bpffs.join("ftagent");
     std::fs::rename(root.join(format!("v{ABI_VERSION}")), root.join(format!("v{version}"))).expect("renamed");
 }

@@ -11,6 +11,9 @@ use crate::clock;
 use crate::lists::{Change, Keeper, ListConfig, ListSet, ListStatus, LoadError, Look, Order, Spared, look};
 use crate::xdp::prefixes::tables::{ListTables, ListTablesError};
 
+/// The maps that lists are in.
+pub(super) const LISTED_IN: [&str; 5] = ["LISTS4", "LIST_RULES", "BLOCK6", "BLOCK6_NET", "BLOCK6_PREFIX"];
+
 /// How long lists may take to load while the program of an earlier agent enforces the rules that it has.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -19,10 +22,9 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 impl Daemon {
     /// Loads the lists before the program that is attached is replaced by one on maps without them. Where nothing is
-    /// attached yet, or the maps have the lists already, the interfaces must not wait for files. `anew`: some maps were
-    /// made anew.
-    pub(super) async fn await_lists(&mut self, anew: bool) {
-        if self.config.lists.is_empty() || (self.datapath.has_list_table() && !anew) {
+    /// attached yet, or what is attached uses these maps already, the interfaces must not wait for files.
+    pub(super) async fn await_lists(&mut self) {
+        if self.config.lists.is_empty() {
             return;
         }
         if timeout(PATIENCE, self.load_lists()).await.is_err() {

@@ -44,7 +44,7 @@ use crate::xdp::pins::Pins;
 use crate::xdp::program::{self, Attached};
 use crate::xdp::samples::Samples;
 use attach::Attachment;
-use lists::{Done, Lists};
+use lists::{Done, LISTED_IN, Lists};
 
 /// Between two looks whether the maps are as they should be.
 const REPAIR: Duration = Duration::from_secs(10);
@@ -124,7 +124,7 @@ pub async fn run(config: Config) -> Result<()> {
             config.datapath.max_memory_bytes
         );
     }
-    let has_links = pins.has_links();
+    let has_attached = pins.has_attached();
     let loaded = attachment.load(&config)?;
     for name in &loaded.resized {
         warnings.push(format!("map {name} was made anew: its size or layout changed, its counters began at 0"));
@@ -167,8 +167,8 @@ pub async fn run(config: Config) -> Result<()> {
         warnings,
         config,
     };
-    if has_links {
-        daemon.await_lists(!loaded.resized.is_empty()).await;
+    if has_attached && !pins.are_in_use(&LISTED_IN) {
+        daemon.await_lists().await;
     }
     // What the engine remembers goes into the maps before any program runs on them.
     daemon.carry_out();

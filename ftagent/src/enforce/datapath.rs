@@ -104,11 +104,6 @@ impl Datapath {
         }
     }
 
-    /// Whether the maps have a table of lists already, which stays until another one is wanted.
-    pub fn has_list_table(&self) -> bool {
-        self.writer.there.lists.as_ref().is_some_and(|lists| lists.table != 0)
-    }
-
     /// Brings the maps to `desired` and says what became of each rule.
     pub fn reconcile(&mut self, desired: &RuleSet, now_mono_ns: u64) -> Vec<EnforceResult> {
         self.wanted = desired.clone();

@@ -12,6 +12,8 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
+use aya::maps::MapInfo;
+use aya::programs::ProgramInfo;
 use aya::programs::links::{FdLink, PinnedLink};
 use ftagent_common::abi::ABI_VERSION;
 use ftagent_common::vocab::AttachMode;
@@ -118,9 +120,26 @@ impl Pins {
         found
     }
 
-    /// Whether anything is attached by a pinned link of any version.
-    pub fn has_links(&self) -> bool {
-        !self.pinned_links().is_empty() || self.other_versions().iter().any(|other| !other.pinned_links().is_empty())
+    /// Whether an agent of any version left a program that is attached: by a pinned link, or as a filter.
+    pub fn has_attached(&self) -> bool {
+        let has = |pins: &Self| !pins.pinned_links().is_empty() || !pins.pinned_programs().is_empty();
+        has(self) || self.other_versions().iter().any(has)
+    }
+
+    /// Whether every program that is attached uses the maps of these names that are pinned here, so that what is in
+    /// those is in force. Maps of another version or size than a program's are empty.
+    pub fn are_in_use(&self, maps: &[&str]) -> bool {
+        let ids: Option<Vec<u32>> =
+            maps.iter().map(|name| Some(MapInfo::from_pin(self.maps().join(name)).ok()?.id())).collect();
+        let Some(ids) = ids else { return false };
+        let uses_all = |interface: &String| {
+            let used = ProgramInfo::from_pin(self.program(interface)).and_then(|info| info.map_ids());
+            used.ok().flatten().is_some_and(|used| ids.iter().all(|id| used.contains(id)))
+        };
+        let programs = self.pinned_programs();
+        // The pin of a program follows its attachment: a link without one was taken over or is about to be.
+        let has_program = |(_, interface): &(AttachMode, String)| programs.contains(interface);
+        !programs.is_empty() && programs.iter().all(uses_all) && self.pinned_links().iter().all(has_program)
     }
 
     /// Takes over the links that other versions of the layout left pinned, so that their programs are replaced and
@@ -148,7 +167,15 @@ impl Pins {
     /// # Errors
     /// As [`Self::remove_all`].
     pub fn remove_other_versions(&self) -> Result<(), PinsError> {
-        self.other_versions().iter().try_for_each(|other| other.remove_version().map(drop))
+        let ours = self.pinned_programs();
+        for other in self.other_versions() {
+            // A classic filter has one place on an interface: what is there by now is the filter of this version.
+            for interface in other.pinned_programs().iter().filter(|interface| ours.contains(interface)) {
+                remove(&other.program(interface))?;
+            }
+            other.remove_version()?;
+        }
+        Ok(())
     }
 
     /// The pin directories of other versions.
