@@ -6,6 +6,7 @@
 use ftagent_common::abi::{EVALUATE, NO_RULE, Reason, Settings, feature, mode, stage};
 use ftagent_common::packet::{AddressFault, Checks, Ip, Plain};
 
+use crate::flows::Ends;
 use crate::hook::Hook;
 use crate::maps::Scratch;
 use crate::sample::Draw;
@@ -50,12 +51,15 @@ pub(crate) fn judge<H: Hook>(
     plain.class = unsafe { (&raw const scratch.packet.class).read_volatile() };
     // SAFETY: as above.
     plain.address_fault = unsafe { (&raw const scratch.packet.address_fault).read_volatile() };
-    if settings.mode == mode::ENFORCE && is_common(&plain, settings) {
+    if settings.mode == mode::ENFORCE && !may_be_trusted(&plain, settings) {
         let judged = Judged::new(settings, clock::now(&mut scratch.cpu), wire_len as u64);
         match refused(&plain, scratch, &judged) {
             Outcome::Nothing => scratch.is_cleared = true,
             Outcome::Ask => {}
-            Outcome::Drop(hit) => {
+            Outcome::Drop((reason, rule)) => {
+                scratch.verdict.reason = reason;
+                // SAFETY: written in the line above; through memory for the reason given there.
+                let hit = (unsafe { (&raw const scratch.verdict.reason).read_volatile() }, rule);
                 if let Some(counters) = target::known(plain.dst, &judged)
                     && !is_sampled(scratch, settings)
                 {
@@ -69,20 +73,24 @@ pub(crate) fn judge<H: Hook>(
     Way::Parsed
 }
 
-/// Whether nothing that comes before these checks, or outranks them, has a say.
+/// Whether the fail-safe sources or the allowlist have a say.
 #[inline(always)]
-fn is_common(plain: &Plain, settings: &Settings) -> bool {
-    if maps::STAGES.load() & stage::REFLECTORS != 0
-        && settings.features & feature::REFLECTORS != 0
-        && reflector::is_asked(plain.protocol, plain.src_port, plain.icmp[0])
-    {
+fn may_be_trusted(plain: &Plain, settings: &Settings) -> bool {
+    if settings.features & feature::TRUST == 0 {
         return false;
     }
-    if settings.features & feature::TRUST == 0 {
-        return true;
-    }
-    let Some(bitmaps) = maps::BITMAPS.get(0) else { return false };
-    !trust::is_set(&bitmaps.trust4, &Ip([0, 0, 0, plain.src]), 4)
+    let Some(bitmaps) = maps::BITMAPS.get(0) else { return true };
+    trust::is_set(&bitmaps.trust4, &Ip([0, 0, 0, plain.src]), 4)
+}
+
+/// Whether it is an answer that nobody asked for. Counts for protected targets alone: others are left to the stages, as
+/// every frame is whose target is not known here.
+#[inline(always)]
+fn is_reflection(plain: &Plain, judged: &Judged<'_>) -> bool {
+    let (remote, local) = (Ip::of_v4(plain.src), Ip::of_v4(plain.dst));
+    let ports = [plain.src_port, plain.dst_port];
+    let ends = Ends { remote: &remote, local: &local, ports, protocol: plain.protocol };
+    reflector::of(&ends, judged).is_some()
 }
 
 #[inline(always)]
@@ -91,6 +99,12 @@ fn refused(plain: &Plain, scratch: &mut Scratch, judged: &Judged<'_>) -> Outcome
         AddressFault::None => {}
         AddressFault::Martian => return Outcome::Drop((Reason::MartianSource, NO_RULE)),
         AddressFault::Land => return Outcome::Drop((Reason::Land, NO_RULE)),
+    }
+    if maps::STAGES.load() & stage::REFLECTORS != 0
+        && judged.settings.features & feature::REFLECTORS != 0
+        && reflector::is_asked(plain.protocol, plain.src_port, plain.icmp[0])
+    {
+        return if is_reflection(plain, judged) { Outcome::Drop((Reason::Reflection, NO_RULE)) } else { Outcome::Ask };
     }
     let found = match block::of_plain(plain.src, scratch, judged) {
         Some(found) => Some((found.rule, found.flags, found.reason)),

@@ -129,7 +129,7 @@ fn judge<H: Hook>(hook: &H, wire_len: usize, parse_any: impl Fn(&H), parse_tunne
         return Fate::Pass;
     }
     // After the sample, which must show the frame as it came.
-    if reason as u8 == Reason::SynCookie as u8 && hook.answer() {
+    if maps::STAGES.load() & stage::GATE != 0 && reason as u8 == Reason::SynCookie as u8 && hook.answer() {
         return Fate::SendBack;
     }
     Fate::Drop

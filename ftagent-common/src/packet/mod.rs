@@ -63,6 +63,12 @@ impl Ip {
         Self([0, 0, Self::MAPPED, u32::from_ne_bytes(octets)])
     }
 
+    /// From an IPv4 address in memory order.
+    #[inline(always)]
+    pub const fn of_v4(word: u32) -> Self {
+        Self([0, 0, Self::MAPPED, word])
+    }
+
     /// From the sixteen bytes of an IPv6 header.
     #[inline(always)]
     pub const fn v6(o: [u8; 16]) -> Self {

@@ -107,8 +107,8 @@ impl Plain {
     pub fn fill(&self, packet: &mut Packet) {
         // Field by field: a whole value would be made on the stack and copied from there.
         packet.clear();
-        packet.src = Ip([0, 0, Ip::MAPPED, self.src]);
-        packet.dst = Ip([0, 0, Ip::MAPPED, self.dst]);
+        packet.src = Ip::of_v4(self.src);
+        packet.dst = Ip::of_v4(self.dst);
         packet.class = self.class;
         packet.version = 4;
         packet.protocol = self.protocol;

@@ -20,26 +20,27 @@ pub(super) fn hit(packet: &Packet, judged: &Judged<'_>) -> Option<Hit> {
     if maps::STAGES.load() & stage::REFLECTORS == 0 || judged.settings.features & feature::REFLECTORS == 0 {
         return None;
     }
-    let now_ns = judged.now_ns;
     // What is inside a tunnel was asked for inside one, which nobody learns.
     if packet.tunnel != Tunnel::None || !is_answer(packet) {
         return None;
     }
+    let Packet { src, dst, protocol, src_port, dst_port, .. } = packet;
+    of(&Ends { remote: src, local: dst, ports: [*src_port, *dst_port], protocol: *protocol }, judged)
+}
+
+/// Whether nobody asked for an answer.
+#[inline(always)]
+pub(crate) fn of(ends: &Ends<'_>, judged: &Judged<'_>) -> Option<Hit> {
+    let now_ns = judged.now_ns;
     let gate = flows::GATE.get(0)?;
-    if packet.protocol == proto::UDP
-        && (!has_port(&gate.reflectors, packet.src_port) || has_port(&gate.served, packet.dst_port))
+    if ends.protocol == proto::UDP
+        && (!has_port(&gate.reflectors, ends.ports[0]) || has_port(&gate.served, ends.ports[1]))
     {
         return None;
     }
     if gate.queries_from_ns == 0 || now_ns < gate.queries_from_ns {
         return None;
     }
-    let ends = Ends {
-        remote: &packet.src,
-        local: &packet.dst,
-        ports: [packet.src_port, packet.dst_port],
-        protocol: packet.protocol,
-    };
     let hash = ends.hash(gate, 0);
     if flows::set(&flows::QUERIES, QUERY_SETS, hash)?.knows(hash, now_ns) {
         return None;

@@ -24,14 +24,18 @@ pub trait Place: Pod {
 impl Place for TargetCounters {
     unsafe fn is_taken(at: *const Self) -> bool {
         // SAFETY: the caller's.
-        unsafe { (&raw const (*at).generation).read_volatile() != 0 }
+        let word = unsafe { &raw const (*at).generation };
+        // SAFETY: the caller's.
+        unsafe { word.read_volatile() != 0 }
     }
 }
 
 impl Place for SourceCounters {
     unsafe fn is_taken(at: *const Self) -> bool {
         // SAFETY: the caller's.
-        unsafe { (&raw const (*at).last_seen_ns).read_volatile() != 0 }
+        let word = unsafe { &raw const (*at).last_seen_ns };
+        // SAFETY: the caller's.
+        unsafe { word.read_volatile() != 0 }
     }
 }
 
