@@ -25,6 +25,7 @@ mod run;
 mod stages;
 mod sum;
 mod survival;
+mod targets;
 mod versions;
 mod visible;
 mod wire;

@@ -80,6 +80,9 @@ impl core::ops::AddAssign<&Self> for InterfaceCounters {
 /// Places beside each other that a target or a source may have in its CPU's part of its table.
 pub const PROBES: u32 = 8;
 
+/// The same for a target that found all of these taken.
+pub const FAR_PROBES: u32 = 64;
+
 /// After how long a silence a heavy source is forgotten.
 pub const SOURCE_SILENT_NS: u64 = 60_000_000_000;
 

@@ -2,7 +2,7 @@
 
 use aya_ebpf::helpers::generated::bpf_get_smp_processor_id;
 use aya_ebpf::maps::lpm_trie::Key;
-use ftagent_common::abi::{Health, PRESENT, PROBES, Target, TargetCounters, hash, hash4};
+use ftagent_common::abi::{FAR_PROBES, Health, PRESENT, PROBES, Target, TargetCounters, hash, hash4};
 
 use super::Judged;
 use crate::maps::Scratch;
@@ -36,6 +36,10 @@ pub(super) fn find(scratch: &mut Scratch, judged: &Judged<'_>) -> Option<Found> 
             break;
         }
     }
+    if place.is_none() {
+        let index = ftagent_far_target(cpu * per_cpu, first);
+        place = if index == NOWHERE { None } else { maps::TARGETS.get_ptr_mut(index) };
+    }
     // SAFETY: as above.
     let known = place.map(|counters| unsafe { &mut *counters });
     let target = match &known {
@@ -54,6 +58,28 @@ pub(super) fn find(scratch: &mut Scratch, judged: &Judged<'_>) -> Option<Found> 
         None => {}
     }
     if target.flags & PRESENT == 0 { None } else { Some(Found { target, counters: place }) }
+}
+
+/// What [`ftagent_far_target`] returns when all places are taken.
+const NOWHERE: u32 = u32::MAX;
+
+/// The place of the destination, or a free one, where those looked at first are all taken: without it one target in some
+/// hundreds would find none in a table that is half full. A global function, since few frames come here.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn ftagent_far_target(part: u32, first: u32) -> u32 {
+    let Some(scratch) = crate::scratch() else { return NOWHERE };
+    let mask = maps::TARGETS_PER_CPU.load() - 1;
+    for probe in PROBES..FAR_PROBES {
+        let index = part + (first.wrapping_add(probe) & mask);
+        let Some(counters) = maps::TARGETS.get_ptr_mut(index) else { return NOWHERE };
+        // SAFETY: this CPU's part of the table; a program is not interrupted by itself on its CPU.
+        let there = unsafe { &*counters };
+        if there.generation == 0 || there.key == scratch.packet.dst {
+            return index;
+        }
+    }
+    NOWHERE
 }
 
 /// The counters of a protected IPv4 destination (in memory order) that is where it is looked for first.

@@ -3,7 +3,7 @@
 //! Whatever is written is written to the hash first, and what is removed leaves the array first: who finds an entry in
 //! the array would have found it in the hash too. The array is written through this process's memory, the key last.
 
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,7 +18,7 @@ const NAME: &str = "NEAR4";
 /// Blocked IPv4 addresses, in memory order.
 pub struct Blocks4 {
     hash: Table<u32, Slotted<Block>>,
-    array: Mapping,
+    array: OwnedFd,
     /// The key of the hashes; 0: not known yet, and nothing is copied.
     seed: AtomicU64,
     pub max_entries: u32,
@@ -32,7 +32,7 @@ impl Blocks4 {
     pub fn open(dir: &Path) -> Result<Self, TableError> {
         let hash = Table::open(dir, "BLOCK4", 1)?;
         let max_entries = hash.max_entries;
-        Ok(Self { hash, array: Mapping::open(dir)?, seed: AtomicU64::new(0), max_entries })
+        Ok(Self { hash, array: open_array(dir)?, seed: AtomicU64::new(0), max_entries })
     }
 
     /// Bytes of one entry of the hash.
@@ -47,24 +47,97 @@ impl Blocks4 {
     /// On a failed system call.
     pub fn mend(&self, seed: u64) -> Result<(), TableError> {
         self.seed.store(seed, Ordering::Relaxed);
+        let array = self.array()?;
         for index in 0..NEAR_BLOCKS {
-            let key = self.array.key(index);
-            if key != 0 && self.hash.lookup(&(key as u32))?.as_ref() != Some(&self.array.block(index)) {
-                self.array.free(index);
+            let key = array.key(index);
+            if key != 0 && self.hash.lookup(&(key as u32))?.as_ref() != Some(&array.block(index)) {
+                array.free(index);
             }
         }
-        let mut there = Vec::new();
-        self.hash.for_each(|address, values| there.push((*address, values[0])))?;
-        there.iter().for_each(|(address, block)| self.copy(*address, block));
-        Ok(())
+        self.hash.for_each(|address, values| array.copy(*address, &values[0]))
     }
 
-    /// Where the address is, or else the first free place that it may have.
+    /// The array in this process's memory, for as long as it is written: its pages count as the process's own.
+    fn array(&self) -> Result<Mapping, TableError> {
+        Mapping::new(&self.array, self.seed.load(Ordering::Relaxed))
+    }
+}
+
+impl Entries<u32, Slotted<Block>> for Blocks4 {
+    fn insert(&self, key: &u32, value: &Slotted<Block>) -> Result<(), TableError> {
+        self.insert_many(&[(*key, *value)]).map_err(|(_, error)| *error)
+    }
+
+    fn insert_many(&self, entries: &[(u32, Slotted<Block>)]) -> Result<(), (usize, Box<TableError>)> {
+        if entries.is_empty() {
+            return Ok(());
+        }
+        let array = self.array().map_err(|error| (0, Box::new(error)))?;
+        let result = self.hash.insert_many(entries);
+        let done = result.as_ref().err().map_or(entries.len(), |(done, _)| *done);
+        entries.iter().take(done).for_each(|(address, block)| array.copy(*address, block));
+        result
+    }
+
+    fn remove(&self, key: &u32) -> Result<(), TableError> {
+        self.remove_many(&[*key])
+    }
+
+    fn remove_many(&self, keys: &[u32]) -> Result<(), TableError> {
+        if keys.is_empty() {
+            return Ok(());
+        }
+        let array = self.array()?;
+        keys.iter().for_each(|address| array.forget(*address));
+        self.hash.remove_many(keys)
+    }
+
+    fn for_each(&self, visit: impl FnMut(&u32, &[Slotted<Block>])) -> Result<(), TableError> {
+        self.hash.for_each(visit)
+    }
+}
+
+/// Opens the array pinned in `dir`.
+fn open_array(dir: &Path) -> Result<OwnedFd, TableError> {
+    let path = dir.join(NAME);
+    let open = |source| TableError::Open { name: NAME, path: path.display().to_string(), source };
+    let data = MapData::from_pin(&path).map_err(open)?;
+    let info = data.info().map_err(open)?;
+    if (info.value_size() as usize, info.max_entries()) != (size_of::<NearBlock>(), NEAR_BLOCKS) {
+        let detail = format!("{} values of {} bytes", info.max_entries(), info.value_size());
+        return Err(TableError::Layout { name: NAME, detail });
+    }
+    let io = |source| TableError::Io { name: NAME, action: "dup", source };
+    data.fd().as_fd().try_clone_to_owned().map_err(io)
+}
+
+/// The array in this process's memory.
+struct Mapping {
+    at: NonNull<u8>,
+    bytes: usize,
+    /// The key of the hashes.
+    seed: u64,
+}
+
+impl Mapping {
+    fn new(fd: &OwnedFd, seed: u64) -> Result<Self, TableError> {
+        let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok().flatten().unwrap_or(4_096) as usize;
+        let bytes = (NEAR_BLOCKS as usize * size_of::<NearBlock>()).next_multiple_of(page);
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: a new mapping at an address of the kernel's choice, of an open map of that many bytes.
+        let at = unsafe { libc::mmap(std::ptr::null_mut(), bytes, protection, libc::MAP_SHARED, fd.as_raw_fd(), 0) };
+        match NonNull::new(at.cast::<u8>()) {
+            Some(found) if at != libc::MAP_FAILED => Ok(Self { at: found, bytes, seed }),
+            _ => Err(TableError::Io { name: NAME, action: "mmap", source: std::io::Error::last_os_error() }),
+        }
+    }
+
+    /// Where the address is, and the first free place that it may have.
     fn place(&self, address: u32) -> (Option<u32>, Option<u32>) {
-        let hash = hash4(address, self.seed.load(Ordering::Relaxed));
+        let hash = hash4(address, self.seed);
         let mut free = None;
         for index in (0..NEAR_PROBES).map(|probe| near_place(hash, probe)) {
-            match self.array.key(index) {
+            match self.key(index) {
                 0 => free = free.or(Some(index)),
                 key if key == NearBlock::key_of(address) => return (Some(index), free),
                 _ => {}
@@ -75,90 +148,22 @@ impl Blocks4 {
 
     /// The hash has the entry already: without a place here it is found there.
     fn copy(&self, address: u32, block: &Slotted<Block>) {
-        if self.seed.load(Ordering::Relaxed) == 0 {
-            return;
-        }
         let (there, free) = self.place(address);
         if let Some(index) = there {
-            if self.array.block(index) == *block {
+            if self.block(index) == *block {
                 return;
             }
             // Not in place: a frame that reads it meanwhile would see parts of both. It finds the hash's.
-            self.array.free(index);
+            self.free(index);
         }
         if let Some(index) = there.or(free) {
-            self.array.fill(index, address, block);
+            self.fill(index, address, block);
         }
     }
 
     fn forget(&self, address: u32) {
         if let (Some(index), _) = self.place(address) {
-            self.array.free(index);
-        }
-    }
-}
-
-impl Entries<u32, Slotted<Block>> for Blocks4 {
-    fn insert(&self, key: &u32, value: &Slotted<Block>) -> Result<(), TableError> {
-        // A frame may hold the old copy for the time of its judgement; from here on none finds it.
-        self.forget(*key);
-        self.hash.insert(key, value)?;
-        self.copy(*key, value);
-        Ok(())
-    }
-
-    fn insert_many(&self, entries: &[(u32, Slotted<Block>)]) -> Result<(), (usize, Box<TableError>)> {
-        let result = self.hash.insert_many(entries);
-        let done = result.as_ref().err().map_or(entries.len(), |(done, _)| *done);
-        entries.iter().take(done).for_each(|(address, block)| self.copy(*address, block));
-        result
-    }
-
-    fn remove(&self, key: &u32) -> Result<(), TableError> {
-        self.forget(*key);
-        self.hash.remove(key)
-    }
-
-    fn remove_many(&self, keys: &[u32]) -> Result<(), TableError> {
-        keys.iter().for_each(|address| self.forget(*address));
-        self.hash.remove_many(keys)
-    }
-
-    fn for_each(&self, visit: impl FnMut(&u32, &[Slotted<Block>])) -> Result<(), TableError> {
-        self.hash.for_each(visit)
-    }
-}
-
-/// The array in this process's memory.
-struct Mapping {
-    at: NonNull<u8>,
-    bytes: usize,
-}
-
-// SAFETY: the memory is shared with the kernel and only accessed through atomic words.
-unsafe impl Send for Mapping {}
-// SAFETY: as above.
-unsafe impl Sync for Mapping {}
-
-impl Mapping {
-    fn open(dir: &Path) -> Result<Self, TableError> {
-        let path = dir.join(NAME);
-        let open = |source| TableError::Open { name: NAME, path: path.display().to_string(), source };
-        let data = MapData::from_pin(&path).map_err(open)?;
-        let info = data.info().map_err(open)?;
-        if (info.value_size() as usize, info.max_entries()) != (size_of::<NearBlock>(), NEAR_BLOCKS) {
-            let detail = format!("{} values of {} bytes", info.max_entries(), info.value_size());
-            return Err(TableError::Layout { name: NAME, detail });
-        }
-        let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok().flatten().unwrap_or(4_096) as usize;
-        let bytes = (NEAR_BLOCKS as usize * size_of::<NearBlock>()).next_multiple_of(page);
-        let protection = libc::PROT_READ | libc::PROT_WRITE;
-        let fd = data.fd().as_fd().as_raw_fd();
-        // SAFETY: a new mapping at an address of the kernel's choice, of an open map of that many bytes.
-        let at = unsafe { libc::mmap(std::ptr::null_mut(), bytes, protection, libc::MAP_SHARED, fd, 0) };
-        match NonNull::new(at.cast::<u8>()) {
-            Some(found) if at != libc::MAP_FAILED => Ok(Self { at: found, bytes }),
-            _ => Err(TableError::Io { name: NAME, action: "mmap", source: std::io::Error::last_os_error() }),
+            self.free(index);
         }
     }
 

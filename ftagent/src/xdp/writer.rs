@@ -297,13 +297,10 @@ fn direct<K: aya::Pod + Ord, V: aya::Pod + Entry>(
     };
     there.extend(new.into_iter().take(done));
     let gone: Vec<K> = there.keys().filter(|k| !wanted.contains_key(k)).copied().collect();
-    for key in gone {
-        match table.remove(&key) {
-            Ok(()) => {
-                there.remove(&key);
-            }
-            Err(e) => errors.push(e),
-        }
+    match table.remove_many(&gone) {
+        Ok(()) => gone.iter().for_each(|key| _ = there.remove(key)),
+        // Which ones are gone is not known: the next try removes them again, which is success where they are.
+        Err(e) => errors.push(e),
     }
 }
 
