@@ -357,7 +357,7 @@ fn targets_and_heavy_sources_are_counted_by_themselves() {
         datapath.judge(&to_edge().udp(53, 2_000).build());
     }
     datapath.judge(&PacketBuilder::v4([192, 0, 2, 1], EDGE_V4).tcp(1, 80, 0x10).build());
-    let reading = counters::read(&datapath.maps, &datapath.attached).expect("counters");
+    let reading = counters::read(&datapath.maps, &datapath.attached, None).expect("counters");
     let (ip, target) = &reading.targets[0];
     assert_eq!((reading.targets.len(), ip.to_string()), (1, "10.99.0.1".to_owned()));
     assert_eq!(target.classes[TrafficClass::Reflector.index()].passed.packets, 100);

@@ -74,6 +74,7 @@ struct Daemon {
     acks: Vec<CommandAck>,
     /// Frames and bytes at the last tick and at the last metrics sample.
     last_tick: (u64, u64),
+    last_reading: Option<CounterReading>,
     last_sample: (u64, MetricsCounters),
     tick: TickReport,
     tick_times: TickTimes,
@@ -157,6 +158,7 @@ pub async fn run(config: Config) -> Result<()> {
         outcome: None,
         acks: Vec::new(),
         last_tick: (0, 0),
+        last_reading: None,
         last_sample: (started.mono_ns, MetricsCounters::default()),
         tick: TickReport::default(),
         tick_times: TickTimes::default(),
@@ -194,6 +196,7 @@ pub async fn run(config: Config) -> Result<()> {
 
     let attached = daemon.attachment.attach(loaded, &daemon.config, &links)?;
     daemon.take_attached(attached);
+    crate::xdp::info::trim_memory();
     let worker = tokio::task::spawn_blocking(move || worker.run());
     daemon.last_sample = (started.mono_ns, daemon.sums().1);
 
@@ -306,7 +309,7 @@ impl Daemon {
         }
         // The time of a rate is when its counters were read, not when the tick began.
         let now = clock::now();
-        match counters::read(&self.datapath.maps, &self.attached) {
+        match counters::read(&self.datapath.maps, &self.attached, self.last_reading.as_ref()) {
             Ok(reading) => {
                 let pps = self.rate(&reading, now.mono_ns);
                 self.datapath.seen = (reading.targets.len() as u64, reading.sources.len() as u64);
@@ -314,6 +317,7 @@ impl Daemon {
                     error!(%error, "heartbeat");
                 }
                 self.note_busiest(&reading);
+                self.last_reading = Some(reading.clone());
                 self.engine.on(Input::Counters(reading), now);
             }
             Err(error) => error!(%error, "counters cannot be read"),

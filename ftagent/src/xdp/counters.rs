@@ -16,17 +16,31 @@ use crate::engine::CounterReading;
 
 /// One reading of everything that detection needs.
 ///
+/// While no frame has come since `last`, its targets and sources still hold: every frame is in a counter of its
+/// interface, and these were read before the tables. An agent without traffic reads nothing else.
+///
 /// # Errors
 /// On a failed system call.
-pub fn read(maps: &Maps, interfaces: &[Attached]) -> Result<CounterReading, TableError> {
+pub fn read(
+    maps: &Maps,
+    interfaces: &[Attached],
+    last: Option<&CounterReading>,
+) -> Result<CounterReading, TableError> {
+    let now_ns = clock::mono_ns();
     let mut reading = CounterReading::default();
     for interface in interfaces {
         reading.interfaces.push((interface.interface.clone(), self::interface(maps, interface.slot)?));
     }
+    if let Some(last) = last.filter(|last| last.interfaces == reading.interfaces && !last.interfaces.is_empty()) {
+        reading.targets.clone_from(&last.targets);
+        let is_fresh = |counters: &SourceCounters| now_ns.saturating_sub(counters.last_seen_ns) < SOURCE_SILENT_NS;
+        reading.sources = last.sources.iter().filter(|(_, counters)| is_fresh(counters)).copied().collect();
+        return Ok(reading);
+    }
     let mut targets: BTreeMap<Ip, TargetCounters> = BTreeMap::new();
     maps.targets.for_each(|part| *targets.entry(part.key).or_default() += part);
     reading.targets = targets.into_iter().map(|(ip, sum)| (IpAddr::from(ip), sum)).collect();
-    reading.sources = heavy_sources(maps, clock::mono_ns());
+    reading.sources = heavy_sources(maps, now_ns);
     Ok(reading)
 }
 

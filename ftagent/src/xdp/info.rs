@@ -62,3 +62,13 @@ fn object(path: &Path) -> io::Result<OwnedFd> {
     // SAFETY: the call gave us a descriptor that nobody else has.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
+
+/// Gives memory that was freed back to the machine: loading programs takes some megabytes for half a second, and the
+/// allocator would keep them.
+pub fn trim_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: takes no pointers; the allocator's own locks guard it.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
