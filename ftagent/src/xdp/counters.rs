@@ -21,11 +21,7 @@ use crate::engine::CounterReading;
 ///
 /// # Errors
 /// On a failed system call.
-pub fn read(
-    maps: &Maps,
-    interfaces: &[Attached],
-    last: Option<&CounterReading>,
-) -> Result<CounterReading, TableError> {
+pub fn read(maps: &Maps, interfaces: &[Attached], last: Option<&CounterReading>) -> Result<CounterReading, TableError> {
     let now_ns = clock::mono_ns();
     let mut reading = CounterReading::default();
     for interface in interfaces {
