@@ -180,7 +180,7 @@ pub(crate) const FLOODS: &[(F, Maker)] = &[
 pub(crate) fn run(make: Maker, target: &str, vlan: Option<u16>, pps: u64, one_in: u32) -> Kernel {
     let target: IpAddr = target.parse().expect("an address");
     let mut kernel = Kernel::new(Settings::default());
-    kernel.one_in = one_in;
+    kernel.datapath.sampling = ftagent::replay::Sampling::OneIn(one_in);
     kernel.run_for(SEC + 17_000_000);
     let start = kernel.now_ns;
     let mut dice = Dice(0x9e37_79b9_7f4a_7c15);
@@ -213,8 +213,8 @@ fn check(target: &str, vlan: Option<u16>, pps: u64, one_in: u32) {
             wrong.push(format!("{i} {family}: {} {:.2}\n    {why}", report.family, report.confidence));
         } else if rule.is_none_or(|ms| ms > 250 && one_in == 1) {
             wrong.push(format!("{i} {family}: rule after {rule:?} ms"));
-        } else if one_in == 1 && kernel.dropped < kernel.passed * 2 {
-            wrong.push(format!("{i} {family}: {} passed, {} dropped", kernel.passed, kernel.dropped));
+        } else if one_in == 1 && kernel.datapath.dropped < kernel.datapath.passed * 2 {
+            wrong.push(format!("{i} {family}: {} passed, {} dropped", kernel.datapath.passed, kernel.datapath.dropped));
         }
     }
     assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), FLOODS.len(), wrong.join("\n"));
