@@ -5,7 +5,6 @@
 mod captures;
 mod cost;
 mod floods;
-mod frames;
 mod kernel;
 mod properties;
 mod scripts;

@@ -7,11 +7,10 @@ use ftagent::engine::{
     Change, Engine, Guard, Input, Matches, OperatorOrder, Origin, Point, Rule, RuleId, RuleSet, Settings, Verdict,
 };
 use ftagent_common::api::AllowEntry;
+use ftagent_lab::floods::{Dice, FLOODS};
 use ipnet::IpNet;
 use proptest::prelude::*;
 
-use crate::floods::FLOODS;
-use crate::frames::Dice;
 use crate::kernel::{Kernel, MS, SEC, at};
 
 /// One thing that happens to a node.

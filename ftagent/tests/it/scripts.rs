@@ -7,11 +7,11 @@ use ftagent_common::api::{
     AllowEntry, DetectionOverrides, ExecutionOutcome, FirewallRule, NodeCommand, NodeConfig, Order,
 };
 use ftagent_common::vocab::{AttackFamily as F, IncidentStatus, Mode, Severity};
+use ftagent_lab::floods::{Dice, Maker, Spec, forged, real, real_ttl};
 use ipnet::IpNet;
 use uuid::Uuid;
 
-use crate::floods::{Maker, TARGET, forged, real, real_ttl};
-use crate::frames::{Dice, Spec};
+use crate::floods::TARGET;
 use crate::kernel::{Kernel, MS, SEC, at};
 
 fn ip(text: &str) -> IpAddr {
