@@ -18,8 +18,6 @@ use crate::xdp::compile::FailSafe;
 
 /// log2 of an epoch of distinct sources in nanoseconds, as in the kernel.
 pub(super) const EPOCH_SHIFT: u32 = 30;
-/// The longest IP datagram: what a snap length cut off a frame is made up to this.
-const MAX_DATAGRAM: usize = 65_535 + 64;
 
 /// How many frames one sample stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,7 +74,6 @@ pub struct Datapath {
     /// Frames since the last tick, and when that was.
     since_tick: u64,
     ticked_ns: u64,
-    padded: Vec<u8>,
     /// IP packets to protected destinations.
     pub passed: u64,
     pub dropped: u64,
@@ -107,7 +104,6 @@ impl Datapath {
             sample_state: 0,
             since_tick: 0,
             ticked_ns: 0,
-            padded: Vec::new(),
             passed: 0,
             dropped: 0,
             first_drop_ns: None,
@@ -142,21 +138,7 @@ impl Datapath {
     ///
     /// `bytes` is what is known of a frame of `wire_len` bytes.
     pub fn frames(&mut self, bytes: &[u8], wire_len: usize, count: u64, now_ns: u64) -> u64 {
-        let mut whole = std::mem::take(&mut self.padded);
-        let passed = if bytes.len() < wire_len && wire_len <= MAX_DATAGRAM {
-            whole.clear();
-            whole.extend_from_slice(bytes);
-            whole.resize(wire_len, 0);
-            self.judge(&whole, bytes.len(), wire_len, count, now_ns)
-        } else {
-            self.judge(bytes, bytes.len(), wire_len.max(bytes.len()), count, now_ns)
-        };
-        self.padded = whole;
-        passed
-    }
-
-    /// As [`Self::frames`]; of `bytes` the first `known` are the frame's own.
-    fn judge(&mut self, bytes: &[u8], known: usize, wire_len: usize, count: u64, now_ns: u64) -> u64 {
+        let wire_len = wire_len.max(bytes.len());
         self.since_tick += count;
         let mut packet = Packet::EMPTY;
         let refused = match parse_into(&Frame::new(bytes), wire_len, Checks::ALL, &mut packet) {
@@ -179,11 +161,11 @@ impl Datapath {
             self.elsewhere += count;
             return count;
         }
-        let payload = bytes.get(usize::from(packet.payload_offset)..known).unwrap_or(&[]);
+        let payload = bytes.get(usize::from(packet.payload_offset)..).unwrap_or(&[]);
         let noted = hash(packet.src);
         let full = self.targets.len() >= self.limits.max_targets && !self.targets.contains_key(&dst);
         self.uncounted += if full { count } else { 0 };
-        let mut sampled = Sampled { bytes, known, wire_len, now_ns };
+        let mut sampled = Sampled { bytes, wire_len, now_ns };
         let mut passed = 0;
         for _ in 0..count {
             let verdict = match refused {
@@ -295,7 +277,6 @@ impl Datapath {
 /// A frame that may be copied for the agent.
 struct Sampled<'a> {
     bytes: &'a [u8],
-    known: usize,
     wire_len: usize,
     now_ns: u64,
 }
@@ -307,7 +288,7 @@ impl Sampled<'_> {
         let mut packet = Packet::EMPTY;
         let checks = Checks(Checks::TUNNELS);
         let Kind::Ip = parse_into(&Frame::new(head), self.wire_len, checks, &mut packet) else { return None };
-        let payload = head.get(usize::from(packet.payload_offset)..head.len().min(self.known)).unwrap_or(&[]);
+        let payload = head.get(usize::from(packet.payload_offset)..).unwrap_or(&[]);
         let wire_len = u32::try_from(self.wire_len).unwrap_or(u32::MAX);
         Some(PacketSample { time_ns: self.now_ns, packet, wire_len, one_in, reason, payload: Payload::of(payload) })
     }
