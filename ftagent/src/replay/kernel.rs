@@ -39,6 +39,8 @@ pub struct Kernel<W = ()> {
     tick_ns: u64,
     next_tick: u64,
     last_frame_ns: u64,
+    /// The engine's next deadline, asked for after each of its inputs: with many rules the answer takes a while.
+    due_ns: Option<u64>,
     /// The newest report of each incident, and reports of incidents beyond the most that are kept.
     pub reports: BTreeMap<Uuid, IncidentReport>,
     pub forgotten: u64,
@@ -64,6 +66,7 @@ impl<W: Watch> Kernel<W> {
             tick_ns,
             next_tick: START_NS + tick_ns,
             last_frame_ns: START_NS,
+            due_ns: None,
             reports: BTreeMap::new(),
             forgotten: 0,
             first_rule_ns: None,
@@ -104,7 +107,7 @@ impl<W: Watch> Kernel<W> {
             self.tell(Input::Counters(reading));
         }
         self.now_ns = self.now_ns.max(ns);
-        while self.engine.next_deadline().is_some_and(|due| due <= self.now_ns) {
+        while self.due_ns.is_some_and(|due| due <= self.now_ns) {
             self.engine.on_deadline(self.at(self.now_ns));
             self.carry_out();
         }
@@ -116,9 +119,7 @@ impl<W: Watch> Kernel<W> {
     }
 
     fn is_idle(&self) -> bool {
-        self.next_tick > self.last_frame_ns + QUIET_NS
-            && self.datapath.is_quiet()
-            && self.engine.next_deadline().is_none()
+        self.next_tick > self.last_frame_ns + QUIET_NS && self.datapath.is_quiet() && self.due_ns.is_none()
     }
 
     /// One frame arrives at `ns`; whether it passed. `bytes` is what is known of a frame of `wire_len` bytes.
@@ -168,6 +169,7 @@ impl<W: Watch> Kernel<W> {
                 Command::Persist | Command::Ack(_) | Command::Answer(_) => {}
             }
         }
+        self.due_ns = self.engine.next_deadline();
     }
 
     /// Rules that nobody decided by hand.

@@ -142,6 +142,7 @@ pub fn run(options: &Options) -> Result<Outcome, RunError> {
     let mut damage = None;
     loop {
         let before = frames;
+        pace.rewind();
         let ended = each(&options.file, &mut |packet| {
             let kernel = replay.get_or_insert_with(|| {
                 let since = i128::try_from(packet.at.as_nanos()).unwrap_or(0);

@@ -50,6 +50,11 @@ impl Pace {
         self.last_ns
     }
 
+    /// The file begins anew.
+    pub fn rewind(&mut self) {
+        self.newest = None;
+    }
+
     /// The time of the newest packet.
     pub fn last_ns(&self) -> u64 {
         self.last_ns

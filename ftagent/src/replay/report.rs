@@ -86,7 +86,10 @@ fn summary(outcome: &Outcome, options: &Options) -> String {
         (outcome.unreadable, "frames are malformed, so that not even their destination is known"),
         (outcome.unknown, "packets are of a link layer that is not known here"),
         (outcome.uncounted, "packets went to more destinations than datapath.max_targets"),
-        (outcome.backwards, "time stamps lie before that of an earlier packet; these follow at once"),
+        (
+            if options.rate_pps.is_none() { outcome.backwards } else { 0 },
+            "time stamps lie before that of an earlier packet; these follow at once",
+        ),
     ];
     for (count, what) in notes.iter().filter(|(count, _)| *count > 0) {
         _ = writeln!(text, "note: {} {what}", grouped(*count));
@@ -179,7 +182,7 @@ fn incident_text(report: &IncidentReport, began: OffsetDateTime, explain: bool) 
     };
     let sources = report.top_sources.iter().take(5).map(|s| format!("{} {:.1} %", s.ip, s.share * 100.0)).collect();
     let ports = |ports: &[ftagent_common::api::PortShare]| {
-        ports.iter().take(5).map(|p| format!("{} {:.1} %", p.port, p.share * 100.0)).collect()
+        ports.iter().filter(|p| p.port != 0).take(5).map(|p| format!("{} {:.1} %", p.port, p.share * 100.0)).collect()
     };
     text += &list("top sources", sources);
     text += &list("top source ports", ports(&report.top_src_ports));

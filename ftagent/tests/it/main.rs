@@ -7,5 +7,6 @@ mod cost;
 mod floods;
 mod kernel;
 mod properties;
+mod replay;
 mod scripts;
 mod sync;

@@ -18,7 +18,7 @@ use ftagent_lab::replay::each;
 use super::judge::Trial;
 use super::trial::{Play, play};
 
-/// Packets per second, and for how long: twice, six times and twenty times the floor. Few samples need more time.
+/// Packets per second to each target, and for how long: twice, six times and twenty times the floor. Few samples need more time.
 const RATES: [(u64, u64); 3] = [(20_000, 3_000), (60_000, 1_500), (200_000, 1_000)];
 const SAMPLINGS: [u32; 3] = [1, 100, 1_000];
 /// The agent's tick in milliseconds; attacks begin at every moment of it.
@@ -89,7 +89,9 @@ pub(super) fn captures(attacks: &[Attack], quick: bool) -> Vec<Trial> {
         .collect();
     in_parallel(&jobs, |(attack, how)| {
         let mut frames = attack.frames.iter().cycle();
-        let found = play(*how, || {
+        // The floor is that of an address.
+        let all = Play { pps: how.pps * attack.targets.len() as u64, ..*how };
+        let found = play(all, || {
             let frame = frames.next().expect("a capture without frames is no job");
             (Cow::Borrowed(frame.bytes.as_slice()), frame.wire_len)
         });

@@ -46,7 +46,7 @@ impl Trial {
     fn told(&self) -> String {
         let Play { pps, one_in, .. } = self.play;
         let mut text = format!(
-            "{} at {pps} packets/s, one sample in {one_in}: {} called {} with confidence {:.2}",
+            "{} at {pps} packets/s to each target, one sample in {one_in}: {} called {} with confidence {:.2}",
             self.name, self.label, self.found.family, self.found.confidence
         );
         if !self.is_target_right() {

@@ -92,7 +92,7 @@ fn captures_goals(trials: &[Trial]) -> Vec<Goal> {
     );
     vec![
         share("D1", "attack captures: family right", ">= 95 %", 95.0, percent(trials, Trial::is_named_right), &detail),
-        share("D2", "attack captures: target right", "= 100 %", 100.0, percent(trials, Trial::is_target_right), ""),
+        share("D2", "attack captures: target right", ">= 100 %", 100.0, percent(trials, Trial::is_target_right), ""),
     ]
 }
 
@@ -142,8 +142,8 @@ fn floods_goals(trials: &[Trial]) -> Vec<Goal> {
     );
     let named = percent(trials, Trial::is_named_right);
     vec![
-        share("D5a", "generated floods: family right", "= 100 %", 100.0, named, &detail),
-        share("D5b", "generated floods: target right", "= 100 %", 100.0, percent(trials, Trial::is_target_right), ""),
+        share("D5a", "generated floods: family right", ">= 100 %", 100.0, named, &detail),
+        share("D5b", "generated floods: target right", ">= 100 %", 100.0, percent(trials, Trial::is_target_right), ""),
     ]
 }
 

@@ -182,10 +182,11 @@ fn ramp() -> Goal {
     }
 }
 
-/// The threshold in packets per second that the engine has for the host.
-fn threshold(kernel: &Kernel<Diary>) -> Option<f64> {
-    let view = kernel.engine.view();
-    view.targets.iter().find(|target| target.target.addr() == HOST).map(|target| target.threshold as f64)
+/// The threshold in packets per second that follows from what the engine has learnt of the one host there is.
+fn threshold(kernel: &Kernel<Diary>) -> f64 {
+    let detection = Settings::default().detection;
+    let normal = kernel.engine.view().baseline.pps as f64;
+    (normal * detection.multiplier).max(detection.floor_pps as f64)
 }
 
 /// Floods while the engine learns: one above the floor, one just below it.
@@ -212,16 +213,15 @@ fn poison() -> Vec<Goal> {
         (learnt, kernel.watch.sure().count() > before)
     };
     let clean = after(0, 0).0;
-    let ratio = |got: Option<f64>| Some(got? / clean?);
+    let ratio = |got: f64| got / clean;
     let seen = |seen: bool| if seen { "opens an incident" } else { "opens no incident" };
     let (above, above_seen) = after(15_000, 0);
     let (below, below_seen) = after(9_000, 0);
     let (later, _) = after(9_000, 30);
-    let show = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), figure);
     vec![
         Goal {
-            value: ratio(above),
-            met: ratio(above).map(|ratio| (ratio - 1.0).abs() < 0.01),
+            value: Some(ratio(above)),
+            met: Some((ratio(above) - 1.0).abs() < 0.01),
             ..Goal::missing(
                 "D10a",
                 POISON.0,
@@ -229,14 +229,14 @@ fn poison() -> Vec<Goal> {
                 POISON.1,
                 &format!(
                     "15,000 pps for 400 s over 500 pps of clients: threshold {} pps, {} without; then 60,000 pps {}",
-                    show(above),
-                    show(clean),
+                    figure(above),
+                    figure(clean),
                     seen(above_seen)
                 ),
             )
         },
         Goal {
-            value: ratio(below),
+            value: Some(ratio(below)),
             ..Goal::missing(
                 "D10b",
                 BELOW.0,
@@ -245,8 +245,8 @@ fn poison() -> Vec<Goal> {
                 &format!(
                     "9,000 pps for 400 s, below the floor of 10,000: threshold {} pps, half an hour later {}; then 60,000 \
                      pps {}",
-                    show(below),
-                    show(later),
+                    figure(below),
+                    figure(later),
                     seen(below_seen)
                 ),
             )
