@@ -49,7 +49,7 @@ impl Sources {
             return;
         }
         let left = 1_024 - ((now_ns >> (EPOCH_SHIFT - 10)) & 1_023);
-        let before = u64::from(self.before.get(&key).copied().unwrap_or(0)) * left >> 10;
+        let before = (u64::from(self.before.get(&key).copied().unwrap_or(0)) * left) >> 10;
         let packets = self.now.entry(key).or_default();
         *packets += 1;
         if u64::from(*packets) + before >= u64::from(self.promote_pps) && self.heavy.len() < self.max_heavy {

@@ -106,31 +106,44 @@ pub(super) fn captures(attacks: &[Attack], quick: bool) -> Vec<Trial> {
     })
 }
 
+/// A generated flood, and how it arrives.
+#[derive(Clone, Copy)]
+struct Flood {
+    number: usize,
+    family: AttackFamily,
+    make: Maker,
+    wire: &'static str,
+    target: &'static str,
+    vlan: Option<u16>,
+}
+
+fn all_floods() -> Vec<Flood> {
+    let over = |number, (family, make): (AttackFamily, Maker)| {
+        WIRES.map(|(wire, target, vlan)| Flood { number, family, make, wire, target, vlan })
+    };
+    let all = FLOODS.iter().enumerate().flat_map(|(number, flood)| over(number, *flood));
+    // RIP version 1 knows no IPv6.
+    all.filter(|flood| flood.wire != "IPv6" || flood.family != AttackFamily::Ripv1Amplification).collect()
+}
+
 /// Plays a generated flood of every family in every way over IPv4, IPv6 and a VLAN.
 pub(super) fn floods(quick: bool) -> Vec<Trial> {
-    let all = FLOODS.iter().enumerate().flat_map(|(n, flood)| WIRES.map(move |wire| (n, *flood, wire)));
-    // RIP version 1 knows no IPv6.
-    let exists = |(_, (family, _), (wire, ..)): &(usize, (AttackFamily, Maker), (&str, &str, Option<u16>))| {
-        *wire != "IPv6" || *family != AttackFamily::Ripv1Amplification
-    };
-    let jobs: Vec<_> = all
-        .filter(exists)
-        .enumerate()
-        .flat_map(|(i, (n, flood, wire))| plays(i, quick).map(move |play| (n, flood, wire, play)))
-        .collect();
-    in_parallel(&jobs, |(n, (family, make), (wire, target, vlan), how)| {
-        let target: IpAddr = target.parse().expect("an address of this file");
+    let floods = all_floods();
+    let jobs: Vec<(Flood, Play)> =
+        floods.iter().enumerate().flat_map(|(i, flood)| plays(i, quick).map(move |play| (*flood, play))).collect();
+    in_parallel(&jobs, |(flood, how)| {
+        let target: IpAddr = flood.target.parse().expect("an address of this file");
         let mut dice = Dice(0x9e37_79b9_7f4a_7c15);
         let found = play(*how, || {
-            let mut spec = make(&mut dice, target);
-            spec.vlan = *vlan;
+            let mut spec = (flood.make)(&mut dice, target);
+            spec.vlan = flood.vlan;
             let frame = spec.frame();
             let len = frame.len();
             (Cow::Owned(frame), len)
         });
         Trial {
-            name: format!("generated flood {n} over {wire}"),
-            label: family.as_str().to_owned(),
+            name: format!("generated flood {} over {}", flood.number, flood.wire),
+            label: flood.family.as_str().to_owned(),
             acceptable: Vec::new(),
             targets: [target].into(),
             play: *how,
