@@ -102,7 +102,7 @@ fn measure(arguments: &Arguments) -> anyhow::Result<()> {
             Group::Swap => bench::swap::run(&options, &mut progress),
             Group::Latency => bench::latency::run(&options, &mut progress),
             Group::Agent => bench::agent::run(&options, &mut progress),
-            Group::Detection => bench::detection::run(&options, &mut progress).map(|measured| {
+            Group::Detection => bench::detection::run_only(&options, only, &mut progress).map(|measured| {
                 if !arguments.json {
                     print!("{}", measured.text);
                 }

@@ -32,12 +32,20 @@ struct Connection {
 }
 
 impl Clients {
+    /// Clients whose connections were there before.
     pub(super) fn new(seed: u64, server: IpAddr, port: u16, population: u64, at_once: usize) -> Self {
+        let mut clients = Self::arriving(seed, server, port, population, at_once);
+        for connection in &mut clients.connections {
+            connection.sent = clients.dice.below(u64::from(connection.all)) as u16;
+        }
+        clients
+    }
+
+    /// Clients that all connect anew.
+    pub(super) fn arriving(seed: u64, server: IpAddr, port: u16, population: u64, at_once: usize) -> Self {
         let mut clients = Self { dice: Dice(seed | 1), server, port, population, connections: Vec::new() };
         for _ in 0..at_once {
-            let mut connection = clients.connect();
-            // They did not all begin at this moment.
-            connection.sent = clients.dice.below(u64::from(connection.all)) as u16;
+            let connection = clients.connect();
             clients.connections.push(connection);
         }
         clients

@@ -12,6 +12,8 @@ use super::trial::{Diary, MS, SEC, node};
 
 const TICK_NS: u64 = 50 * MS;
 const HOUR: u64 = 3_600;
+/// Seconds in which a crowd gathers.
+const GATHERS: u64 = 60;
 /// Packets of bulk data that go together: nothing looks at them one by one.
 const IN_A_ROW: u64 = 8;
 
@@ -44,6 +46,13 @@ enum Load {
     Crowd(Box<Clients>),
 }
 
+struct Running {
+    begins: u64,
+    ends: u64,
+    pps: u64,
+    load: Load,
+}
+
 fn load(what: &str, host: IpAddr, seed: u64) -> Load {
     let far = |v4: &str, v6: &str| if host.is_ipv4() { ip(v4) } else { ip(v6) };
     let one = far("198.51.100.20", "2001:db8:77::20");
@@ -52,7 +61,8 @@ fn load(what: &str, host: IpAddr, seed: u64) -> Load {
         "fill" => Load::Bulk(Bulk::download(seed, far("192.0.2.80", "2001:db8:99::80"), host, 443, 6)),
         "speed test" => Load::Bulk(Bulk::upload(seed, one, host, 8_080, 8)),
         "quic test" => Load::Bulk(Bulk::upload(seed, one, host, 443, 4).quic()),
-        _ => Load::Crowd(Box::new(Clients::new(seed, host, 443, 50_000, 5_000))),
+        // Some 40 segments a visit that takes a second or so: 25,000 a second are 800 visits at a time.
+        _ => Load::Crowd(Box::new(Clients::arriving(seed, host, 443, 50_000, 800))),
     }
 }
 
@@ -108,25 +118,29 @@ fn simulate(seconds: u64) -> Kernel<Diary> {
     let busiest = [350.0, 300.0, 150.0, 200.0];
     let mut clients: Vec<Clients> =
         hosts.iter().zip(1..).map(|(host, seed)| Clients::new(seed * 77, *host, 443, 3_000, 60)).collect();
-    let mut running: Vec<(u64, u64, u64, IpAddr, Load)> = Vec::new();
+    let mut running: Vec<Running> = Vec::new();
     let start = kernel.now_ns;
     for second in 0..seconds {
         for (n, (what, host, begins, lasts, pps)) in EVENTS.into_iter().enumerate() {
             if begins == second {
-                running.push((second + lasts, pps, n as u64, hosts[host], load(what, hosts[host], 1_000 + n as u64)));
+                let load = load(what, hosts[host], 1_000 + n as u64);
+                running.push(Running { begins, ends: begins + lasts, pps, load });
             }
         }
-        running.retain(|(end, ..)| *end > second);
+        running.retain(|event| event.ends > second);
         for tick in 0..SEC / TICK_NS {
             let ns = start + second * SEC + tick * TICK_NS;
             for (clients, pps) in clients.iter_mut().zip(busiest) {
                 let wanted = (pps * curve(second) * TICK_NS as f64 / SEC as f64) as u64;
                 send_clients(&mut kernel, clients, wanted, ns);
             }
-            for (_, pps, _, _, load) in &mut running {
+            for Running { begins, pps, load, .. } in &mut running {
                 let wanted = *pps * TICK_NS / SEC;
                 match load {
-                    Load::Crowd(crowd) => send_clients(&mut kernel, crowd, wanted, ns),
+                    Load::Crowd(crowd) => {
+                        let gathered = (second - *begins + 1).min(GATHERS);
+                        send_clients(&mut kernel, crowd, wanted * gathered / GATHERS, ns);
+                    }
                     Load::Bulk(bulk) => {
                         let rows = wanted.div_ceil(IN_A_ROW);
                         for row in 0..rows {

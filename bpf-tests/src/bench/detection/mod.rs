@@ -24,41 +24,38 @@ pub struct Measured {
 
 const NO_CAPTURES: &str = "no captures on this machine: FTAGENT_CAPTURES names their folder";
 
-/// Plays everything.
+/// Whether a figure of one of these goals is asked for: `D11a` asks for `D11`, not for `D1`.
+fn is_asked_for(only: Option<&str>, goals: &[&str]) -> bool {
+    let is_of = |only: &str, goal: &str| {
+        only.strip_prefix(goal).is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_digit()))
+    };
+    only.is_none_or(|only| goals.iter().any(|goal| is_of(only, goal)))
+}
+
+/// Plays everything, or what the goal `only` needs.
 ///
 /// # Errors
 /// When a capture cannot be read.
-pub fn run(options: &Options, progress: &mut dyn FnMut(&str)) -> anyhow::Result<Measured> {
+pub fn run_only(options: &Options, only: Option<&str>, progress: &mut dyn FnMut(&str)) -> anyhow::Result<Measured> {
     let mut measured = Measured { goals: Vec::new(), text: String::new() };
-    let found = Captures::find()?;
     let mut attacks = Vec::new();
-    match &found {
-        Some(captures) => {
-            progress("detection: attack captures");
-            attacks = attacks::captures(&attacks::read(captures, "attack")?, options.quick);
-            measured.show("attack captures", &attacks);
-            measured.goals.extend(captures_goals(&attacks));
-            progress("detection: captures of scans and of ordinary traffic");
-            let scans = attacks::captures(&attacks::read(captures, "scan")?, options.quick);
-            measured.goals.push(scans_goal(&scans));
-            let calm = benign::run(captures)?;
-            measured.text += &benign::told(&calm);
-            measured.goals.extend(benign_goals(&calm));
-        }
-        None => {
-            progress(NO_CAPTURES);
-            measured.goals.extend(captures_goals(&[]));
-            measured.goals.push(scans_goal(&[]));
-            measured.goals.extend(benign_goals(&[]));
-        }
+    if is_asked_for(only, &["D1", "D2", "D3", "D4", "D6"]) {
+        attacks = measured.captures(options, progress)?;
     }
-    progress("detection: generated floods");
-    let floods = attacks::floods(options.quick);
-    measured.show("generated floods", &floods);
-    measured.goals.extend(floods_goals(&floods));
-    measured.goals.extend(delay_goals(&attacks, &floods));
-    progress("detection: carpet, pulses, ramp, poison");
-    measured.goals.extend(scenarios::run(options.quick));
+    if is_asked_for(only, &["D5", "D6"]) {
+        progress("detection: generated floods");
+        let floods = attacks::floods(options.quick);
+        measured.show("generated floods", &floods);
+        measured.goals.extend(floods_goals(&floods));
+        measured.goals.extend(delay_goals(&attacks, &floods));
+    }
+    if is_asked_for(only, &["D7", "D8", "D9", "D10"]) {
+        progress("detection: carpet, pulses, ramp, poison");
+        measured.goals.extend(scenarios::run(options.quick));
+    }
+    if !is_asked_for(only, &["D11"]) {
+        return Ok(measured);
+    }
     if options.quick {
         measured.goals.extend(day::missing("not measured in a quick run"));
     } else {
@@ -71,6 +68,28 @@ pub fn run(options: &Options, progress: &mut dyn FnMut(&str)) -> anyhow::Result<
 }
 
 impl Measured {
+    /// The captures of attacks, scans and ordinary traffic, where there are any; the attacks' trials.
+    fn captures(&mut self, options: &Options, progress: &mut dyn FnMut(&str)) -> anyhow::Result<Vec<Trial>> {
+        let Some(captures) = Captures::find()? else {
+            progress(NO_CAPTURES);
+            self.goals.extend(captures_goals(&[]));
+            self.goals.push(scans_goal(&[]));
+            self.goals.extend(benign_goals(&[]));
+            return Ok(Vec::new());
+        };
+        progress("detection: attack captures");
+        let attacks = attacks::captures(&attacks::read(&captures, "attack")?, options.quick);
+        self.show("attack captures", &attacks);
+        self.goals.extend(captures_goals(&attacks));
+        progress("detection: captures of scans and of ordinary traffic");
+        let scans = attacks::captures(&attacks::read(&captures, "scan")?, options.quick);
+        self.goals.push(scans_goal(&scans));
+        let calm = benign::run(&captures)?;
+        self.text += &benign::told(&calm);
+        self.goals.extend(benign_goals(&calm));
+        Ok(attacks)
+    }
+
     fn show(&mut self, title: &str, trials: &[Trial]) {
         self.text += &confusion(title, trials);
         self.text += &failures(title, trials);
