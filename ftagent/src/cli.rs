@@ -32,6 +32,7 @@ Examples:
   ftagent run                           run in the foreground (the service does this)
   ftagent top                           what is arriving now, and for whom
   ftagent block 198.51.100.7 --ttl 10m  drop one source for ten minutes
+  ftagent replay attack.pcap --explain  what the agent would make of a capture, and why
   ftagent lab                           how fast this machine drops packets, by every way it has
   ftagent detach                        remove everything from the kernel
 
@@ -108,6 +109,14 @@ pub enum Command {
     Check,
     /// Check the configuration file and say what it means.
     CheckConfig,
+    /// Run a capture through the detection, off-line, and print incidents and what the agent would do.
+    ///
+    /// The same engine with a simulated clock: nothing of this machine is touched, no privilege is needed, and the same
+    /// file gives the same answer. Thresholds, firewall rules and protected prefixes are those of the configuration, if
+    /// there is one. Lists of files, reflectors and the TCP gate drop nothing here. Exit status: 0 replayed, with
+    /// incidents or without; 1 the file cannot be read, has no packet or is damaged (what came before the damage is
+    /// printed); 2 wrong usage.
+    Replay(ReplayArguments),
     /// Measure what a dropped packet costs on this machine, and how soon an attack is dropped.
     ///
     /// Builds network namespaces, floods every way to drop packets that is installed here (iptables, ipset, nftables,
@@ -120,6 +129,29 @@ pub enum Command {
         /// bash, elvish, fish, powershell or zsh.
         shell: clap_complete::Shell,
     },
+}
+
+/// What is replayed, and how.
+#[derive(Debug, clap::Args)]
+pub struct ReplayArguments {
+    /// A pcap or pcapng file: Ethernet, raw IP, Linux cooked, null, or PPP.
+    pub file: PathBuf,
+    /// Say why: counters, thresholds, and which families were considered.
+    #[arg(long)]
+    pub explain: bool,
+    /// Packets per second, instead of the capture's own times.
+    #[arg(long, value_name = "PPS", value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+    pub rate: Option<u64>,
+    /// Begin the file anew until so many seconds are over.
+    #[arg(long, requires = "rate", value_name = "SECS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub seconds: Option<u64>,
+    /// Sample one packet in N; without it as many as the agent would.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub sample: Option<u32>,
+    /// A protected address or prefix, instead of the configuration's; may be repeated. Without either every destination
+    /// is.
+    #[arg(long = "target", value_name = "PREFIX")]
+    pub targets: Vec<IpNetOrAddr>,
 }
 
 /// What can be done with lists.

@@ -21,6 +21,7 @@ pub mod netlink;
 pub mod notify;
 pub mod object;
 pub mod persist;
+pub mod replay;
 pub mod status;
 pub mod sync;
 pub mod xdp;

@@ -1,19 +1,21 @@
 //! `ftagent`: arguments in, exit status out.
 
 use std::io::{ErrorKind, IsTerminal as _};
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
 use clap::{CommandFactory as _, Parser as _};
-use ftagent::cli::{Cli, Command, ListsCommand, RuleChange};
+use ftagent::cli::{Cli, Command, ListsCommand, ReplayArguments, RuleChange};
 use ftagent::client::{self, Refused};
-use ftagent::config::{Config, ConfigError};
+use ftagent::config::{Config, ConfigError, DEFAULT_PATH};
 use ftagent::enforce::gate::Syncookies;
 use ftagent::enforce::nftables::Nftables;
 use ftagent::engine::OperatorOrder;
 use ftagent::host::host_facts;
 use ftagent::lists::{self, ListConfig, Pick, Widest};
 use ftagent::persist::StateLock;
+use ftagent::replay::{self, Sampling};
 use ftagent::xdp::pins::Pins;
 use ftagent::{check, daemon, lab};
 use serde_json::json;
@@ -46,6 +48,9 @@ fn run(cli: Cli) -> Result<()> {
     let config = Config::load(&cli.config);
     if let Command::Lists { command } = &cli.command {
         return lists(command, config, cli.json);
+    }
+    if let Command::Replay(arguments) = &cli.command {
+        return replay(arguments, config, &cli.config, cli.json);
     }
     let config = config?;
     // One thread for everything that waits; what blocks has threads of its own.
@@ -83,7 +88,7 @@ async fn carry_out(command: Command, json: bool, config: Config) -> Result<()> {
             check_config(&config, json);
             Ok(())
         }
-        Command::Lists { .. } | Command::Completions { .. } | Command::Lab(_) => {
+        Command::Lists { .. } | Command::Completions { .. } | Command::Lab(_) | Command::Replay(_) => {
             bail!("handled before the configuration is read")
         }
     }
@@ -146,6 +151,35 @@ fn lists(command: &ListsCommand, config: Result<Config, ConfigError>, json: bool
         bail!("{failed} of {} lists cannot be loaded", checked.len());
     }
     Ok(())
+}
+
+/// A capture can be replayed on a machine without a configuration: then the defaults hold.
+fn replay(arguments: &ReplayArguments, config: Result<Config, ConfigError>, path: &Path, json: bool) -> Result<()> {
+    let config = match config {
+        Ok(config) => Some(config),
+        Err(ConfigError::Read { source, .. })
+            if path == Path::new(DEFAULT_PATH) && source.kind() == ErrorKind::NotFound =>
+        {
+            None
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let mut options = replay::Options::new(&arguments.file, config.as_ref());
+    if !arguments.targets.is_empty() {
+        options.limits.protect = arguments.targets.iter().map(|target| target.0).collect();
+    }
+    (options.rate_pps, options.seconds) = (arguments.rate, arguments.seconds);
+    options.sampling = arguments.sample.map_or(Sampling::Adaptive, Sampling::OneIn);
+    let outcome = replay::run(&options)?;
+    if json {
+        print!("{}", replay::json(&outcome));
+    } else {
+        print!("{}", replay::text(&outcome, &options, arguments.explain));
+    }
+    match outcome.damage {
+        Some(damage) => bail!("{damage}; what came before is above"),
+        None => Ok(()),
+    }
 }
 
 async fn check_machine(config: &Config, json: bool) -> Result<()> {

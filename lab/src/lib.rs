@@ -3,6 +3,7 @@
 //! * [`netns`], [`veth`], [`bpffs`]: guards over what the kernel keeps; all of it goes when the guard goes.
 //! * [`packet`], [`checksum`], [`run`]: frames built by hand and single runs of a program (`BPF_PROG_TEST_RUN`).
 //! * [`generator`], [`replay`], [`generate`], [`captures`]: attack traffic, forged or recorded.
+//! * [`floods`]: floods of every family as frames in memory.
 //! * [`http`]: clean traffic, real connections through the same wire.
 //! * [`meter`]: counts frames on the far side of whatever is under test, apart for attack and clean traffic.
 //! * [`ladder`]: what a dropped packet costs, for every way to drop it.
@@ -17,6 +18,7 @@ pub mod captures;
 pub mod checksum;
 pub mod clock;
 mod ethtool;
+pub mod floods;
 pub mod generate;
 pub mod generator;
 pub mod http;

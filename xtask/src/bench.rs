@@ -10,7 +10,7 @@ use crate::{process, repo, setup};
 
 #[derive(Args)]
 pub(crate) struct Options {
-    /// What to measure: datapath, ladder, swap, latency, agent; everything without it
+    /// What to measure: datapath, ladder, swap, latency, agent, detection; everything without it
     #[arg(value_name = "GROUP")]
     groups: Vec<String>,
     /// Print a line of JSON for each goal instead of the table

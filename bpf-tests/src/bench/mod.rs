@@ -6,6 +6,7 @@
 
 pub mod agent;
 pub mod datapath;
+pub mod detection;
 pub mod history;
 pub mod ladder;
 pub mod latency;

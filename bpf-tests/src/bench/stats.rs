@@ -1,4 +1,4 @@
-//! Smallest and middle values of the rounds.
+//! Smallest, middle and other values of what was measured.
 
 /// The smallest value, if there is one.
 pub(crate) fn minimum(values: &[f64]) -> Option<f64> {
@@ -14,6 +14,18 @@ pub(crate) fn median(values: &[f64]) -> Option<f64> {
         (len, middle) if len % 2 == 1 => Some(sorted[middle]),
         (_, middle) => Some(f64::midpoint(sorted[middle - 1], sorted[middle])),
     }
+}
+
+/// The smallest value that at least this share of `sorted` does not exceed (nearest rank).
+pub(crate) fn quantile(sorted: &[f64], share: f64) -> Option<f64> {
+    let rank = (share * sorted.len() as f64).ceil() as usize;
+    sorted.get(rank.clamp(1, sorted.len().max(1)) - 1).copied()
+}
+
+/// In ascending order.
+pub(crate) fn sorted(mut values: Vec<f64>) -> Vec<f64> {
+    values.sort_by(f64::total_cmp);
+    values
 }
 
 #[cfg(test)]

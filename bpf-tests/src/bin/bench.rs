@@ -44,10 +44,11 @@ enum Group {
     Swap,
     Latency,
     Agent,
+    Detection,
 }
 
 impl Group {
-    const ALL: [Self; 5] = [Self::Datapath, Self::Ladder, Self::Swap, Self::Latency, Self::Agent];
+    const ALL: [Self; 6] = [Self::Datapath, Self::Ladder, Self::Swap, Self::Latency, Self::Agent, Self::Detection];
 
     /// The goals that it measures.
     fn goals(self) -> &'static [&'static str] {
@@ -57,6 +58,7 @@ impl Group {
             Self::Swap => &["P11"],
             Self::Latency => &["P9"],
             Self::Agent => &["P8", "P12"],
+            Self::Detection => &["D1", "D2", "D3", "D4", "D5", "D6", "D7", "D8", "D9", "D10", "D11"],
         }
     }
 }
@@ -75,11 +77,14 @@ fn main() -> ExitCode {
 
 fn measure(arguments: &Arguments) -> anyhow::Result<()> {
     let chosen = chosen(arguments)?;
-    if !nix::unistd::geteuid().is_root() {
+    // The detection is computed, not run.
+    if chosen != [Group::Detection] && !nix::unistd::geteuid().is_root() {
         bail!("network namespaces and BPF need root: run `cargo xtask bench`, which asks for it");
     }
-    bpf_tests::netns::sweep();
-    bpf_tests::bpffs::sweep();
+    if chosen != [Group::Detection] {
+        bpf_tests::netns::sweep();
+        bpf_tests::bpffs::sweep();
+    }
     let quick = arguments.quick;
     let options = Options { quick, rounds: arguments.rounds.unwrap_or(if quick { 5 } else { 15 }) };
     let only = arguments.only.as_deref();
@@ -97,6 +102,12 @@ fn measure(arguments: &Arguments) -> anyhow::Result<()> {
             Group::Swap => bench::swap::run(&options, &mut progress),
             Group::Latency => bench::latency::run(&options, &mut progress),
             Group::Agent => bench::agent::run(&options, &mut progress),
+            Group::Detection => bench::detection::run_only(&options, only, &mut progress).map(|measured| {
+                if !arguments.json {
+                    print!("{}", measured.text);
+                }
+                measured.goals
+            }),
         };
         goals.extend(measured.with_context(|| format!("{group:?}"))?);
     }
@@ -152,10 +163,11 @@ mod tests {
 
     #[test]
     fn groups_are_named_or_follow_from_the_goal() {
-        assert_eq!(groups_of(&[]).expect("all").len(), 5);
+        assert_eq!(groups_of(&[]).expect("all").len(), 6);
         assert_eq!(groups_of(&["swap", "ladder"]).expect("two"), [Group::Swap, Group::Ladder]);
         assert_eq!(groups_of(&["--only", "P4c"]).expect("one"), [Group::Datapath]);
         assert_eq!(groups_of(&["--only", "P12"]).expect("one"), [Group::Agent]);
+        assert_eq!(groups_of(&["--only", "D11a"]).expect("one"), [Group::Detection]);
         assert!(groups_of(&["--only", "P99"]).is_err());
         assert!(groups_of(&["everything"]).is_err());
         assert!(groups_of(&["--rounds", "0"]).is_err());

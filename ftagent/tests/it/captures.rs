@@ -101,7 +101,7 @@ struct Outcome {
 /// Replays `frames` at `pps` (0: at their own times) for `secs` or once, with one sample in `one_in`.
 fn replay(frames: &[&Recorded], pps: u64, secs: u64, one_in: u32) -> Outcome {
     let mut kernel = Kernel::new(Settings::default());
-    kernel.one_in = one_in;
+    kernel.datapath.sampling = ftagent::replay::Sampling::OneIn(one_in);
     kernel.run_for(2 * SEC);
     let start = kernel.now_ns;
     let mut ns = start;
@@ -138,8 +138,8 @@ fn replay(frames: &[&Recorded], pps: u64, secs: u64, one_in: u32) -> Outcome {
         targets: active.iter().map(|r| r.target.addr()).collect(),
         rule_ms: kernel.first_rule_ns.map(|at| at.saturating_sub(start) / 1_000_000),
         rules: rules.join("; "),
-        passed: kernel.passed,
-        dropped: kernel.dropped,
+        passed: kernel.datapath.passed,
+        dropped: kernel.datapath.dropped,
         explanation: main.map_or_else(Vec::new, |m| m.explanation.clone()),
         highest: active.iter().map(|r| r.confidence).fold(0.0, f64::max),
         acted: kernel.first_rule_ns.is_some(),

@@ -8,9 +8,8 @@ use ftagent::engine::{CounterReading, Engine, Input, PacketSample, Payload, Sett
 use ftagent_common::abi::{Reason, TargetCounters};
 use ftagent_common::frame::Frame;
 use ftagent_common::packet::{Checks, Kind, Packet, parse_into};
+use ftagent_lab::floods::{Dice, FLOODS};
 
-use crate::floods::FLOODS;
-use crate::frames::Dice;
 use crate::kernel::{SEC, TICK, at};
 
 #[test]

@@ -5,8 +5,8 @@
 mod captures;
 mod cost;
 mod floods;
-mod frames;
 mod kernel;
 mod properties;
+mod replay;
 mod scripts;
 mod sync;

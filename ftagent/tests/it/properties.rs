@@ -7,11 +7,10 @@ use ftagent::engine::{
     Change, Engine, Guard, Input, Matches, OperatorOrder, Origin, Point, Rule, RuleId, RuleSet, Settings, Verdict,
 };
 use ftagent_common::api::AllowEntry;
+use ftagent_lab::floods::{Dice, FLOODS};
 use ipnet::IpNet;
 use proptest::prelude::*;
 
-use crate::floods::FLOODS;
-use crate::frames::Dice;
 use crate::kernel::{Kernel, MS, SEC, at};
 
 /// One thing that happens to a node.
@@ -92,7 +91,7 @@ fn check(k: &Kernel) {
     let own = settings().guard.own;
     for rule in k.automatic() {
         if let Some(source) = rule.matches.source {
-            let friends = k.rules.allow.iter().map(|e| e.prefix).chain(own.iter().copied());
+            let friends = k.datapath.rules.allow.iter().map(|e| e.prefix).chain(own.iter().copied());
             for friend in friends {
                 assert!(!friend.contains(&source) && !source.contains(&friend), "{source} covers {friend}");
             }
@@ -102,7 +101,7 @@ fn check(k: &Kernel) {
         let known = k.engine.view().incidents.iter().any(|i| i.uuid == incident && i.resolved_at.is_none());
         assert!(known, "{rule:?} has no active incident");
     }
-    assert_eq!(k.rules, k.engine.desired(), "what was asked for is what is wanted");
+    assert_eq!(k.datapath.rules, k.engine.desired(), "what was asked for is what is wanted");
 }
 
 proptest! {

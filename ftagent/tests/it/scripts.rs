@@ -7,11 +7,11 @@ use ftagent_common::api::{
     AllowEntry, DetectionOverrides, ExecutionOutcome, FirewallRule, NodeCommand, NodeConfig, Order,
 };
 use ftagent_common::vocab::{AttackFamily as F, IncidentStatus, Mode, Severity};
+use ftagent_lab::floods::{Dice, Maker, Spec, forged, real, real_ttl};
 use ipnet::IpNet;
 use uuid::Uuid;
 
-use crate::floods::{Maker, TARGET, forged, real, real_ttl};
-use crate::frames::{Dice, Spec};
+use crate::floods::TARGET;
 use crate::kernel::{Kernel, MS, SEC, at};
 
 fn ip(text: &str) -> IpAddr {
@@ -24,14 +24,14 @@ fn net(text: &str) -> IpNet {
 
 /// Floods `target` for `ms`; what was passed of it.
 fn flood(kernel: &mut Kernel, make: Maker, target: &str, pps: u64, ms: u64) -> u64 {
-    let (start, before) = (kernel.now_ns, kernel.passed);
+    let (start, before) = (kernel.now_ns, kernel.datapath.passed);
     let mut dice = Dice(start | 1);
     for i in 0..pps * ms / 1_000 {
         let frame = make(&mut dice, ip(target)).frame();
         kernel.frame(&frame, frame.len(), start + i * SEC / pps);
     }
     kernel.run_until(start + ms * MS);
-    kernel.passed - before
+    kernel.datapath.passed - before
 }
 
 /// 40-byte SYN from anywhere, without options.
@@ -87,10 +87,10 @@ fn an_attack_is_opened_dropped_resolved_and_undone() {
 #[test]
 fn the_state_reaches_the_disk_before_the_rules_do() {
     let mut k = Kernel::new(Settings::default());
-    k.log.clear();
+    k.watch.log.clear();
     flood(&mut k, THREE, TARGET, 50_000, 1_000);
-    let first_rules = k.log.iter().position(|l| l == "enforce 3").expect("three rules");
-    assert!(k.log[..first_rules].contains(&"persist".to_owned()), "{:?}", k.log);
+    let first_rules = k.watch.log.iter().position(|l| l == "enforce 3").expect("three rules");
+    assert!(k.watch.log[..first_rules].contains(&"persist".to_owned()), "{:?}", k.watch.log);
 }
 
 #[test]
@@ -141,7 +141,7 @@ fn forged_syns_are_dropped_and_clients_connect() {
     let signature = report.signature.as_ref().expect("a signature");
     assert!(signature.coverage >= 0.95 && signature.collateral <= 0.01, "{signature:?}");
     assert_eq!(lost, 0, "of {sent} packets of clients; {:?}", k.automatic());
-    assert!(k.dropped > 170_000, "{}", k.dropped);
+    assert!(k.datapath.dropped > 170_000, "{}", k.datapath.dropped);
     assert!(k.automatic().iter().all(|r| r.matches.source.is_none()), "forged sources are not blocked");
 }
 
@@ -188,7 +188,7 @@ fn many_addresses_of_one_prefix_are_one_incident() {
     let report = only(&k);
     assert_eq!((report.target, report.carpet_bombing), (net("203.0.113.0/24"), true));
     assert_eq!(report.family, F::SynFlood);
-    assert!(k.dropped > 220_000, "{} {:?}", k.dropped, k.automatic());
+    assert!(k.datapath.dropped > 220_000, "{} {:?}", k.datapath.dropped, k.automatic());
     println!("carpet bombing of 256 addresses: rule after {} ms", (k.first_rule_ns.expect("a rule") - start) / MS);
 }
 
@@ -372,15 +372,15 @@ fn operators_are_answered() {
         (block(source, Some(1)), "Done", 1),
     ];
     for (order, answer, rules) in table {
-        k.log.clear();
+        k.watch.log.clear();
         k.tell(Input::Operator(order.clone()));
-        let said = k.log.iter().filter(|l| l.starts_with("Done") || l.starts_with("Refused")).collect::<Vec<_>>();
+        let said = k.watch.log.iter().filter(|l| l.starts_with("Done") || l.starts_with("Refused")).collect::<Vec<_>>();
         assert_eq!(said.len(), 1, "{order:?}");
         assert!(said[0].contains(answer), "{order:?}: {said:?}");
-        assert_eq!(k.rules.rules.len(), rules, "{order:?}");
+        assert_eq!(k.datapath.rules.rules.len(), rules, "{order:?}");
     }
     k.run_for(2 * SEC);
-    assert!(k.rules.rules.is_empty(), "the block ended by itself");
+    assert!(k.datapath.rules.rules.is_empty(), "the block ended by itself");
 }
 
 #[test]
@@ -389,16 +389,16 @@ fn commands_of_the_control_plane_are_acknowledged_and_not_repeated() {
     let command = |id: u128, order| Input::Command(NodeCommand { command_id: Uuid::from_u128(id), order });
     let block = Order::Block { source: net("198.51.100.7/32"), ttl_secs: 60 };
     for _ in 0..2 {
-        k.log.clear();
+        k.watch.log.clear();
         k.tell(command(1, block.clone()));
-        assert!(k.log.iter().any(|l| l.starts_with("ack Applied")), "{:?}", k.log);
-        assert_eq!(k.rules.rules.len(), 1);
+        assert!(k.watch.log.iter().any(|l| l.starts_with("ack Applied")), "{:?}", k.watch.log);
+        assert_eq!(k.datapath.rules.rules.len(), 1);
     }
-    k.log.clear();
+    k.watch.log.clear();
     k.tell(command(2, Order::Block { source: net("198.51.100.8/32"), ttl_secs: 0 }));
-    assert!(k.log.iter().any(|l| l.contains("ack Failed") && l.contains("ttl_secs")), "{:?}", k.log);
+    assert!(k.watch.log.iter().any(|l| l.contains("ack Failed") && l.contains("ttl_secs")), "{:?}", k.watch.log);
     k.tell(command(3, Order::Unblock { source: net("198.51.100.7/32") }));
-    assert!(k.rules.rules.is_empty());
+    assert!(k.datapath.rules.rules.is_empty());
 }
 
 #[test]
@@ -423,8 +423,8 @@ fn the_control_plane_overrides_and_its_absence_changes_nothing() {
         ..NodeConfig::default()
     };
     k.tell(Input::Remote(Box::new(config)));
-    assert_eq!(k.rules.mode, Some(Mode::Evaluate));
-    assert_eq!(k.rules.allow.len(), 1);
+    assert_eq!(k.datapath.rules.mode, Some(Mode::Evaluate));
+    assert_eq!(k.datapath.rules.allow.len(), 1);
     flood(&mut k, THREE, TARGET, 40_000, 2_000);
     assert!(k.reports.is_empty(), "the floor is 90,000");
     // Restarted without a control plane: its configuration still holds.
@@ -437,12 +437,12 @@ fn the_control_plane_overrides_and_its_absence_changes_nothing() {
 fn a_killed_agent_goes_on_and_still_undoes() {
     let mut k = Kernel::new(Settings::default());
     flood(&mut k, THREE, TARGET, 50_000, 2_000);
-    let before = k.rules.clone();
+    let before = k.datapath.rules.clone();
     let (uuid, sent) = (only(&k).uuid, only(&k).revision);
-    let saved = serde_json::to_string(&k.persisted.clone().expect("persisted")).expect("JSON");
+    let saved = serde_json::to_string(&k.watch.persisted.clone().expect("persisted")).expect("JSON");
     k.engine = Engine::restore(Settings::default(), serde_json::from_str(&saved).expect("state"), at(k.now_ns), true);
     k.run_for(200 * MS);
-    assert_eq!(k.rules.rules.keys().collect::<Vec<_>>(), before.rules.keys().collect::<Vec<_>>());
+    assert_eq!(k.datapath.rules.rules.keys().collect::<Vec<_>>(), before.rules.keys().collect::<Vec<_>>());
     flood(&mut k, THREE, TARGET, 50_000, 3_000);
     assert_eq!(only(&k).uuid, uuid, "the same incident");
     k.run_for(12 * SEC);
@@ -480,9 +480,9 @@ fn rules_are_renewed_while_the_attack_lasts() {
     settings.response.ttl_secs = 4;
     let mut k = Kernel::new(settings);
     flood(&mut k, THREE, TARGET, 50_000, 1_000);
-    let ids: Vec<_> = k.rules.rules.keys().copied().collect();
+    let ids: Vec<_> = k.datapath.rules.rules.keys().copied().collect();
     flood(&mut k, THREE, TARGET, 12_000, 10_000);
-    assert_eq!(k.rules.rules.keys().copied().collect::<Vec<_>>(), ids);
+    assert_eq!(k.datapath.rules.rules.keys().copied().collect::<Vec<_>>(), ids);
     assert!(k.automatic().iter().all(|r| r.expires_at_ns.is_some_and(|end| end > k.now_ns)));
 }
 
@@ -510,7 +510,7 @@ fn evaluate_mode_plans_and_does_not_widen() {
     let mut k = Kernel::new(settings);
     k.tell(Input::Settings(Box::new(Settings { mode: Mode::Evaluate, ..Settings::default() })));
     flood(&mut k, SYN, TARGET, 50_000, 3_000);
-    assert_eq!(k.rules.mode, Some(Mode::Evaluate));
+    assert_eq!(k.datapath.rules.mode, Some(Mode::Evaluate));
     assert_eq!(k.automatic().len(), 1, "{:?}", k.automatic());
 }
 
@@ -532,7 +532,7 @@ fn one_network_of_ipv6_is_blocked_as_one() {
 #[test]
 fn without_samples_an_attack_is_reported_and_not_acted_on() {
     let mut k = Kernel::new(Settings::default());
-    k.one_in = u32::MAX;
+    k.datapath.sampling = ftagent::replay::Sampling::OneIn(u32::MAX);
     flood(&mut k, SYN, TARGET, 20_000, 2_000);
     let report = only(&k);
     assert_eq!((report.family, report.confidence), (F::SynFlood, 0.3), "{report:?}");

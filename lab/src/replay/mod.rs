@@ -13,6 +13,7 @@ use std::time::Duration;
 use ftagent_common::frame::Frame;
 use ftagent_common::packet::{Checks, Kind, Packet, parse_into};
 
+pub use read::{Captured, Ending, each};
 pub use rewrite::Rewrite;
 pub use send::{Timing, send};
 
@@ -131,7 +132,7 @@ impl Recording {
 }
 
 /// Where the packet goes, judged by its whole length on the wire.
-fn destination(packet: &read::Captured) -> Option<IpAddr> {
+fn destination(packet: &Captured) -> Option<IpAddr> {
     let mut padded;
     let bytes = if packet.frame.len() < packet.wire_len && packet.wire_len <= MAX_FRAME {
         padded = packet.frame.clone();
@@ -146,7 +147,7 @@ fn destination(packet: &read::Captured) -> Option<IpAddr> {
     (kind == Kind::Ip).then(|| parsed.dst.into())
 }
 
-fn busiest(packets: &[read::Captured]) -> Option<IpAddr> {
+fn busiest(packets: &[Captured]) -> Option<IpAddr> {
     let mut counts: HashMap<IpAddr, u64> = HashMap::new();
     for dst in packets.iter().filter_map(destination) {
         *counts.entry(dst).or_default() += 1;

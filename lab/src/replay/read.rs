@@ -2,7 +2,8 @@
 //! into Ethernet frames.
 
 use std::fs::File;
-use std::io::{BufReader, Read, Seek, SeekFrom};
+use std::io::{BufReader, ErrorKind, Read};
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::Duration;
 
@@ -15,54 +16,89 @@ use super::ReplayError;
 
 const PCAPNG_MAGIC: [u8; 4] = [0x0a, 0x0d, 0x0d, 0x0a];
 
+/// Interfaces of a section; a file that names more is not one of a capturing program.
+const MAX_INTERFACES: usize = 4_096;
+
 /// One packet as the file has it, already an Ethernet frame.
-pub(super) struct Captured {
+pub struct Captured {
     /// Time since the epoch, as the capturing machine saw it.
-    pub(super) at: Duration,
-    pub(super) frame: Vec<u8>,
+    pub at: Duration,
+    pub frame: Vec<u8>,
     /// The frame's length on the wire in bytes, where the file says it; at least the frame's.
-    pub(super) wire_len: usize,
+    pub wire_len: usize,
+}
+
+/// What there is to say of a file when its packets are read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ending {
+    /// Packets of a link layer or protocol that cannot be made Ethernet.
+    pub unknown: u64,
+    /// The file breaks off in the middle of a packet.
+    pub cut: bool,
 }
 
 /// All packets of a file in its order, and how many were of a link layer or protocol that cannot be made Ethernet.
 ///
 /// A file that breaks off in the middle of a packet gives the packets before.
 pub(super) fn read(path: &Path) -> Result<(Vec<Captured>, u64), ReplayError> {
+    let mut packets = Vec::new();
+    let ending = each(path, &mut |packet| {
+        packets.push(packet);
+        ControlFlow::Continue(())
+    })?;
+    Ok((packets, ending.unknown))
+}
+
+/// Hands over the packets of a file in its order, one at a time: no more than a few megabytes are held, whatever the
+/// file's size. Ends early when told to.
+///
+/// # Errors
+/// The file cannot be read, or is no capture. One that is damaged further on gives the packets before, then the error;
+/// one that breaks off in the middle of a packet is no error.
+pub fn each(path: &Path, take: &mut dyn FnMut(Captured) -> ControlFlow<()>) -> Result<Ending, ReplayError> {
     let fail = |source| ReplayError::Open { path: path.to_owned(), source };
     let mut file = File::open(path).map_err(fail)?;
     let mut magic = [0; 4];
     file.read_exact(&mut magic).map_err(fail)?;
-    file.seek(SeekFrom::Start(0)).map_err(fail)?;
-    let reader = BufReader::new(file);
-    let mut sink = Sink::default();
+    // A pipe cannot be wound back.
+    let reader = magic.as_slice().chain(BufReader::new(file));
+    let mut sink = Sink { take, ending: Ending::default(), any: false, enough: false };
     let result = if magic == PCAPNG_MAGIC { read_pcapng(reader, &mut sink) } else { read_pcap(reader, &mut sink) };
     match result {
-        Ok(()) | Err(PcapError::IncompleteBuffer) => Ok((sink.packets, sink.skipped)),
+        Ok(()) => Ok(sink.ending),
+        // Also what the crate says of a packet that is larger than its buffer.
+        Err(PcapError::IncompleteBuffer) if sink.any => Ok(Ending { cut: true, ..sink.ending }),
+        Err(PcapError::IoError(source)) if source.kind() == ErrorKind::UnexpectedEof && sink.any => {
+            Ok(Ending { cut: true, ..sink.ending })
+        }
         Err(source) => Err(ReplayError::Parse { path: path.to_owned(), source }),
     }
 }
 
-#[derive(Default)]
-struct Sink {
-    packets: Vec<Captured>,
-    skipped: u64,
+struct Sink<'a> {
+    take: &'a mut dyn FnMut(Captured) -> ControlFlow<()>,
+    ending: Ending,
+    /// A packet was read.
+    any: bool,
+    enough: bool,
 }
 
-impl Sink {
+impl Sink<'_> {
     fn push(&mut self, link: DataLink, at: Duration, data: &[u8], wire_len: u32) {
+        self.any = true;
         match ethernet(link, data) {
             Some(frame) => {
                 // The link header may have changed its length; what was cut off is the same.
                 let cut = (wire_len as usize).saturating_sub(data.len());
                 let wire_len = frame.len() + cut;
-                self.packets.push(Captured { at, frame, wire_len });
+                self.enough = (self.take)(Captured { at, frame, wire_len }).is_break();
             }
-            None => self.skipped += 1,
+            None => self.ending.unknown += 1,
         }
     }
 }
 
-fn read_pcap(reader: impl Read, sink: &mut Sink) -> Result<(), PcapError> {
+fn read_pcap(reader: impl Read, sink: &mut Sink<'_>) -> Result<(), PcapError> {
     let mut reader = PcapReader::new(reader)?;
     let header = reader.header();
     let nanos_per_tick = if header.ts_resolution == TsResolution::NanoSecond { 1 } else { 1_000 };
@@ -72,17 +108,23 @@ fn read_pcap(reader: impl Read, sink: &mut Sink) -> Result<(), PcapError> {
         let nanos = u64::from(packet.ts_frac) * nanos_per_tick;
         let at = Duration::from_secs(packet.ts_sec.into()) + Duration::from_nanos(nanos);
         sink.push(header.datalink, at, &packet.data, packet.orig_len);
+        if sink.enough {
+            break;
+        }
     }
     Ok(())
 }
 
-fn read_pcapng(reader: impl Read, sink: &mut Sink) -> Result<(), PcapError> {
+fn read_pcapng(reader: impl Read, sink: &mut Sink<'_>) -> Result<(), PcapError> {
     let mut reader = PcapNgReader::new(reader)?;
     let mut interfaces: Vec<(DataLink, u8)> = Vec::new();
     let mut last = Duration::ZERO;
     while let Some(block) = reader.next_block() {
         match block? {
             Block::SectionHeader(_) => interfaces.clear(),
+            Block::InterfaceDescription(_) if interfaces.len() >= MAX_INTERFACES => {
+                return Err(PcapError::InvalidField("a section with too many interfaces"));
+            }
             Block::InterfaceDescription(description) => {
                 interfaces.push((description.linktype, resolution(&description)))
             }
@@ -106,6 +148,9 @@ fn read_pcapng(reader: impl Read, sink: &mut Sink) -> Result<(), PcapError> {
                 }
             }
             _ => {}
+        }
+        if sink.enough {
+            break;
         }
     }
     Ok(())

@@ -7,6 +7,7 @@ use ftagent_common::vocab::AttackFamily;
 
 use super::super::Goal;
 use super::super::report::figure;
+use super::super::stats::{quantile, sorted};
 use super::frames::FAMILIES;
 
 /// An attack that no rule has dropped by then has failed, and counts as this long.
@@ -58,17 +59,6 @@ impl fmt::Display for Failure {
             Self::Target(named) => write!(f, "an incident on {named}, which was not attacked"),
         }
     }
-}
-
-/// The smallest value that at least this share of `sorted` does not exceed (nearest rank).
-pub(super) fn quantile(sorted: &[f64], share: f64) -> Option<f64> {
-    let rank = (share * sorted.len() as f64).ceil() as usize;
-    sorted.get(rank.clamp(1, sorted.len().max(1)) - 1).copied()
-}
-
-pub(super) fn sorted(mut values: Vec<f64>) -> Vec<f64> {
-    values.sort_by(f64::total_cmp);
-    values
 }
 
 /// The two goals of attacks where they cannot be measured.

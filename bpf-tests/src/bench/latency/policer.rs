@@ -10,10 +10,10 @@ use ftagent::engine::{Matches, Verdict};
 use ftagent::xdp::counters;
 use ftagent_common::abi::RuleHits;
 
+use super::super::stats::{quantile, sorted};
 use super::super::under_test::{Load, UnderTest, Wires, net, rules};
 use super::super::{Goal, Options};
 use super::attack::{RATE, coarse_tick_ns};
-use super::figures::{quantile, sorted};
 use crate::clock::{Moment, now};
 use crate::generator::{Bounds, Generator, Pace, Vary};
 use crate::ladder::{ADDRESS, MAC};

@@ -1,28 +1,30 @@
-//! Frames for tests, built byte by byte.
+//! Frames built byte by byte, without checksums.
 
 use std::net::IpAddr;
 
 /// What a frame should look like.
 #[derive(Clone, Debug)]
-pub(crate) struct Spec {
-    pub(crate) src: IpAddr,
-    pub(crate) dst: IpAddr,
-    pub(crate) protocol: u8,
-    pub(crate) ttl: u8,
-    pub(crate) src_port: u16,
-    pub(crate) dst_port: u16,
-    pub(crate) tcp_flags: u8,
+pub struct Spec {
+    pub src: IpAddr,
+    pub dst: IpAddr,
+    pub protocol: u8,
+    pub ttl: u8,
+    pub src_port: u16,
+    pub dst_port: u16,
+    pub tcp_flags: u8,
     /// Bytes of TCP options, a multiple of four.
-    pub(crate) tcp_options: usize,
-    pub(crate) icmp: [u8; 2],
-    pub(crate) payload: Vec<u8>,
+    pub tcp_options: usize,
+    /// Type and code.
+    pub icmp: [u8; 2],
+    pub payload: Vec<u8>,
     /// Fragment offset in units of eight bytes, and whether more follow.
-    pub(crate) fragment: Option<(u16, bool)>,
-    pub(crate) vlan: Option<u16>,
+    pub fragment: Option<(u16, bool)>,
+    pub vlan: Option<u16>,
 }
 
 impl Spec {
-    pub(crate) fn new(src: IpAddr, dst: IpAddr, protocol: u8) -> Self {
+    /// A datagram without ports, flags and payload, TTL 64.
+    pub fn new(src: IpAddr, dst: IpAddr, protocol: u8) -> Self {
         Self {
             src,
             dst,
@@ -39,8 +41,11 @@ impl Spec {
         }
     }
 
-    /// The frame, without checksums: nothing here verifies them.
-    pub(crate) fn frame(&self) -> Vec<u8> {
+    /// The frame, without checksums: what counts and classifies does not verify them.
+    ///
+    /// # Panics
+    /// When addresses of both families are mixed, or the payload is longer than a datagram.
+    pub fn frame(&self) -> Vec<u8> {
         let mut l4 = Vec::new();
         if self.fragment.is_none_or(|(offset, _)| offset == 0) {
             match self.protocol {
@@ -102,17 +107,19 @@ impl Spec {
 
 /// xorshift: the same numbers on every run.
 #[derive(Clone)]
-pub(crate) struct Dice(pub(crate) u64);
+pub struct Dice(pub u64);
 
 impl Dice {
-    pub(crate) fn roll(&mut self) -> u64 {
+    /// The next number.
+    pub fn roll(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
         self.0
     }
 
-    pub(crate) fn below(&mut self, end: u64) -> u64 {
+    /// The next number below `end`, which is not 0.
+    pub fn below(&mut self, end: u64) -> u64 {
         self.roll() % end
     }
 }
