@@ -23,6 +23,7 @@ pub mod object;
 pub mod persist;
 pub mod status;
 pub mod sync;
+pub mod weblog;
 pub mod xdp;
 
 #[cfg(test)]

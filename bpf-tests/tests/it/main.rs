@@ -24,4 +24,5 @@ mod run;
 mod stages;
 mod sum;
 mod visible;
+mod web;
 mod wire;
