@@ -415,3 +415,63 @@ fn a_slow_attack_ends_when_its_connections_do() {
     assert_eq!(sim.only().status, IncidentStatus::Resolved);
     assert!(sim.blocked().is_empty());
 }
+
+/// An incident that packets opened and called a flood of requests, at a confidence too low to act on.
+fn by_packets(sim: &mut Sim) -> Uuid {
+    let threshold = Threshold { value: 10_000.0, origin: ThresholdOrigin::Floor };
+    let excess = Excess { quantity: Quantity::Pps, rate: 20_000.0, threshold, ratio: 2.0 };
+    let mut incident = crate::engine::Incident::open(net("203.0.113.5/32"), false, excess, 0, 30_000, at(sim.now_ns));
+    (incident.family, incident.confidence) = (AttackFamily::HttpFlood, 0.4);
+    let uuid = incident.uuid;
+    sim.engine.incidents.insert(uuid, incident);
+    uuid
+}
+
+#[test]
+fn what_packets_half_know_is_completed_by_the_log() {
+    let mut sim = Sim::new(Settings::default());
+    sim.learn(100);
+    let uuid = by_packets(&mut sim);
+    sim.run(8, 2_000, 100, |roll, _| bot(roll, 10));
+    let report = sim.only();
+    assert_eq!((report.uuid, report.subtype.as_deref()), (uuid, Some("get_flood")), "one attack, one incident");
+    assert!(report.confidence >= 0.7 && report.threshold.quantity == "pps", "{report:#?}");
+    assert_eq!(report.explanation.iter().filter(|text| text.contains("sources send")).count(), 1);
+    assert_eq!(sim.blocked().len(), 10);
+}
+
+#[test]
+fn a_flood_that_packets_show_later_takes_over_and_keeps_its_blocks() {
+    let mut sim = Sim::new(Settings::default());
+    sim.learn(100);
+    sim.run(5, 2_000, 100, |roll, _| bot(roll, 10));
+    let first = sim.only().uuid;
+    let rules: Vec<_> = sim.engine.desired().rules.into_keys().collect();
+    let uuid = by_packets(&mut sim);
+    sim.engine.absorb_web(uuid, at(sim.now_ns));
+    sim.run(3, 2_000, 100, |roll, _| bot(roll, 10));
+    assert_eq!(sim.reports[&first].status, IncidentStatus::Resolved);
+    assert_eq!(sim.reports[&uuid].status, IncidentStatus::Active);
+    assert_eq!(sim.reports.len(), 2, "{:?}", sim.reports.keys());
+    assert!(sim.reports[&uuid].confidence >= 0.7);
+    let after: Vec<_> = sim.engine.desired().rules.into_keys().collect();
+    assert_eq!(rules, after, "no packet passes in between");
+    assert_eq!(sim.engine.rules_of_web_floods().len(), 10);
+}
+
+#[test]
+fn a_flood_of_packets_beside_slow_connections_is_an_incident_of_its_own() {
+    let mut sim = Sim::new(Settings::default());
+    look(&mut sim, &[Held::new("198.51.100.9", 60, |s| 200 + s / 10 * 20, |_| 1)]);
+    assert_eq!(sim.reports.len(), 1);
+    let mut counters = ftagent_common::abi::TargetCounters::default();
+    for tick in 0..20u64 {
+        sim.now_ns += 50 * MS;
+        counters.classes[ftagent_common::vocab::TrafficClass::Udp.index()].passed.packets = tick * 5_000;
+        let targets = vec![(TARGET.parse().expect("an address"), counters)];
+        sim.tell(Input::Counters(crate::engine::CounterReading { targets, ..Default::default() }));
+    }
+    sim.now_ns += 2 * SEC;
+    sim.tell(Input::Requests(RequestBatch::default()));
+    assert_eq!(sim.reports.len(), 2, "{:?}", sim.reports);
+}
