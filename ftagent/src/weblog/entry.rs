@@ -113,7 +113,7 @@ pub(super) fn address(text: &str) -> Option<IpAddr> {
 pub(super) fn millis(seconds: &str) -> Option<u32> {
     let last = seconds.rsplit([',', ' ']).next()?;
     let seconds: f64 = last.parse().ok()?;
-    (seconds.is_finite() && (0.0..4_000_000.0).contains(&seconds)).then(|| (seconds * 1_000.0) as u32)
+    (seconds.is_finite() && (0.0..4_000_000.0).contains(&seconds)).then_some((seconds * 1_000.0) as u32)
 }
 
 /// Text for people's eyes and for parsers that want it to be UTF-8.
