@@ -19,6 +19,8 @@ const MAX_KNOWN: usize = 65_536;
 const TRICKLE_NS: u64 = 60 * SEC;
 /// Share of a source's connections that must be slow: people behind one address have others too.
 const MOSTLY: f64 = 0.7;
+/// Silent connections, in times of the threshold, that are more than a proxy keeps in reserve.
+const SPARE: u64 = 5;
 /// Slow connections, in times of one source's, that are an attack even if no source has many.
 const SCATTERED: u64 = 10;
 const MAX_ACCUSED: usize = 1_000;
@@ -186,6 +188,8 @@ fn judge(target: IpAddr, sources: &BTreeMap<IpAddr, Count>, settings: &WebSettin
             spared.push((net, format!("{words}, as a trusted proxy: a block would hit everybody behind it")));
         } else if ip.is_loopback() {
             spared.push((net, format!("{words}, from this machine")));
+        } else if c.trickle + c.unread < least && c.silent < least * SPARE {
+            spared.push((net, format!("{words}, and most say nothing: a proxy's spare connections look like this")));
         } else if (c.slow() as f64) < MOSTLY * c.all as f64 {
             spared.push((net, format!("{words}: several people behind one address")));
         } else {

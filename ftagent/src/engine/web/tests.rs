@@ -352,7 +352,7 @@ fn slow_connections_are_an_attack_by_the_source_that_holds_many() {
     let table = [
         ("header by header", Held::new("198.51.100.9", 60, |s| 200 + s / 10 * 20, |_| 1)),
         ("within TLS", Held::new("198.51.100.9", 60, |s| 900 + s / 10 * 30, |_| 4_500)),
-        ("silent", Held::new("198.51.100.9", 60, |_| 0, |_| 1)),
+        ("silent", Held::new("198.51.100.9", 120, |_| 0, |_| 1)),
         ("unread", Held { unsent: 60_000, ..Held::new("198.51.100.9", 60, |_| 400, |s| 2_000 + s * 5) }),
         ("of a network", Held::new("2001:db8::9", 60, |s| 200 + s / 10 * 20, |_| 1)),
     ];
@@ -379,6 +379,8 @@ fn connections_that_rest_wait_or_talk_are_no_attack() {
         ("websocket", Held::new("198.51.100.9", 300, |s| 900 + s * 2, |s| 200 + s * 2)),
         ("upload", Held::new("198.51.100.9", 300, |s| 900 + s * 50_000, |_| 1)),
         ("slow download", Held { unsent: 9_000, ..Held::new("198.51.100.9", 300, |_| 400, |s| 2_000 + s * 3_000) }),
+        // Those of a load balancer that nobody named.
+        ("spare connections", Held::new("198.51.100.9", 60, |_| 0, |_| 1)),
         ("few slow ones", Held::new("198.51.100.9", 15, |s| 200 + s / 10 * 20, |_| 1)),
     ];
     for (name, held) in table {
