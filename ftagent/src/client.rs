@@ -250,6 +250,17 @@ fn status_text(status: &Status) -> String {
     for list in &status.lists {
         _ = writeln!(text, "list       {}", list_text(list));
     }
+    for site in &engine.sites {
+        _ = writeln!(
+            text,
+            "requests   {}: {} a second, too many above {} ({})",
+            site.target, site.rps, site.threshold, site.origin
+        );
+    }
+    for log in &status.http.logs {
+        let state = log.problem.clone().unwrap_or_else(|| format!("{} lines", log.counts.lines));
+        _ = writeln!(text, "access log {} ({}): {state}", log.path.display(), log.format);
+    }
     if !status.datapath.left_out.is_empty() {
         _ = writeln!(text, "left out   {} (datapath.without)", status.datapath.left_out.join(", "));
     }

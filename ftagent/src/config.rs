@@ -17,6 +17,7 @@ use crate::below::Wanted;
 use crate::engine::{Detection, Response, Settings, ThresholdMode};
 use crate::lists::{ListConfig, RawList, check_lists};
 use crate::sync::Secret;
+use crate::weblog::{AccessLog, HttpConfig, RawAccessLog, RawHttp, check_access_logs, check_http};
 use crate::xdp::compile::FailSafe;
 use crate::xdp::program::{AttachChoice, MapSizes};
 
@@ -67,6 +68,10 @@ struct Raw {
     lists: Vec<RawList>,
     #[serde(default)]
     threshold: Vec<HostThreshold>,
+    #[serde(default)]
+    http: RawHttp,
+    #[serde(default)]
+    access_log: Vec<RawAccessLog>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -363,6 +368,9 @@ pub struct Config {
     pub control_plane: Option<ControlPlaneConfig>,
     pub metrics: Option<SocketAddr>,
     pub lists: Vec<ListConfig>,
+    pub access_logs: Vec<AccessLog>,
+    /// Looks at connections of web servers.
+    pub http: HttpConfig,
     /// The engine's part; the guard's lists are filled in by the daemon.
     pub settings: Settings,
 }
@@ -457,6 +465,7 @@ impl Config {
             .iter()
             .map(|prefix| FailSafe { prefix: prefix.trunc(), ports: raw.management.ports.clone() });
         let d = &raw.datapath;
+        let (web, http) = check_http(&raw.http).map_err(|(key, message)| check.error(&key, message))?;
         Ok(Self {
             path: path.to_owned(),
             name,
@@ -499,7 +508,9 @@ impl Config {
             control_plane: check.control_plane(raw.control_plane.as_ref())?,
             metrics: raw.metrics.as_ref().map(|m| m.listen),
             lists: check_lists(&raw.lists).map_err(|(key, message)| check.error(&key, message))?,
-            settings: settings(&raw),
+            access_logs: check_access_logs(&raw.access_log).map_err(|(key, message)| check.error(&key, message))?,
+            http,
+            settings: Settings { web, ..settings(&raw) },
         })
     }
 

@@ -24,6 +24,7 @@ pub mod persist;
 pub mod replay;
 pub mod status;
 pub mod sync;
+pub mod weblog;
 pub mod xdp;
 
 #[cfg(test)]

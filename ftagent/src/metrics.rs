@@ -24,8 +24,10 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use self::text::{Kind, Text};
+use crate::engine::web::SiteView;
 use crate::lists::ListStatus;
 use crate::sync::LinkStatus;
+use crate::weblog::LogStatus;
 
 /// Everything that is shown; counters count from the start of what they belong to and only grow.
 #[derive(Clone, Debug, Default)]
@@ -47,6 +49,8 @@ pub struct Snapshot {
     pub rules: Vec<(&'static str, u64)>,
     pub rules_failed: u64,
     pub lists: Vec<ListStatus>,
+    pub access_logs: Vec<LogStatus>,
+    pub sites: Vec<SiteView>,
     pub maps: Vec<MapReport>,
     pub health: Vec<(Health, u64)>,
     /// Absent when the node works alone.
@@ -86,6 +90,9 @@ pub fn page(snapshot: &Snapshot) -> String {
     decisions(&mut text, snapshot);
     if !snapshot.lists.is_empty() {
         lists(&mut text, &snapshot.lists);
+    }
+    if !snapshot.access_logs.is_empty() {
+        web(&mut text, snapshot);
     }
     if let Some(link) = &snapshot.link {
         control_plane(&mut text, link);
@@ -221,6 +228,35 @@ fn lists(text: &mut Text, lists: &[ListStatus]) {
     }
     text.family("ftagent_list_skipped_lines", Kind::Gauge, "Lines of the list's file that are no prefix.");
     rows(text, |list| list.skipped);
+}
+
+fn web(text: &mut Text, snapshot: &Snapshot) {
+    let help = "Lines of an access log by what became of them.";
+    text.family("ftagent_access_log_lines_total", Kind::Counter, help);
+    for log in &snapshot.access_logs {
+        let path = log.path.display().to_string();
+        for (fate, count) in [
+            ("whole", log.counts.lines),
+            ("malformed", log.malformed),
+            ("too_long", log.counts.too_long),
+            ("unread", log.unread),
+        ] {
+            text.row(&[("path", &path), ("fate", fate)], count);
+        }
+    }
+    let help = "Bytes of an access log that were skipped because too many waited.";
+    text.family("ftagent_access_log_skipped_bytes_total", Kind::Counter, help);
+    for log in &snapshot.access_logs {
+        text.row(&[("path", &log.path.display().to_string())], log.counts.skipped_bytes);
+    }
+    text.family("ftagent_access_log_fault", Kind::Gauge, "1 while an access log cannot be read.");
+    for log in &snapshot.access_logs {
+        text.row(&[("path", &log.path.display().to_string())], log.problem.is_some().into());
+    }
+    text.family("ftagent_http_requests_per_second", Kind::Gauge, "Requests to an address, from its access logs.");
+    for site in &snapshot.sites {
+        text.row(&[("target", &site.target.to_string())], site.rps);
+    }
 }
 
 fn control_plane(text: &mut Text, link: &LinkStatus) {

@@ -11,6 +11,7 @@ use crate::enforce::gate::GateReport;
 use crate::engine::{EngineView, Matches, Origin, RuleId, Verdict};
 use crate::lists::ListStatus;
 use crate::sync::LinkStatus;
+use crate::weblog::LogStatus;
 use crate::xdp::program::Attached;
 
 /// The daemon and everything below it.
@@ -40,12 +41,23 @@ pub struct Status {
     /// Lists of the configuration, in its order.
     #[serde(default)]
     pub lists: Vec<ListStatus>,
+    /// Access logs and looks at connections.
+    #[serde(default)]
+    pub http: HttpReport,
     /// What the programs go without.
     #[serde(default)]
     pub datapath: DatapathReport,
     /// What needs an operator's look.
     pub warnings: Vec<String>,
     pub engine: EngineView,
+}
+
+/// What is seen of web servers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HttpReport {
+    pub logs: Vec<LogStatus>,
+    /// Connections that the last look saw; absent while there are too few to look.
+    pub connections: Option<u64>,
 }
 
 /// What is not in the path, by the operator's will or for want of it.

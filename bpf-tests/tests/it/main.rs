@@ -28,4 +28,5 @@ mod survival;
 mod targets;
 mod versions;
 mod visible;
+mod web;
 mod wire;

@@ -10,6 +10,7 @@
 mod attach;
 mod lists;
 mod report;
+mod web;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -45,6 +46,7 @@ use crate::xdp::program::{self, Attached};
 use crate::xdp::samples::Samples;
 use attach::Attachment;
 use lists::{Done, LISTED_IN, Lists};
+use web::Web;
 
 /// Between two looks whether the maps are as they should be.
 const REPAIR: Duration = Duration::from_secs(10);
@@ -65,6 +67,7 @@ struct Daemon {
     attachment: Attachment,
     host: Host,
     lists: Lists,
+    web: Web,
     worker: WorkerHandle,
     link: Option<Link>,
     link_status: Option<watch::Receiver<LinkStatus>>,
@@ -152,6 +155,7 @@ pub async fn run(config: Config) -> Result<()> {
         host,
         // While a list is refreshed its old table and its new one are there.
         lists: Lists::new(config.lists.clone(), (config.datapath.max_memory_bytes - needed) / 2),
+        web: Web::default(),
         worker: worker_handle,
         link: None,
         link_status: None,
@@ -185,6 +189,7 @@ pub async fn run(config: Config) -> Result<()> {
         .with_context(|| format!("control socket {}", daemon.config.socket().display()))?;
     let control = tokio::spawn(control.serve(questions));
     daemon.start_link().await?;
+    daemon.look_at_web();
     let metrics = match daemon.config.metrics {
         Some(address) => {
             let endpoint = Endpoint::bind(address).await?;
@@ -220,6 +225,7 @@ pub async fn run(config: Config) -> Result<()> {
             Some(incoming) = next(&mut daemon.link) => daemon.on_incoming(incoming),
             changed = daemon.host.changed() => daemon.on_host(changed).await,
             done = daemon.lists.done() => daemon.on_lists(done),
+            seen = daemon.web.seen() => daemon.on_web(seen),
             _ = second.tick() => daemon.on_second(),
             _ = repair.tick() => daemon.on_repair(),
             _ = save.tick() => daemon.worker.save(daemon.engine.state()),
@@ -232,7 +238,8 @@ pub async fn run(config: Config) -> Result<()> {
     crate::notify::stopping();
     drop(asked);
     daemon.worker.save(daemon.engine.state());
-    let Daemon { worker: handle, link, .. } = daemon;
+    let Daemon { worker: handle, link, web, .. } = daemon;
+    drop(web);
     drop(handle);
     worker.await.context("the worker for the state file and nftables")?;
     if let Some(link) = link {
@@ -505,6 +512,8 @@ impl Daemon {
                 self.config.management = fresh.management;
                 self.config.protect = fresh.protect;
                 self.config.lists = fresh.lists;
+                self.config.access_logs = fresh.access_logs;
+                self.config.http = fresh.http;
                 self.apply_host();
                 self.lists.configure(self.config.lists.clone());
                 self.look_at_lists();
@@ -537,6 +546,7 @@ impl Daemon {
         };
         self.send(Outgoing::Metrics(sample));
         self.look_at_lists();
+        self.look_at_web();
         self.beat();
         crate::notify::alive();
         if self.snapshots.receiver_count() > 0 {

@@ -47,6 +47,8 @@ impl Daemon {
             },
             attached: self.interface_reports(),
             lists: self.list_statuses(),
+            access_logs: self.web.logs().to_vec(),
+            sites: view.sites.clone(),
             incidents_active: active.into_iter().collect(),
             incidents_opened: self.opened.iter().map(|(family, count)| (*family, *count)).collect(),
             rules: rules.into_iter().collect(),
@@ -97,6 +99,7 @@ impl Daemon {
         warnings.extend(self.attachment.warning());
         warnings.extend(self.worker.warning());
         warnings.extend(self.lists.warnings(clock::mono_ns()));
+        warnings.extend(self.web.warnings());
         for interface in self.attached.iter().filter(|a| a.mode != AttachMode::Native) {
             warnings
                 .push(format!("{}: {} instead of native: {}", interface.interface, interface.mode, interface.reason));
@@ -138,6 +141,7 @@ impl Daemon {
             gate: self.datapath.gate.as_ref().map(|gate| gate.report(clock::mono_ns())),
             tick_us: self.tick,
             lists: self.list_statuses(),
+            http: self.web.report(),
             datapath: self.datapath_report(),
             warnings: self.all_warnings(),
             engine: view,

@@ -42,7 +42,13 @@ impl Engine {
             && !incident.spoofed
         {
             let vectors = incident.verdict.iter().flat_map(|v| &v.vectors);
-            name_sources(&mut action, vectors.flat_map(|v| v.stats.prefixes_of_sources(max_sources)).collect());
+            let of_packets = vectors.flat_map(|v| v.stats.prefixes_of_sources(max_sources));
+            // Logs and connections tell attackers from the others.
+            let found = match &incident.web {
+                Some(web) => web.named.iter().take(max_sources).copied().collect(),
+                None => of_packets.collect(),
+            };
+            name_sources(&mut action, found);
         }
         let context = PreviewContext { target: incident.target, sources: Vec::new(), spoofed: incident.spoofed };
         self.cooldowns.insert(

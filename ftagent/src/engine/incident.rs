@@ -28,7 +28,7 @@ use super::window::Seen;
 
 /// Bounds of what a report carries.
 const MAX_TIMELINE: usize = 100;
-const MAX_EXPLANATION: usize = 24;
+pub(super) const MAX_EXPLANATION: usize = 24;
 const MAX_EXECUTIONS: usize = 64;
 /// At most one update in this time.
 pub(super) const UPDATE_EVERY_NS: u64 = 5 * SEC;
@@ -112,6 +112,9 @@ pub struct Incident {
     /// Until when its target stands behind the TCP gate.
     #[serde(default)]
     pub gate_ends_ns: Option<u64>,
+    /// What access logs or connections say of it.
+    #[serde(default)]
+    pub web: Option<super::web::Evidence>,
     pub hold_down_ms: u32,
     /// Samples that the verdict rests on.
     pub samples: usize,
@@ -185,6 +188,7 @@ impl Incident {
             spared: Vec::new(),
             width: Width::default(),
             gate_ends_ns: None,
+            web: None,
             hold_down_ms,
             samples: 0,
             verdict: None,
@@ -203,7 +207,7 @@ impl Incident {
         incident
     }
 
-    fn excess_text(&self) -> String {
+    pub(super) fn excess_text(&self) -> String {
         let e = &self.excess;
         let normal = self.normal.map_or_else(String::new, |n| format!(", normal is {n}"));
         format!(
@@ -312,6 +316,7 @@ impl Incident {
         self.subtype = subtype;
         self.family = verdict.family;
         self.verdict = Some(verdict);
+        self.corroborate();
         changed
     }
 

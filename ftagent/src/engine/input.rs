@@ -10,6 +10,7 @@ use time::OffsetDateTime;
 
 use super::rules::{Matches, RuleId, RuleSet, Verdict};
 use super::settings::Settings;
+use super::web::{ConnectionReading, RequestBatch};
 
 /// The time of an input: both clocks, read together by the caller.
 ///
@@ -85,6 +86,11 @@ pub enum Input {
     Operator(OperatorOrder),
     /// What became of the rules in the last [`Command::Enforce`].
     Enforced(Vec<EnforceResult>),
+    /// New lines of access logs.
+    Requests(RequestBatch),
+    Connections(ConnectionReading),
+    /// Packets that each of [`Engine::rules_of_web_floods`](super::Engine::rules_of_web_floods) met so far.
+    Hits(Vec<(RuleId, u64)>),
 }
 
 /// What an operator can ask for on the node itself.

@@ -50,12 +50,18 @@ impl Engine {
         let Some(incident) = self.incidents.get_mut(&uuid) else { return };
         incident.current_pps = second[Quantity::Pps.index()] as u64;
         incident.current_bps = second[Quantity::Bps.index()] as u64;
-        let ratio = now[incident.excess.quantity.index()] / incident.excess.threshold.value;
+        let quantity = incident.excess.quantity;
+        // What packets did not open they do not make worse.
+        let ratio =
+            if quantity.is_of_packets() { now[quantity.index()] / incident.excess.threshold.value } else { 0.0 };
         incident.raise(ratio, now[Quantity::Pps.index()] as u64, now[Quantity::Bps.index()] as u64);
     }
 
     fn classify_if_due(&mut self, uuid: Uuid, now: Now) {
         let Some(incident) = self.incidents.get(&uuid) else { return };
+        if !incident.excess.quantity.is_of_packets() {
+            return;
+        }
         let age = now.mono_ns.saturating_sub(incident.opened_ns);
         let since_last = incident.classified_ns.map(|at| now.mono_ns.saturating_sub(at));
         let settled = incident.samples >= ENOUGH;
@@ -105,6 +111,7 @@ impl Engine {
         let anew = first && !answered || changed || rises;
         self.respond(uuid, anew, now);
         self.fire(uuid, now);
+        self.absorb_web(uuid, now);
     }
 
     /// Names an attack that no samples came of by its counters alone: enough for a report, too little to act on.
@@ -142,6 +149,9 @@ impl Engine {
     /// Whether the attack stayed away for the hold-down; remembers since when it is away.
     fn is_over(&mut self, uuid: Uuid, now: Now) -> bool {
         let Some(incident) = self.incidents.get(&uuid) else { return false };
+        if !incident.excess.quantity.is_of_packets() {
+            return self.is_web_over(uuid, now);
+        }
         let thresholds = self.thresholds_of(incident.target);
         let ratio = self
             .meter(incident.target)
@@ -160,7 +170,11 @@ impl Engine {
         let Some(incident) = self.incidents.get_mut(&uuid) else { return };
         let due = match incident.reported_ns {
             // The first report waits for the name of the attack, but not for long.
-            None => incident.verdict.is_some() || now.mono_ns.saturating_sub(incident.opened_ns) >= WAIT_ANY_NS,
+            None => {
+                incident.verdict.is_some()
+                    || incident.web.is_some()
+                    || now.mono_ns.saturating_sub(incident.opened_ns) >= WAIT_ANY_NS
+            }
             Some(at) => now.mono_ns.saturating_sub(at) >= UPDATE_EVERY_NS && (incident.changed || incident.has_grown()),
         };
         if due {

@@ -7,7 +7,7 @@
 //! Input -> sample -> baseline -> detect -> classify -> incident -> policy -> guard -> rules -> Command
 //! ```
 //!
-//! `tick` reads counters and opens incidents, `life` leads them to their end, `response` turns plans into rules,
+//! `tick` reads counters and opens incidents, `web` judges requests and connections, `life` leads them to their end, `response` turns plans into rules,
 //! `gate` says which targets stand behind the TCP gate, `firewall` fires the operator's rules, `orders` does what people ask for.
 
 pub mod baseline;
@@ -29,6 +29,7 @@ mod settings;
 mod state;
 mod tick;
 mod view;
+pub mod web;
 pub mod window;
 pub mod words;
 
@@ -76,6 +77,7 @@ pub struct Engine {
     /// Rates of heavy sources in packets per second, and the count they come from.
     heavy: BTreeMap<IpAddr, (u64, f64)>,
     window: window::Window,
+    web: web::Web,
 
     incidents: BTreeMap<Uuid, Incident>,
     /// Resolved incidents whose rules are not known to be gone, with when they were resolved.
@@ -118,6 +120,7 @@ impl Engine {
             untracked: 0,
             heavy: BTreeMap::new(),
             window: window::Window::default(),
+            web: web::Web::default(),
             incidents: BTreeMap::new(),
             closing: BTreeMap::new(),
             ended: BTreeMap::new(),
@@ -156,6 +159,9 @@ impl Engine {
             Input::Command(command) => self.on_command(command, now),
             Input::Operator(order) => self.on_operator(order, now),
             Input::Enforced(results) => self.on_enforced(&results, now),
+            Input::Requests(batch) => self.on_requests(&batch, now),
+            Input::Connections(reading) => self.on_connections(&reading, now),
+            Input::Hits(hits) => self.on_hits(&hits, now),
         }
         self.advance(now);
         self.finish(now);

@@ -191,6 +191,7 @@ impl Engine {
         incident.note("note", format!("{words} by an operator"), now);
         if false_positive {
             self.accept_as_normal(target);
+            self.accept_requests(target);
         }
         self.resolve(uuid, status, now);
         Ok(format!("incident {uuid} on {target} {words}"))

@@ -166,7 +166,8 @@ impl Engine {
         let Some(since) = incident.responded_ns else { return };
         let Some(wider) = incident.width.wider() else { return };
         // What the kernel has not confirmed may not have begun to work.
-        let in_force = incident.deeds.iter().any(|d| d.applied_at.is_some());
+        // What hits single clients of a web server is never widened to everybody.
+        let in_force = incident.deeds.iter().any(|d| d.applied_at.is_some() && d.key != super::web::DEED);
         if !in_force || now.mono_ns.saturating_sub(since) < CONTAIN_NS {
             return;
         }

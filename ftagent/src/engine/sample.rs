@@ -36,15 +36,19 @@ pub enum Quantity {
     FragmentPps,
     GrePps,
     OtherPps,
+    /// Of access logs; see [`Quantity::is_of_packets`].
+    RequestsPerSec,
+    /// Of the kernel's connections.
+    SlowConnections,
 }
 
-/// One number per [`Quantity`], in declaration order.
+/// One number per [`Quantity`] of packets, in declaration order.
 pub type PerQuantity<T> = [T; Quantity::COUNT];
 
 impl Quantity {
-    /// How many there are.
+    /// How many there are of packets.
     pub const COUNT: usize = 9;
-    /// In declaration order.
+    /// Those of packets, in declaration order.
     pub const ALL: [Self; Self::COUNT] = [
         Self::Pps,
         Self::Bps,
@@ -69,10 +73,17 @@ impl Quantity {
             Self::FragmentPps => "fragment_pps",
             Self::GrePps => "gre_pps",
             Self::OtherPps => "other_pps",
+            Self::RequestsPerSec => "requests_per_sec",
+            Self::SlowConnections => "slow_connections",
         }
     }
 
-    /// The index into [`PerQuantity`].
+    /// Whether it is measured of packets and has a place in [`PerQuantity`].
+    pub const fn is_of_packets(self) -> bool {
+        (self as usize) < Self::COUNT
+    }
+
+    /// The index into [`PerQuantity`]; only quantities of packets have one.
     pub const fn index(self) -> usize {
         self as usize
     }
@@ -88,6 +99,7 @@ impl Quantity {
             Self::FragmentPps => matches!(class, TrafficClass::Fragment),
             Self::GrePps => matches!(class, TrafficClass::Gre),
             Self::OtherPps => matches!(class, TrafficClass::Esp | TrafficClass::OtherIp),
+            Self::RequestsPerSec | Self::SlowConnections => false,
         }
     }
 }

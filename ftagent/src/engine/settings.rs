@@ -4,12 +4,15 @@ use ftagent_common::api::{AllowEntry, FirewallRule, HostThreshold};
 use ftagent_common::vocab::Mode;
 use ipnet::IpNet;
 
+use super::web::WebSettings;
+
 /// The engine's settings from the node's own file; the control plane's overrides are laid over them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
     pub mode: Mode,
     pub detection: Detection,
     pub response: Response,
+    pub web: WebSettings,
     pub guard: Guard,
     /// Firewall rules of the node's own file; ids from 2^31.
     pub rules: Vec<FirewallRule>,
@@ -114,6 +117,7 @@ impl Default for Settings {
             mode: Mode::Enforce,
             detection: Detection::default(),
             response: Response::default(),
+            web: WebSettings::default(),
             guard: Guard::default(),
             rules: Vec::new(),
             allow: Vec::new(),

@@ -14,6 +14,7 @@ use super::incident::Incident;
 use super::input::Now;
 use super::rules::Rule;
 use super::settings::Settings;
+use super::web::WebState;
 
 /// Everything of the engine that outlives its process. Monotonic times are only good within one boot.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -28,6 +29,9 @@ pub struct EngineState {
     /// Firewall rule, target, and until when it does not fire again.
     pub cooldowns: Vec<(i64, IpNet, u64)>,
     pub baselines: Vec<(IpNet, BaselineState)>,
+    /// What is usual at sites with access logs.
+    #[serde(default)]
+    pub web: Vec<WebState>,
     /// The control plane's newest configuration: it holds while the control plane is away.
     pub remote: Option<NodeConfig>,
     pub answered: Vec<(Uuid, CommandAck)>,
@@ -47,6 +51,7 @@ impl Engine {
             operator_allow: self.operator_allow.clone(),
             cooldowns: self.cooldowns.iter().map(|((rule, target), until)| (*rule, *target, *until)).collect(),
             baselines: self.baseline_states(),
+            web: self.web_states(),
             remote: self.remote.clone(),
             answered: self.answered.iter().cloned().collect(),
         }
@@ -70,6 +75,7 @@ impl Engine {
         for (target, saved) in &state.baselines {
             engine.restored.insert(*target, Baseline::restore(saved));
         }
+        engine.restore_web(state.web);
         if same_boot {
             engine.cooldowns =
                 state.cooldowns.into_iter().map(|(rule, target, until)| ((rule, target), until)).collect();

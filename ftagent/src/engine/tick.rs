@@ -169,7 +169,7 @@ impl Engine {
             let thresholds = self.thresholds_of(net);
             let Some(group) = self.groups.get_mut(&net) else { continue };
             let Some(excess) = group.watch.judge(&group.meter, &thresholds, confirm_ms, now.mono_ns) else { continue };
-            if self.is_attacked(net) {
+            if self.is_flooded(net) {
                 continue;
             }
             let rates: Vec<f64> = self
@@ -188,25 +188,36 @@ impl Engine {
             let thresholds = self.thresholds_of(net);
             let Some(target) = self.targets.get_mut(&ip) else { continue };
             let found = target.watch.judge(&target.meter, &thresholds, confirm_ms, now.mono_ns);
-            let Some(excess) = found.filter(|_| !self.is_attacked(net)) else { continue };
+            let Some(excess) = found.filter(|_| !self.is_flooded(net)) else { continue };
             self.open(net, false, excess, now);
         }
     }
 
-    fn open(&mut self, target: IpNet, carpet: bool, excess: Excess, now: Now) {
-        if self.incidents.values().filter(|i| i.is_active()).count() >= MAX_INCIDENTS {
-            self.refusals = self.refusals.saturating_add(1);
-            return;
-        }
-        let onset = self.meter(target).and_then(|m| m.onset(excess.quantity, excess.threshold.value * 0.5));
-        let onset_ns = onset.unwrap_or(now.mono_ns.saturating_sub(OPEN_WINDOW_NS));
+    /// Whether one more incident may be active; a refusal is counted.
+    pub(super) fn has_room(&mut self) -> bool {
+        let full = self.incidents.values().filter(|i| i.is_active()).count() >= MAX_INCIDENTS;
+        self.refusals = self.refusals.saturating_add(u64::from(full));
+        !full
+    }
+
+    /// How long a new incident's target must be calm; twice as long as last time when that is not long ago.
+    pub(super) fn hold_down_of(&self, target: IpNet, now: Now) -> u32 {
         let base = self.effective.detection.hold_down_ms;
-        let hold_down_ms = match self.ended.get(&target) {
+        match self.ended.get(&target) {
             Some((at, before)) if now.mono_ns.saturating_sub(*at) < FLAP_NS => {
                 before.saturating_mul(2).min(base.saturating_mul(8))
             }
             _ => base,
-        };
+        }
+    }
+
+    fn open(&mut self, target: IpNet, carpet: bool, excess: Excess, now: Now) {
+        if !self.has_room() {
+            return;
+        }
+        let onset = self.meter(target).and_then(|m| m.onset(excess.quantity, excess.threshold.value * 0.5));
+        let onset_ns = onset.unwrap_or(now.mono_ns.saturating_sub(OPEN_WINDOW_NS));
+        let hold_down_ms = self.hold_down_of(target, now);
         let mut incident = Incident::open(target, carpet, excess, onset_ns, hold_down_ms, now);
         incident.clean = self.window.before(onset_ns, |dst| target.contains(&IpAddr::from(dst)));
         incident.normal = self.baseline(target).map(|b| b.normal(excess.quantity) as u64).filter(|n| *n > 0);
@@ -216,6 +227,7 @@ impl Engine {
                 .incidents
                 .values()
                 .filter(|i| i.is_active() && i.target != target && target.contains(&i.target))
+                .filter(|i| i.excess.quantity.is_of_packets())
                 .map(|i| i.uuid)
                 .collect();
             for part in parts {
@@ -313,6 +325,12 @@ impl Engine {
 
     pub(super) fn is_active(&self, uuid: Uuid) -> bool {
         self.incidents.get(&uuid).is_some_and(Incident::is_active)
+    }
+
+    /// Whether an active incident that packets opened covers `net`: a flood beside slow connections is one more attack.
+    fn is_flooded(&self, net: IpNet) -> bool {
+        let floods = self.incidents.values().filter(|i| i.is_active() && i.excess.quantity.is_of_packets());
+        floods.into_iter().any(|i| i.target.contains(&net))
     }
 
     /// Whether an active incident covers `net`.

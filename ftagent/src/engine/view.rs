@@ -33,6 +33,9 @@ pub struct EngineView {
     /// Targets of the newest reading that are not watched because there are too many.
     pub untracked_targets: u64,
     pub config_version: u64,
+    /// Sites with access logs, busiest first.
+    #[serde(default)]
+    pub sites: Vec<super::web::SiteView>,
     /// Set when a safety list could not be read and nothing automated acts.
     #[serde(default)]
     pub unreadable: Option<String>,
@@ -153,6 +156,7 @@ impl Engine {
             refusals: self.refusals,
             untracked_targets: self.untracked,
             config_version: self.remote.as_ref().map_or(0, |r| r.version),
+            sites: self.site_views(),
             unreadable: self.effective.guard.unreadable.clone(),
         }
     }

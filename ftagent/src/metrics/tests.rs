@@ -32,6 +32,8 @@ fn full() -> Snapshot {
         }],
         target_sources: (0..100).map(|n| (IpAddr::from([192, 0, 2, n]), 1_000)).collect(),
         lists: vec![list("drop"), list("watch")],
+        access_logs: vec![access_log()],
+        sites: vec![],
         incidents_active: vec![(AttackFamily::UdpFlood, 1)],
         incidents_opened: vec![(AttackFamily::UdpFlood, 4), (AttackFamily::SynFlood, 2)],
         rules: vec![("operator", 2), ("response", 9)],
@@ -47,6 +49,14 @@ fn full() -> Snapshot {
         }),
         ticks,
     }
+}
+
+fn access_log() -> LogStatus {
+    serde_json::from_value(serde_json::json!({
+        "path": "/var/log/a.log", "format": "auto", "problem": null, "lines": 9, "too_long": 1, "skipped_bytes": 2,
+        "rotations": 3, "malformed": 4, "unread": 5,
+    }))
+    .expect("the status of an access log")
 }
 
 fn list(name: &str) -> ListStatus {
