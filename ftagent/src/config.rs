@@ -16,6 +16,7 @@ use serde::Deserialize;
 use crate::below::Wanted;
 use crate::engine::{Detection, Response, Settings, ThresholdMode};
 use crate::lists::{ListConfig, RawList, check_lists};
+use crate::pcap::config::{PcapConfig, RawPcap, check_pcap};
 use crate::sync::Secret;
 use crate::xdp::compile::FailSafe;
 use crate::xdp::program::{AttachChoice, MapSizes};
@@ -67,6 +68,8 @@ struct Raw {
     lists: Vec<RawList>,
     #[serde(default)]
     threshold: Vec<HostThreshold>,
+    #[serde(default)]
+    pcap: RawPcap,
 }
 
 #[derive(Debug, Deserialize)]
@@ -363,6 +366,8 @@ pub struct Config {
     pub control_plane: Option<ControlPlaneConfig>,
     pub metrics: Option<SocketAddr>,
     pub lists: Vec<ListConfig>,
+    /// Absent: no captures.
+    pub pcap: Option<PcapConfig>,
     /// The engine's part; the guard's lists are filled in by the daemon.
     pub settings: Settings,
 }
@@ -499,6 +504,7 @@ impl Config {
             control_plane: check.control_plane(raw.control_plane.as_ref())?,
             metrics: raw.metrics.as_ref().map(|m| m.listen),
             lists: check_lists(&raw.lists).map_err(|(key, message)| check.error(&key, message))?,
+            pcap: check_pcap(&raw.pcap).map_err(|(key, message)| check.error(key, message))?,
             settings: settings(&raw),
         })
     }

@@ -25,6 +25,7 @@ use tokio::task::JoinSet;
 
 use self::text::{Kind, Text};
 use crate::lists::ListStatus;
+use crate::pcap::CapturesStatus;
 use crate::sync::LinkStatus;
 
 /// Everything that is shown; counters count from the start of what they belong to and only grow.
@@ -47,6 +48,8 @@ pub struct Snapshot {
     pub rules: Vec<(&'static str, u64)>,
     pub rules_failed: u64,
     pub lists: Vec<ListStatus>,
+    /// Absent where there are none.
+    pub captures: Option<CapturesStatus>,
     pub maps: Vec<MapReport>,
     pub health: Vec<(Health, u64)>,
     /// Absent when the node works alone.
@@ -86,6 +89,9 @@ pub fn page(snapshot: &Snapshot) -> String {
     decisions(&mut text, snapshot);
     if !snapshot.lists.is_empty() {
         lists(&mut text, &snapshot.lists);
+    }
+    if let Some(status) = &snapshot.captures {
+        captures(&mut text, status);
     }
     if let Some(link) = &snapshot.link {
         control_plane(&mut text, link);
@@ -221,6 +227,24 @@ fn lists(text: &mut Text, lists: &[ListStatus]) {
     }
     text.family("ftagent_list_skipped_lines", Kind::Gauge, "Lines of the list's file that are no prefix.");
     rows(text, |list| list.skipped);
+}
+
+fn captures(text: &mut Text, status: &CapturesStatus) {
+    text.family("ftagent_captures", Kind::Gauge, "Captures on disk, by whether they still grow.");
+    text.row(&[("state", "growing")], status.growing);
+    text.row(&[("state", "finished")], (status.captures.len() as u64).saturating_sub(status.growing));
+    text.family("ftagent_captures_size_bytes", Kind::Gauge, "Size of all captures on disk.");
+    text.row(&[], status.bytes);
+    text.family("ftagent_captures_memory_bytes", Kind::Gauge, "Memory of the samples of the last seconds.");
+    text.row(&[], status.memory_bytes);
+    let help = "Samples that no capture got to see, the disk being slower than they came.";
+    text.family("ftagent_captures_lost_samples_total", Kind::Counter, help);
+    text.row(&[], status.samples_lost);
+    let help = "Incidents without a capture, for want of room on disk.";
+    text.family("ftagent_captures_not_begun_total", Kind::Counter, help);
+    text.row(&[], status.not_begun);
+    text.family("ftagent_captures_fault", Kind::Gauge, "1 while the disk of captures does not do.");
+    text.row(&[], status.fault.is_some().into());
 }
 
 fn control_plane(text: &mut Text, link: &LinkStatus) {
