@@ -129,11 +129,20 @@ fn the_marks_of_a_capture_are_what_the_kernel_counted() {
         println!("{words}");
         assert!(words.contains("nanosecond") || words.contains(&capture["packets"].to_string()), "{words}");
     }
-    let fields = ["-T", "fields", "-e", "frame.interface_name", "-e", "frame.comment", "-Y", "tcp", "-r"];
+    let names = "-e frame.interface_name -e frame.verdict.ebpf_xdp -e frame.packet_flags_direction -e frame.comment";
+    let fields: Vec<&str> = ["-T", "fields"].into_iter().chain(names.split(' ')).chain(["-Y", "tcp", "-r"]).collect();
     if let Some(words) = tool("tshark", &fields, &path) {
         let lines: Vec<&str> = words.lines().collect();
-        let drops = lines.iter().filter(|line| line.starts_with("edge0\tdrop")).count() as u64;
-        assert_eq!(drops, dropped, "tshark sees the same drops");
+        // XDP_DROP is 1, and so is inbound.
+        let is_drop = |line: &&&str| {
+            let columns: Vec<&str> = line.split('\t').collect();
+            columns.len() == 4
+                && (columns[0], columns[1]) == ("edge0", "1")
+                && columns[2].ends_with('1')
+                && columns[3].starts_with("drop: ")
+        };
+        let drops = lines.iter().filter(is_drop).count() as u64;
+        assert_eq!(drops, dropped, "tshark sees the same drops: {:?}", lines.last());
         println!("tshark: {} packets of TCP, {drops} of them dropped; such as {:?}", lines.len(), lines.last());
     }
     let listed = agent.run(&["captures"]);

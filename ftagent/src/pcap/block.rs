@@ -50,7 +50,7 @@ impl Hook {
             (Self::Xdp, Fate::Answered) => (2, 3),
             (Self::Tc, Fate::Dropped | Fate::Answered) => (1, 2),
             // TC_ACT_UNSPEC, −1: whatever the next filter says.
-            (Self::Tc, Fate::Passed | Fate::WouldDrop) => (1, u32::MAX as u64),
+            (Self::Tc, Fate::Passed | Fate::WouldDrop) => (1, u64::MAX),
         }
     }
 }
@@ -237,6 +237,7 @@ mod tests {
         assert_eq!(Hook::Xdp.verdict(Fate::Dropped), (2, 1));
         assert_eq!(Hook::Xdp.verdict(Fate::Answered), (2, 3));
         assert_eq!(Hook::Tc.verdict(Fate::Dropped), (1, 2));
+        assert_eq!(Hook::Tc.verdict(Fate::Passed), (1, u64::MAX));
     }
 
     #[test]
