@@ -98,6 +98,8 @@ pub enum Command {
         #[arg(long, requires = "resolve")]
         false_positive: bool,
     },
+    /// Show the captures of incidents: pcapng files with the verdict of every packet.
+    Captures,
     /// Lists of sources.
     Lists {
         #[command(subcommand)]

@@ -17,6 +17,7 @@ use crate::enforce::gate::GateReport;
 use crate::engine::words;
 use crate::engine::{Matches, OperatorOrder, OrderOutcome, Origin, Verdict};
 use crate::lists::{ListAction, ListStatus};
+use crate::pcap::CapturesStatus;
 use crate::status::{RuleStatus, Status};
 use crate::xdp::variant;
 
@@ -147,6 +148,27 @@ pub async fn incidents(config: &Config, as_json: bool, uuid: Option<uuid::Uuid>)
     Ok(())
 }
 
+/// Prints `ftagent captures`.
+///
+/// # Errors
+/// As [`question`], or when the agent makes no captures.
+pub async fn captures(config: &Config, as_json: bool) -> Result<()> {
+    let Answer::Captures { captures } = question(config, &Question::Captures {}).await? else {
+        bail!("unexpected answer")
+    };
+    let status: Option<CapturesStatus> = read(captures)?;
+    if as_json {
+        println!("{}", json!({ "enabled": status.is_some(), "captures": status }));
+        return Ok(());
+    }
+    let Some(status) = status else {
+        println!("there are no captures: pcap.enabled is false");
+        return Ok(());
+    };
+    print!("{}", captures_text(&status));
+    Ok(())
+}
+
 /// Gives an order and prints what became of it.
 ///
 /// # Errors
@@ -261,6 +283,17 @@ fn status_text(status: &Status) -> String {
         let state = log.problem.clone().unwrap_or_else(|| format!("{} lines", log.counts.lines));
         _ = writeln!(text, "access log {} ({}): {state}", log.path.display(), log.format);
     }
+    if let Some(captures) = &status.captures {
+        _ = writeln!(
+            text,
+            "captures   {} ({} growing), {}; {} of samples in memory, {} samples lost",
+            captures.captures.len(),
+            captures.growing,
+            bytes_text(captures.bytes),
+            bytes_text(captures.memory_bytes),
+            captures.samples_lost
+        );
+    }
     if !status.datapath.left_out.is_empty() {
         _ = writeln!(text, "left out   {} (datapath.without)", status.datapath.left_out.join(", "));
     }
@@ -292,6 +325,39 @@ fn status_text(status: &Status) -> String {
     }
     for warning in &status.warnings {
         _ = writeln!(text, "WARNING    {warning}");
+    }
+    text
+}
+
+fn captures_text(status: &CapturesStatus) -> String {
+    let mut text = String::new();
+    for capture in &status.captures {
+        let at = |time: Option<time::OffsetDateTime>| {
+            let shown = time.and_then(|t| t.format(&time::format_description::well_known::Rfc3339).ok());
+            shown.unwrap_or_else(|| "nothing yet".to_owned())
+        };
+        let state = match capture.ended {
+            None => "growing",
+            Some(ended) => ended.as_str(),
+        };
+        _ = writeln!(
+            text,
+            "{}  {}  {} packets ({} dropped, {} left out), {}  {} to {}  {state}{}",
+            capture.incident,
+            capture.target,
+            capture.packets,
+            capture.dropped.map_or_else(|| "?".to_owned(), |dropped| dropped.to_string()),
+            capture.missed,
+            bytes_text(capture.bytes),
+            at(capture.from),
+            at(capture.to),
+            if capture.complete || capture.ended.is_none() { "" } else { " (incomplete)" },
+        );
+    }
+    let sum = bytes_text(status.bytes);
+    _ = writeln!(text, "{} captures, {sum}, in {}", status.captures.len(), status.dir.display());
+    if let Some(fault) = &status.fault {
+        _ = writeln!(text, "WARNING: {fault}");
     }
     text
 }

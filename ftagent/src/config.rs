@@ -16,6 +16,7 @@ use serde::Deserialize;
 use crate::below::Wanted;
 use crate::engine::{Detection, Response, Settings, ThresholdMode};
 use crate::lists::{ListConfig, RawList, check_lists};
+use crate::pcap::config::{PcapConfig, RawPcap, check_pcap};
 use crate::sync::Secret;
 use crate::weblog::{AccessLog, HttpConfig, RawAccessLog, RawHttp, check_access_logs, check_http};
 use crate::xdp::compile::FailSafe;
@@ -72,6 +73,8 @@ struct Raw {
     http: RawHttp,
     #[serde(default)]
     access_log: Vec<RawAccessLog>,
+    #[serde(default)]
+    pcap: RawPcap,
 }
 
 #[derive(Debug, Deserialize)]
@@ -371,6 +374,8 @@ pub struct Config {
     pub access_logs: Vec<AccessLog>,
     /// Looks at connections of web servers.
     pub http: HttpConfig,
+    /// Absent: no captures.
+    pub pcap: Option<PcapConfig>,
     /// The engine's part; the guard's lists are filled in by the daemon.
     pub settings: Settings,
 }
@@ -510,6 +515,7 @@ impl Config {
             lists: check_lists(&raw.lists).map_err(|(key, message)| check.error(&key, message))?,
             access_logs: check_access_logs(&raw.access_log).map_err(|(key, message)| check.error(&key, message))?,
             http,
+            pcap: check_pcap(&raw.pcap).map_err(|(key, message)| check.error(key, message))?,
             settings: Settings { web, ..settings(&raw) },
         })
     }

@@ -28,6 +28,7 @@ pub enum Question {
     Status {},
     Incidents {},
     Rules {},
+    Captures {},
     Order { order: OperatorOrder },
 }
 
@@ -35,11 +36,25 @@ pub enum Question {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "answer", rename_all = "snake_case")]
 pub enum Answer {
-    Status { status: Value },
-    Incidents { incidents: Value },
-    Rules { rules: Value },
-    Order { outcome: OrderOutcome },
-    Error { message: String },
+    Status {
+        status: Value,
+    },
+    Incidents {
+        incidents: Value,
+    },
+    Rules {
+        rules: Value,
+    },
+    /// Null where there are to be none.
+    Captures {
+        captures: Value,
+    },
+    Order {
+        outcome: OrderOutcome,
+    },
+    Error {
+        message: String,
+    },
 }
 
 /// A question and where its answer goes.

@@ -20,6 +20,7 @@ pub mod metrics;
 pub mod netlink;
 pub mod notify;
 pub mod object;
+pub mod pcap;
 pub mod persist;
 pub mod replay;
 pub mod status;

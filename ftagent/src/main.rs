@@ -82,6 +82,7 @@ async fn carry_out(command: Command, json: bool, config: Config) -> Result<()> {
             client::order(&config, json, OperatorOrder::Resolve { incident, false_positive }).await
         }
         Command::Incidents { uuid, .. } => client::incidents(&config, json, uuid).await,
+        Command::Captures => client::captures(&config, json).await,
         Command::Detach => detach(&config, json),
         Command::Check => check_machine(&config, json).await,
         Command::CheckConfig => {

@@ -26,6 +26,7 @@ use tokio::task::JoinSet;
 use self::text::{Kind, Text};
 use crate::engine::web::SiteView;
 use crate::lists::ListStatus;
+use crate::pcap::CapturesStatus;
 use crate::sync::LinkStatus;
 use crate::weblog::LogStatus;
 
@@ -51,6 +52,8 @@ pub struct Snapshot {
     pub lists: Vec<ListStatus>,
     pub access_logs: Vec<LogStatus>,
     pub sites: Vec<SiteView>,
+    /// Absent where there are none.
+    pub captures: Option<CapturesStatus>,
     pub maps: Vec<MapReport>,
     pub health: Vec<(Health, u64)>,
     /// Absent when the node works alone.
@@ -93,6 +96,9 @@ pub fn page(snapshot: &Snapshot) -> String {
     }
     if !snapshot.access_logs.is_empty() {
         web(&mut text, snapshot);
+    }
+    if let Some(status) = &snapshot.captures {
+        captures(&mut text, status);
     }
     if let Some(link) = &snapshot.link {
         control_plane(&mut text, link);
@@ -257,6 +263,24 @@ fn web(text: &mut Text, snapshot: &Snapshot) {
     for site in &snapshot.sites {
         text.row(&[("target", &site.target.to_string())], site.rps);
     }
+}
+
+fn captures(text: &mut Text, status: &CapturesStatus) {
+    text.family("ftagent_captures", Kind::Gauge, "Captures on disk, by whether they still grow.");
+    text.row(&[("state", "growing")], status.growing);
+    text.row(&[("state", "finished")], (status.captures.len() as u64).saturating_sub(status.growing));
+    text.family("ftagent_captures_size_bytes", Kind::Gauge, "Size of all captures on disk.");
+    text.row(&[], status.bytes);
+    text.family("ftagent_captures_memory_bytes", Kind::Gauge, "Memory of the samples of the last seconds.");
+    text.row(&[], status.memory_bytes);
+    let help = "Samples that no capture got to see, the disk being slower than they came.";
+    text.family("ftagent_captures_lost_samples_total", Kind::Counter, help);
+    text.row(&[], status.samples_lost);
+    let help = "Incidents without a capture, for want of room on disk.";
+    text.family("ftagent_captures_not_begun_total", Kind::Counter, help);
+    text.row(&[], status.not_begun);
+    text.family("ftagent_captures_fault", Kind::Gauge, "1 while the disk of captures does not do.");
+    text.row(&[], status.fault.is_some().into());
 }
 
 fn control_plane(text: &mut Text, link: &LinkStatus) {

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::enforce::gate::GateReport;
 use crate::engine::{EngineView, Matches, Origin, RuleId, Verdict};
 use crate::lists::ListStatus;
+use crate::pcap::CapturesStatus;
 use crate::sync::LinkStatus;
 use crate::weblog::LogStatus;
 use crate::xdp::program::Attached;
@@ -44,6 +45,9 @@ pub struct Status {
     /// Access logs and looks at connections.
     #[serde(default)]
     pub http: HttpReport,
+    /// Absent where there are to be no captures; `ftagent captures` lists them.
+    #[serde(default)]
+    pub captures: Option<CapturesStatus>,
     /// What the programs go without.
     #[serde(default)]
     pub datapath: DatapathReport,

@@ -2,6 +2,7 @@
 
 mod agent;
 mod bypass;
+mod captures;
 mod cookies;
 mod datapath;
 mod disguise;

@@ -8,6 +8,7 @@
 //! ```
 
 mod attach;
+mod captures;
 mod lists;
 mod report;
 mod web;
@@ -35,6 +36,7 @@ use crate::enforce::worker::{Worker, WorkerHandle};
 use crate::engine::{Command, CounterReading, EnforceResult, Engine, EngineState, Input, Now, OrderOutcome, Settings};
 use crate::ground::Host;
 use crate::metrics::{Endpoint, Snapshot, TOP_TARGETS, TickTimes};
+use crate::pcap::Captures;
 use crate::persist::{self, Loaded, StateLock};
 use crate::status::TickReport;
 use crate::sync::spool::Limits;
@@ -68,6 +70,8 @@ struct Daemon {
     host: Host,
     lists: Lists,
     web: Web,
+    /// Absent where `pcap.enabled` is false.
+    captures: Option<Captures>,
     worker: WorkerHandle,
     link: Option<Link>,
     link_status: Option<watch::Receiver<LinkStatus>>,
@@ -156,6 +160,7 @@ pub async fn run(config: Config) -> Result<()> {
         // While a list is refreshed its old table and its new one are there.
         lists: Lists::new(config.lists.clone(), (config.datapath.max_memory_bytes - needed) / 2),
         web: Web::default(),
+        captures: captures::start(&config)?,
         worker: worker_handle,
         link: None,
         link_status: None,
@@ -238,9 +243,12 @@ pub async fn run(config: Config) -> Result<()> {
     crate::notify::stopping();
     drop(asked);
     daemon.worker.save(daemon.engine.state());
-    let Daemon { worker: handle, link, web, .. } = daemon;
+    let Daemon { worker: handle, link, web, captures, .. } = daemon;
     drop(web);
     drop(handle);
+    if let Some(captures) = captures {
+        tokio::task::spawn_blocking(|| captures.stop()).await.context("the writer of captures")?;
+    }
     worker.await.context("the worker for the state file and nftables")?;
     if let Some(link) = link {
         link.shutdown(GRACE).await;
@@ -310,7 +318,7 @@ fn kernel() -> String {
 impl Daemon {
     fn on_tick(&mut self) {
         let began_ns = clock::mono_ns();
-        let samples = self.samples.take();
+        let samples = self.take_samples();
         if !samples.is_empty() {
             self.engine.on(Input::Samples(samples), clock::now());
         }
@@ -409,6 +417,7 @@ impl Daemon {
                 if report.revision <= 1 {
                     *self.opened.entry(report.family).or_default() += 1;
                 }
+                self.capture(&report);
                 self.send(Outgoing::Incident(report));
             }
             Command::Ack(ack) => self.acks.push(ack),
@@ -457,6 +466,9 @@ impl Daemon {
             Question::Status {} => self.status().and_then(to_value).map(|status| Answer::Status { status }),
             Question::Incidents {} => {
                 to_value(self.engine.view().incidents).map(|incidents| Answer::Incidents { incidents })
+            }
+            Question::Captures {} => {
+                to_value(self.captures.as_ref().map(Captures::status)).map(|captures| Answer::Captures { captures })
             }
             Question::Rules {} => to_value(self.rules()).map(|rules| Answer::Rules { rules }),
             Question::Order { order } => {

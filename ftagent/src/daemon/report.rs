@@ -13,6 +13,7 @@ use crate::enforce::gate::Gate;
 use crate::engine::RuleId;
 use crate::lists::ListStatus;
 use crate::metrics::Snapshot;
+use crate::pcap::Captures;
 use crate::status::{self, DatapathReport, LinkReport, RuleStatus, Status};
 use crate::xdp::adapt::declares;
 use crate::xdp::counters;
@@ -49,6 +50,7 @@ impl Daemon {
             lists: self.list_statuses(),
             access_logs: self.web.logs().to_vec(),
             sites: view.sites.clone(),
+            captures: self.captures.as_ref().map(Captures::status),
             incidents_active: active.into_iter().collect(),
             incidents_opened: self.opened.iter().map(|(family, count)| (*family, *count)).collect(),
             rules: rules.into_iter().collect(),
@@ -100,6 +102,7 @@ impl Daemon {
         warnings.extend(self.worker.warning());
         warnings.extend(self.lists.warnings(clock::mono_ns()));
         warnings.extend(self.web.warnings());
+        warnings.extend(self.captures.as_ref().and_then(|captures| captures.fault()));
         for interface in self.attached.iter().filter(|a| a.mode != AttachMode::Native) {
             warnings
                 .push(format!("{}: {} instead of native: {}", interface.interface, interface.mode, interface.reason));
@@ -142,6 +145,7 @@ impl Daemon {
             tick_us: self.tick,
             lists: self.list_statuses(),
             http: self.web.report(),
+            captures: self.captures.as_ref().map(Captures::status),
             datapath: self.datapath_report(),
             warnings: self.all_warnings(),
             engine: view,

@@ -49,6 +49,11 @@ pub struct Datapath {
 }
 
 impl Datapath {
+    /// Whether what is judged a drop is dropped.
+    pub fn is_enforcing(&self) -> bool {
+        self.mode == Mode::Enforce
+    }
+
     /// Adopts what is in the maps, and changes nothing before the first [`Self::reconcile`]: until the rules that should
     /// be in force are known, those that an earlier agent left are.
     ///

@@ -29,10 +29,17 @@ impl Samples {
 
     /// Takes what is there, up to a bound; frames that are not IP are left out.
     pub fn take(&mut self) -> Vec<PacketSample> {
+        self.take_with(|_, _| {})
+    }
+
+    /// The same; `each` sees every record as it lies in the ring, with what became of it.
+    pub fn take_with(&mut self, mut each: impl FnMut(&[u8], Option<&PacketSample>)) -> Vec<PacketSample> {
         let mut samples = Vec::new();
         for _ in 0..MAX_AT_ONCE {
             let Some(item) = self.ring.next() else { break };
-            samples.extend(parse_event(&item));
+            let sample = parse_event(&item);
+            each(&item, sample.as_ref());
+            samples.extend(sample);
         }
         samples
     }
@@ -68,8 +75,11 @@ mod tests {
         assert_eq!(std::mem::offset_of!(SampleEvent, time_ns), 0);
         assert_eq!(std::mem::offset_of!(SampleEvent, wire_len), 8);
         assert_eq!(std::mem::offset_of!(SampleEvent, one_in), 12);
+        assert_eq!(std::mem::offset_of!(SampleEvent, rule), 16);
+        assert_eq!(std::mem::offset_of!(SampleEvent, interface), 20);
         assert_eq!(std::mem::offset_of!(SampleEvent, captured), 22);
         assert_eq!(std::mem::offset_of!(SampleEvent, reason), 24);
+        assert_eq!(std::mem::offset_of!(SampleEvent, would_drop), 25);
         assert_eq!(std::mem::offset_of!(SampleEvent, frame), size_of::<SampleEvent>() - SAMPLE_BYTES);
     }
 

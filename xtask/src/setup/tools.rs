@@ -26,6 +26,7 @@ pub(crate) const TOOLS: &[Tool] = &[
     Tool { program: "tc", purpose: "shows the tc fall-back of the datapath", debian: "iproute2", fedora: "iproute-tc", arch: "iproute2", alpine: "iproute2-tc" },
     Tool { program: "nft", purpose: "reads back the nftables rules that the agent wrote", debian: "nftables", fedora: "nftables", arch: "nftables", alpine: "nftables" },
     Tool { program: "bpftool", purpose: "shows programs and maps as the kernel holds them", debian: "bpftool", fedora: "bpftool", arch: "bpf", alpine: "bpftool" },
+    Tool { program: "tshark", purpose: "reads captures back", debian: "tshark", fedora: "wireshark-cli", arch: "wireshark-cli", alpine: "tshark" },
 ];
 
 /// What `ftagent lab` and the benches compare with, and leave out where it is missing.

@@ -1,0 +1,43 @@
+//! Samples and incidents on their way to the captures.
+
+use anyhow::{Context as _, Result};
+use ftagent_common::api::IncidentReport;
+use ftagent_common::vocab::{AttachMode, IncidentStatus};
+
+use super::Daemon;
+use crate::config::Config;
+use crate::engine::PacketSample;
+use crate::pcap::{Captures, Hook, Interfaces, Record};
+
+/// Starts the writer, where there are to be captures.
+pub(super) fn start(config: &Config) -> Result<Option<Captures>> {
+    let Some(pcap) = config.pcap else { return Ok(None) };
+    Captures::start(pcap, config.state_dir.join("captures")).map(Some).context("the thread that writes captures")
+}
+
+impl Daemon {
+    /// Takes the samples out of the kernel's ring; the captures get a copy of each.
+    pub(super) fn take_samples(&mut self) -> Vec<PacketSample> {
+        let Some(captures) = &mut self.captures else { return self.samples.take() };
+        let (slots, enforcing) = (&self.datapath.slots, self.datapath.is_enforcing());
+        let samples = self.samples.take_with(|event, sample| {
+            let rule = |slot| slots.rule(slot).map(|id| id.0);
+            if let Some(record) = Record::read(event, sample, enforcing, rule) {
+                captures.sample(record);
+            }
+        });
+        captures.hand_over();
+        samples
+    }
+
+    /// Begins, follows or ends the capture of an incident.
+    pub(super) fn capture(&mut self, report: &IncidentReport) {
+        let Some(captures) = &mut self.captures else { return };
+        let named = self.attached.iter().filter_map(|attached| {
+            let hook = if attached.mode == AttachMode::Tc { Hook::Tc } else { Hook::Xdp };
+            Some((u16::try_from(attached.slot).ok()?, (attached.interface.clone(), hook)))
+        });
+        let interfaces: Interfaces = named.collect();
+        captures.incident(report.uuid, report.target, report.status == IncidentStatus::Active, interfaces);
+    }
+}
