@@ -94,9 +94,10 @@ fn lists_distinct_sources_and_left_out_stages_are_shown_as_they_are() {
     // UDP without payload: 42 bytes.
     assert_eq!(list(&status, "bad")["bytes"].as_u64(), packets("bad").checked_mul(42));
 
-    // Each address of a /21 once in a second: the estimate's error is 10 %.
-    send_from(&lab, "198.18.0.0/21", 4_000);
-    agent.wait("about 2,048 sources", Duration::from_secs(3), || {
+    // Each address of a /21 twice in a second: the estimate's error is 10 %. It says what the last second or two showed,
+    // and on a busy machine the question may come later.
+    agent.wait("about 2,048 sources", Duration::from_secs(10), || {
+        send_from(&lab, "198.18.0.0/21", 4_000);
         let seen = agent.ask("status").map_or(0, |s| seen(&s));
         (1_400..2_700).contains(&seen)
     });
