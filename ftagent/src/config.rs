@@ -15,6 +15,7 @@ use serde::Deserialize;
 
 use crate::below::Wanted;
 use crate::engine::{Detection, Response, Settings, ThresholdMode};
+use crate::flows::{ListenerConfig, RawFlowExporter, check_flow_exporters};
 use crate::lists::{ListConfig, RawList, check_lists};
 use crate::sync::Secret;
 use crate::xdp::compile::FailSafe;
@@ -67,6 +68,8 @@ struct Raw {
     lists: Vec<RawList>,
     #[serde(default)]
     threshold: Vec<HostThreshold>,
+    #[serde(default)]
+    flow_exporter: Vec<RawFlowExporter>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -363,6 +366,7 @@ pub struct Config {
     pub control_plane: Option<ControlPlaneConfig>,
     pub metrics: Option<SocketAddr>,
     pub lists: Vec<ListConfig>,
+    pub flow_exporters: Vec<ListenerConfig>,
     /// The engine's part; the guard's lists are filled in by the daemon.
     pub settings: Settings,
 }
@@ -499,6 +503,8 @@ impl Config {
             control_plane: check.control_plane(raw.control_plane.as_ref())?,
             metrics: raw.metrics.as_ref().map(|m| m.listen),
             lists: check_lists(&raw.lists).map_err(|(key, message)| check.error(&key, message))?,
+            flow_exporters: check_flow_exporters(&raw.flow_exporter, &raw.protect.prefixes)
+                .map_err(|(key, message)| check.error(&key, message))?,
             settings: settings(&raw),
         })
     }

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::enforce::gate::GateReport;
 use crate::engine::{EngineView, Matches, Origin, RuleId, Verdict};
+use crate::flows::ListenerStatus;
 use crate::lists::ListStatus;
 use crate::sync::LinkStatus;
 use crate::xdp::program::Attached;
@@ -40,6 +41,9 @@ pub struct Status {
     /// Lists of the configuration, in its order.
     #[serde(default)]
     pub lists: Vec<ListStatus>,
+    /// Sockets for sFlow, NetFlow and IPFIX, with how each exporter does.
+    #[serde(default)]
+    pub flow_exporters: Vec<ListenerStatus>,
     /// What the programs go without.
     #[serde(default)]
     pub datapath: DatapathReport,
