@@ -286,6 +286,7 @@ impl Exporter {
             silent: self.is_silent(now),
             counts,
             sampling_rate: self.health.sampling_rate,
+            told_sampling_rates: self.netflow.told_rates(),
             templates: self.netflow.templates() as u64,
             clock_skew_secs: self.health.skew_secs,
             longest_flow_secs: self.health.longest_ns / SEC,

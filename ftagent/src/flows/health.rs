@@ -53,6 +53,9 @@ pub struct ExporterStatus {
     pub counts: ExporterCounts,
     /// One packet in so many, of the newest record.
     pub sampling_rate: Option<u32>,
+    /// Rates that it told by itself, coarsest first.
+    #[serde(default)]
+    pub told_sampling_rates: Vec<u32>,
     /// Templates that are known.
     pub templates: u64,
     /// Its clock minus ours; sFlow does not tell its own.

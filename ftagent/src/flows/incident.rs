@@ -2,6 +2,7 @@
 
 use ftagent_common::api::{IncidentReport, TimelineEntry};
 
+use crate::engine::classify::signature::COLLATERAL;
 use crate::engine::{Matches, words};
 
 /// Lines of an explanation, as the engine bounds them.
@@ -60,28 +61,33 @@ fn seen(witness: &Witness) -> String {
 
 fn advice(report: &IncidentReport) -> String {
     let target = report.target;
-    match &report.signature {
-        Some(signature) => {
-            let matches = Matches {
-                target: Some(target),
-                protocol: signature.protocol,
-                src_port: signature.src_port,
-                dst_port: signature.dst_port,
-                length: signature.length,
-                ttl: signature.ttl,
-                tcp_flags: signature.tcp_flags,
-                fragment: signature.fragment,
-                ..Matches::default()
-            };
-            format!(
-                "a FlowSpec rule for {} (it covers {:.0} % of the attack and {:.1} % of the traffic before), else a \
-                 rate limit or a blackhole for {target}",
-                words::words(&matches),
-                signature.coverage * 100.0,
-                signature.collateral * 100.0
-            )
-        }
-        None => format!("a rate limit, scrubbing or a blackhole for {target}"),
+    let Some(signature) = &report.signature else {
+        return format!("a rate limit, scrubbing or a blackhole for {target}");
+    };
+    let matches = Matches {
+        target: Some(target),
+        protocol: signature.protocol,
+        src_port: signature.src_port,
+        dst_port: signature.dst_port,
+        length: signature.length,
+        ttl: signature.ttl,
+        tcp_flags: signature.tcp_flags,
+        fragment: signature.fragment,
+        ..Matches::default()
+    };
+    let (matches, coverage) = (words::words(&matches), signature.coverage * 100.0);
+    // Rounding may have left a negative zero.
+    let before = signature.collateral.max(0.0).abs() * 100.0;
+    if signature.collateral <= COLLATERAL {
+        format!(
+            "a FlowSpec rule that drops {matches} ({coverage:.0} % of the attack, {before:.1} % of the traffic before), \
+             else a blackhole for {target}"
+        )
+    } else {
+        format!(
+            "a rate limit for {matches} ({coverage:.0} % of the attack, but {before:.1} % of the traffic before: too much \
+             to drop), scrubbing or a blackhole for {target}"
+        )
     }
 }
 
