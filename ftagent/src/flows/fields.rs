@@ -66,7 +66,7 @@ fn address(bytes: &[u8]) -> Option<IpAddr> {
 fn ntp(bytes: &[u8]) -> Option<u64> {
     let stamp = number(bytes);
     let secs = (stamp >> 32).checked_sub(2_208_988_800)?;
-    secs.checked_mul(SEC)?.checked_add((stamp & 0xffff_ffff) * SEC >> 32)
+    secs.checked_mul(SEC)?.checked_add(((stamp & 0xffff_ffff) * SEC) >> 32)
 }
 
 impl Fields {
@@ -228,7 +228,9 @@ mod tests {
 
     use super::*;
 
-    fn fields(pairs: &[(u16, &[u8])]) -> Fields {
+    type Pairs<'a> = &'a [(u16, &'a [u8])];
+
+    fn fields(pairs: Pairs<'_>) -> Fields {
         let mut fields = Fields::default();
         for (field, bytes) in pairs {
             assert!(Fields::NUMBERS.contains(field), "{field}");
@@ -291,7 +293,7 @@ mod tests {
         let (n, twice) = (100u32.to_be_bytes(), 2u32.to_be_bytes());
         let space = 198u32.to_be_bytes();
         // (fields, rate)
-        let table: [(&[(u16, &[u8])], Option<u32>); 7] = [
+        let table: [(Pairs<'_>, Option<u32>); 7] = [
             (&[(34, &n)], Some(100)),
             (&[(50, &n)], Some(100)),
             (&[(305, &twice), (306, &space)], Some(100)),
@@ -315,7 +317,8 @@ mod tests {
         let up = |ms: u32| ms.to_be_bytes();
         let boot = ms(999_500_000);
         let expected = (30 * SEC, 10 * SEC);
-        let table: [(&str, Exported, &[(u16, &[u8])], (u64, u64)); 8] = [
+        type Row<'a> = (&'a str, Exported, Pairs<'a>, (u64, u64));
+        let table: [Row<'_>; 8] = [
             ("ms", ipfix, &[(152, &start), (153, &end)], expected),
             ("s", ipfix, &[(150, &ms(999_960)), (151, &ms(999_990))], expected),
             ("NTP", ipfix, &[(154, &ntp(999_960)), (155, &ntp(999_990))], expected),

@@ -155,7 +155,7 @@ fn sampled_floods_are_named_with_their_target_and_source() {
 #[test]
 fn sampling_is_corrected() {
     for one_in in [1, 64, 1_000] {
-        let site = sflow_site(if one_in == 1 { 2 } else { 20 }, 6_000, one_in, |dice| dns_answer(dice));
+        let site = sflow_site(if one_in == 1 { 2 } else { 20 }, 6_000, one_in, dns_answer);
         let shown = site.exporter();
         let ratio = shown.pps as f64 / 6_000.0;
         assert!((0.6..1.5).contains(&ratio), "1 in {one_in}: {shown:?}");
