@@ -263,3 +263,70 @@ fn load(path: &std::path::Path, unix_secs: i64) -> Result<Option<Saved>, Persist
         }
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+    use std::time::Duration;
+
+    use super::super::testing::{ethernet_udp, sflow, sflow_sample};
+    use super::*;
+    use crate::flows::config::Protocol;
+
+    fn listener(listen: SocketAddr) -> ListenerConfig {
+        ListenerConfig {
+            listen,
+            protocol: Protocol::Auto,
+            exporters: vec![IpAddr::from([127, 0, 0, 1]).into()],
+            sampling_rate: 1,
+            prefixes: vec!["203.0.113.0/24".parse().expect("a prefix")],
+            input_interfaces: Vec::new(),
+            egress: false,
+            active_timeout_secs: 1_800,
+            silent_secs: 30,
+        }
+    }
+
+    #[test]
+    fn datagrams_over_loopback_are_counted_and_what_is_known_is_saved_at_the_end() {
+        let sender = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+        // A port that was free a moment ago.
+        let free = UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port");
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("flows.json");
+        let settings = Settings::default();
+        let bind = || Worker::bind(vec![listener(free)], &settings, path.clone(), "boot".to_owned());
+        let (worker, handle) = bind().expect("bound");
+        assert!(bind().is_err_and(|e| e.to_string().contains(&free.to_string())), "the address is named");
+        let thread = std::thread::spawn(move || worker.run());
+        let frame = ethernet_udp([198, 51, 100, 9], [203, 0, 113, 5], 53, 40_000, 100);
+        for sequence in 0..20 {
+            sender.send_to(&sflow(sequence, &[sflow_sample(10, 3, 4, &frame, 146)]), free).expect("sent");
+        }
+        let counted = || handle.status.borrow().listeners[0].exporters.first().map_or(0, |e| e.counts.counted);
+        for _ in 0..100 {
+            if counted() == 20 {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        assert_eq!(counted(), 20);
+        let (answer, mut answered) = oneshot::channel();
+        let order = FlowOrder::Resolve { incident: Uuid::nil(), false_positive: false, answer };
+        handle.orders.try_send(order).expect("room");
+        for _ in 0..100 {
+            match answered.try_recv() {
+                Ok(Answer::Order { outcome: OrderOutcome::Refused { why } }) => {
+                    assert!(why.contains("no exporter"), "{why}");
+                    break;
+                }
+                Ok(other) => panic!("{other:?}"),
+                Err(_) => std::thread::sleep(Duration::from_millis(20)),
+            }
+        }
+        drop(handle);
+        thread.join().expect("no panic");
+        let saved = load(&path, 0).expect("readable").expect("saved");
+        assert_eq!((saved.boot.as_str(), saved.exporters.len()), ("boot", 1));
+    }
+}
