@@ -16,6 +16,7 @@ use crate::control::{Answer, Question, ask};
 use crate::enforce::gate::GateReport;
 use crate::engine::words;
 use crate::engine::{Matches, OperatorOrder, OrderOutcome, Origin, Verdict};
+use crate::flows::{ExporterStatus, ListenerStatus};
 use crate::lists::{ListAction, ListStatus};
 use crate::pcap::CapturesStatus;
 use crate::status::{RuleStatus, Status};
@@ -294,6 +295,11 @@ fn status_text(status: &Status) -> String {
             captures.samples_lost
         );
     }
+    for listener in &status.flow_exporters {
+        for line in exporter_lines(listener) {
+            _ = writeln!(text, "exporter   {line}");
+        }
+    }
     if !status.datapath.left_out.is_empty() {
         _ = writeln!(text, "left out   {} (datapath.without)", status.datapath.left_out.join(", "));
     }
@@ -462,6 +468,37 @@ fn list_text(list: &ListStatus) -> String {
         list.skipped,
         list.packets,
         bytes_text(list.bytes)
+    )
+}
+
+/// A line for each exporter of a socket, and one if others sent there.
+fn exporter_lines(listener: &ListenerStatus) -> Vec<String> {
+    let mut lines: Vec<String> = listener.exporters.iter().map(|e| exporter_text(listener, e)).collect();
+    if listener.refused > 0 {
+        lines.push(format!("{}: {} datagrams of strangers not read", listener.listen, listener.refused));
+    }
+    lines
+}
+
+fn exporter_text(listener: &ListenerStatus, exporter: &ExporterStatus) -> String {
+    let ExporterStatus { address, counts, .. } = exporter;
+    let Some(secs) = exporter.last_seen_secs else {
+        return format!("{address} at {}: nothing yet", listener.listen);
+    };
+    let rate = exporter.sampling_rate.map_or_else(String::new, |rate| format!(", 1 in {rate}"));
+    format!(
+        "{address} at {} ({}{rate}): {}, {}; {} datagrams, {} records, the last {secs} s ago; {} datagrams and {} records \
+         lost, {} malformed, {} without template",
+        listener.listen,
+        exporter.protocol,
+        pps_text(exporter.pps),
+        bps_text(exporter.bps),
+        counts.datagrams,
+        counts.records,
+        counts.lost_datagrams,
+        counts.lost_records,
+        counts.malformed,
+        counts.unknown_templates
     )
 }
 

@@ -15,6 +15,7 @@ use serde::Deserialize;
 
 use crate::below::Wanted;
 use crate::engine::{Detection, Response, Settings, ThresholdMode};
+use crate::flows::{ListenerConfig, RawFlowExporter, check_flow_exporters};
 use crate::lists::{ListConfig, RawList, check_lists};
 use crate::pcap::config::{PcapConfig, RawPcap, check_pcap};
 use crate::sync::Secret;
@@ -75,6 +76,8 @@ struct Raw {
     access_log: Vec<RawAccessLog>,
     #[serde(default)]
     pcap: RawPcap,
+    #[serde(default)]
+    flow_exporter: Vec<RawFlowExporter>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -376,6 +379,7 @@ pub struct Config {
     pub http: HttpConfig,
     /// Absent: no captures.
     pub pcap: Option<PcapConfig>,
+    pub flow_exporters: Vec<ListenerConfig>,
     /// The engine's part; the guard's lists are filled in by the daemon.
     pub settings: Settings,
 }
@@ -517,6 +521,8 @@ impl Config {
             http,
             pcap: check_pcap(&raw.pcap).map_err(|(key, message)| check.error(key, message))?,
             settings: Settings { web, ..settings(&raw) },
+            flow_exporters: check_flow_exporters(&raw.flow_exporter, &raw.protect.prefixes)
+                .map_err(|(key, message)| check.error(&key, message))?,
         })
     }
 

@@ -12,6 +12,7 @@ pub mod control;
 pub mod daemon;
 pub mod enforce;
 pub mod engine;
+pub mod flows;
 pub mod ground;
 pub mod host;
 pub mod lab;

@@ -205,6 +205,7 @@ fn check_config(config: &Config, json: bool) {
             json!({
                 "ok": true, "path": config.path, "name": config.name, "mode": settings.mode,
                 "interfaces": config.interfaces.iter().map(|(name, _)| name).collect::<Vec<_>>(),
+                "flow_exporters": config.flow_exporters.iter().map(|listener| listener.listen).collect::<Vec<_>>(),
                 "lists": config.lists.iter().map(|list| &list.name).collect::<Vec<_>>(),
                 "rules": settings.rules.len(), "allow": settings.allow.len(), "thresholds": settings.thresholds.len(),
             })
@@ -231,6 +232,10 @@ fn check_config(config: &Config, json: bool) {
     for list in &config.lists {
         let (name, path) = (&list.name, list.source.path().display());
         println!("  list {name} ({}) from {path}, looked at every {} s", list.action.as_str(), list.refresh_secs);
+    }
+    for listener in &config.flow_exporters {
+        let whom: Vec<String> = listener.exporters.iter().map(ToString::to_string).collect();
+        println!("  {} from {} at {}", listener.protocol.as_str(), whom.join(", "), listener.listen);
     }
     match &config.control_plane {
         Some(control_plane) => println!("  control plane {}", control_plane.url),

@@ -3,6 +3,7 @@
 //! The daemon publishes a [`Snapshot`] over a watch channel; every scrape writes the newest one. Written by hand, since
 //! OpenMetrics writers name a counter's help without `_total`, which `promtool check metrics` then misses.
 
+mod flows;
 mod text;
 
 use std::convert::Infallible;
@@ -25,6 +26,7 @@ use tokio::task::JoinSet;
 
 use self::text::{Kind, Text};
 use crate::engine::web::SiteView;
+use crate::flows::ListenerStatus;
 use crate::lists::ListStatus;
 use crate::pcap::CapturesStatus;
 use crate::sync::LinkStatus;
@@ -59,6 +61,8 @@ pub struct Snapshot {
     /// Absent when the node works alone.
     pub link: Option<LinkStatus>,
     pub ticks: TickTimes,
+    /// Empty where no router exports to this node.
+    pub flow_exporters: Vec<ListenerStatus>,
 }
 
 /// Targets shown one by one: each is a time series of its own in the scraper's memory.
@@ -99,6 +103,9 @@ pub fn page(snapshot: &Snapshot) -> String {
     }
     if let Some(status) = &snapshot.captures {
         captures(&mut text, status);
+    }
+    if !snapshot.flow_exporters.is_empty() {
+        flows::exporters(&mut text, &snapshot.flow_exporters);
     }
     if let Some(link) = &snapshot.link {
         control_plane(&mut text, link);

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::enforce::gate::GateReport;
 use crate::engine::{EngineView, Matches, Origin, RuleId, Verdict};
+use crate::flows::ListenerStatus;
 use crate::lists::ListStatus;
 use crate::pcap::CapturesStatus;
 use crate::sync::LinkStatus;
@@ -48,6 +49,9 @@ pub struct Status {
     /// Absent where there are to be no captures; `ftagent captures` lists them.
     #[serde(default)]
     pub captures: Option<CapturesStatus>,
+    /// Sockets for sFlow, NetFlow and IPFIX, with how each exporter does.
+    #[serde(default)]
+    pub flow_exporters: Vec<ListenerStatus>,
     /// What the programs go without.
     #[serde(default)]
     pub datapath: DatapathReport,

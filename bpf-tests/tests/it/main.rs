@@ -7,6 +7,7 @@ mod cookies;
 mod datapath;
 mod disguise;
 mod endurance;
+mod exporters;
 mod express;
 mod gate;
 mod gate_state;

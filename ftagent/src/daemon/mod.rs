@@ -5,10 +5,12 @@
 //! control socket, link, host changes ────┼─> Engine ─> Commands ┼─> state file ─> nftables (one worker, in order)
 //! results of nftables ───────────────────┘                      └─> link (spool on disk), answers
 //! lists' files ─> tables, in a thread that waits
+//! routers' datagrams ─> engines of their own, in a thread ─> reports
 //! ```
 
 mod attach;
 mod captures;
+mod flows;
 mod lists;
 mod report;
 mod web;
@@ -20,7 +22,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use ftagent_common::abi::{Flow, InterfaceCounters, TargetCounters};
-use ftagent_common::api::{AckStatus, CommandAck, DeployRequest, MetricsSample};
+use ftagent_common::api::{AckStatus, CommandAck, DeployRequest, IncidentReport, MetricsSample};
 use ftagent_common::vocab::AttackFamily;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
@@ -47,6 +49,7 @@ use crate::xdp::pins::Pins;
 use crate::xdp::program::{self, Attached};
 use crate::xdp::samples::Samples;
 use attach::Attachment;
+use flows::Exporters;
 use lists::{Done, LISTED_IN, Lists};
 use web::Web;
 
@@ -72,6 +75,7 @@ struct Daemon {
     web: Web,
     /// Absent where `pcap.enabled` is false.
     captures: Option<Captures>,
+    flows: Exporters,
     worker: WorkerHandle,
     link: Option<Link>,
     link_status: Option<watch::Receiver<LinkStatus>>,
@@ -146,7 +150,7 @@ pub async fn run(config: Config) -> Result<()> {
     let mut datapath = Datapath::adopt(maps, config.datapath.clone(), config.dead_man_secs, ground)?;
     datapath.gate = Some(Gate::open(&pins.maps(), config.datapath.gate.clone(), &config.state_dir)?);
 
-    let (worker, worker_handle, mut worker_results) = Worker::new(config.state_dir.join("engine.json"), boot);
+    let (worker, worker_handle, mut worker_results) = Worker::new(config.state_dir.join("engine.json"), boot.clone());
     let samples = Samples::open(&pins.maps()).context("the ring of samples")?;
     let mut daemon = Daemon {
         started_mono_ns: started.mono_ns,
@@ -161,6 +165,7 @@ pub async fn run(config: Config) -> Result<()> {
         lists: Lists::new(config.lists.clone(), (config.datapath.max_memory_bytes - needed) / 2),
         web: Web::default(),
         captures: captures::start(&config)?,
+        flows: Exporters::default(),
         worker: worker_handle,
         link: None,
         link_status: None,
@@ -195,6 +200,11 @@ pub async fn run(config: Config) -> Result<()> {
     let control = tokio::spawn(control.serve(questions));
     daemon.start_link().await?;
     daemon.look_at_web();
+    let settings = daemon.host.settings(&daemon.config.settings);
+    daemon.flows = Exporters::start(&daemon.config, &settings, &daemon.config.state_dir, &boot)?;
+    if let Some(remote) = daemon.engine.state().remote {
+        daemon.flows.set_remote(&remote);
+    }
     let metrics = match daemon.config.metrics {
         Some(address) => {
             let endpoint = Endpoint::bind(address).await?;
@@ -231,6 +241,7 @@ pub async fn run(config: Config) -> Result<()> {
             changed = daemon.host.changed() => daemon.on_host(changed).await,
             done = daemon.lists.done() => daemon.on_lists(done),
             seen = daemon.web.seen() => daemon.on_web(seen),
+            Some(event) = daemon.flows.next() => daemon.on_flows(event),
             _ = second.tick() => daemon.on_second(),
             _ = repair.tick() => daemon.on_repair(),
             _ = save.tick() => daemon.worker.save(daemon.engine.state()),
@@ -243,12 +254,13 @@ pub async fn run(config: Config) -> Result<()> {
     crate::notify::stopping();
     drop(asked);
     daemon.worker.save(daemon.engine.state());
-    let Daemon { worker: handle, link, web, captures, .. } = daemon;
+    let Daemon { worker: handle, link, web, captures, flows, .. } = daemon;
     drop(web);
     drop(handle);
     if let Some(captures) = captures {
         tokio::task::spawn_blocking(|| captures.stop()).await.context("the writer of captures")?;
     }
+    flows.stop().await.context("the thread of the flow exporters")?;
     worker.await.context("the worker for the state file and nftables")?;
     if let Some(link) = link {
         link.shutdown(GRACE).await;
@@ -409,20 +421,24 @@ impl Daemon {
                 self.worker.enforce(self.host.with_friends(set));
             }
             Command::Report(report) => {
-                info!(
-                    incident = %report.uuid, revision = report.revision, target = %report.target, family = %report.family,
-                    status = %report.status, severity = %report.severity, confidence = report.confidence,
-                    peak_pps = report.peak_pps, dropped = report.dropped_packets, "incident"
-                );
-                if report.revision <= 1 {
-                    *self.opened.entry(report.family).or_default() += 1;
-                }
                 self.capture(&report);
-                self.send(Outgoing::Incident(report));
+                self.send_report(report);
             }
             Command::Ack(ack) => self.acks.push(ack),
             Command::Answer(outcome) => self.outcome = Some(outcome),
         }
+    }
+
+    fn send_report(&mut self, report: Box<IncidentReport>) {
+        info!(
+            incident = %report.uuid, revision = report.revision, target = %report.target, family = %report.family,
+            status = %report.status, severity = %report.severity, confidence = report.confidence,
+            peak_pps = report.peak_pps, dropped = report.dropped_packets, "incident"
+        );
+        if report.revision <= 1 {
+            *self.opened.entry(report.family).or_default() += 1;
+        }
+        self.send(Outgoing::Incident(report));
     }
 
     fn send(&mut self, message: Outgoing) {
@@ -448,8 +464,10 @@ impl Daemon {
                     allowlist = config.allowlist.len(),
                     "configuration of the control plane"
                 );
+                self.flows.set_remote(&config);
                 self.engine.on(Input::Remote(config), now);
             }
+            Incoming::Command(command) if self.flows.take_command(&command) => {}
             Incoming::Command(command) => self.engine.on(Input::Command(command), now),
             Incoming::Status(status) => {
                 info!(connected = status.connected, error = status.last_error.as_deref(), "control plane");
@@ -461,15 +479,19 @@ impl Daemon {
         self.carry_out();
     }
 
-    fn on_question(&mut self, asked: Asked) {
+    fn on_question(&mut self, mut asked: Asked) {
+        if let Question::Order { order } = &asked.question {
+            match self.flows.take_order(order, asked.answer) {
+                Ok(()) => return,
+                Err(answer) => asked.answer = answer,
+            }
+        }
         let answer = match asked.question {
             Question::Status {} => self.status().and_then(to_value).map(|status| Answer::Status { status }),
-            Question::Incidents {} => {
-                to_value(self.engine.view().incidents).map(|incidents| Answer::Incidents { incidents })
-            }
             Question::Captures {} => {
                 to_value(self.captures.as_ref().map(Captures::status)).map(|captures| Answer::Captures { captures })
             }
+            Question::Incidents {} => to_value(self.all_incidents()).map(|incidents| Answer::Incidents { incidents }),
             Question::Rules {} => to_value(self.rules()).map(|rules| Answer::Rules { rules }),
             Question::Order { order } => {
                 self.engine.on(Input::Operator(order), clock::now());
@@ -508,7 +530,9 @@ impl Daemon {
     fn apply_host(&mut self) {
         let now = clock::now();
         let results = self.datapath.set_ground(self.host.ground(&self.config).datapath(), now.mono_ns);
-        self.engine.on(Input::Settings(Box::new(self.host.settings(&self.config.settings))), now);
+        let settings = self.host.settings(&self.config.settings);
+        self.flows.set_settings(&settings);
+        self.engine.on(Input::Settings(Box::new(settings)), now);
         self.on_results(results);
         self.tell_gate();
     }

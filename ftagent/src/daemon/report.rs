@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::Result;
 use ftagent_common::abi::stage;
-use ftagent_common::api::{Heartbeat, InterfaceReport, PROTOCOL_VERSION};
+use ftagent_common::api::{Heartbeat, IncidentReport, InterfaceReport, PROTOCOL_VERSION};
 use ftagent_common::vocab::{AttachMode, AttackFamily, IncidentStatus, TrafficClass as Class};
 
 use super::{Daemon, MetricsCounters};
@@ -24,7 +24,9 @@ impl Daemon {
     pub(super) fn snapshot(&self) -> Snapshot {
         let view = self.engine.view();
         let mut active: BTreeMap<AttackFamily, u64> = BTreeMap::new();
-        for incident in view.incidents.iter().filter(|i| i.status == IncidentStatus::Active) {
+        let flows = self.flows.status();
+        let incidents = view.incidents.iter().chain(&flows.incidents);
+        for incident in incidents.filter(|i| i.status == IncidentStatus::Active) {
             *active.entry(incident.family).or_default() += 1;
         }
         let mut rules: BTreeMap<&'static str, u64> = BTreeMap::new();
@@ -59,6 +61,7 @@ impl Daemon {
             health: counters::health(&self.datapath.maps).unwrap_or_default(),
             link: self.link_status.as_ref().map(|status| status.borrow().clone()),
             ticks: self.tick_times,
+            flow_exporters: flows.listeners.clone(),
         }
     }
 
@@ -78,7 +81,7 @@ impl Daemon {
             queued: 0,
             queue_dropped: 0,
             threshold_ratio: view.threshold_ratio,
-            active_incidents: view.active_incidents,
+            active_incidents: view.active_incidents + self.flows.status().active_incidents(),
             config_version: view.config_version,
             warnings: self.all_warnings(),
         };
@@ -103,6 +106,7 @@ impl Daemon {
         warnings.extend(self.lists.warnings(clock::mono_ns()));
         warnings.extend(self.web.warnings());
         warnings.extend(self.captures.as_ref().and_then(|captures| captures.fault()));
+        warnings.extend(self.flows.status().warnings());
         for interface in self.attached.iter().filter(|a| a.mode != AttachMode::Native) {
             warnings
                 .push(format!("{}: {} instead of native: {}", interface.interface, interface.mode, interface.reason));
@@ -117,7 +121,10 @@ impl Daemon {
     }
 
     pub(super) fn status(&self) -> Result<Status> {
-        let view = self.engine.view();
+        let flows = self.flows.status();
+        let mut view = self.engine.view();
+        view.active_incidents += flows.active_incidents();
+        view.incidents = self.all_incidents();
         let mut verdicts = BTreeMap::new();
         let mut classes = BTreeMap::new();
         for interface in &self.attached {
@@ -147,9 +154,18 @@ impl Daemon {
             http: self.web.report(),
             captures: self.captures.as_ref().map(Captures::status),
             datapath: self.datapath_report(),
+            flow_exporters: flows.listeners.clone(),
             warnings: self.all_warnings(),
             engine: view,
         })
+    }
+
+    /// The node's own incidents and those that exporters saw, active ones first.
+    pub(super) fn all_incidents(&self) -> Vec<IncidentReport> {
+        let mut all = self.engine.view().incidents;
+        all.extend(self.flows.status().incidents.iter().cloned());
+        all.sort_by_key(|report| report.status != IncidentStatus::Active);
+        all
     }
 
     /// The lists with what the kernel counted for each.

@@ -60,7 +60,7 @@ impl Seen {
             dst_port: p.dst_port,
             ip_len: p.ip_len,
             payload_len,
-            prefix: fnv(&bytes[..bytes.len().min(8)]),
+            prefix: if bytes.is_empty() && payload_len > 0 { unseen(p) } else { fnv(&bytes[..bytes.len().min(8)]) },
             class: p.class,
             shape,
             fragment: p.fragment,
@@ -77,6 +77,12 @@ impl Seen {
         let headers = if self.version == 4 { 40 } else { 60 };
         self.protocol == proto::TCP && self.ip_len.saturating_sub(self.payload_len) <= headers
     }
+}
+
+/// A payload that nobody saw, as flow records have it, is not the same as all the others.
+fn unseen(packet: &ftagent_common::packet::Packet) -> u32 {
+    let ports = [packet.src_port.to_be_bytes(), packet.dst_port.to_be_bytes()].concat();
+    fnv(&[&packet.src.octets()[..], &ports].concat())
 }
 
 /// FNV-1a; nothing here needs to resist an adversary.

@@ -49,6 +49,7 @@ fn full() -> Snapshot {
             spool: SpoolStatus { queued: 4, bytes: 400, lost: Losses { refused: 1, ..Losses::default() }, fault: None },
         }),
         ticks,
+        flow_exporters: exporters(),
     }
 }
 
@@ -58,6 +59,19 @@ fn access_log() -> LogStatus {
         "rotations": 3, "malformed": 4, "unread": 5,
     }))
     .expect("the status of an access log")
+}
+
+fn exporters() -> Vec<ListenerStatus> {
+    serde_json::from_value(serde_json::json!([{
+        "listen": "192.0.2.9:6343", "protocol": "auto", "refused": 3, "exporters": [{
+            "address": "192.0.2.1", "protocol": "sflow5", "last_seen_secs": 1, "silent": false, "datagrams": 9,
+            "bytes": 900, "records": 90, "counted": 80, "lost_datagrams": 2, "lost_records": 0,
+            "unknown_templates": 0, "malformed": 1, "other_interfaces": 5, "skipped": 0, "unplaced": 0, "restarts": 0,
+            "sampling_rate": 512, "templates": 0, "clock_skew_secs": -7, "longest_flow_secs": 0, "pps": 5, "bps": 6,
+            "active_incidents": 0,
+        }],
+    }]))
+    .expect("the status of a listener")
 }
 
 fn list(name: &str) -> ListStatus {

@@ -146,7 +146,8 @@ fn everything_shared(attack: &[Seen]) -> Matches {
     let fragment = fragments.top().filter(|_| fragments.top_share() >= COVERAGE);
     let has_ports = matches!(protocol, Some(proto::TCP | proto::UDP)) && fragment != Some(true);
     let ports = |ranking: &Ranking<u16>| narrow(range(ranking), 15).filter(|_| has_ports);
-    let ttl = narrow(range(&Ranking::of(attack, |s| u16::from(s.ttl))), 12);
+    // 0 is a TTL that is not known.
+    let ttl = narrow(range(&Ranking::of(attack, |s| u16::from(s.ttl))), 12).filter(|[low, _]| *low > 0);
     Matches {
         protocol,
         src_port: ports(&Ranking::of(attack, |s| s.src_port)),

@@ -45,7 +45,9 @@ pub(super) fn judge(stats: &Stats, samples: &[Seen], clean: &[Seen]) -> Verdict 
 
     let slash16: BTreeSet<[u8; 16]> = sources.iter().map(prefix16).collect();
     let few_ttls = stats.ttls.needed_for(0.95);
-    if few_ttls <= 2 && (slash16.len() >= MANY - 2 || estimated >= CROWD) {
+    // No router forwards a TTL of 0: there it is not known.
+    let ttls_known = stats.ttls.top() != Some(0);
+    if ttls_known && few_ttls <= 2 && (slash16.len() >= MANY - 2 || estimated >= CROWD) {
         reasons.push(format!(
             "about {estimated} sources in {} networks share {few_ttls} TTL values: one sender wrote them all",
             slash16.len().max(1)
@@ -62,7 +64,11 @@ pub(super) fn judge(stats: &Stats, samples: &[Seen], clean: &[Seen]) -> Verdict 
         reasons.push(why);
     }
     if reasons.is_empty() {
-        let why = format!("{distinct} sources with {} TTL values look like real hosts", stats.ttls.distinct());
+        let why = if ttls_known {
+            format!("{distinct} sources with {} TTL values look like real hosts", stats.ttls.distinct())
+        } else {
+            format!("nothing says that {distinct} sources are forged; their TTL is not known")
+        };
         return Verdict { spoofed: false, reasons: vec![why] };
     }
     Verdict { spoofed: true, reasons }
