@@ -32,6 +32,15 @@ fn listen(socket: &UdpSocket, stop: &AtomicBool) -> [u64; 2] {
     seen
 }
 
+/// Sets a flag when it goes, also by a panic: a scope waits for its threads before it passes that on.
+struct Stops<'a>(&'a AtomicBool);
+
+impl Drop for Stops<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn another_way_to_attach_stands_before_the_one_before_goes() {
     if skip_without_root("another_way_to_attach_stands_before_the_one_before_goes") {
@@ -69,6 +78,7 @@ fn another_way_to_attach_stands_before_the_one_before_goes() {
             // What is there is adopted rather than made better.
             (AttachChoice::Auto, AttachMode::Tc),
         ];
+        let stops = Stops(&stop);
         for (choice, mode) in rows {
             let attached = attach(&lab, &pins, choice);
             assert_eq!(attached[0].mode, mode, "{choice:?}: {}", attached[0].reason);
@@ -76,7 +86,7 @@ fn another_way_to_attach_stands_before_the_one_before_goes() {
             let link = info::link(&pins.link(mode, "edge0")).expect("a link");
             assert_eq!(Some(link.program_id), attached[0].program_id, "{choice:?}");
         }
-        stop.store(true, Ordering::Relaxed);
+        drop(stops);
         (flood.join().expect("the flood ends"), listener.join().expect("the listener ends"))
     });
     println!("{sent} frames, half of blocked sources: {seen:?} behind");
