@@ -16,7 +16,7 @@ use ftagent::xdp::program::AttachChoice;
 use ftagent_common::api::AllowEntry;
 use ftagent_common::vocab::AttachMode;
 
-use crate::datapath::{Datapath, attach, net, rule, set};
+use crate::datapath::{Datapath, Stops, attach, net, rule, set};
 use crate::lab::{EDGE_MAC, EDGE_V4, WAN_MAC};
 
 /// Counts what a socket behind the datapath gets of blocked sources and of others.
@@ -30,15 +30,6 @@ fn listen(socket: &UdpSocket, stop: &AtomicBool) -> [u64; 2] {
         }
     }
     seen
-}
-
-/// Sets a flag when it goes, also by a panic: a scope waits for its threads before it passes that on.
-struct Stops<'a>(&'a AtomicBool);
-
-impl Drop for Stops<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }
 
 #[test]
