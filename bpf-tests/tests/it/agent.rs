@@ -156,9 +156,10 @@ pub(crate) fn flood(
 }
 
 struct Setup {
+    // Ends first: it writes into its directory as long as it runs.
+    agent: Agent,
     lab: Lab,
     dir: LabDir,
-    agent: Agent,
 }
 
 fn setup(name: &str, extra: &str) -> Option<Setup> {

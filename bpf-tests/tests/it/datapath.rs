@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use aya::programs::{ProgramInfo, Xdp};
 use aya_obj::programs::XdpAttachType;
@@ -123,6 +124,15 @@ impl Datapath {
         let bytes = after.reasons[reason.index()].bytes - before.reasons[reason.index()].bytes;
         assert_eq!(bytes, frame.len() as u64, "bytes of the frame as received");
         reason
+    }
+}
+
+/// Sets a flag when it goes, also by a panic: a scope waits for its threads before it passes that on.
+pub(crate) struct Stops<'a>(pub(crate) &'a AtomicBool);
+
+impl Drop for Stops<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 

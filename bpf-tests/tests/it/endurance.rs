@@ -20,7 +20,7 @@ use ftagent_common::abi::{InterfaceCounters, Reason, gate as gate_flag};
 use ftagent_common::api::AllowEntry;
 use ftagent_common::packet::tcp_flag::ACK;
 
-use crate::datapath::{Datapath, attach, net, rule, set};
+use crate::datapath::{Datapath, Stops, attach, net, rule, set};
 use crate::gate::{behind_the_gate, count, gate_maps};
 use crate::lab::{EDGE_MAC, EDGE_V4, WAN_MAC, WAN_V4};
 
@@ -174,13 +174,14 @@ fn an_upgrade_under_load_misjudges_no_frame() {
             };
             lab.wan.run(run).expect("inside")
         });
+        let stops = Stops(&stop);
         let mut programs = vec![first];
         for _ in 0..upgrades {
             let attached = attach(&lab, &pins, AttachChoice::Auto);
             assert!(attached[0].adopted, "{}", attached[0].reason);
             programs.push(attached[0].program_id);
         }
-        stop.store(true, Ordering::Relaxed);
+        drop(stops);
         (flood.join().expect("the flood ends"), programs)
     });
     let after = counters::interface(&datapath.maps, 0).expect("counters");

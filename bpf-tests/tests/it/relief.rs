@@ -16,7 +16,7 @@ use ftagent::xdp::program::AttachChoice;
 use ftagent_common::api::AllowEntry;
 use ftagent_common::vocab::AttachMode;
 
-use crate::datapath::{Datapath, attach, net, rule, set};
+use crate::datapath::{Datapath, Stops, attach, net, rule, set};
 use crate::lab::{EDGE_MAC, EDGE_V4, WAN_MAC};
 
 /// Counts what a socket behind the datapath gets of blocked sources and of others.
@@ -69,6 +69,7 @@ fn another_way_to_attach_stands_before_the_one_before_goes() {
             // What is there is adopted rather than made better.
             (AttachChoice::Auto, AttachMode::Tc),
         ];
+        let stops = Stops(&stop);
         for (choice, mode) in rows {
             let attached = attach(&lab, &pins, choice);
             assert_eq!(attached[0].mode, mode, "{choice:?}: {}", attached[0].reason);
@@ -76,7 +77,7 @@ fn another_way_to_attach_stands_before_the_one_before_goes() {
             let link = info::link(&pins.link(mode, "edge0")).expect("a link");
             assert_eq!(Some(link.program_id), attached[0].program_id, "{choice:?}");
         }
-        stop.store(true, Ordering::Relaxed);
+        drop(stops);
         (flood.join().expect("the flood ends"), listener.join().expect("the listener ends"))
     });
     println!("{sent} frames, half of blocked sources: {seen:?} behind");

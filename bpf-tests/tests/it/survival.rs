@@ -51,9 +51,10 @@ const LISTED: &str = "198.18.0.0/17\n2001:db8:bad::/48\n";
 
 /// A daemon, its wire, and what it was told to enforce.
 pub(crate) struct Siege {
+    // Ends first: it writes into its directory as long as it runs.
+    pub(crate) agent: Agent,
     pub(crate) lab: Arc<Lab>,
     pub(crate) dir: LabDir,
-    pub(crate) agent: Agent,
 }
 
 impl Siege {

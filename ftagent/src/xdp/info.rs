@@ -8,6 +8,7 @@ use super::table::sys_bpf;
 
 const OBJ_GET: i64 = 7;
 const OBJ_GET_INFO_BY_FD: i64 = 15;
+const LINK_DETACH: i64 = 34;
 /// `enum bpf_link_type`.
 const LINK_TYPE_XDP: u32 = 6;
 const LINK_TYPE_TCX: u32 = 11;
@@ -47,6 +48,18 @@ pub fn link(path: &Path) -> io::Result<Link> {
     sys_bpf(OBJ_GET_INFO_BY_FD, &mut attr)?;
     let has_interface = matches!(info.kind, LINK_TYPE_XDP | LINK_TYPE_TCX);
     Ok(Link { id: info.id, program_id: info.program_id, interface: has_interface.then_some(info.interface) })
+}
+
+/// Takes the program of the link pinned at `path` off its interface now. Without its pin it would go after a grace period of
+/// the kernel (Linux 5.9; before, that is all there is).
+///
+/// # Errors
+/// When no link is pinned there or the kernel refuses.
+pub fn detach(path: &Path) -> io::Result<()> {
+    let fd = object(path)?;
+    let mut attr = [0u8; 16];
+    attr[0..4].copy_from_slice(&fd.as_raw_fd().to_ne_bytes());
+    sys_bpf(LINK_DETACH, &mut attr).map(drop)
 }
 
 fn object(path: &Path) -> io::Result<OwnedFd> {

@@ -79,7 +79,12 @@ impl Before {
         // The new link took the pin of an old one in tc, if there was one.
         for mode in std::mem::replace(&mut self.links, vec![AttachMode::Tc]) {
             if is_xdp(&mode) {
-                unpin(&pins.link(mode, &plan.name));
+                let path = pins.link(mode, &plan.name);
+                // Without its pin it would keep the place for a grace period of the kernel, and the new one be refused.
+                if let Err(error) = info::detach(&path) {
+                    tracing::warn!(%error, interface = %plan.name, %mode, "the old link goes by itself");
+                }
+                unpin(&path);
             }
         }
         self.has_filter |= !has_tcx;
