@@ -447,9 +447,7 @@ impl Daemon {
             Question::Incidents {} => {
                 to_value(self.engine.view().incidents).map(|incidents| Answer::Incidents { incidents })
             }
-            Question::Captures {} => {
-                to_value(self.captures.as_ref().map(Captures::status)).map(|captures| Answer::Captures { captures })
-            }
+            Question::Captures {} => to_value(self.captures_status()).map(|captures| Answer::Captures { captures }),
             Question::Rules {} => to_value(self.rules()).map(|rules| Answer::Rules { rules }),
             Question::Order { order } => {
                 self.engine.on(Input::Operator(order), clock::now());
@@ -590,6 +588,7 @@ impl Daemon {
             },
             limits: Limits::default(),
             timing: Timing::default(),
+            captures: self.uploads_wanted(),
             wall: clock::wall,
         })
         .await

@@ -13,7 +13,6 @@ use crate::enforce::gate::Gate;
 use crate::engine::RuleId;
 use crate::lists::ListStatus;
 use crate::metrics::Snapshot;
-use crate::pcap::Captures;
 use crate::status::{self, DatapathReport, LinkReport, RuleStatus, Status};
 use crate::xdp::adapt::declares;
 use crate::xdp::counters;
@@ -48,7 +47,7 @@ impl Daemon {
             },
             attached: self.interface_reports(),
             lists: self.list_statuses(),
-            captures: self.captures.as_ref().map(Captures::status),
+            captures: self.captures_status(),
             incidents_active: active.into_iter().collect(),
             incidents_opened: self.opened.iter().map(|(family, count)| (*family, *count)).collect(),
             rules: rules.into_iter().collect(),
@@ -141,7 +140,7 @@ impl Daemon {
             gate: self.datapath.gate.as_ref().map(|gate| gate.report(clock::mono_ns())),
             tick_us: self.tick,
             lists: self.list_statuses(),
-            captures: self.captures.as_ref().map(Captures::status),
+            captures: self.captures_status(),
             datapath: self.datapath_report(),
             warnings: self.all_warnings(),
             engine: view,

@@ -246,6 +246,11 @@ impl Spool {
         }
     }
 
+    /// Whether a report of this incident waits.
+    pub fn has_report_of(&self, incident: Uuid) -> bool {
+        self.entries.values().any(|e| matches!(e.kind, Kind::Incident { uuid, .. } if uuid == incident))
+    }
+
     /// The oldest metrics, as many batches as have at most `max_samples` samples together, as one.
     pub fn next_metrics(&mut self, max_samples: usize) -> Option<(Vec<u64>, MetricsBatch)> {
         let waiting: Vec<u64> = self.entries.iter().filter(|(_, e)| e.kind == Kind::Metrics).map(|(n, _)| *n).collect();
