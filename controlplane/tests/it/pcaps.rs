@@ -262,6 +262,57 @@ async fn a_fifth_upload_at_the_same_time_ends_the_one_that_stood_still_longest()
     assert_eq!(answer["complete"], json!(true));
 }
 
+#[tokio::test]
+async fn the_same_chunks_at_the_same_time_make_one_capture() {
+    let (server, node) = site(CaptureLimits::default()).await;
+    let bytes = capture(CHUNK + 1_000, 1);
+    let sending = (0..12).map(|n| {
+        let request = chunk(&server, &node, "u", n % 2, &bytes);
+        tokio::spawn(async move { checked(request).await })
+    });
+    let sending: Vec<_> = sending.collect();
+    let mut complete = 0;
+    for sent in sending {
+        let (status, answer) = sent.await.unwrap();
+        // Whoever came while the chunks were cleared away comes again.
+        assert!(matches!(status, 200 | 503), "{answer}");
+        complete += u32::from(answer["complete"] == json!(true));
+    }
+    assert!(complete > 0);
+    let (_, answer) = checked(chunk(&server, &node, "u", 0, &bytes)).await;
+    assert_eq!((&answer["complete"], &answer["pcap"]["sha256"]), (&json!(true), &json!(sha256(&bytes))));
+    assert_eq!(server.get("/api/v1/pcaps").await.1["total"], 1);
+}
+
+#[tokio::test]
+async fn a_body_that_breaks_off_leaves_nothing() {
+    use tokio::io::AsyncWriteExt as _;
+    let (server, node) = site(CaptureLimits::default()).await;
+    let address = server.url.strip_prefix("http://").unwrap();
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let head = format!(
+        "POST /api/v1/agent/incidents/{UUID}/pcap HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\nx-node-uuid: {}\r\n\
+         content-type: application/octet-stream\r\nx-upload-id: u\r\nx-chunk-index: 0\r\nx-chunk-total: 1\r\n\
+         content-length: 100000\r\n\r\n",
+        node.key, node.uuid
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    stream.write_all(&capture(50_000, 1)).await.unwrap();
+    let until = async |wanted| {
+        for _ in 0..200 {
+            if files(&server) == wanted {
+                return;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+        panic!("{:?} instead of {wanted:?}", files(&server));
+    };
+    until((1, 0)).await;
+    drop(stream);
+    until((0, 0)).await;
+    assert_eq!(whole(&server, &node, "u", &capture(50_000, 1)).await.0, 200);
+}
+
 #[test]
 fn a_full_disk_is_said_and_leaves_nothing_half() {
     // A small file system of its own, in a namespace of its own: this needs root.

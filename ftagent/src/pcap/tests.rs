@@ -370,6 +370,29 @@ fn a_long_attack_has_parts_and_the_last_one_ends_them() {
 }
 
 #[test]
+fn a_part_ends_when_it_is_old() {
+    let dir = TempDir::new().expect("a directory");
+    let mut config = config();
+    (config.part_secs, config.max_parts) = (1, 2);
+    let mut captures = Captures::start(config, dir.path().to_owned()).expect("a thread");
+    captures.incident(A, target(1), true, eth0());
+    captures.sample(to(1, clock::mono_ns(), Reason::Clean));
+    captures.hand_over();
+    let ends = |s: &CapturesStatus| s.captures.iter().map(|c| (c.part, c.ended)).collect::<Vec<_>>();
+    wait(&captures, "two parts", |s| ends(s) == [(1, Some(Ended::Continued)), (2, None)]);
+    captures.sample(to(1, clock::mono_ns(), Reason::Clean));
+    captures.hand_over();
+    // The last one lasts, however old it is.
+    std::thread::sleep(Duration::from_millis(2_500));
+    assert_eq!(captures.status().growing, 1);
+    captures.incident(A, target(1), false, eth0());
+    let status = wait(&captures, "the end", |s| s.growing == 0);
+    assert_eq!(ends(&status), [(1, Some(Ended::Continued)), (2, Some(Ended::Resolved))]);
+    assert!(status.captures.iter().all(|c| c.complete && c.packets == 1));
+    captures.stop();
+}
+
+#[test]
 fn after_a_restart_an_incident_goes_on_in_the_next_part() {
     let dir = TempDir::new().expect("a directory");
     let mut config = config();

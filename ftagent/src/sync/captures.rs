@@ -13,7 +13,7 @@ use hyper::body::Bytes;
 use hyper::header::{HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use serde::Deserialize;
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 use tracing::{info, warn};
 use uuid::Uuid;
 
@@ -69,9 +69,11 @@ pub(super) async fn send_captures(shared: &Arc<Shared>, headers: &HeaderMap) {
         let status = captures.borrow_and_update().clone();
         sender.look(status).await;
         let Some(id) = sender.next().await else {
-            // A writer that ended publishes nothing more; what is there goes on.
-            if !matches!(timeout(LOOK, captures.changed()).await, Ok(Ok(()))) {
+            if !sender.uploads.waiting().is_empty() {
                 sleep(LOOK).await;
+            } else if captures.changed().await.is_err() {
+                // The writer ended, and everything that it wrote is there.
+                return;
             }
             continue;
         };
@@ -84,10 +86,14 @@ pub(super) async fn send_captures(shared: &Arc<Shared>, headers: &HeaderMap) {
                 warn!(capture = %id, why, "an upload waits");
                 sender.uploads.failed(id, why);
                 sender.publish();
-                match after {
-                    Some(after) => sleep(after).await,
-                    None => wait_or_reachable(shared, backoff.next()).await,
-                }
+                let rest = backoff.next();
+                let rest = async {
+                    match after {
+                        Some(after) => sleep(after).await,
+                        None => wait_or_reachable(shared, rest).await,
+                    }
+                };
+                sender.look_during(rest, &mut captures).await;
             }
         }
     }
@@ -125,6 +131,19 @@ impl Sender<'_> {
         })
         .await;
         self.publish();
+    }
+
+    /// Keeps the status up to date while nothing is sent.
+    async fn look_during(&mut self, rest: impl Future<Output = ()>, captures: &mut watch::Receiver<CapturesStatus>) {
+        tokio::pin!(rest);
+        loop {
+            tokio::select! {
+                () = &mut rest => return,
+                changed = captures.changed() => if changed.is_err() { return rest.await },
+            }
+            let status = captures.borrow_and_update().clone();
+            self.look(status).await;
+        }
     }
 
     fn publish(&self) {
