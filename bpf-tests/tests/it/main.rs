@@ -24,5 +24,6 @@ mod replay;
 mod run;
 mod stages;
 mod sum;
+mod upload;
 mod visible;
 mod wire;
