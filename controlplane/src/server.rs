@@ -76,6 +76,7 @@ pub async fn serve(config: &Config, token_file: Option<&Path>) -> Result<()> {
     let metrics_listener = config.metrics_listen.map(bind).transpose()?;
     let app = open(config).await?;
     announce_owner(&app, token_file).await?;
+    app.start_captures().await?;
 
     let (drain, draining) = watch::channel(false);
     let context = Context::new(app.clone(), config.auth_failures_per_minute, draining.clone());

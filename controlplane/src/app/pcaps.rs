@@ -15,6 +15,8 @@ use crate::store::{Opened, Result, StoreError, UnderWay};
 
 /// Bodies that are received at the same time, all nodes together.
 const MAX_RECEIVING: usize = 256;
+/// Bodies that are in memory at the same time, 2 MiB each.
+const MAX_UNPACKING: usize = 8;
 /// An upload that stands still for a day is forgotten.
 const STILL_SECS: i64 = 86_400;
 
@@ -39,13 +41,20 @@ pub struct Captures {
     files: CaptureFiles,
     limits: CaptureLimits,
     receiving: Semaphore,
+    unpacking: Semaphore,
     /// Held while a file and its row come or go together.
     shelf: Mutex<()>,
 }
 
 impl Captures {
     pub fn new(files: CaptureFiles, limits: CaptureLimits) -> Self {
-        Self { files, limits, receiving: Semaphore::new(MAX_RECEIVING), shelf: Mutex::default() }
+        Self {
+            files,
+            limits,
+            receiving: Semaphore::new(MAX_RECEIVING),
+            unpacking: Semaphore::new(MAX_UNPACKING),
+            shelf: Mutex::default(),
+        }
     }
 }
 
@@ -106,6 +115,7 @@ impl App {
         mut received: Receiving,
         file_in: impl FnOnce(&[u8]) -> Option<Range<usize>> + Send + 'static,
     ) -> Result<Receiving> {
+        let _turn = self.captures.unpacking.acquire().await.expect("it is never closed");
         let unpacked =
             self.with_files(move |files| files.unpack(&mut received, file_in).map(|is| is.then_some(received)));
         unpacked.await?.ok_or_else(|| Problem::field("body", "has no file in it").into())
@@ -193,6 +203,11 @@ impl App {
         if let Err(error) = self.sweep_captures().await {
             warn!(%error, "files of captures stay for now");
         }
+    }
+
+    /// Clears what an earlier process left half received. Only the process that serves may do so.
+    pub async fn start_captures(&self) -> Result<()> {
+        self.with_files(CaptureFiles::clear).await
     }
 
     /// Gives up uploads that stand still, and deletes captures that are too old or too many.

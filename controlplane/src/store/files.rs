@@ -46,23 +46,28 @@ pub enum Refused {
 }
 
 impl CaptureFiles {
-    /// Makes the folder if need be, with mode 0700, and clears bodies that were being received.
+    /// Makes the folder if need be, with mode 0700.
     ///
     /// # Errors
-    /// It cannot be made or read.
+    /// It cannot be made.
     pub fn open(dir: &Path) -> io::Result<Self> {
         let folder = |path: PathBuf| {
             DirBuilder::new().recursive(true).mode(0o700).create(&path)?;
             Ok::<_, io::Error>(path)
         };
-        let files = Self { incoming: folder(dir.join("incoming"))?, files: folder(dir.join("files"))? };
-        for entry in fs::read_dir(&files.incoming)? {
-            let path = entry?.path();
+        Ok(Self { incoming: folder(dir.join("incoming"))?, files: folder(dir.join("files"))? })
+    }
+
+    /// Deletes bodies whose receiver died: before anything is received.
+    pub fn clear(&self) -> Result<()> {
+        let failed = |error| disk("what was half received cannot be cleared", error);
+        for entry in fs::read_dir(&self.incoming).map_err(failed)? {
+            let path = entry.map_err(failed)?.path();
             if path.extension().is_some_and(|e| e == "tmp") {
-                fs::remove_file(path)?;
+                fs::remove_file(path).map_err(failed)?;
             }
         }
-        Ok(files)
+        Ok(())
     }
 
     /// A place for a body that is being received.

@@ -196,12 +196,14 @@ impl Uploads {
         self.trouble = None;
     }
 
-    /// Notes a try that failed, so that others are tried as well.
-    pub fn failed(&mut self, id: CaptureId, why: String) {
+    /// Notes a try that failed, so that others are tried as well. False if it failed for the same reason as before.
+    pub fn failed(&mut self, id: CaptureId, why: &str) -> bool {
         if let Some(known) = self.known.get_mut(&id) {
             known.tries = known.tries.saturating_add(1);
         }
-        self.trouble = Some(why);
+        let is_new = self.trouble.as_deref() != Some(why);
+        self.trouble = Some(why.to_owned());
+        is_new
     }
 
     /// Leaves a capture alone whose file cannot be read.
@@ -214,11 +216,12 @@ impl Uploads {
     /// For status and metrics.
     pub fn status(&self) -> UploadsStatus {
         let begun = self.known.iter().filter_map(|(id, known)| Some((id.to_string(), known.upload.clone()?)));
+        let waiting = self.known.values().filter(|known| known.is_waiting()).count() as u64;
         UploadsStatus {
             uploads: begun.collect(),
-            waiting: self.known.values().filter(|known| known.is_waiting()).count() as u64,
+            waiting,
             sent_bytes: self.sent_bytes,
-            trouble: self.trouble.clone(),
+            trouble: self.trouble.clone().filter(|_| waiting > 0),
         }
     }
 }
@@ -248,7 +251,7 @@ mod tests {
         uploads.look(dir.path(), &captures);
         let parts = |uploads: &Uploads| uploads.waiting().iter().map(|id| id.part).collect::<Vec<_>>();
         assert_eq!(parts(&uploads), [1, 2]);
-        uploads.failed(CaptureId { incident: A, part: 1 }, "busy".to_owned());
+        assert!(uploads.failed(CaptureId { incident: A, part: 1 }, "busy"));
         assert_eq!((parts(&uploads), uploads.status().trouble), (vec![2, 1], Some("busy".to_owned())));
         captures.remove(0);
         captures[1].ended = Some(Ended::Resolved);

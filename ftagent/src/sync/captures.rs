@@ -83,8 +83,9 @@ pub(super) async fn send_captures(shared: &Arc<Shared>, headers: &HeaderMap) {
                 if unreachable {
                     shared.trouble(&format!("capture not delivered: {why}"), true);
                 }
-                warn!(capture = %id, why, "an upload waits");
-                sender.uploads.failed(id, why);
+                if sender.uploads.failed(id, &why) {
+                    warn!(capture = %id, why, "an upload waits");
+                }
                 sender.publish();
                 let rest = backoff.next();
                 let rest = async {
@@ -158,8 +159,8 @@ impl Sender<'_> {
             return None;
         }
         // A refusal would be for ever: the incident's reports go first.
-        let known = move |spool: &mut super::Spool| waiting.into_iter().find(|id| !spool.has_report_of(id.incident));
-        self.shared.with_spool(known).await
+        let reported = self.shared.with_spool(|spool| spool.incidents()).await;
+        waiting.into_iter().find(|id| !reported.contains(&id.incident))
     }
 
     /// Sends a capture chunk by chunk; what went stays, there and in the note beside the capture.

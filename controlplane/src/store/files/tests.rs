@@ -40,6 +40,7 @@ async fn chunks_come_in_any_order_and_again_and_survive_a_restart() {
     assert_eq!(names(&folder.path().join("incoming")).len(), 2);
 
     let files = CaptureFiles::open(folder.path()).expect("opened again");
+    files.clear().expect("cleared");
     assert_eq!(names(&folder.path().join("incoming")), [key.to_string()]);
     assert_eq!(files.chunks(key).expect("listed"), BTreeSet::from([0, 2]));
     for index in [1, 0] {

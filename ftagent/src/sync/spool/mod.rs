@@ -7,7 +7,7 @@
 
 mod log;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use ftagent_common::api::{CommandAck, IncidentReport, MetricsBatch};
@@ -246,9 +246,10 @@ impl Spool {
         }
     }
 
-    /// Whether a report of this incident waits.
-    pub fn has_report_of(&self, incident: Uuid) -> bool {
-        self.entries.values().any(|e| matches!(e.kind, Kind::Incident { uuid, .. } if uuid == incident))
+    /// The incidents of which reports wait.
+    pub fn incidents(&self) -> BTreeSet<Uuid> {
+        let uuid = |entry: &Entry| if let Kind::Incident { uuid, .. } = entry.kind { Some(uuid) } else { None };
+        self.entries.values().filter_map(uuid).collect()
     }
 
     /// The oldest metrics, as many batches as have at most `max_samples` samples together, as one.
