@@ -140,6 +140,16 @@ mod tests {
     }
 
     #[test]
+    fn an_order_to_wait_is_obeyed_within_what_the_caller_allows() {
+        for (seconds, most, expected) in
+            [("3000", 3_600, 3_000), ("3000", 300, 300), ("99999", 3_600, 3_600), ("0", 9, 1)]
+        {
+            let Fate::Retry { after, .. } = fate_within(429, Some(seconds), b"", most) else { panic!("not retried") };
+            assert_eq!(after, Some(Duration::from_secs(expected)), "{seconds} of {most}");
+        }
+    }
+
+    #[test]
     fn the_servers_words_are_bounded_and_printable() {
         let long = format!(r#"{{"error":{{"code":"x","message":"\u001b[31m{}"}}}}"#, "y".repeat(5_000));
         let Fate::Refused { why } = fate(422, None, long.as_bytes()) else { panic!("not refused") };
