@@ -179,24 +179,27 @@ async fn check_kept(control_plane: &ControlPlane, bytes: &[u8], upload: &Upload)
 async fn an_upload_goes_on_after_the_control_plane_was_killed() {
     let Some(program) = program() else { return };
     let (data, state, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let control_plane = ControlPlane::start_anywhere(&program, data.path());
+    let mut control_plane = ControlPlane::start_anywhere(&program, data.path());
     let address = control_plane.address;
     let (link, captures) = node(&control_plane, state.path(), 4 << 20).await;
     let (capture, bytes) = put(dir.path(), INCIDENT, LARGE);
     captures.send_replace(listed(dir.path(), vec![capture]));
     let received = || progress(&link, INCIDENT).map_or(0, |(_, received)| received);
-    until("two chunks are there", || received() >= 2).await;
-    // In the middle of the next one: a chunk takes half a second.
-    tokio::time::sleep(Duration::from_millis(200)).await;
-    drop(control_plane);
-    let before = received();
-    assert!(before < 6, "it was too fast to be cut");
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    let control_plane = ControlPlane::start(&program, data.path(), address);
+    let mut before = Vec::new();
+    // In the middle of chunks, each of which takes half a second, and about when the last one completes it.
+    for (chunks, millis) in [(1, 200), (3, 400), (5, 5)] {
+        until("some chunks are there", || received() >= chunks).await;
+        tokio::time::sleep(Duration::from_millis(millis)).await;
+        drop(control_plane);
+        before.push(received());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        control_plane = ControlPlane::start(&program, data.path(), address);
+    }
+    assert!(before[0] < 6 && before[1] < 6, "it was too fast to be cut: {before:?}");
     until("all of it is there", || progress(&link, INCIDENT).is_some_and(|p| p.0 == Progress::Uploaded)).await;
     let status = link.uploads().unwrap();
     let upload = &status.uploads[&INCIDENT.to_string()];
-    println!("{before} of 6 chunks before the kill; {} bytes taken for {LARGE}", status.sent_bytes);
+    println!("{before:?} of 6 chunks at the kills; {} bytes taken for {LARGE}", status.sent_bytes);
     assert_eq!(status.sent_bytes, LARGE as u64, "no chunk was taken twice");
     check_kept(&control_plane, &bytes, upload).await;
     link.shutdown(PATIENCE).await;
