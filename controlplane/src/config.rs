@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::app::CaptureLimits;
 use crate::cli::Settings;
 use crate::http::AUTHENTICATION;
 
@@ -42,6 +43,10 @@ struct RawConfig {
     metrics_seconds_hours: Option<i64>,
     metrics_minutes_days: Option<i64>,
     auth_failures_per_minute: Option<u32>,
+    pcap_dir: Option<PathBuf>,
+    pcap_max_bytes: Option<u64>,
+    pcap_keep_days: Option<i64>,
+    pcap_max_disk_bytes: Option<u64>,
 }
 
 /// What is in force.
@@ -69,6 +74,15 @@ pub struct Config {
     pub metrics_minutes_days: i64,
     /// Wrong credentials a minute and address before 429, 1 to 1,000,000; 100 by default.
     pub auth_failures_per_minute: u32,
+    /// Folder of uploaded captures; `captures` in `data` by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pcap_dir: Option<PathBuf>,
+    /// Bytes of one capture, 1 to 1,024 MiB; 64 MiB by default.
+    pub pcap_max_bytes: u64,
+    /// Days for which captures are kept, 1 to 3,650; 30 by default.
+    pub pcap_keep_days: i64,
+    /// Bytes of all captures, at least `pcap_max_bytes`; 10 GB by default.
+    pub pcap_max_disk_bytes: u64,
 }
 
 impl Config {
@@ -88,6 +102,7 @@ impl Config {
                 raw.set(&name, &key.to_ascii_lowercase(), &value)?;
             }
         }
+        let captures = CaptureLimits::default();
         let config = Self {
             listen: flags.listen.or(raw.listen).unwrap_or_else(|| (Ipv4Addr::LOCALHOST, 8_080).into()),
             metrics_listen: raw.metrics_listen,
@@ -99,6 +114,10 @@ impl Config {
             metrics_seconds_hours: raw.metrics_seconds_hours.unwrap_or(6),
             metrics_minutes_days: raw.metrics_minutes_days.unwrap_or(30),
             auth_failures_per_minute: raw.auth_failures_per_minute.unwrap_or(AUTHENTICATION),
+            pcap_dir: raw.pcap_dir,
+            pcap_max_bytes: raw.pcap_max_bytes.unwrap_or(captures.max_bytes),
+            pcap_keep_days: raw.pcap_keep_days.unwrap_or(captures.keep_days),
+            pcap_max_disk_bytes: raw.pcap_max_disk_bytes.unwrap_or(captures.max_disk_bytes),
         };
         config.check()
     }
@@ -117,6 +136,15 @@ impl Config {
         if !(1..=1_000_000).contains(&self.auth_failures_per_minute) {
             return wrong("auth_failures_per_minute: must be 1 to 1000000");
         }
+        if !(1 << 20..=1 << 30).contains(&self.pcap_max_bytes) {
+            return wrong("pcap_max_bytes: must be 1048576 to 1073741824");
+        }
+        if !(1..=3_650).contains(&self.pcap_keep_days) {
+            return wrong("pcap_keep_days: must be 1 to 3650");
+        }
+        if self.pcap_max_disk_bytes < self.pcap_max_bytes {
+            return wrong("pcap_max_disk_bytes: must be at least pcap_max_bytes");
+        }
         if self.log.parse::<tracing_subscriber::EnvFilter>().is_err() {
             return wrong("log: must be a filter such as info or controlplane=debug");
         }
@@ -126,6 +154,20 @@ impl Config {
     /// The database file.
     pub fn database(&self) -> PathBuf {
         self.data.join("controlplane.sqlite")
+    }
+
+    /// The folder of captures.
+    pub fn captures(&self) -> PathBuf {
+        self.pcap_dir.clone().unwrap_or_else(|| self.data.join("captures"))
+    }
+
+    /// What is taken and kept of them.
+    pub const fn capture_limits(&self) -> CaptureLimits {
+        CaptureLimits {
+            max_bytes: self.pcap_max_bytes,
+            keep_days: self.pcap_keep_days,
+            max_disk_bytes: self.pcap_max_disk_bytes,
+        }
     }
 }
 
@@ -155,6 +197,10 @@ impl RawConfig {
             "metrics_seconds_hours" => self.metrics_seconds_hours = parsed(name, value, "a number")?,
             "metrics_minutes_days" => self.metrics_minutes_days = parsed(name, value, "a number")?,
             "auth_failures_per_minute" => self.auth_failures_per_minute = parsed(name, value, "a number")?,
+            "pcap_dir" => self.pcap_dir = Some(value.into()),
+            "pcap_max_bytes" => self.pcap_max_bytes = parsed(name, value, "a number")?,
+            "pcap_keep_days" => self.pcap_keep_days = parsed(name, value, "a number")?,
+            "pcap_max_disk_bytes" => self.pcap_max_disk_bytes = parsed(name, value, "a number")?,
             _ => {
                 let message = "is no setting of the control plane".to_owned();
                 return Err(ConfigError::Variable { name: name.to_owned(), message });
@@ -196,13 +242,16 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_named() {
-        let table: [Wrong<'_>; 6] = [
+        let table: [Wrong<'_>; 9] = [
             (Some("colour = 1"), &[], &["cp.toml", "colour"]),
             (Some("listen = \"here\""), &[], &["cp.toml", "listen"]),
             (None, &[("FTAGENT_CP_COLOUR", "1")], &["FTAGENT_CP_COLOUR"]),
             (None, &[("FTAGENT_CP_LISTEN", "here")], &["FTAGENT_CP_LISTEN", "here"]),
             (Some("tls_cert = \"a.pem\""), &[], &["tls_key"]),
             (Some("metrics_minutes_days = 0"), &[], &["metrics_minutes_days"]),
+            (Some("pcap_max_bytes = 1"), &[], &["pcap_max_bytes"]),
+            (Some("pcap_max_disk_bytes = 2000000"), &[], &["pcap_max_disk_bytes"]),
+            (None, &[("FTAGENT_CP_PCAP_KEEP_DAYS", "0")], &["pcap_keep_days"]),
         ];
         for (file, variables, parts) in table {
             let error = load(file, variables, None).expect_err("refused");

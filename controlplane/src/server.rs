@@ -21,13 +21,14 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use crate::app::{App, Retention};
+use crate::app::{App, Captures, Retention};
 use crate::clock::SystemClock;
 use crate::config::Config;
 use crate::domain::Secret;
 use crate::http::{Context, metrics_router, router};
 use crate::jobs;
 use crate::store::Store;
+use crate::store::files::CaptureFiles;
 use crate::store::sqlite::SqliteStore;
 
 /// How long open requests may take to finish.
@@ -58,7 +59,11 @@ pub async fn open(config: &Config) -> Result<Arc<App>> {
         .with_context(|| format!("cannot write the database {}", path.display()))?;
     let store =
         SqliteStore::open(&path).await.with_context(|| format!("cannot open the database {}", path.display()))?;
-    Ok(Arc::new(App::new(Arc::new(store) as Arc<dyn Store>, Arc::new(SystemClock))))
+    let folder = config.captures();
+    let files = CaptureFiles::open(&folder)
+        .with_context(|| format!("cannot use the folder of captures {}", folder.display()))?;
+    let captures = Captures::new(files, config.capture_limits());
+    Ok(Arc::new(App::new(Arc::new(store) as Arc<dyn Store>, Arc::new(SystemClock), captures)))
 }
 
 /// Serves until a signal ends it.
@@ -71,6 +76,7 @@ pub async fn serve(config: &Config, token_file: Option<&Path>) -> Result<()> {
     let metrics_listener = config.metrics_listen.map(bind).transpose()?;
     let app = open(config).await?;
     announce_owner(&app, token_file).await?;
+    app.start_captures().await?;
 
     let (drain, draining) = watch::channel(false);
     let context = Context::new(app.clone(), config.auth_failures_per_minute, draining.clone());

@@ -19,6 +19,8 @@ use crate::engine::{Matches, OperatorOrder, OrderOutcome, Origin, Verdict};
 use crate::flows::{ExporterStatus, ListenerStatus};
 use crate::lists::{ListAction, ListStatus};
 use crate::pcap::CapturesStatus;
+use crate::pcap::shelf::Capture;
+use crate::pcap::upload::{Progress, UploadsStatus};
 use crate::status::{RuleStatus, Status};
 use crate::xdp::variant;
 
@@ -294,6 +296,9 @@ fn status_text(status: &Status) -> String {
             bytes_text(captures.memory_bytes),
             captures.samples_lost
         );
+        if let Some(uploads) = &captures.uploads {
+            _ = writeln!(text, "uploads    {}", uploads_text(uploads));
+        }
     }
     for listener in &status.flow_exporters {
         for line in exporter_lines(listener) {
@@ -348,8 +353,8 @@ fn captures_text(status: &CapturesStatus) -> String {
         };
         _ = writeln!(
             text,
-            "{}  {}  {} packets ({} dropped, {} left out), {}  {} to {}  {state}{}",
-            capture.incident,
+            "{}  {}  {} packets ({} dropped, {} left out), {}  {} to {}  {state}{}{}",
+            capture.id(),
             capture.target,
             capture.packets,
             capture.dropped.map_or_else(|| "?".to_owned(), |dropped| dropped.to_string()),
@@ -358,14 +363,41 @@ fn captures_text(status: &CapturesStatus) -> String {
             at(capture.from),
             at(capture.to),
             if capture.complete || capture.ended.is_none() { "" } else { " (incomplete)" },
+            status.uploads.as_ref().map_or_else(String::new, |uploads| upload_text(capture, uploads)),
         );
     }
     let sum = bytes_text(status.bytes);
     _ = writeln!(text, "{} captures, {sum}, in {}", status.captures.len(), status.dir.display());
+    if let Some(uploads) = &status.uploads {
+        _ = writeln!(text, "uploads: {}", uploads_text(uploads));
+    }
     if let Some(fault) = &status.fault {
         _ = writeln!(text, "WARNING: {fault}");
     }
     text
+}
+
+fn uploads_text(uploads: &UploadsStatus) -> String {
+    let count = |wanted| uploads.uploads.values().filter(|upload| upload.progress == wanted).count();
+    let trouble = uploads.trouble.as_ref().map_or_else(String::new, |why| format!(": {why}"));
+    format!(
+        "{} at the control plane, {} refused, {} waiting{trouble}",
+        count(Progress::Uploaded),
+        count(Progress::Refused),
+        uploads.waiting
+    )
+}
+
+fn upload_text(capture: &Capture, uploads: &UploadsStatus) -> String {
+    match uploads.uploads.get(&capture.id().to_string()) {
+        Some(upload) => match upload.progress {
+            Progress::UnderWay => format!("  {} of {} chunks uploaded", upload.received, upload.chunks()),
+            Progress::Uploaded => "  uploaded".to_owned(),
+            Progress::Refused => format!("  upload refused: {}", upload.why.as_deref().unwrap_or("no reason")),
+        },
+        None if capture.ended.is_some() => "  not uploaded yet".to_owned(),
+        None => String::new(),
+    }
 }
 
 fn totals_text(status: &Status) -> String {

@@ -29,6 +29,7 @@ use crate::engine::web::SiteView;
 use crate::flows::ListenerStatus;
 use crate::lists::ListStatus;
 use crate::pcap::CapturesStatus;
+use crate::pcap::upload::Progress;
 use crate::sync::LinkStatus;
 use crate::weblog::LogStatus;
 
@@ -286,6 +287,16 @@ fn captures(text: &mut Text, status: &CapturesStatus) {
     let help = "Incidents without a capture, for want of room on disk.";
     text.family("ftagent_captures_not_begun_total", Kind::Counter, help);
     text.row(&[], status.not_begun);
+    if let Some(uploads) = &status.uploads {
+        text.family("ftagent_captures_uploads", Kind::Gauge, "Captures by what became of their upload.");
+        let count = |wanted| uploads.uploads.values().filter(|upload| upload.progress == wanted).count() as u64;
+        text.row(&[("state", "waiting")], uploads.waiting);
+        text.row(&[("state", "uploaded")], count(Progress::Uploaded));
+        text.row(&[("state", "refused")], count(Progress::Refused));
+        let help = "Bytes of captures that the control plane took.";
+        text.family("ftagent_captures_uploaded_bytes_total", Kind::Counter, help);
+        text.row(&[], uploads.sent_bytes);
+    }
     text.family("ftagent_captures_fault", Kind::Gauge, "1 while the disk of captures does not do.");
     text.row(&[], status.fault.is_some().into());
 }

@@ -28,6 +28,7 @@ mod stages;
 mod sum;
 mod survival;
 mod targets;
+mod upload;
 mod versions;
 mod visible;
 mod web;

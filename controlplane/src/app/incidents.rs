@@ -34,7 +34,8 @@ impl App {
     pub async fn incident(&self, actor: &Actor, reference: &str) -> Result<Incident> {
         let id = self.store.find(actor.workspace(), reference).await?;
         let (stored, notes, executions) = self.store.incident(actor.workspace(), id).await?;
-        Ok(Incident::assemble(stored, notes, executions.into_iter().map(|e| e.execution).collect()))
+        let pcaps = self.store.pcaps_of(actor.workspace(), id).await?;
+        Ok(Incident::assemble(stored, notes, executions.into_iter().map(|e| e.execution).collect(), pcaps))
     }
 
     /// Changes status or severity. Ending an active incident orders its node to end it too and undo what was done.

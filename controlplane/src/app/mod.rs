@@ -11,6 +11,7 @@ mod audit;
 mod events;
 mod incidents;
 mod nodes;
+mod pcaps;
 mod pushes;
 mod rules;
 mod thresholds;
@@ -28,6 +29,8 @@ use crate::store::Store;
 
 pub use agents::{STREAM_PING_SECS, StreamState};
 pub use events::{Event, Events};
+pub(crate) use pcaps::{Begun, Progress};
+pub use pcaps::{CaptureLimits, Captures};
 pub use pushes::{Pushes, Subscription};
 pub use rules::Shown;
 pub use upkeep::Retention;
@@ -38,11 +41,12 @@ pub struct App {
     clock: Arc<dyn Clock>,
     pushes: Pushes,
     events: Events,
+    captures: Captures,
 }
 
 impl App {
-    pub fn new(store: Arc<dyn Store>, clock: Arc<dyn Clock>) -> Self {
-        Self { store, clock, pushes: Pushes::default(), events: Events::default() }
+    pub fn new(store: Arc<dyn Store>, clock: Arc<dyn Clock>, captures: Captures) -> Self {
+        Self { store, clock, pushes: Pushes::default(), events: Events::default(), captures }
     }
 
     /// The time as this server sees it.

@@ -40,6 +40,7 @@ impl App {
         let fact = self.fact(actor, "node.delete", format!("node/{node}"));
         self.store.delete_node(actor.workspace(), node, fact).await?;
         self.pushes.end(node);
+        self.sweep_or_say().await;
         self.events.announce(actor.workspace(), "node", json!({ "what": "deleted", "node": node }));
         Ok(())
     }

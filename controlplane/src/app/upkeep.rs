@@ -54,7 +54,8 @@ impl App {
         let answers = self.store.forget_answers(now.plus_secs(-ANSWER_SECS)).await?;
         let commands = self.store.expire_commands(now.plus_secs(-COMMAND_SECS)).await?;
         debug!(metrics, answers, commands, "pruned");
-        Ok(())
+        self.prune_pcaps().await?;
+        self.sweep_captures().await
     }
 
     /// Announces nodes whose status changed since the last look, kept in `seen`; the first look only remembers.
@@ -81,8 +82,10 @@ mod tests {
     use ftagent_common::api::DeployRequest;
 
     use super::*;
+    use crate::app::{CaptureLimits, Captures};
     use crate::clock::ManualClock;
     use crate::domain::{Actor, Deployment, Timestamp};
+    use crate::store::files::CaptureFiles;
     use crate::store::sqlite::SqliteStore;
 
     #[tokio::test]
@@ -90,7 +93,9 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let store = SqliteStore::open(&folder.path().join("cp.sqlite")).await.expect("a store");
         let clock = Arc::new(ManualClock::new(Timestamp::from_secs(1_000)));
-        let app = App::new(Arc::new(store), clock.clone());
+        let files = CaptureFiles::open(&folder.path().join("captures")).expect("a folder");
+        let captures = Captures::new(files, CaptureLimits::default());
+        let app = App::new(Arc::new(store), clock.clone(), captures);
         app.bootstrap().await.expect("a workspace");
         let system = Actor::System { workspace: app.first_workspace().await.expect("a workspace") };
         let request: DeployRequest = serde_json::from_str(r#"{"name":"edge-1"}"#).expect("a request");

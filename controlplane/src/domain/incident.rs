@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::allowlist::serialize_prefix;
 use super::problem::Check;
-use super::{Problem, Timestamp};
+use super::{Pcap, Problem, Timestamp};
 
 /// Longest lists of a report that are kept; what a node adds beyond is cut, not refused: a refusal would lose it all.
 const MAX_LIST: usize = 1_000;
@@ -234,11 +234,18 @@ pub struct Incident {
     /// What was done about it on the node, and undone.
     pub mitigations: Vec<RuleExecution>,
     pub notes: Vec<Note>,
+    /// Captures that the node uploaded, by part.
+    pub pcaps: Vec<Pcap>,
 }
 
 impl Incident {
     /// Puts together what is kept in several places.
-    pub fn assemble(stored: StoredIncident, notes: Vec<Note>, mitigations: Vec<RuleExecution>) -> Self {
+    pub fn assemble(
+        stored: StoredIncident,
+        notes: Vec<Note>,
+        mitigations: Vec<RuleExecution>,
+        pcaps: Vec<Pcap>,
+    ) -> Self {
         let summary = IncidentSummary::from(&stored);
         let report = stored.report;
         let mut timeline = report.timeline;
@@ -263,6 +270,7 @@ impl Incident {
             timeline,
             mitigations,
             notes: notes.into_iter().filter(|n| n.kind == "note").collect(),
+            pcaps,
         }
     }
 }

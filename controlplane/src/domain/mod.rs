@@ -10,6 +10,7 @@ mod metrics;
 mod node;
 mod operator;
 mod page;
+mod pcap;
 mod problem;
 mod rule;
 mod threshold;
@@ -26,6 +27,9 @@ pub use metrics::{MetricsPoint, MetricsWindow, check_batch};
 pub use node::{Deployment, HEARTBEAT_GRACE_SECS, Node, NodeFilter, NodePatch, node_status};
 pub use operator::{Actor, NewToken, Role, Secret, SecretHash, Token};
 pub use page::{Listed, Page};
+pub use pcap::{
+    CHUNK_BYTES, MAX_UNDER_WAY, NewChunk, Pcap, PcapFormat, Quota, UPLOADS_PER_HOUR, parse_sha256, sha256_text,
+};
 pub use problem::{Field, Problem};
 pub use rule::{Execution, NewRule, Rule, RulePatch, RuleScope, example_context};
 pub use threshold::{NewThreshold, Threshold};

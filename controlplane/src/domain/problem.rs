@@ -33,6 +33,13 @@ pub enum Problem {
     Forbidden(String),
     #[error("the workspace has no active subscription: reads go on, writes do not")]
     SubscriptionRequired,
+    /// Names what there were too many of.
+    #[error("too many {what}: wait")]
+    TooMany {
+        what: &'static str,
+        /// Seconds until one more is allowed.
+        wait_secs: u64,
+    },
 }
 
 impl Problem {

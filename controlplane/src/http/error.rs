@@ -87,6 +87,18 @@ impl ApiError {
         Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message)
     }
 
+    /// 415 for what is no capture.
+    pub(crate) fn capture_type() -> Self {
+        let message = "send a capture as application/octet-stream with X-Chunk headers, or as multipart/form-data";
+        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message)
+    }
+
+    /// 416: a range that the file does not have.
+    pub(crate) fn range(bytes: u64) -> Self {
+        let message = format!("the file has {bytes} bytes");
+        Self::new(StatusCode::RANGE_NOT_SATISFIABLE, "range_not_satisfiable", message)
+    }
+
     pub(crate) fn rate_limited(retry_after: u64) -> Self {
         let error = Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", "too many requests: slow down");
         Self { retry_after: Some(retry_after), ..error }
@@ -114,6 +126,7 @@ impl From<Problem> for ApiError {
             Problem::NotFound(_) => Self::new(StatusCode::NOT_FOUND, "not_found", message),
             Problem::AlreadyExists(_) => Self::new(StatusCode::CONFLICT, "already_exists", message),
             Problem::Forbidden(_) => Self::new(StatusCode::FORBIDDEN, "forbidden", message),
+            Problem::TooMany { wait_secs, .. } => Self { message, ..Self::rate_limited(wait_secs) },
             Problem::SubscriptionRequired => Self::new(StatusCode::PAYMENT_REQUIRED, "subscription_required", message),
         }
     }
@@ -126,6 +139,11 @@ impl From<StoreError> for ApiError {
             StoreError::Unavailable { reason, source } => {
                 warn!(reason, error = %source, "the database cannot answer");
                 Self::unavailable(&format!("the database cannot answer: {reason}"))
+            }
+            StoreError::Disk { reason, source } => {
+                warn!(reason, error = %source, "the folder of captures cannot be used");
+                let unavailable = Self::unavailable(&format!("the folder of captures cannot be used: {reason}"));
+                Self { retry_after: Some(60), ..unavailable }
             }
             StoreError::Unexpected { what, source } => {
                 error!(what, error = %source, "the database answered what was not expected");

@@ -127,16 +127,24 @@ impl Limiter {
 
 /// Where a request's rate is noted for the answer's headers.
 #[derive(Clone, Default)]
-pub(crate) struct RateSlot(Arc<OnceLock<Rate>>);
+pub(crate) struct RateSlot {
+    general: Arc<OnceLock<Rate>>,
+    own: Arc<OnceLock<Rate>>,
+}
 
 impl RateSlot {
     /// Notes the rate; the first one noted counts.
     pub(crate) fn note(&self, rate: Rate) {
-        self.0.get_or_init(|| rate);
+        self.general.get_or_init(|| rate);
+    }
+
+    /// Notes the rate of a call that has a narrower one, which counts before any other.
+    pub(crate) fn note_own(&self, rate: Rate) {
+        self.own.get_or_init(|| rate);
     }
 
     pub(crate) fn rate(&self) -> Option<Rate> {
-        self.0.get().copied()
+        self.own.get().or(self.general.get()).copied()
     }
 }
 

@@ -15,6 +15,13 @@ pub enum StoreError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// The folder of captures takes or gives nothing: nothing was kept, and a later try may succeed.
+    #[error("the folder of captures cannot be used: {reason}")]
+    Disk {
+        reason: &'static str,
+        #[source]
+        source: std::io::Error,
+    },
     /// A row that this program did not write, or a defect of this program.
     #[error("the database answered what was not expected: {what}")]
     Unexpected {

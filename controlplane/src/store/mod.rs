@@ -5,6 +5,7 @@
 //! has one file per trait; another database is another folder with the same names.
 
 mod error;
+pub mod files;
 pub mod sqlite;
 
 use async_trait::async_trait;
@@ -13,9 +14,9 @@ use uuid::Uuid;
 
 use crate::domain::{
     Actor, AllowlistEntry, AuditFilter, AuditRecord, Broken, Deployment, Execution, Fact, IncidentFilter, Listed,
-    MetricsPoint, MetricsWindow, NewAllowlistEntry, NewRule, NewThreshold, NewToken, Node, NodeFilter, NodePatch, Note,
-    OperatorChange, Page, Rule, SecretHash, StoredIncident, Subscription, Threshold, Timestamp, Token, Verifier,
-    Workspace, WorkspaceId, WorkspacePatch,
+    MetricsPoint, MetricsWindow, NewAllowlistEntry, NewChunk, NewRule, NewThreshold, NewToken, Node, NodeFilter,
+    NodePatch, Note, OperatorChange, Page, Pcap, PcapFormat, Quota, Rule, SecretHash, StoredIncident, Subscription,
+    Threshold, Timestamp, Token, Verifier, Workspace, WorkspaceId, WorkspacePatch,
 };
 
 pub use error::{Result, StoreError};
@@ -23,7 +24,7 @@ pub use error::{Result, StoreError};
 /// Everything that must be kept.
 #[async_trait]
 pub trait Store:
-    Workspaces + Nodes + Agents + Incidents + Rules + Allowlist + Thresholds + Audits + Idempotency + Send + Sync
+    Workspaces + Nodes + Agents + Incidents + Pcaps + Rules + Allowlist + Thresholds + Audits + Idempotency + Send + Sync
 {
     /// Reads and writes once, so that a locked, full or broken database shows.
     async fn check(&self) -> Result<()>;
@@ -137,6 +138,54 @@ pub trait Incidents {
         fact: Fact,
     ) -> Result<(StoredIncident, Option<NodeCommand>)>;
     async fn note(&self, ws: WorkspaceId, id: i64, author: &str, text: &str, fact: Fact) -> Result<Note>;
+}
+
+/// A node's upload, when one of its chunks is announced.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Opened {
+    pub quota: Quota,
+    /// Uploads of the node that were forgotten to give this one a place.
+    pub evicted: Vec<Uuid>,
+    pub under_way: UnderWay,
+}
+
+/// How far an upload is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum UnderWay {
+    /// Its chunks lie under this key.
+    Key(Uuid),
+    /// It is complete.
+    Done(Pcap),
+}
+
+/// A file that was put together of its chunks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Assembled {
+    pub format: PcapFormat,
+    pub bytes: u64,
+    pub sha256: [u8; 32],
+}
+
+/// Captures: what is known of them. Their bytes lie in [`files::CaptureFiles`].
+#[async_trait]
+pub trait Pcaps {
+    /// Begins or goes on with a node's upload; all uploads under way may take `room` bytes.
+    async fn open_upload(&self, node: Uuid, chunk: &NewChunk, room: u64, now: Timestamp) -> Result<Opened>;
+    /// Ends an upload: its file is there. The same capture again gives the one that is kept.
+    async fn keep_pcap(&self, key: Uuid, chunk: &NewChunk, file: &Assembled, fact: Fact) -> Result<Pcap>;
+    async fn forget_upload(&self, key: Uuid) -> Result<()>;
+    /// Forgets uploads that stand still since `before`.
+    async fn forget_uploads(&self, before: Timestamp) -> Result<Vec<Uuid>>;
+    async fn pcaps(&self, ws: WorkspaceId, page: Page) -> Result<Listed<Pcap>>;
+    /// Those of one incident, by part.
+    async fn pcaps_of(&self, ws: WorkspaceId, incident: i64) -> Result<Vec<Pcap>>;
+    /// A capture and its hash.
+    async fn pcap(&self, ws: WorkspaceId, id: i64) -> Result<(Pcap, [u8; 32])>;
+    async fn delete_pcap(&self, ws: WorkspaceId, id: i64, fact: Fact) -> Result<()>;
+    /// Deletes those kept since before `before`, and the oldest of those that are more than `max_bytes` together.
+    async fn prune_pcaps(&self, before: Timestamp, max_bytes: u64) -> Result<u64>;
+    /// The keys of uploads under way and the hashes of captures: what may lie in the folder.
+    async fn pcap_files(&self) -> Result<(Vec<Uuid>, Vec<[u8; 32]>)>;
 }
 
 /// Firewall rules.

@@ -162,7 +162,8 @@ async fn an_answer_kept_for_a_key_holds_no_secret_in_the_clear() {
     let (_, answer) = checked(request.json(&json!({ "name": "edge-1" }))).await;
     let key = answer["api_key"].as_str().unwrap();
     for entry in std::fs::read_dir(server.folder.path()).unwrap() {
-        let bytes = std::fs::read(entry.unwrap().path()).unwrap();
+        let path = entry.unwrap().path();
+        let bytes = if path.is_dir() { continue } else { std::fs::read(path).unwrap() };
         assert!(!bytes.windows(64).any(|w| w == key.as_bytes()));
         assert!(!bytes.windows(64).any(|w| w == server.owner.as_bytes()));
     }

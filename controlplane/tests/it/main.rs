@@ -6,6 +6,7 @@ mod agent;
 mod hostile;
 mod http;
 mod openapi;
+mod pcaps;
 mod process;
 mod roles;
 mod store;

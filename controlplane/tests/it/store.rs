@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use controlplane::domain::{
-    Actor, AllowlistScope, Deployment, Fact, IncidentFilter, MetricsWindow, NewAllowlistEntry, NewRule, NewThreshold,
-    NewToken, NodeFilter, Page, Problem, Role, RuleScope, Secret, Timestamp, WorkspaceId,
+    Actor, AllowlistScope, Deployment, Fact, IncidentFilter, MetricsWindow, NewAllowlistEntry, NewChunk, NewRule,
+    NewThreshold, NewToken, NodeFilter, Page, PcapFormat, Problem, Role, RuleScope, Secret, Timestamp, WorkspaceId,
 };
 use controlplane::store::sqlite::SqliteStore;
-use controlplane::store::{Answered, Store, StoreError};
+use controlplane::store::{Answered, Assembled, Store, StoreError, UnderWay};
 use ftagent_common::api::{DeployRequest, Heartbeat, MetricsSample, Order};
 use ftagent_common::vocab::NodeStatus;
 use uuid::Uuid;
@@ -271,4 +271,62 @@ async fn a_store_opens_again_with_what_was_kept() {
     let second: &dyn Store = &second;
     assert!(!second.bootstrap(now, &Secret::from_random([2; 32]).hash()).await.unwrap());
     second.check().await.unwrap();
+}
+
+#[tokio::test]
+async fn captures_belong_to_their_node_and_workspace_and_end_by_age_and_bytes() {
+    let fixture = Fixture::sqlite().await;
+    let store = &fixture.store;
+    store.record(fixture.node, serde_json::from_value(report(UUID, 1, "active")).unwrap(), fixture.now).await.unwrap();
+    let chunk = |upload: &str, incident: &str| NewChunk {
+        incident: incident.parse().unwrap(),
+        upload: upload.to_owned(),
+        index: 0,
+        total: 3,
+        part: 1,
+        packets: Some(5),
+        sha256: None,
+    };
+    let open = async |chunk: &NewChunk, now| store.open_upload(fixture.node, chunk, 1 << 30, now).await;
+    let stranger = fixture.deploy("edge-2").await.unwrap();
+    let missing = |problem: StoreError| matches!(problem, StoreError::Problem(Problem::NotFound(_)));
+    assert!(store.open_upload(stranger, &chunk("a", UUID), 1 << 30, fixture.now).await.is_err_and(missing));
+    let room = store.open_upload(fixture.node, &chunk("a", UUID), (6 << 20) - 1, fixture.now).await;
+    assert!(matches!(room, Err(StoreError::Disk { .. })));
+
+    let mut ids = Vec::new();
+    for n in 0..4_u8 {
+        let now = fixture.now.plus_secs(i64::from(n) * 3_600);
+        let chunk = chunk(&format!("u{n}"), UUID);
+        let UnderWay::Key(key) = open(&chunk, now).await.unwrap().under_way else { panic!("not begun") };
+        let again = open(&chunk, now.plus_secs(100)).await.unwrap();
+        assert_eq!((again.under_way, again.quota.remaining), (UnderWay::Key(key), 10));
+        let file = Assembled { format: PcapFormat::Pcapng, bytes: 1_000, sha256: [n; 32] };
+        let fact = Fact::new(now, &Actor::System { workspace: fixture.ws }, "pcap.upload", "pcap");
+        let kept = store.keep_pcap(key, &chunk, &file, fact).await.unwrap();
+        assert!(store.keep_pcap(key, &chunk, &file, fixture.fact()).await.is_err_and(missing), "it has ended");
+        assert_eq!(open(&chunk, now).await.unwrap().under_way, UnderWay::Done(kept.clone()));
+        ids.push(kept.id);
+    }
+    let other = WorkspaceId(fixture.ws.0 + 1);
+    assert!(store.pcap(other, ids[0]).await.is_err_and(missing));
+    assert!(store.delete_pcap(other, ids[0], fixture.fact()).await.is_err_and(missing));
+    assert_eq!(store.pcaps(other, PAGE).await.unwrap().total, 0);
+    assert_eq!(store.pcaps_of(fixture.ws, 1).await.unwrap().len(), 4);
+
+    let UnderWay::Key(still) = open(&chunk("still", UUID), fixture.now).await.unwrap().under_way else { panic!() };
+    assert!(store.forget_uploads(fixture.now).await.unwrap().is_empty());
+    assert_eq!(store.pcap_files().await.unwrap(), (vec![still], (0..4).map(|n| [n; 32]).collect()));
+    assert_eq!(store.forget_uploads(fixture.now.plus_secs(1)).await.unwrap(), [still]);
+    let left = async || store.pcaps(fixture.ws, PAGE).await.unwrap().entries.iter().map(|p| p.id).collect::<Vec<_>>();
+    assert_eq!(store.prune_pcaps(fixture.now, 4_000).await.unwrap(), 0);
+    assert_eq!(store.prune_pcaps(fixture.now.plus_secs(1), 10_000).await.unwrap(), 1);
+    assert_eq!(left().await, [ids[3], ids[2], ids[1]]);
+    assert_eq!(store.prune_pcaps(fixture.now, 2_999).await.unwrap(), 1);
+    assert_eq!(left().await, [ids[3], ids[2]]);
+    let before = fixture.audited().await;
+    store.delete_pcap(fixture.ws, ids[3], fixture.fact()).await.unwrap();
+    assert_eq!((fixture.audited().await, left().await), (before + 1, vec![ids[2]]));
+    store.delete_node(fixture.ws, fixture.node, fixture.fact()).await.unwrap();
+    assert_eq!(store.pcap_files().await.unwrap(), (vec![], vec![]));
 }

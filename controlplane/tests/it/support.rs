@@ -3,11 +3,12 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use controlplane::app::App;
+use controlplane::app::{App, CaptureLimits, Captures};
 use controlplane::clock::ManualClock;
 use controlplane::domain::Timestamp;
 use controlplane::http::{Context, router};
 use controlplane::store::Store;
+use controlplane::store::files::CaptureFiles;
 use controlplane::store::sqlite::SqliteStore;
 use reqwest::{Client, Method, RequestBuilder, Response};
 use serde_json::{Value, json};
@@ -34,10 +35,16 @@ pub(crate) struct Node {
 
 impl Server {
     pub(crate) async fn start() -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        Self::start_with(tempfile::tempdir().unwrap(), CaptureLimits::default()).await
+    }
+
+    /// One that keeps captures within `limits`.
+    pub(crate) async fn start_with(folder: tempfile::TempDir, limits: CaptureLimits) -> Self {
         let store = SqliteStore::open(&folder.path().join("cp.sqlite")).await.unwrap();
         let clock = Arc::new(ManualClock::new(NOW.parse::<Timestamp>().unwrap()));
-        let app = Arc::new(App::new(Arc::new(store) as Arc<dyn Store>, clock.clone()));
+        let files = CaptureFiles::open(&folder.path().join("captures")).unwrap();
+        let captures = Captures::new(files, limits);
+        let app = Arc::new(App::new(Arc::new(store) as Arc<dyn Store>, clock.clone(), captures));
         let owner = app.bootstrap().await.unwrap().unwrap().reveal().to_owned();
         let (drain, draining) = watch::channel(false);
         let service =

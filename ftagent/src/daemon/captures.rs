@@ -7,7 +7,8 @@ use ftagent_common::vocab::{AttachMode, IncidentStatus};
 use super::Daemon;
 use crate::config::Config;
 use crate::engine::PacketSample;
-use crate::pcap::{Captures, Hook, Interfaces, Record};
+use crate::pcap::{Captures, CapturesStatus, Hook, Interfaces, Record};
+use crate::sync::{CaptureUploads, Link};
 
 /// Starts the writer, where there are to be captures.
 pub(super) fn start(config: &Config) -> Result<Option<Captures>> {
@@ -28,6 +29,20 @@ impl Daemon {
         });
         captures.hand_over();
         samples
+    }
+
+    /// The captures with their uploads.
+    pub(super) fn captures_status(&self) -> Option<CapturesStatus> {
+        let mut status = self.captures.as_ref()?.status();
+        status.uploads = self.link.as_ref().and_then(Link::uploads);
+        Some(status)
+    }
+
+    /// What the link is to send, unless captures stay here.
+    pub(super) fn uploads_wanted(&self) -> Option<CaptureUploads> {
+        let captures = self.captures.as_ref()?.watch();
+        let bytes_per_sec = self.config.pcap?.upload_bytes_per_sec?;
+        Some(CaptureUploads { captures, bytes_per_sec })
     }
 
     /// Begins, follows or ends the capture of an incident.

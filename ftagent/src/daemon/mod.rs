@@ -488,10 +488,8 @@ impl Daemon {
         }
         let answer = match asked.question {
             Question::Status {} => self.status().and_then(to_value).map(|status| Answer::Status { status }),
-            Question::Captures {} => {
-                to_value(self.captures.as_ref().map(Captures::status)).map(|captures| Answer::Captures { captures })
-            }
             Question::Incidents {} => to_value(self.all_incidents()).map(|incidents| Answer::Incidents { incidents }),
+            Question::Captures {} => to_value(self.captures_status()).map(|captures| Answer::Captures { captures }),
             Question::Rules {} => to_value(self.rules()).map(|rules| Answer::Rules { rules }),
             Question::Order { order } => {
                 self.engine.on(Input::Operator(order), clock::now());
@@ -637,6 +635,7 @@ impl Daemon {
             },
             limits: Limits::default(),
             timing: Timing::default(),
+            captures: self.uploads_wanted(),
             wall: clock::wall,
         })
         .await

@@ -13,7 +13,6 @@ use crate::enforce::gate::Gate;
 use crate::engine::RuleId;
 use crate::lists::ListStatus;
 use crate::metrics::Snapshot;
-use crate::pcap::Captures;
 use crate::status::{self, DatapathReport, LinkReport, RuleStatus, Status};
 use crate::xdp::adapt::declares;
 use crate::xdp::counters;
@@ -52,7 +51,7 @@ impl Daemon {
             lists: self.list_statuses(),
             access_logs: self.web.logs().to_vec(),
             sites: view.sites.clone(),
-            captures: self.captures.as_ref().map(Captures::status),
+            captures: self.captures_status(),
             incidents_active: active.into_iter().collect(),
             incidents_opened: self.opened.iter().map(|(family, count)| (*family, *count)).collect(),
             rules: rules.into_iter().collect(),
@@ -152,7 +151,7 @@ impl Daemon {
             tick_us: self.tick,
             lists: self.list_statuses(),
             http: self.web.report(),
-            captures: self.captures.as_ref().map(Captures::status),
+            captures: self.captures_status(),
             datapath: self.datapath_report(),
             flow_exporters: flows.listeners.clone(),
             warnings: self.all_warnings(),

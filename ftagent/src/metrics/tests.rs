@@ -31,7 +31,13 @@ fn full() -> Snapshot {
             program_id: Some(2),
         }],
         target_sources: (0..100).map(|n| (IpAddr::from([192, 0, 2, n]), 1_000)).collect(),
-        captures: Some(CapturesStatus { growing: 1, bytes: 5_000, samples_lost: 7, ..Default::default() }),
+        captures: Some(CapturesStatus {
+            growing: 1,
+            bytes: 5_000,
+            samples_lost: 7,
+            uploads: Some(crate::pcap::upload::UploadsStatus { waiting: 2, sent_bytes: 9, ..Default::default() }),
+            ..Default::default()
+        }),
         lists: vec![list("drop"), list("watch")],
         access_logs: vec![access_log()],
         sites: vec![],

@@ -1,6 +1,6 @@
 //! One capture on its way to disk: blocks appended in whole, bounded in packets and bytes.
 //!
-//! While it grows it is `<incident>.pcapng.part`; finished it loses the suffix. Names are made of ids alone.
+//! While it grows it is `<capture>.pcapng.part`; finished it loses the suffix. Names are made of ids alone.
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -8,9 +8,8 @@ use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-use uuid::Uuid;
-
 use super::block::{self, Hook};
+use super::id::CaptureId;
 use super::record::Record;
 
 /// Blocks that are collected before they are written.
@@ -19,13 +18,13 @@ const BUFFER_BYTES: usize = 64 << 10;
 const TRAILER_BYTES: u64 = 16 << 10;
 
 /// The file of a finished capture.
-pub fn finished(dir: &Path, incident: Uuid) -> PathBuf {
-    dir.join(format!("{incident}.pcapng"))
+pub fn finished(dir: &Path, id: impl Into<CaptureId>) -> PathBuf {
+    dir.join(format!("{}.pcapng", id.into()))
 }
 
 /// The file of a capture that grows.
-pub fn growing(dir: &Path, incident: Uuid) -> PathBuf {
-    dir.join(format!("{incident}.pcapng.part"))
+pub fn growing(dir: &Path, id: impl Into<CaptureId>) -> PathBuf {
+    dir.join(format!("{}.pcapng.part", id.into()))
 }
 
 /// What bounds one file.
@@ -51,7 +50,7 @@ pub enum Room {
 pub struct Growing {
     file: File,
     dir: PathBuf,
-    incident: Uuid,
+    id: CaptureId,
     bounds: Bounds,
     /// Wall clock minus monotonic clock when the capture began: a clock that is set meanwhile tears nothing.
     wall_minus_mono_ns: i128,
@@ -83,18 +82,19 @@ impl Growing {
     /// The disk's; nothing is left behind.
     pub fn create(
         dir: &Path,
-        incident: Uuid,
+        id: impl Into<CaptureId>,
         bounds: Bounds,
         wall_minus_mono_ns: i128,
         comment: &str,
         os: &str,
     ) -> io::Result<Self> {
-        let path = growing(dir, incident);
+        let id = id.into();
+        let path = growing(dir, id);
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
         let mut growing = Self {
             file,
             dir: dir.to_owned(),
-            incident,
+            id,
             bounds,
             wall_minus_mono_ns,
             buffer: Vec::with_capacity(BUFFER_BYTES),
@@ -198,13 +198,13 @@ impl Growing {
         }
         let summary = self.summary();
         if summary.packets == 0 {
-            std::fs::remove_file(growing(&self.dir, self.incident))?;
+            std::fs::remove_file(growing(&self.dir, self.id))?;
             return Ok(summary);
         }
         if healthy {
             self.file.sync_all()?;
         }
-        std::fs::rename(growing(&self.dir, self.incident), finished(&self.dir, self.incident))?;
+        std::fs::rename(growing(&self.dir, self.id), finished(&self.dir, self.id))?;
         File::open(&self.dir)?.sync_all()?;
         Ok(summary)
     }
@@ -239,8 +239,9 @@ pub struct Summary {
 ///
 /// # Errors
 /// The disk's.
-pub fn recover(dir: &Path, incident: Uuid, max_bytes: u64) -> io::Result<Summary> {
-    let path = growing(dir, incident);
+pub fn recover(dir: &Path, id: impl Into<CaptureId>, max_bytes: u64) -> io::Result<Summary> {
+    let id = id.into();
+    let path = growing(dir, id);
     let file = OpenOptions::new().read(true).write(true).open(&path)?;
     let len = file.metadata()?.len();
     let summary = scan(&file, max_bytes);
@@ -252,7 +253,7 @@ pub fn recover(dir: &Path, incident: Uuid, max_bytes: u64) -> io::Result<Summary
         file.set_len(summary.bytes)?;
     }
     file.sync_all()?;
-    std::fs::rename(&path, finished(dir, incident))?;
+    std::fs::rename(&path, finished(dir, id))?;
     Ok(summary)
 }
 

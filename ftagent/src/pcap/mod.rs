@@ -1,18 +1,21 @@
-//! A capture per incident: the seconds before it, and what follows, each packet with its verdict.
+//! Captures of incidents: the seconds before it, and what follows, each packet with its verdict.
 //!
 //! The daemon hands samples and incidents over and never waits: a thread owns the ring, the files and the disk.
 //!
 //! ```text
 //! daemon ──samples, incidents──> bounded queue ──> writer: ring ──> <incident>.pcapng.part ──> <incident>.pcapng
 //! ```
+//! Of a long attack the next part begins when one is full or old enough, so that it can leave the node.
 
 pub mod block;
 pub mod config;
 pub mod file;
+pub mod id;
 mod pick;
 mod record;
 mod ring;
 pub mod shelf;
+pub mod upload;
 mod writer;
 
 use std::collections::VecDeque;
@@ -28,8 +31,10 @@ use uuid::Uuid;
 
 pub use self::block::Hook;
 pub use self::config::PcapConfig;
+pub use self::id::CaptureId;
 pub use self::record::{Fate, Record};
 use self::shelf::Capture;
+use self::upload::UploadsStatus;
 pub use self::writer::Interfaces;
 use self::writer::{Message, Writer};
 
@@ -54,6 +59,9 @@ pub struct CapturesStatus {
     /// Samples that no capture got to see: the disk was slower than the samples.
     pub samples_lost: u64,
     pub fault: Option<String>,
+    /// Absent where captures stay at the node.
+    #[serde(default)]
+    pub uploads: Option<UploadsStatus>,
 }
 
 /// The daemon's end.
@@ -122,6 +130,11 @@ impl Captures {
         // In order behind the samples that opened it.
         self.waiting.push_back(Message::Incident { incident, target, active, interfaces });
         self.hand_over();
+    }
+
+    /// The newest status, for whoever sends captures on.
+    pub fn watch(&self) -> watch::Receiver<CapturesStatus> {
+        self.status.clone()
     }
 
     /// How it goes.

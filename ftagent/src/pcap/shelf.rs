@@ -1,6 +1,7 @@
 //! The captures on disk: what is known of each, which go first, and what a killed agent left.
 //!
-//! Beside each `<incident>.pcapng` lies `<incident>.json` with what the file itself does not say.
+//! Beside each `<capture>.pcapng` lies `<capture>.json` with what the file itself does not say, and once its upload has
+//! begun `<capture>.upload`, which is the uploader's.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,6 +14,7 @@ use tracing::{info, warn};
 use uuid::Uuid;
 
 use super::file::{self, Summary};
+use super::id::CaptureId;
 use crate::persist::{self, PersistError};
 
 /// Captures on disk at most, however small they are.
@@ -25,6 +27,8 @@ pub enum Ended {
     Resolved,
     PacketLimit,
     ByteLimit,
+    /// The attack went on, and so did the next part.
+    Continued,
     DiskFull,
     DiskError,
     /// The agent was stopped while the attack went on.
@@ -40,6 +44,7 @@ impl Ended {
             Self::Resolved => "resolved",
             Self::PacketLimit => "packet_limit",
             Self::ByteLimit => "byte_limit",
+            Self::Continued => "continued",
             Self::DiskFull => "disk_full",
             Self::DiskError => "disk_error",
             Self::AgentStopped => "agent_stopped",
@@ -49,7 +54,7 @@ impl Ended {
 
     /// Whether it holds everything that it should.
     pub const fn is_complete(self) -> bool {
-        matches!(self, Self::Resolved | Self::PacketLimit | Self::ByteLimit)
+        matches!(self, Self::Resolved | Self::PacketLimit | Self::ByteLimit | Self::Continued)
     }
 }
 
@@ -57,8 +62,11 @@ impl Ended {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Capture {
     pub incident: Uuid,
+    /// Of a long attack, from 1.
+    #[serde(default = "first")]
+    pub part: u32,
     pub target: IpNet,
-    /// When the incident opened here.
+    /// When the incident opened here, or the part began.
     #[serde(with = "time::serde::rfc3339")]
     pub opened_at: OffsetDateTime,
     pub packets: u64,
@@ -77,11 +85,17 @@ pub struct Capture {
     pub complete: bool,
 }
 
+const fn first() -> u32 {
+    1
+}
+
 impl Capture {
     /// One that begins.
-    pub fn new(incident: Uuid, target: IpNet, opened_at: OffsetDateTime) -> Self {
+    pub fn new(id: impl Into<CaptureId>, target: IpNet, opened_at: OffsetDateTime) -> Self {
+        let CaptureId { incident, part } = id.into();
         Self {
             incident,
+            part,
             target,
             opened_at,
             packets: 0,
@@ -93,6 +107,10 @@ impl Capture {
             ended: None,
             complete: false,
         }
+    }
+
+    pub const fn id(&self) -> CaptureId {
+        CaptureId { incident: self.incident, part: self.part }
     }
 
     /// Takes over what the file holds.
@@ -130,10 +148,10 @@ pub fn due<'a>(
     growing_bytes: u64,
     needed: u64,
     now: OffsetDateTime,
-) -> Vec<Uuid> {
+) -> Vec<CaptureId> {
     let (finished, growing): (Vec<_>, Vec<_>) = captures.partition(|c| c.ended.is_some());
     let mut finished = finished;
-    finished.sort_by_key(|c| (c.opened_at, c.incident));
+    finished.sort_by_key(|c| (c.opened_at, c.id()));
     let mut bytes = growing_bytes.saturating_mul(growing.len() as u64).saturating_add(needed);
     bytes = finished.iter().fold(bytes, |sum, c| sum.saturating_add(c.bytes));
     let mut left = finished.len() + growing.len() + usize::from(needed > 0);
@@ -144,10 +162,15 @@ pub fn due<'a>(
         if too_old || bytes > retention.bytes || left > MAX_FILES {
             bytes = bytes.saturating_sub(capture.bytes);
             left -= 1;
-            due.push(capture.incident);
+            due.push(capture.id());
         }
     }
     due
+}
+
+/// The file with the state of a capture's upload.
+pub fn upload_state(dir: &Path, id: CaptureId) -> PathBuf {
+    dir.join(format!("{id}.upload"))
 }
 
 /// The folder and what lies in it.
@@ -156,7 +179,7 @@ pub struct Shelf {
     pub dir: PathBuf,
     /// Whether the folder could be made and read.
     usable: bool,
-    captures: BTreeMap<Uuid, Capture>,
+    captures: BTreeMap<CaptureId, Capture>,
 }
 
 impl Shelf {
@@ -177,70 +200,69 @@ impl Shelf {
             let name = entry.file_name();
             // Only names of ours are looked at; whatever else lies here is left alone.
             let Some((id, kind)) = name.to_str().and_then(|n| n.split_once('.')) else { continue };
-            let Some(incident) = Uuid::try_parse(id).ok().filter(|uuid| uuid.to_string() == id) else { continue };
+            let Ok(id) = id.parse::<CaptureId>() else { continue };
             if !entry.file_type().is_ok_and(|t| t.is_file()) {
                 continue;
             }
             match kind {
-                "pcapng" | "pcapng.part" => self.take_in(incident, kind == "pcapng.part", max_bytes),
-                "json"
-                    if !file::finished(&self.dir, incident).exists()
-                        && !file::growing(&self.dir, incident).exists() =>
+                "pcapng" | "pcapng.part" => self.take_in(id, kind == "pcapng.part", max_bytes),
+                "json" | "upload"
+                    if !file::finished(&self.dir, id).exists() && !file::growing(&self.dir, id).exists() =>
                 {
-                    self.forget_file(&self.about(incident));
+                    self.forget_file(&entry.path());
                 }
-                "json.tmp" => self.forget_file(&entry.path()),
+                "json.tmp" | "upload.tmp" => self.forget_file(&entry.path()),
                 _ => {}
             }
         }
         Ok(())
     }
 
-    fn take_in(&mut self, incident: Uuid, is_growing: bool, max_bytes: u64) {
-        if self.captures.get(&incident).is_some_and(|c| c.ended.is_some()) {
+    fn take_in(&mut self, id: CaptureId, is_growing: bool, max_bytes: u64) {
+        if self.captures.get(&id).is_some_and(|c| c.ended.is_some()) {
             return;
         }
-        let known = match persist::load(&self.about(incident)) {
+        let known = match persist::load(&self.about(id)) {
             Ok(bytes) => bytes.and_then(|b| serde_json::from_slice::<Capture>(&b).ok()),
             Err(error) => return warn!(%error, "what is known of a capture cannot be read"),
         };
-        let known = known.filter(|capture| capture.incident == incident);
+        let known = known.filter(|capture| capture.id() == id);
         if !is_growing {
             match known {
                 Some(capture) if capture.ended.is_some() => self.show(capture),
                 Some(mut capture) => {
                     // Killed between the file's end and the note of it.
                     capture.dropped = None;
-                    match fs::File::open(file::finished(&self.dir, incident)) {
+                    match fs::File::open(file::finished(&self.dir, id)) {
                         Ok(file) => capture.note(&file::scan(&file, max_bytes)),
-                        Err(error) => return warn!(%incident, %error, "a capture cannot be read"),
+                        Err(error) => return warn!(capture = %id, %error, "a capture cannot be read"),
                     }
                     capture.end(Ended::Interrupted);
                     self.put(capture);
                 }
-                None => warn!(%incident, "a capture without its .json is left alone"),
+                None => warn!(capture = %id, "a capture without its .json is left alone"),
             }
             return;
         }
         let Some(mut capture) = known else {
             // Without its note nobody knows whose it is: it cannot be listed, nor kept in bounds.
-            return self.forget_file(&file::growing(&self.dir, incident));
+            return self.forget_file(&file::growing(&self.dir, id));
         };
-        match file::recover(&self.dir, incident, max_bytes) {
-            Ok(summary) if summary.packets == 0 => self.forget_file(&self.about(incident)),
+        match file::recover(&self.dir, id, max_bytes) {
+            Ok(summary) if summary.packets == 0 => self.forget_file(&self.about(id)),
             Ok(summary) => {
-                info!(%incident, packets = summary.packets, "a capture that was interrupted is finished");
+                info!(capture = %id, packets = summary.packets, "a capture that was interrupted is finished");
                 capture.dropped = None;
                 capture.note(&summary);
                 capture.end(Ended::Interrupted);
                 self.put(capture);
             }
-            Err(error) => warn!(%incident, %error, "a capture that was interrupted cannot be finished"),
+            Err(error) => warn!(capture = %id, %error, "a capture that was interrupted cannot be finished"),
         }
     }
 
-    fn about(&self, incident: Uuid) -> PathBuf {
-        self.dir.join(format!("{incident}.json"))
+    fn about(&self, id: CaptureId) -> PathBuf {
+        self.dir.join(format!("{id}.json"))
     }
 
     fn forget_file(&self, path: &Path) {
@@ -254,35 +276,37 @@ impl Shelf {
         if !self.usable {
             return false;
         }
-        let saved = persist::save_json(&self.about(capture.incident), &capture);
-        self.captures.insert(capture.incident, capture);
+        let saved = persist::save_json(&self.about(capture.id()), &capture);
+        self.captures.insert(capture.id(), capture);
         saved.inspect_err(|error| warn!(%error, "what is known of a capture is not saved")).is_ok()
     }
 
     /// Notes it without the disk: while it grows.
     pub fn show(&mut self, capture: Capture) {
-        self.captures.insert(capture.incident, capture);
+        self.captures.insert(capture.id(), capture);
     }
 
     /// Deletes a capture with its files.
-    pub fn delete(&mut self, incident: Uuid) {
+    pub fn delete(&mut self, id: CaptureId) {
         // The file first: a note without a file is cleared at the next start.
-        self.forget_file(&file::finished(&self.dir, incident));
-        self.forget_file(&self.about(incident));
-        self.captures.remove(&incident);
+        self.forget_file(&file::finished(&self.dir, id));
+        self.forget_file(&upload_state(&self.dir, id));
+        self.forget_file(&self.about(id));
+        self.captures.remove(&id);
     }
 
     /// Deletes what [`due`] says.
     pub fn sweep(&mut self, retention: Retention, growing_bytes: u64, needed: u64, now: OffsetDateTime) {
-        for incident in due(self.captures.values(), retention, growing_bytes, needed, now) {
-            info!(%incident, "a capture is deleted: pcap.keep_days, pcap.max_disk_bytes");
-            self.delete(incident);
+        for id in due(self.captures.values(), retention, growing_bytes, needed, now) {
+            info!(capture = %id, "a capture is deleted: pcap.keep_days, pcap.max_disk_bytes");
+            self.delete(id);
         }
     }
 
-    /// Whether there is one of this incident.
-    pub fn knows(&self, incident: Uuid) -> bool {
-        self.captures.contains_key(&incident)
+    /// How many parts there were of this incident, up to the last one that is there.
+    pub fn parts_of(&self, incident: Uuid) -> u32 {
+        let all = CaptureId { incident, part: 0 }..=CaptureId { incident, part: u32::MAX };
+        self.captures.range(all).next_back().map_or(0, |(id, _)| id.part)
     }
 
     /// Bytes of finished captures, and how many grow.
@@ -294,7 +318,7 @@ impl Shelf {
     /// All of them, oldest first.
     pub fn list(&self) -> Vec<Capture> {
         let mut list: Vec<Capture> = self.captures.values().cloned().collect();
-        list.sort_by_key(|c| (c.opened_at, c.incident));
+        list.sort_by_key(|c| (c.opened_at, c.id()));
         list
     }
 

@@ -26,6 +26,9 @@ fn config() -> PcapConfig {
         pre_secs: 5,
         memory_bytes: 1 << 20,
         bounds: BOUNDS,
+        part_secs: 300,
+        max_parts: 1,
+        upload_bytes_per_sec: None,
         retention: Retention { days: 14, bytes: 10_000_000 },
     }
 }
@@ -243,7 +246,7 @@ fn the_oldest_go_first_and_those_that_grow_stay() {
     };
     let captures = [make(1, 96, 400, true), make(2, 80, 300, true), make(3, 50, 300, false), make(4, 99, 100, true)];
     let ids = |retention: Retention, needed: u64| -> Vec<u128> {
-        due(captures.iter(), retention, 500, needed, at(100)).iter().map(|id| id.as_u128()).collect()
+        due(captures.iter(), retention, 500, needed, at(100)).iter().map(|id| id.incident.as_u128()).collect()
     };
     let keep = |days, bytes| Retention { days, bytes };
     assert_eq!(ids(keep(30, 10_000), 0), [0; 0]);
@@ -320,4 +323,88 @@ fn a_slow_disk_loses_samples_and_not_the_agents_time() {
         captures.incident(A, target(1), true, eth0());
     }
     assert_eq!(captures.waiting.len(), MAX_WAITING);
+}
+
+#[test]
+fn a_long_attack_has_parts_and_the_last_one_ends_them() {
+    let dir = TempDir::new().expect("a directory");
+    let mut config = config();
+    config.bounds.max_packets = 100;
+    config.max_parts = 3;
+    let mut captures = Captures::start(config, dir.path().to_owned()).expect("a thread");
+    let now = clock::mono_ns();
+    captures.sample(to(1, now, Reason::Clean));
+    captures.incident(A, target(1), true, eth0());
+    // A second for each: nothing is thinned.
+    for i in 0..1_000 {
+        captures.sample(to(1, now + i * 3_000_000_000, Reason::Clean));
+    }
+    captures.hand_over();
+    let status = wait(&captures, "three parts", |s| s.captures.len() == 3 && s.growing == 0);
+    let parts: Vec<_> = status.captures.iter().map(|c| (c.id().to_string(), c.packets, c.ended)).collect();
+    let full = |name: String| (name, 100, Some(Ended::PacketLimit));
+    assert_eq!(parts, [full(A.to_string()), full(format!("{A}-2")), full(format!("{A}-3"))]);
+    captures.incident(A, target(1), true, eth0());
+    captures.sample(to(1, now, Reason::Clean));
+    captures.stop();
+    // Every sample is in one of the parts, in order, until the last was full.
+    let mut all = Vec::new();
+    for part in 1..=3 {
+        all.extend(comments(&finished(dir.path(), CaptureId { incident: A, part })));
+    }
+    assert_eq!((all.len(), all.is_sorted_by_key(|(at, ..)| *at)), (300, true));
+    let steps = all.windows(2).skip(1).map(|w| (w[1].0 - w[0].0).as_secs()).collect::<Vec<_>>();
+    assert!(steps.iter().all(|secs| *secs == 3), "{steps:?}");
+
+    // A restart goes on with the parts that are left, and forgets what belongs to no capture.
+    fs::write(dir.path().join(format!("{A}-2.upload")), "{}").expect("written");
+    fs::write(dir.path().join(format!("{B}.upload")), "{}").expect("written");
+    let mut shelf = Shelf::at(dir.path().to_owned());
+    shelf.load(BOUNDS.max_bytes).expect("read");
+    assert_eq!((shelf.parts_of(A), shelf.parts_of(B), shelf.list().len()), (3, 0, 3));
+    assert!(!dir.path().join(format!("{B}.upload")).exists());
+    shelf.delete(CaptureId { incident: A, part: 2 });
+    let left = |name: &str| dir.path().join(name).exists();
+    assert!(!left(&format!("{A}-2.pcapng")) && !left(&format!("{A}-2.json")) && !left(&format!("{A}-2.upload")));
+    assert!(left(&format!("{A}.pcapng")) && left(&format!("{A}-3.pcapng")));
+}
+
+#[test]
+fn a_part_ends_when_it_is_old() {
+    let dir = TempDir::new().expect("a directory");
+    let mut config = config();
+    (config.part_secs, config.max_parts) = (1, 2);
+    let mut captures = Captures::start(config, dir.path().to_owned()).expect("a thread");
+    captures.incident(A, target(1), true, eth0());
+    captures.sample(to(1, clock::mono_ns(), Reason::Clean));
+    captures.hand_over();
+    let ends = |s: &CapturesStatus| s.captures.iter().map(|c| (c.part, c.ended)).collect::<Vec<_>>();
+    wait(&captures, "two parts", |s| ends(s) == [(1, Some(Ended::Continued)), (2, None)]);
+    captures.sample(to(1, clock::mono_ns(), Reason::Clean));
+    captures.hand_over();
+    // The last one lasts, however old it is.
+    std::thread::sleep(Duration::from_millis(2_500));
+    assert_eq!(captures.status().growing, 1);
+    captures.incident(A, target(1), false, eth0());
+    let status = wait(&captures, "the end", |s| s.growing == 0);
+    assert_eq!(ends(&status), [(1, Some(Ended::Continued)), (2, Some(Ended::Resolved))]);
+    assert!(status.captures.iter().all(|c| c.complete && c.packets == 1));
+    captures.stop();
+}
+
+#[test]
+fn after_a_restart_an_incident_goes_on_in_the_next_part() {
+    let dir = TempDir::new().expect("a directory");
+    let mut config = config();
+    config.max_parts = 2;
+    for round in 0..3 {
+        let mut captures = Captures::start(config, dir.path().to_owned()).expect("a thread");
+        captures.incident(A, target(1), true, eth0());
+        captures.sample(to(1, clock::mono_ns() + round, Reason::Clean));
+        captures.stop();
+    }
+    let mut shelf = Shelf::at(dir.path().to_owned());
+    shelf.load(BOUNDS.max_bytes).expect("read");
+    let parts: Vec<_> = shelf.list().iter().map(|c| (c.part, c.packets, c.ended)).collect();
+    assert_eq!(parts, [(1, 1, Some(Ended::AgentStopped)), (2, 1, Some(Ended::AgentStopped))]);
 }

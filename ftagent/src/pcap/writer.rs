@@ -15,6 +15,7 @@ use super::CapturesStatus;
 use super::block::Hook;
 use super::config::PcapConfig;
 use super::file::{Growing, Room};
+use super::id::CaptureId;
 use super::pick::{Pick, Picker};
 use super::record::Record;
 use super::ring::Ring;
@@ -46,6 +47,7 @@ struct Open {
     growing: Growing,
     picker: Picker,
     capture: Capture,
+    began_ns: u64,
 }
 
 /// Everything that the thread owns.
@@ -126,7 +128,12 @@ impl Writer {
                 }
             }
             for (incident, why) in ended {
-                self.end_for(incident, why);
+                self.end_for(incident, why, clock::now());
+                if let Some(open) = self.open.get_mut(&incident) {
+                    let pick = open.picker.after(record);
+                    // It had no room in the part before. What goes wrong with it shows at the next write.
+                    drop(add(open, record, pick, &self.interfaces));
+                }
             }
         }
     }
@@ -140,41 +147,58 @@ impl Writer {
             }
         } else if !active {
             self.done.remove(&incident);
-        } else if !self.done.contains(&incident) && !self.shelf.knows(incident) {
-            self.begin(incident, target, now);
+        } else if !self.done.contains(&incident) {
+            // After a restart the incident goes on in a part of its own.
+            let part = self.shelf.parts_of(incident) + 1;
+            if part > self.config.max_parts {
+                self.is_done(incident);
+            } else {
+                self.begin(CaptureId { incident, part }, target, true, now);
+            }
         }
         self.publish();
     }
 
-    fn begin(&mut self, incident: Uuid, target: IpNet, now: Now) {
+    /// Begins a capture; `with_before` with the seconds before it.
+    fn begin(&mut self, id: CaptureId, target: IpNet, with_before: bool, now: Now) {
+        let incident = id.incident;
         if let Err(why) = self.make_room(now) {
             return self.refuse(incident, why);
         }
         let bounds = self.config.bounds;
         let offset = now.wall.unix_timestamp_nanos() - i128::from(now.mono_ns);
         let comment = format!(
-            "incident {incident} on {target}; sampled frames of at most {} bytes: the comment of each packet has its \
+            "incident {incident} on {target}, part {}; sampled frames of at most {} bytes: the comment of each packet has its \
              verdict and of how many frames it is one; a drop count is samples left out before the packet",
-            bounds.snap_bytes
+            id.part, bounds.snap_bytes
         );
         // The note goes first: a file without one belongs to nobody after a crash.
-        let capture = Capture::new(incident, target, now.wall);
+        let capture = Capture::new(id, target, now.wall);
         if !self.shelf.put(capture.clone()) {
-            self.shelf.delete(incident);
+            self.shelf.delete(id);
             return self.refuse(incident, "its note cannot be written".to_owned());
         }
-        let created = Growing::create(&self.shelf.dir, incident, bounds, offset, &comment, &self.os);
+        let created = Growing::create(&self.shelf.dir, id, bounds, offset, &comment, &self.os);
         let growing = match created {
             Ok(growing) => growing,
             Err(error) => {
-                self.shelf.delete(incident);
+                self.shelf.delete(id);
                 return self.refuse(incident, error.to_string());
             }
         };
-        info!(%incident, %target, "capturing");
-        let mut open = Open { growing, picker: Picker::new(target, bounds.max_packets, now.mono_ns), capture };
+        info!(%incident, part = id.part, %target, "capturing");
+        let picker = Picker::new(target, bounds.max_packets, now.mono_ns);
+        let mut open = Open { growing, picker, capture, began_ns: now.mono_ns };
+        let ended = if with_before { self.add_before(&mut open, now) } else { None };
+        self.open.insert(incident, open);
+        if let Some(why) = ended {
+            self.end_for(incident, why, now);
+        }
+    }
+
+    /// Adds the samples of the seconds before.
+    fn add_before(&self, open: &mut Open, now: Now) -> Option<Why> {
         let mut surplus = open.picker.surplus(self.ring.records(now.mono_ns));
-        let mut ended = None;
         for record in self.ring.records(now.mono_ns) {
             if surplus > 0 {
                 // Others of that time are left out with it.
@@ -182,15 +206,11 @@ impl Writer {
                 continue;
             }
             let pick = open.picker.before(record);
-            ended = add(&mut open, record, pick, &self.interfaces);
-            if ended.is_some() {
-                break;
+            if let Some(why) = add(open, record, pick, &self.interfaces) {
+                return Some(why);
             }
         }
-        self.open.insert(incident, open);
-        if let Some(why) = ended {
-            self.end_for(incident, why);
-        }
+        None
     }
 
     /// Deletes what is due, and sees that one more capture has room.
@@ -222,16 +242,26 @@ impl Writer {
         self.done.insert(incident);
     }
 
-    fn end_for(&mut self, incident: Uuid, why: Why) {
-        let ended = match why {
-            Why::Full(ended) => ended,
+    fn end_for(&mut self, incident: Uuid, why: Why, now: Now) {
+        match why {
+            Why::Full(ended) => self.rotate(incident, ended, now),
             Why::Disk(error) => {
                 warn!(%incident, %error, "a capture ends: the disk does not take it");
                 self.fault = Some(format!("the capture of incident {incident} ended: {error}"));
-                disk_end(&error)
+                self.end(incident, disk_end(&error));
             }
-        };
+        }
+    }
+
+    /// Ends a part, and begins the next one if there may be one.
+    fn rotate(&mut self, incident: Uuid, ended: Ended, now: Now) {
+        let Some(Open { capture, .. }) = self.open.get(&incident) else { return };
+        let (part, target) = (capture.part, capture.target);
         self.end(incident, ended);
+        if part < self.config.max_parts {
+            self.done.remove(&incident);
+            self.begin(CaptureId { incident, part: part + 1 }, target, false, now);
+        }
     }
 
     fn end(&mut self, incident: Uuid, ended: Ended) {
@@ -241,9 +271,9 @@ impl Writer {
             self.is_done(incident);
         }
         match growing.finish(ended.as_str(), healthy) {
-            Ok(summary) if summary.packets == 0 => self.shelf.delete(incident),
+            Ok(summary) if summary.packets == 0 => self.shelf.delete(capture.id()),
             Ok(summary) => {
-                info!(%incident, packets = summary.packets, bytes = summary.bytes, ended = ended.as_str(), "captured");
+                info!(%incident, part = capture.part, packets = summary.packets, bytes = summary.bytes, ended = ended.as_str(), "captured");
                 capture.note(&summary);
                 capture.end(ended);
                 self.shelf.put(capture);
@@ -262,7 +292,8 @@ impl Writer {
     }
 
     fn flush(&mut self, now: Now) {
-        let mut failed = Vec::new();
+        let (mut failed, mut old) = (Vec::new(), Vec::new());
+        let part_ns = u64::from(self.config.part_secs) * 1_000_000_000;
         for (incident, open) in &mut self.open {
             if let Err(error) = open.growing.flush() {
                 failed.push((*incident, error));
@@ -270,9 +301,17 @@ impl Writer {
             }
             open.capture.note(&open.growing.summary());
             self.shelf.show(open.capture.clone());
+            let is_old = now.mono_ns.saturating_sub(open.began_ns) >= part_ns;
+            // The last part lasts until the attack ends or its bounds are reached.
+            if is_old && open.capture.packets > 0 && open.capture.part < self.config.max_parts {
+                old.push(*incident);
+            }
+        }
+        for incident in old {
+            self.rotate(incident, Ended::Continued, now);
         }
         for (incident, error) in failed {
-            self.end_for(incident, Why::Disk(error));
+            self.end_for(incident, Why::Disk(error), now);
         }
         if now.mono_ns.saturating_sub(self.swept_ns) >= SWEEP_NS {
             self.swept_ns = now.mono_ns;
@@ -293,6 +332,8 @@ impl Writer {
             // Counted where they are lost.
             samples_lost: 0,
             fault: self.fault.clone(),
+            // The link's.
+            uploads: None,
         };
         self.status.send_if_modified(|status| {
             let changed = *status != now;

@@ -44,6 +44,12 @@ struct ErrorWords {
 /// Judges status, `Retry-After` (seconds) and body by the agent protocol: only the control plane itself, known by the
 /// shape of its errors, can make the agent drop a message because of its address or form. A proxy's 404 cannot.
 pub(super) fn fate(status: u16, retry_after: Option<&str>, body: &[u8]) -> Fate {
+    fate_within(status, retry_after, body, RETRY_AFTER_AT_MOST)
+}
+
+/// [`fate`], obeying orders to wait of up to `most_secs`.
+pub(super) fn fate_within(status: u16, retry_after: Option<&str>, body: &[u8], most_secs: u64) -> Fate {
+    let seconds = |header| seconds(header, most_secs);
     let words =
         serde_json::from_slice::<ErrorBody>(body).ok().map(|b| format!("{}: {}", b.error.code, b.error.message));
     let spoken = words.is_some();
@@ -62,9 +68,9 @@ pub(super) fn fate(status: u16, retry_after: Option<&str>, body: &[u8]) -> Fate 
     }
 }
 
-fn seconds(header: Option<&str>) -> Option<Duration> {
+fn seconds(header: Option<&str>, most: u64) -> Option<Duration> {
     let seconds: u64 = header?.trim().parse().ok()?;
-    Some(Duration::from_secs(seconds.clamp(1, RETRY_AFTER_AT_MOST)))
+    Some(Duration::from_secs(seconds.clamp(1, most)))
 }
 
 /// Exponential waiting with jitter, so that a thousand nodes do not return in the same second.
@@ -130,6 +136,16 @@ mod tests {
         ];
         for (status, retry_after, body, expected) in table {
             assert_eq!(kind(status, retry_after, body), expected, "{status} {retry_after:?}");
+        }
+    }
+
+    #[test]
+    fn an_order_to_wait_is_obeyed_within_what_the_caller_allows() {
+        for (seconds, most, expected) in
+            [("3000", 3_600, 3_000), ("3000", 300, 300), ("99999", 3_600, 3_600), ("0", 9, 1)]
+        {
+            let Fate::Retry { after, .. } = fate_within(429, Some(seconds), b"", most) else { panic!("not retried") };
+            assert_eq!(after, Some(Duration::from_secs(expected)), "{seconds} of {most}");
         }
     }
 

@@ -3,14 +3,15 @@
 //! Knows nothing of the agent protocol. One [`Connection`] per task is kept open between requests.
 
 use std::io;
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper::header::{HOST, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
+use hyper::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
 use hyper::{Method, Request, Response, Uri};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::pem::PemObject;
@@ -20,6 +21,8 @@ use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
+
+use super::body::Paced;
 
 /// Why the server cannot be addressed as configured.
 #[derive(Debug, thiserror::Error)]
@@ -154,7 +157,7 @@ pub(super) struct Call<'a> {
     /// From the root, with query.
     pub(super) path: &'a str,
     pub(super) headers: &'a HeaderMap,
-    /// JSON.
+    /// JSON, unless the headers say otherwise.
     pub(super) body: Option<Bytes>,
 }
 
@@ -163,11 +166,13 @@ pub(super) struct Connection {
     server: Server,
     /// For each of connecting and answering.
     limit: Duration,
+    /// Bytes per second of bodies.
+    pace: Option<NonZeroU64>,
     open: Option<Open>,
 }
 
 struct Open {
-    sender: SendRequest<Full<Bytes>>,
+    sender: SendRequest<Paced>,
     driver: JoinHandle<()>,
 }
 
@@ -180,7 +185,12 @@ impl Drop for Open {
 impl Connection {
     /// Nothing is opened yet.
     pub(super) fn new(server: Server, limit: Duration) -> Self {
-        Self { server, limit, open: None }
+        Self { server, limit, pace: None, open: None }
+    }
+
+    /// With bodies that are no faster than so many bytes per second.
+    pub(super) fn paced(self, bytes_per_sec: NonZeroU64) -> Self {
+        Self { pace: Some(bytes_per_sec), ..self }
     }
 
     /// Sends `call` and reads the whole answer, at most `max_bytes`.
@@ -238,11 +248,11 @@ impl Connection {
             .uri(format!("{}{}", self.server.base, call.path))
             .header(HOST, self.server.name())
             .header(USER_AGENT, concat!("ftagent/", env!("CARGO_PKG_VERSION")));
-        if body.is_some() {
+        if body.is_some() && !call.headers.contains_key(CONTENT_TYPE) {
             let json = HeaderValue::from_static("application/json");
-            request = request.header(hyper::header::CONTENT_TYPE, json);
+            request = request.header(CONTENT_TYPE, json);
         }
-        let mut request = request.body(Full::new(body.unwrap_or_default()))?;
+        let mut request = request.body(Paced::new(body.unwrap_or_default(), self.pace))?;
         request.headers_mut().extend(call.headers.iter().map(|(name, value)| (name.clone(), value.clone())));
         let server = self.server.clone();
         let open = self.ready().await?;

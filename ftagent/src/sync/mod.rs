@@ -5,12 +5,15 @@
 //! ```text
 //! daemon --Outgoing--> intake -> spool (disk) -> uplink  --POST--> control plane
 //! daemon <--Incoming-- cache  <----------------- downlink <-GET--- control plane
+//! captures on disk, once they have ended ------> captures --POST--> control plane
 //! ```
 //! The control plane may be away for as long as it likes: reports wait on disk in order, and the last configuration is
 //! read from disk at the next start. A message may arrive more than once, never out of order; receivers ignore
 //! repeats by revision and id.
 
 mod answer;
+mod body;
+mod captures;
 mod credentials;
 mod downlink;
 mod http;
@@ -32,11 +35,13 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 
 use self::answer::Backoff;
+pub use self::captures::CaptureUploads;
 use self::credentials::Deployed;
 pub use self::credentials::{Credentials, Secret};
 pub use self::http::ServerError;
 use self::http::{Connection, Server};
 use self::spool::{Limits, Spool, SpoolStatus};
+use crate::pcap::upload::UploadsStatus;
 use crate::persist::PersistError;
 
 /// Where the control plane is, and who the node is to it.
@@ -53,6 +58,8 @@ pub struct LinkConfig {
     pub deploy: DeployRequest,
     pub limits: Limits,
     pub timing: Timing,
+    /// Absent where captures stay at the node.
+    pub captures: Option<CaptureUploads>,
     /// The wall clock, for the status alone.
     pub wall: fn() -> OffsetDateTime,
 }
@@ -148,6 +155,7 @@ pub struct Link {
     /// The newest heartbeat is sent; queue depth is filled in by the link.
     pub heartbeat: watch::Sender<Option<Heartbeat>>,
     status: watch::Receiver<LinkStatus>,
+    uploads: watch::Receiver<UploadsStatus>,
     shared: Arc<Shared>,
     intake: JoinSet<()>,
     network: JoinSet<()>,
@@ -163,6 +171,7 @@ struct Shared {
     /// The daemon has no more to say, even if it still holds a sender.
     stop: Notify,
     status: watch::Sender<LinkStatus>,
+    uploads: watch::Sender<UploadsStatus>,
     incoming: mpsc::Sender<Incoming>,
 }
 
@@ -195,6 +204,7 @@ impl Link {
             let config = Incoming::Config(Box::new(cache.config.clone()));
             incoming_in.try_send(config).expect("the channel is new and empty");
         }
+        let (uploads_in, uploads) = watch::channel(UploadsStatus::default());
         let shared = Arc::new(Shared {
             config,
             server,
@@ -202,18 +212,24 @@ impl Link {
             wake: Notify::new(),
             stop: Notify::new(),
             status: status_in,
+            uploads: uploads_in,
             incoming: incoming_in,
         });
         let mut intake = JoinSet::new();
         intake.spawn(uplink::intake(Arc::clone(&shared), outgoing_out));
         let mut network = JoinSet::new();
         network.spawn(run(Arc::clone(&shared), credentials, cached, heartbeat_out));
-        Ok(Self { outgoing, incoming, heartbeat, status, shared, intake, network })
+        Ok(Self { outgoing, incoming, heartbeat, status, uploads, shared, intake, network })
     }
 
     /// The newest status.
     pub fn status(&self) -> watch::Receiver<LinkStatus> {
         self.status.clone()
+    }
+
+    /// The newest status of the uploads of captures; nothing where they stay here.
+    pub fn uploads(&self) -> Option<UploadsStatus> {
+        self.shared.config.captures.is_some().then(|| self.uploads.borrow().clone())
     }
 
     /// Writes what was handed over to disk, gives the network up to `grace` to deliver it, and stops.
@@ -321,6 +337,7 @@ async fn run(
         uplink::send_reports(&shared, &headers),
         uplink::send_heartbeats(&shared, &headers, heartbeat),
         downlink::follow(&shared, &headers, cached),
+        captures::send_captures(&shared, &headers),
     );
 }
 

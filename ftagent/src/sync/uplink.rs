@@ -116,7 +116,7 @@ pub(super) async fn send_reports(shared: &Arc<Shared>, headers: &HeaderMap) {
 }
 
 /// Waits, but no longer than until the control plane is reachable again.
-async fn wait_or_reachable(shared: &Shared, wait: Duration) {
+pub(super) async fn wait_or_reachable(shared: &Shared, wait: Duration) {
     let mut status = shared.status.subscribe();
     let was = status.borrow_and_update().connected;
     let came = async {

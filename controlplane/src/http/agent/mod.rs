@@ -5,6 +5,8 @@
 mod config;
 mod heartbeat;
 mod incidents;
+mod multipart;
+mod pcap;
 mod stream;
 
 use utoipa_axum::router::OpenApiRouter;
@@ -18,4 +20,5 @@ pub(super) fn routes() -> OpenApiRouter<Context> {
         .merge(config::routes())
         .merge(stream::routes())
         .merge(incidents::routes())
+        .merge(pcap::routes())
 }

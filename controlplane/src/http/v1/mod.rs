@@ -9,6 +9,7 @@ mod events;
 mod export;
 mod incidents;
 mod nodes;
+mod pcaps;
 mod rules;
 mod thresholds;
 mod tokens;
@@ -26,6 +27,7 @@ pub(super) fn routes() -> OpenApiRouter<Context> {
         .merge(nodes::routes())
         .merge(incidents::routes())
         .merge(export::routes())
+        .merge(pcaps::routes())
         .merge(rules::routes())
         .merge(allowlist::routes())
         .merge(thresholds::routes())

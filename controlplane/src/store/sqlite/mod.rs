@@ -10,6 +10,7 @@ mod audits;
 mod idempotency;
 mod incidents;
 mod nodes;
+mod pcaps;
 mod rules;
 mod thresholds;
 mod workspaces;

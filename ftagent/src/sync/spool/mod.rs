@@ -7,7 +7,7 @@
 
 mod log;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use ftagent_common::api::{CommandAck, IncidentReport, MetricsBatch};
@@ -244,6 +244,12 @@ impl Spool {
                 None => self.lose(number),
             }
         }
+    }
+
+    /// The incidents of which reports wait.
+    pub fn incidents(&self) -> BTreeSet<Uuid> {
+        let uuid = |entry: &Entry| if let Kind::Incident { uuid, .. } = entry.kind { Some(uuid) } else { None };
+        self.entries.values().filter_map(uuid).collect()
     }
 
     /// The oldest metrics, as many batches as have at most `max_samples` samples together, as one.

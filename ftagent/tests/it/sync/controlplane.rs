@@ -14,10 +14,10 @@ use tokio::net::TcpStream;
 
 use super::{PATIENCE, config, heartbeat, next, report, sample, until};
 
-struct ControlPlane {
+pub(super) struct ControlPlane {
     child: Child,
-    data: PathBuf,
-    address: SocketAddr,
+    pub(super) data: PathBuf,
+    pub(super) address: SocketAddr,
 }
 
 impl Drop for ControlPlane {
@@ -28,7 +28,13 @@ impl Drop for ControlPlane {
 }
 
 impl ControlPlane {
-    fn start(program: &Path, data: &Path, address: SocketAddr) -> Self {
+    /// On a port that is free now.
+    pub(super) fn start_anywhere(program: &Path, data: &Path) -> Self {
+        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        Self::start(program, data, address)
+    }
+
+    pub(super) fn start(program: &Path, data: &Path, address: SocketAddr) -> Self {
         let mut child = Command::new(program)
             .args(["serve", "--listen", &address.to_string(), "--data"])
             .arg(data)
@@ -43,11 +49,11 @@ impl ControlPlane {
         Self { child, data: data.into(), address }
     }
 
-    fn token(&self) -> String {
+    pub(super) fn token(&self) -> String {
         std::fs::read_to_string(self.data.join("token")).unwrap().trim().into()
     }
 
-    async fn ask(&self, method: &str, path: &str, body: Option<Value>) -> Value {
+    pub(super) async fn ask(&self, method: &str, path: &str, body: Option<Value>) -> Value {
         let body = body.map_or_else(String::new, |b| b.to_string());
         let request = format!(
             "{method} {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\ncontent-type: application/json\r\n\
@@ -65,15 +71,21 @@ impl ControlPlane {
     }
 }
 
+/// The control plane's program, if the tests are told where it is.
+pub(super) fn program() -> Option<PathBuf> {
+    let program = std::env::var_os("CONTROLPLANE_BIN").map(PathBuf::from);
+    if program.is_none() {
+        println!("skipped: CONTROLPLANE_BIN does not name the program to test against");
+    }
+    program
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_real_control_plane_gets_everything_and_pushes_what_changes() {
-    let Some(program) = std::env::var_os("CONTROLPLANE_BIN").map(PathBuf::from) else {
-        println!("skipped: CONTROLPLANE_BIN does not name the program to test against");
-        return;
-    };
+    let Some(program) = program() else { return };
     let (data, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let control_plane = ControlPlane::start(&program, data.path(), address);
+    let control_plane = ControlPlane::start_anywhere(&program, data.path());
+    let address = control_plane.address;
     let mut settings = config(format!("http://{address}"), state.path());
     settings.deploy_token = Some(Secret::new(&control_plane.token()));
     settings.timing.heartbeat = Duration::from_secs(30);

@@ -2,6 +2,7 @@
 
 mod controlplane;
 mod server;
+mod upload;
 
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -51,6 +52,7 @@ fn config(url: String, dir: &Path) -> LinkConfig {
         },
         limits: Limits::default(),
         timing: timing(),
+        captures: None,
         wall: || OffsetDateTime::UNIX_EPOCH,
     }
 }
