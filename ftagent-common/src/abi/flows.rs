@@ -273,7 +273,9 @@ impl Default for GateSettings {
 /// Whether the bit of `port` is set.
 #[inline(always)]
 pub fn has_port(bitmap: &[u64; PORT_WORDS], port: u16) -> bool {
-    bitmap[(port >> 6) as usize & (PORT_WORDS - 1)] & (1 << (port & 63)) != 0
+    // As with reflector ports: without this the compiler leaves the mask out, and verifiers before 6.8 refuse.
+    let word = core::hint::black_box(u32::from(port) >> 6) as usize & (PORT_WORDS - 1);
+    bitmap[word] & (1 << (port & 63)) != 0
 }
 
 /// What is done for a target behind the gate.
