@@ -430,3 +430,15 @@ fn a_full_disk_delays_neither_detection_nor_the_drop() {
     agent.kill();
     nix::mount::umount(&state).expect("unmounts");
 }
+
+#[test]
+fn an_order_that_was_answered_survives_a_kill() {
+    let Some(mut setup) = setup("an_order_that_was_answered_survives_a_kill", "") else { return };
+    setup.agent.start();
+    for turn in 1..=5 {
+        assert!(setup.agent.run(&["block", &format!("198.51.100.{turn}")]).status.success());
+        setup.agent.kill();
+        setup.agent.start();
+        assert_eq!(setup.agent.rules(), turn, "after {turn} kills");
+    }
+}

@@ -498,6 +498,11 @@ impl Daemon {
                     (Some(OrderOutcome::Done { .. }), Some(failure)) => {
                         Err(anyhow::anyhow!("the order was taken, but is not in the kernel: {failure}"))
                     }
+                    (Some(OrderOutcome::Done { detail }), None) => {
+                        let saved = self.worker.save_and_tell(self.engine.state());
+                        tokio::spawn(report::answer_when_saved(detail, saved, asked.answer));
+                        return;
+                    }
                     (Some(outcome), _) => Ok(Answer::Order { outcome }),
                     (None, _) => Err(anyhow::anyhow!("the engine gave no answer")),
                 }

@@ -1,22 +1,47 @@
 //! What the daemon says of itself: status, rules with their hits, heartbeat, metrics.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use anyhow::Result;
 use ftagent_common::abi::stage;
 use ftagent_common::api::{Heartbeat, IncidentReport, InterfaceReport, PROTOCOL_VERSION};
 use ftagent_common::vocab::{AttachMode, AttackFamily, IncidentStatus, TrafficClass as Class};
+use tokio::sync::oneshot;
 
 use super::{Daemon, MetricsCounters};
 use crate::clock;
+use crate::control::Answer;
 use crate::enforce::gate::Gate;
-use crate::engine::RuleId;
+use crate::engine::{OrderOutcome, RuleId};
 use crate::lists::ListStatus;
 use crate::metrics::Snapshot;
 use crate::status::{self, DatapathReport, LinkReport, RuleStatus, Status};
 use crate::xdp::adapt::declares;
 use crate::xdp::counters;
 use crate::xdp::kernel::Support;
+
+/// How long who gave an order waits for the disk.
+const DISK_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Answers an order that is in force once a restart would know of it, too: whoever kills the agent after the answer loses
+/// nothing. A disk that fails or is too slow is said.
+pub(super) async fn answer_when_saved(
+    detail: String,
+    saved: oneshot::Receiver<Option<String>>,
+    answer: oneshot::Sender<Answer>,
+) {
+    let fault = match tokio::time::timeout(DISK_PATIENCE, saved).await {
+        Ok(Ok(fault)) => fault,
+        Ok(Err(_)) => Some("the agent is stopping".to_owned()),
+        Err(_) => Some(format!("the disk or nftables took more than {} s", DISK_PATIENCE.as_secs())),
+    };
+    let detail = match fault {
+        Some(fault) => format!("{detail}; not saved, a restart may lose it: {fault}"),
+        None => detail,
+    };
+    drop(answer.send(Answer::Order { outcome: OrderOutcome::Done { detail } }));
+}
 
 impl Daemon {
     /// What the metrics endpoint shows.

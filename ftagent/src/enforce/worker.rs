@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tracing::error;
 
 use super::nftables::Nftables;
@@ -22,6 +22,8 @@ struct Waiting {
     rules: Option<RuleSet>,
     fallback: Option<bool>,
     repair: bool,
+    /// Who wants to know when `state` and `rules` are done, and why the state could not be saved.
+    told: Vec<oneshot::Sender<Option<String>>>,
     closed: bool,
     /// Why the state file is not written.
     fault: Option<String>,
@@ -77,9 +79,10 @@ impl Worker {
                     return;
                 }
                 let repair = std::mem::take(&mut waiting.repair);
-                (waiting.state.take(), waiting.rules.take(), waiting.fallback.take(), repair)
+                let told = std::mem::take(&mut waiting.told);
+                (waiting.state.take(), waiting.rules.take(), waiting.fallback.take(), repair, told)
             };
-            let (state, desired, fallback, repair) = work;
+            let (state, desired, fallback, repair, told) = work;
             if let Some(state) = state {
                 self.save(*state);
             }
@@ -95,6 +98,11 @@ impl Worker {
                 if !results.is_empty() && self.results.send(results).is_err() {
                     return;
                 }
+            }
+            if !told.is_empty() {
+                let fault = self.shared.waiting().fault.clone();
+                // Who asked may have gone.
+                told.into_iter().for_each(|told| drop(told.send(fault.clone())));
             }
         }
     }
@@ -114,6 +122,17 @@ impl WorkerHandle {
     pub fn save(&self, state: EngineState) {
         self.shared.waiting().state = Some(Box::new(state));
         self.shared.more.notify_one();
+    }
+
+    /// Saves `state`, and says why not when that failed, once it and the rules handed over before are done.
+    pub fn save_and_tell(&self, state: EngineState) -> oneshot::Receiver<Option<String>> {
+        let (told, done) = oneshot::channel();
+        let mut waiting = self.shared.waiting();
+        waiting.state = Some(Box::new(state));
+        waiting.told.push(told);
+        drop(waiting);
+        self.shared.more.notify_one();
+        done
     }
 
     /// Brings nftables to `rules`.
