@@ -7,7 +7,8 @@
 //! Input -> sample -> baseline -> detect -> classify -> incident -> policy -> guard -> rules -> Command
 //! ```
 //!
-//! `tick` reads counters and opens incidents, `web` judges requests and connections, `life` leads them to their end, `response` turns plans into rules,
+//! `tick` reads counters and opens incidents, `web` judges requests and connections, `life` leads them to their end, `reopen` brings them back, `response` turns plans into rules,
+//! `steps` says when wide ones go,
 //! `gate` says which targets stand behind the TCP gate, `firewall` fires the operator's rules, `orders` does what people ask for.
 
 pub mod baseline;
@@ -22,11 +23,13 @@ mod input;
 mod life;
 mod orders;
 pub mod policy;
+mod reopen;
 pub mod response;
 mod rules;
 pub mod sample;
 mod settings;
 mod state;
+mod steps;
 mod tick;
 mod view;
 pub mod web;
@@ -82,6 +85,8 @@ pub struct Engine {
     incidents: BTreeMap<Uuid, Incident>,
     /// Resolved incidents whose rules are not known to be gone, with when they were resolved.
     closing: BTreeMap<Uuid, u64>,
+    /// Resolved incidents that the same attack would open again, the newest last.
+    dormant: VecDeque<Incident>,
     /// When a target's last incident ended and how long it was held down, against flapping.
     ended: BTreeMap<IpNet, (u64, u32)>,
     recent: VecDeque<IncidentReport>,
@@ -123,6 +128,7 @@ impl Engine {
             web: web::Web::default(),
             incidents: BTreeMap::new(),
             closing: BTreeMap::new(),
+            dormant: VecDeque::new(),
             ended: BTreeMap::new(),
             recent: VecDeque::new(),
             cooldowns: BTreeMap::new(),
