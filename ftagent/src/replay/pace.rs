@@ -78,7 +78,7 @@ mod tests {
 
     #[test]
     fn a_rate_takes_no_notice_of_time_stamps() {
-        assert_eq!(times(Some(100), &[9, 9, 7_000_000, 3]), (vec![0, 10, 20, 30], 2));
+        assert_eq!(times(Some(100), &[9, 9, 7_000_000, 3]), (vec![0, 10, 20, 30], 1));
     }
 
     #[test]
