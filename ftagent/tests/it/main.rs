@@ -12,3 +12,4 @@ mod returns;
 mod scripts;
 mod steps;
 mod sync;
+mod transit;
