@@ -10,7 +10,7 @@ use ftagent_common::vocab::{AttachMode, AttackFamily, IncidentStatus, TrafficCla
 use super::{Daemon, MetricsCounters};
 use crate::clock;
 use crate::enforce::gate::Gate;
-use crate::engine::RuleId;
+use crate::engine::{InterfaceTraffic, RuleId};
 use crate::lists::ListStatus;
 use crate::metrics::Snapshot;
 use crate::pcap::Captures;
@@ -49,6 +49,8 @@ impl Daemon {
                 view.targets.iter().map(|t| (t.target.addr(), t.distinct_sources)).collect()
             },
             attached: self.interface_reports(),
+            traffic: view.interfaces.clone(),
+            baseline: view.baseline.clone(),
             lists: self.list_statuses(),
             access_logs: self.web.logs().to_vec(),
             sites: view.sites.clone(),
@@ -101,6 +103,7 @@ impl Daemon {
     pub(super) fn all_warnings(&self) -> Vec<String> {
         let mut warnings = self.warnings.clone();
         warnings.extend(self.host.warning());
+        warnings.extend(self.engine.traffic().iter().filter_map(InterfaceTraffic::warning));
         warnings.extend(self.attachment.warning());
         warnings.extend(self.worker.warning());
         warnings.extend(self.lists.warnings(clock::mono_ns()));

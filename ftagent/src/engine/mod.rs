@@ -28,6 +28,7 @@ pub mod response;
 mod rules;
 pub mod sample;
 mod settings;
+mod silence;
 mod state;
 mod steps;
 mod tick;
@@ -50,6 +51,7 @@ pub use input::*;
 pub use rules::*;
 use sample::Meter;
 pub use settings::*;
+pub use silence::InterfaceTraffic;
 pub use state::EngineState;
 use tick::{Group, Target};
 pub use view::*;
@@ -71,6 +73,7 @@ pub struct Engine {
 
     /// When counters were read last; absent before the first reading.
     read_ns: Option<u64>,
+    silence: silence::Silence,
     total: Meter,
     targets: BTreeMap<IpAddr, Target>,
     groups: BTreeMap<IpNet, Group>,
@@ -118,6 +121,7 @@ impl Engine {
             operator_allow: Vec::new(),
             allow: Vec::new(),
             read_ns: None,
+            silence: silence::Silence::default(),
             total: Meter::default(),
             targets: BTreeMap::new(),
             groups: BTreeMap::new(),

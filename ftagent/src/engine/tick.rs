@@ -58,6 +58,7 @@ pub(super) struct Group {
 impl Engine {
     /// Takes a reading of the kernel's counters.
     pub(super) fn on_counters(&mut self, reading: CounterReading, now: Now) {
+        self.silence.observe(&reading.interfaces, now.mono_ns);
         let first = self.read_ns.is_none();
         let from_ns = self.read_ns.replace(now.mono_ns).unwrap_or(now.mono_ns);
         let none = [Flow::default(); TrafficClass::COUNT];
