@@ -7,12 +7,14 @@
 //! Input -> sample -> baseline -> detect -> classify -> incident -> policy -> guard -> rules -> Command
 //! ```
 //!
-//! `tick` reads counters and opens incidents, `web` judges requests and connections, `life` leads them to their end, `reopen` brings them back, `response` turns plans into rules,
-//! `steps` says when wide ones go,
-//! `gate` says which targets stand behind the TCP gate, `firewall` fires the operator's rules, `orders` does what people ask for.
+//! `tick` reads counters and opens incidents, `web` judges requests and connections, `life` leads them to their end,
+//! `reopen` brings them back. `response` turns plans into rules, `contain` looks whether they hold the attack, `steps`
+//! says when wide ones go, `gate` says which targets stand behind the TCP gate, `firewall` fires the operator's rules,
+//! `orders` does what people ask for. `silence` knows which interfaces see nothing any more.
 
 pub mod baseline;
 pub mod classify;
+mod contain;
 pub mod detect;
 mod distinct;
 mod firewall;

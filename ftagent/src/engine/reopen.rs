@@ -3,6 +3,7 @@
 //! A pulse wave (seconds on, seconds off) would otherwise be as many incidents as it has pulses. Each return doubles the
 //! hold-down, so that the rules outlast the pauses from then on.
 
+use ftagent_common::vocab::IncidentStatus;
 use ipnet::IpNet;
 use uuid::Uuid;
 
@@ -13,7 +14,6 @@ use super::input::Now;
 use super::policy::Width;
 use super::sample::{Quantity, SEC};
 use super::steps::Steps;
-use ftagent_common::vocab::IncidentStatus;
 
 /// An attack that returns to its target within this time is the same, and is held down twice as long as before.
 pub(super) const FLAP_NS: u64 = 300 * SEC;
