@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use ftagent_common::api::{IncidentReport, InterfaceReport};
-use ftagent_common::vocab::IncidentStatus;
+use ftagent_common::api::{BaselineReport, IncidentReport, InterfaceReport};
+use ftagent_common::vocab::{AttachMode, IncidentStatus};
 use ipnet::IpNet;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -255,12 +255,16 @@ fn status_text(status: &Status) -> String {
         }
         _ = writeln!(text, "{}{}", if interface.reason.is_empty() { "" } else { ": " }, interface.reason);
     }
+    // Where there is no program, nothing is counted.
+    let counts = |name: &str| status.interfaces.iter().any(|i| i.name == name && i.mode != AttachMode::Nftables);
+    for interface in engine.interfaces.iter().filter(|i| i.idle_secs.is_none() && counts(&i.name)) {
+        _ = writeln!(text, "interface  {}: no traffic yet since the agent started", interface.name);
+    }
     _ = writeln!(text, "traffic    {}", totals_text(status));
-    let learning = if engine.baseline.learning { "learning" } else { "learnt" };
     _ = writeln!(
         text,
-        "baseline   {learning} ({} s), normally {} and {}; now {:.0} % of the nearest threshold",
-        engine.baseline.learnt_secs,
+        "baseline   {}, normally {} and {}; now {:.0} % of the nearest threshold",
+        learning_text(&engine.baseline),
         pps_text(engine.baseline.pps),
         bps_text(engine.baseline.bps),
         engine.threshold_ratio * 100.0
@@ -338,6 +342,20 @@ fn status_text(status: &Status) -> String {
         _ = writeln!(text, "WARNING    {warning}");
     }
     text
+}
+
+/// How much is known of what is normal.
+fn learning_text(baseline: &BaselineReport) -> String {
+    let BaselineReport { targets, learning_targets, learnt_secs, learning_left_secs, .. } = baseline;
+    match (targets, learning_left_secs) {
+        (0, _) => "nothing learnt yet".to_owned(),
+        (_, None) => format!("learnt from {learnt_secs} s, {targets} target(s)"),
+        (_, Some(left)) => {
+            format!(
+                "learning, {learning_targets} of {targets} target(s) for up to {left} s more; the floor is their threshold"
+            )
+        }
+    }
 }
 
 fn captures_text(status: &CapturesStatus) -> String {

@@ -152,6 +152,7 @@ struct RawDetection {
     confirm_ms: u32,
     hold_down_ms: u32,
     carpet_targets: u32,
+    silent_secs: u32,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
@@ -176,6 +177,7 @@ impl Default for RawDetection {
             confirm_ms: d.confirm_ms,
             hold_down_ms: d.hold_down_ms,
             carpet_targets: d.carpet_targets,
+            silent_secs: d.silent_secs,
         }
     }
 }
@@ -569,6 +571,7 @@ fn settings(raw: &Raw) -> Settings {
             confirm_ms: d.confirm_ms,
             hold_down_ms: d.hold_down_ms,
             carpet_targets: d.carpet_targets,
+            silent_secs: d.silent_secs,
         },
         response: Response {
             automatic: raw.response.automatic,
@@ -680,6 +683,9 @@ impl Check<'_> {
         self.within("detection.confirm_ms", d.confirm_ms, 0, 30_000)?;
         self.within("detection.hold_down_ms", d.hold_down_ms, 500, 3_600_000)?;
         self.within("detection.carpet_targets", d.carpet_targets, 2, 256)?;
+        if d.silent_secs != 0 {
+            self.within("detection.silent_secs", d.silent_secs, 5, 86_400)?;
+        }
         let has_static = d.static_pps.is_some() || d.static_bps.is_some();
         if has_static != (d.mode == RawThresholdMode::Static) {
             return Err(self.error(

@@ -4,6 +4,7 @@
 //! OpenMetrics writers name a counter's help without `_total`, which `promtool check metrics` then misses.
 
 mod flows;
+mod sight;
 mod text;
 
 use std::convert::Infallible;
@@ -12,7 +13,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use ftagent_common::abi::{Flow, Health, InterfaceCounters, Reason};
-use ftagent_common::api::{InterfaceReport, MapReport};
+use ftagent_common::api::{BaselineReport, InterfaceReport, MapReport};
 use ftagent_common::vocab::{AttackFamily, Mode, TrafficClass};
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
@@ -25,6 +26,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use self::text::{Kind, Text};
+use crate::engine::InterfaceTraffic;
 use crate::engine::web::SiteView;
 use crate::flows::ListenerStatus;
 use crate::lists::ListStatus;
@@ -41,6 +43,9 @@ pub struct Snapshot {
     pub interfaces: Vec<(String, InterfaceCounters)>,
     /// How their frames reach the datapath.
     pub attached: Vec<InterfaceReport>,
+    /// Which interfaces see frames.
+    pub traffic: Vec<InterfaceTraffic>,
+    pub baseline: BaselineReport,
     /// How many targets are counted one by one.
     pub targets: u64,
     /// The busiest of them, at most [`TOP_TARGETS`] are shown.
@@ -95,6 +100,7 @@ pub fn page(snapshot: &Snapshot) -> String {
     let mut text = Text::default();
     build(&mut text, snapshot);
     traffic(&mut text, snapshot);
+    sight::sight(&mut text, snapshot);
     decisions(&mut text, snapshot);
     if !snapshot.lists.is_empty() {
         lists(&mut text, &snapshot.lists);

@@ -11,11 +11,13 @@ use bpf_tests::skip_without_root;
 use ftagent::engine::{Matches, RuleId, RuleSet, Verdict};
 use ftagent::xdp::compile::Lists;
 use ftagent::xdp::counters;
+use ftagent::xdp::pins::Pins;
 use ftagent::xdp::prefixes::map::PrefixMap;
 use ftagent::xdp::prefixes::plan::Plan;
 use ftagent::xdp::samples::Samples;
 use ftagent_common::abi::Reason;
 use ftagent_common::api::AllowEntry;
+use ftagent_common::vocab::TrafficClass;
 use ipnet::Ipv4Net;
 
 use crate::datapath::{Datapath, net, rule, set};
@@ -198,6 +200,43 @@ fn what_is_in_a_tunnel_is_judged_and_so_is_who_sent_it() {
     for (name, frame, expected) in rows {
         assert_eq!(datapath.judge(&frame), expected, "{name}");
     }
+}
+
+#[test]
+fn what_a_tunnel_carries_counts_and_is_sampled_for_the_target_inside() {
+    if skip_without_root("what_a_tunnel_carries_counts_and_is_sampled_for_the_target_inside") {
+        return;
+    }
+    // A router or a hypervisor: both targets are behind it, the tunnel's ends are not its business.
+    let mut datapath = Datapath::new();
+    datapath.ground.protected = vec![net("198.18.5.0/24"), net("2001:db8:5::/48")];
+    datapath.apply(&RuleSet::default());
+    let mut samples = Samples::open(&Pins::below(&datapath.dir.bpf()).expect("a bpffs").maps()).expect("the ring");
+    let v4 = packet(&PacketBuilder::v4([198, 51, 100, 7], [198, 18, 5, 7]).udp(53, 2).build());
+    let v6 = PacketBuilder::v6([0x2001, 0xdb8, 1, 0, 0, 0, 0, 1], [0x2001, 0xdb8, 5, 0, 0, 0, 0, 7]);
+    let v6 = packet(&v6.tcp(1_000, 80, 2).build());
+    let outer = || PacketBuilder::v4([203, 0, 113, 1], [203, 0, 113, 2]);
+    let frames = [
+        outer().protocol(4).payload(&v4).build(),
+        outer().protocol(47).payload(&[&[0, 0, 0x08, 0][..], &v4].concat()).build(),
+        outer().protocol(41).payload(&v6).build(),
+        outer().udp(1, 2).build(),
+    ];
+    for frame in frames {
+        datapath.judge(&frame);
+    }
+    let reading = counters::read(&datapath.maps, &datapath.attached, None).expect("counters");
+    let counted: Vec<(String, u64, u64)> = reading
+        .targets
+        .iter()
+        .map(|(ip, target)| {
+            let of = |class: TrafficClass| target.classes[class.index()].passed.packets;
+            (ip.to_string(), of(TrafficClass::Reflector), of(TrafficClass::TcpSyn))
+        })
+        .collect();
+    assert_eq!(counted, [("198.18.5.7".to_owned(), 2, 0), ("2001:db8:5::7".to_owned(), 0, 1)]);
+    let seen: Vec<String> = samples.take().iter().map(|s| std::net::IpAddr::from(s.packet.dst).to_string()).collect();
+    assert_eq!(seen, ["198.18.5.7", "198.18.5.7", "2001:db8:5::7", "203.0.113.2"], "samples are of everything");
 }
 
 #[test]

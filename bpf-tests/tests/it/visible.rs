@@ -117,3 +117,40 @@ fn lists_distinct_sources_and_left_out_stages_are_shown_as_they_are() {
     assert!(incident.explanation.iter().any(|line| line.starts_with(&words)), "{:?}", incident.explanation);
     flood.join().expect("no panic").expect("sent");
 }
+
+#[test]
+fn an_interface_that_falls_silent_is_reported_until_frames_come_again() {
+    if skip_without_root("an_interface_that_falls_silent_is_reported_until_frames_come_again") {
+        return;
+    }
+    let Some(program) = program("FTAGENT_BIN", "ftagent") else { return };
+    let lab = Lab::new();
+    let dir = LabDir::create("silent").expect("a directory");
+    let extra = format!("silent_secs = 5\n[metrics]\nlisten = \"{METRICS}\"\n");
+    let mut agent = Agent::new(program, dir.path(), &lab.edge, &extra);
+    agent.start();
+    let warned = || {
+        let warnings = agent.ask("status").map(|status| status["warnings"].to_string()).unwrap_or_default();
+        warnings.contains("edge0: had traffic, and has seen no frame for ")
+    };
+    let metric = |value: u8| page(&lab).contains(&format!("ftagent_interface_silent{{interface=\"edge0\"}} {value}\n"));
+    assert!(!warned(), "what never had traffic is not silent");
+    send_from(&lab, "203.0.113.0/24", 50);
+    agent.wait("frames counted", Duration::from_secs(3), || {
+        let status = agent.ask("status");
+        status.is_some_and(|s| s["engine"]["interfaces"][0]["idle_secs"].as_u64().is_some_and(|idle| idle <= 1))
+    });
+    assert!(!warned() && metric(0));
+    // The two ends greet each other for a while: neighbours and groups of IPv6.
+    agent.wait("silence", Duration::from_secs(40), warned);
+    agent.wait("silence in the metrics", Duration::from_secs(3), || metric(1));
+    send_from(&lab, "203.0.113.0/24", 50);
+    agent.wait("frames again", Duration::from_secs(3), || !warned() && metric(0));
+    // Of this target five minutes of calm are to be learnt, of which it had seconds.
+    let baseline = agent.ask("status").expect("an answer")["engine"]["baseline"].clone();
+    assert_eq!(
+        (&baseline["learning"], baseline["learning_targets"].as_u64()),
+        (&true.into(), baseline["targets"].as_u64())
+    );
+    assert!(baseline["targets"] == 0 || baseline["learning_left_secs"].as_u64().is_some_and(|left| left > 200));
+}

@@ -44,6 +44,19 @@ impl StoredIncident {
         self.severity.unwrap_or(self.report.severity)
     }
 
+    /// Takes the node's next report, if it brings something new; whether it does.
+    ///
+    /// An attack that comes back after its end lifts an operator's word that it is over, but not that it is none.
+    pub fn take(&mut self, report: IncidentReport) -> bool {
+        let Some(newer) = accept_report(Some(&self.report), report) else { return false };
+        let is_back = self.report.status != IncidentStatus::Active && newer.status == IncidentStatus::Active;
+        if is_back {
+            self.closing = self.closing.filter(|closing| closing.false_positive);
+        }
+        self.report = newer;
+        true
+    }
+
     /// When it ended, by the node's clock if the node said so.
     pub fn resolved_at(&self) -> Option<Timestamp> {
         self.report.resolved_at.map(Timestamp::from).or(self.closing.map(|c| c.at))
@@ -327,6 +340,37 @@ mod tests {
                 }
             }
             assert_eq!(kept.map(|k| (k.revision, k.status)), Some((4, IncidentStatus::Resolved)), "{order:?}");
+        }
+    }
+
+    #[test]
+    fn an_attack_that_comes_back_is_active_again_unless_an_operator_said_that_it_is_none() {
+        let at = Timestamp::from(report(1, "active", "low", 1).started_at);
+        let closed = |false_positive| Some(Closing { at, false_positive });
+        use IncidentStatus::{Active, FalsePositive, Resolved};
+        // (the node said, the operator said, then the node says, the status)
+        let table = [
+            ("resolved", None, "active", Active),
+            ("resolved", closed(false), "active", Active),
+            ("resolved", closed(true), "active", FalsePositive),
+            // The node has not heard of the operator's word yet.
+            ("active", closed(false), "active", Resolved),
+            ("active", closed(true), "active", FalsePositive),
+            ("resolved", closed(false), "resolved", Resolved),
+        ];
+        for (before, closing, after, expected) in table {
+            let report = |revision, status| report(revision, status, "low", 1);
+            let mut kept = StoredIncident {
+                id: 1,
+                node: Uuid::nil(),
+                node_name: String::new(),
+                report: report(5, before),
+                closing,
+                severity: None,
+            };
+            assert!(!kept.take(report(4, "active")), "an older report");
+            assert!(kept.take(report(6, after)));
+            assert_eq!(kept.status(), expected, "{before}, {closing:?}, {after}");
         }
     }
 

@@ -75,6 +75,34 @@ async fn reports_replayed_and_reordered_end_in_one_incident_with_the_newest_stat
 }
 
 #[tokio::test]
+async fn an_incident_that_a_node_opens_again_is_active_again() {
+    let server = Server::start().await;
+    let node = server.deploy("edge-1").await;
+    let path = format!("/incidents/{UUID}");
+    server.report(&node, "/incidents", &report(UUID, 1, "active")).await;
+    let mut end = report(UUID, 2, "resolved");
+    end["resolved_at"] = json!("2026-05-12T14:29:40Z");
+    server.report(&node, &format!("{path}/resolve"), &end).await;
+    let shown = async || server.get("/api/v1/incidents").await.1["incidents"][0].clone();
+    assert_eq!(shown().await["status"], "resolved");
+    // An operator agrees that it is over; the attack does not.
+    let (status, _) = server.patch(&format!("/api/v1/incidents/{UUID}"), &json!({ "status": "resolved" })).await;
+    assert_eq!(status, 200);
+    let back = server.report(&node, &path, &report(UUID, 3, "active")).await;
+    assert_eq!((&back["applied"], &back["status"]), (&json!(true), &json!("active")));
+    let incident = shown().await;
+    assert_eq!((&incident["status"], &incident["resolved_at"]), (&json!("active"), &json!(null)));
+    assert_eq!(status_of(&server, &node).await, "offline", "it was never heard of");
+    server.heartbeat(&node, 0.8).await;
+    assert_eq!(status_of(&server, &node).await, "attack");
+    // What was said of the time before it came back changes nothing.
+    server.report(&node, &format!("{path}/resolve"), &end).await;
+    assert_eq!(shown().await["status"], "active");
+    let (_, audit) = server.get("/api/v1/audit?action=incident.reopen").await;
+    assert_eq!(audit["total"], 1, "{audit}");
+}
+
+#[tokio::test]
 async fn a_node_cannot_touch_another_nodes_incident() {
     let server = Server::start().await;
     let node = server.deploy("edge-1").await;

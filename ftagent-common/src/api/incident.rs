@@ -143,7 +143,7 @@ pub struct TimelineEntry {
     #[serde(with = "time::serde::rfc3339")]
     #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
     pub at: OffsetDateTime,
-    /// `opened`, `updated`, `mitigated`, `refused`, `undone`, `resolved`, `note`.
+    /// `opened`, `updated`, `mitigated`, `refused`, `undone`, `resolved`, `reopened`, `narrowed`, `note`.
     pub kind: String,
     pub text: String,
 }

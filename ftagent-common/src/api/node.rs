@@ -108,7 +108,14 @@ pub struct BaselineReport {
     pub learnt_secs: u64,
     pub pps: u64,
     pub bps: u64,
+    /// Targets with traffic that something is known of.
     pub targets: u32,
+    /// Those whose thresholds rest on the floor alone, since too little is known.
+    #[serde(default)]
+    pub learning_targets: u32,
+    /// Seconds of calm traffic until the last of them has learnt; absent when all have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub learning_left_secs: Option<u64>,
 }
 
 /// How full one kernel map is.

@@ -13,7 +13,7 @@ use super::{Daemon, MetricsCounters};
 use crate::clock;
 use crate::control::Answer;
 use crate::enforce::gate::Gate;
-use crate::engine::{OrderOutcome, RuleId};
+use crate::engine::{InterfaceTraffic, OrderOutcome, RuleId};
 use crate::lists::ListStatus;
 use crate::metrics::Snapshot;
 use crate::status::{self, DatapathReport, LinkReport, RuleStatus, Status};
@@ -73,6 +73,8 @@ impl Daemon {
                 view.targets.iter().map(|t| (t.target.addr(), t.distinct_sources)).collect()
             },
             attached: self.interface_reports(),
+            traffic: view.interfaces.clone(),
+            baseline: view.baseline.clone(),
             lists: self.list_statuses(),
             access_logs: self.web.logs().to_vec(),
             sites: view.sites.clone(),
@@ -125,6 +127,7 @@ impl Daemon {
     pub(super) fn all_warnings(&self) -> Vec<String> {
         let mut warnings = self.warnings.clone();
         warnings.extend(self.host.warning());
+        warnings.extend(self.engine.traffic().iter().filter_map(InterfaceTraffic::warning));
         warnings.extend(self.attachment.warning());
         warnings.extend(self.worker.warning());
         warnings.extend(self.lists.warnings(clock::mono_ns()));

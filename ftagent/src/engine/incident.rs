@@ -2,6 +2,8 @@
 //!
 //! ```text
 //! open ──(samples)──▶ classified ──(below the threshold for the hold-down)──▶ resolved ──(rules gone)──▶ closed
+//!   ▲                                                                            │                         │
+//!   └────────────────────────(back within five minutes: reopened)────────────────┴─────────────────────────┘
 //! ```
 
 use std::collections::BTreeSet;
@@ -24,6 +26,7 @@ use super::input::Now;
 use super::policy::Width;
 use super::rules::RuleId;
 use super::sample::{Delta, SEC};
+use super::steps::Steps;
 use super::window::Seen;
 
 /// Bounds of what a report carries.
@@ -39,8 +42,14 @@ const NAMESPACE: Uuid = Uuid::from_u128(0x6f1a_9c52_4a0e_4b7d_9d3c_51c6_0a7e_2f1
 /// Something that was done about an incident: one firewall rule's action, or one kind of the agent's own response.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Deed {
-    /// What it is, unique within the incident.
+    /// What it is; of those in force unique within the incident.
     pub key: String,
+    /// How many deeds of the same key came before it in the same incident.
+    #[serde(default)]
+    pub again: u32,
+    /// Its rules were taken back: what is done next is a deed of its own.
+    #[serde(default)]
+    pub withdrawn: bool,
     /// 0 for the agent's own response.
     pub rule_id: i64,
     pub action: Action,
@@ -55,6 +64,21 @@ pub struct Deed {
     pub failed: Option<String>,
     #[serde(default, with = "time::serde::rfc3339::option")]
     pub undone_at: Option<OffsetDateTime>,
+    /// The step of the response that it belongs to, and goes with.
+    #[serde(default)]
+    pub width: Width,
+}
+
+impl Deed {
+    /// Whether its rules are meant to be in force.
+    pub fn stands(&self) -> bool {
+        !self.withdrawn && self.undone_at.is_none()
+    }
+
+    /// What tells its executions from those of other deeds of the incident.
+    fn name(&self) -> String {
+        if self.again == 0 { self.key.clone() } else { format!("{}/{}", self.key, self.again) }
+    }
 }
 
 /// One attack on one target.
@@ -65,8 +89,9 @@ pub struct Incident {
     pub carpet: bool,
     pub status: IncidentStatus,
     pub revision: u32,
+    /// When it was opened, or opened again last.
     pub opened_ns: u64,
-    /// When the excess began.
+    /// When the excess began, the last time it did.
     pub onset_ns: u64,
     #[serde(with = "time::serde::rfc3339")]
     pub started_at: OffsetDateTime,
@@ -109,6 +134,9 @@ pub struct Incident {
     /// Sources that an operator unblocked: left alone.
     pub spared: Vec<IpNet>,
     pub width: Width,
+    /// How the response came to its width, and when it may step back.
+    #[serde(default)]
+    pub steps: Steps,
     /// Until when its target stands behind the TCP gate.
     #[serde(default)]
     pub gate_ends_ns: Option<u64>,
@@ -116,6 +144,12 @@ pub struct Incident {
     #[serde(default)]
     pub web: Option<super::web::Evidence>,
     pub hold_down_ms: u32,
+    /// Since when it is over, where the same attack coming back would be the same incident.
+    #[serde(default)]
+    pub rests_since_ns: Option<u64>,
+    /// How often it was opened again.
+    #[serde(default)]
+    pub returns: u32,
     /// Samples that the verdict rests on.
     pub samples: usize,
     #[serde(skip)]
@@ -187,9 +221,12 @@ impl Incident {
             told: BTreeSet::new(),
             spared: Vec::new(),
             width: Width::default(),
+            steps: Steps::default(),
             gate_ends_ns: None,
             web: None,
             hold_down_ms,
+            rests_since_ns: None,
+            returns: 0,
             samples: 0,
             verdict: None,
             clean: Vec::new(),
@@ -207,8 +244,22 @@ impl Incident {
         incident
     }
 
+    /// Adds a deed, named so that its executions are told from those of earlier ones.
+    pub(super) fn add_deed(&mut self, deed: Deed) {
+        let before = self.deeds.iter().filter(|d| d.key == deed.key).map(|d| d.again + 1).max();
+        self.deeds.push(Deed { again: before.unwrap_or(0), ..deed });
+    }
+
+    /// How wide what is in force is; what was done by firewall rules is of no width.
+    pub(super) fn widest(&self) -> Width {
+        self.deeds.iter().filter(|d| d.stands()).map(|d| d.width).max().unwrap_or_default()
+    }
+
     pub(super) fn excess_text(&self) -> String {
-        let e = &self.excess;
+        self.text_of(&self.excess)
+    }
+
+    pub(super) fn text_of(&self, e: &Excess) -> String {
         let normal = self.normal.map_or_else(String::new, |n| format!(", normal is {n}"));
         format!(
             "{} of {} at {:.0}, {:.1} times the threshold of {:.0} ({}{normal})",
@@ -330,7 +381,7 @@ impl Incident {
         for deed in &self.deeds {
             let mut push = |kind: &str, outcome, output: String, commands: &Vec<Vec<String>>, at, latency_us| {
                 all.push(RuleExecution {
-                    uuid: self.execution_uuid(&deed.key, kind),
+                    uuid: self.execution_uuid(&deed.name(), kind),
                     rule_id: deed.rule_id,
                     incident: self.uuid,
                     action: deed.action.clone(),

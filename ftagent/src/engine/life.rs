@@ -35,6 +35,7 @@ impl Engine {
             self.contain(uuid, now);
             if self.is_over(uuid, now) {
                 self.resolve(uuid, IncidentStatus::Resolved, now);
+                self.rest(uuid, now);
             } else {
                 self.update_if_due(uuid, now);
             }
@@ -100,7 +101,7 @@ impl Engine {
         };
         let Some(incident) = self.incidents.get_mut(&uuid) else { return };
         let first = incident.verdict.is_none();
-        let answered = incident.deeds.iter().any(|d| d.rule_id == 0);
+        let answered = incident.deeds.iter().any(|d| d.rule_id == 0 && d.stands());
         let below = incident.confidence < self.effective.response.min_confidence;
         let changed = incident.take(verdict, rate_of, now);
         incident.classified_ns = Some(now.mono_ns);
@@ -189,6 +190,7 @@ impl Engine {
         incident.status = status;
         incident.resolved_at = Some(now.wall);
         let rules: Vec<_> = self.rules.values().filter(|r| r.origin.incident() == Some(uuid)).map(|r| r.id).collect();
+        incident.deeds.iter_mut().for_each(|d| d.withdrawn = true);
         let text = format!("the attack is over; {} rule(s) are withdrawn", rules.len());
         incident.note("resolved", text, now);
         let was_gated = self.ungate(uuid, now);
@@ -222,8 +224,10 @@ impl Engine {
             }
             let report = incident.snapshot();
             self.remember(report);
-            self.incidents.remove(&uuid);
             self.closing.remove(&uuid);
+            if let Some(closed) = self.incidents.remove(&uuid) {
+                self.lay_aside(closed);
+            }
         }
     }
 

@@ -7,11 +7,14 @@
 //! Input -> sample -> baseline -> detect -> classify -> incident -> policy -> guard -> rules -> Command
 //! ```
 //!
-//! `tick` reads counters and opens incidents, `web` judges requests and connections, `life` leads them to their end, `response` turns plans into rules,
-//! `gate` says which targets stand behind the TCP gate, `firewall` fires the operator's rules, `orders` does what people ask for.
+//! `tick` reads counters and opens incidents, `web` judges requests and connections, `life` leads them to their end,
+//! `reopen` brings them back. `response` turns plans into rules, `contain` looks whether they hold the attack, `steps`
+//! says when wide ones go, `gate` says which targets stand behind the TCP gate, `firewall` fires the operator's rules,
+//! `orders` does what people ask for. `silence` knows which interfaces see nothing any more.
 
 pub mod baseline;
 pub mod classify;
+mod contain;
 pub mod detect;
 mod distinct;
 mod firewall;
@@ -22,11 +25,14 @@ mod input;
 mod life;
 mod orders;
 pub mod policy;
+mod reopen;
 pub mod response;
 mod rules;
 pub mod sample;
 mod settings;
+mod silence;
 mod state;
+mod steps;
 mod tick;
 mod view;
 pub mod web;
@@ -47,6 +53,7 @@ pub use input::*;
 pub use rules::*;
 use sample::Meter;
 pub use settings::*;
+pub use silence::InterfaceTraffic;
 pub use state::EngineState;
 use tick::{Group, Target};
 pub use view::*;
@@ -68,6 +75,7 @@ pub struct Engine {
 
     /// When counters were read last; absent before the first reading.
     read_ns: Option<u64>,
+    silence: silence::Silence,
     total: Meter,
     targets: BTreeMap<IpAddr, Target>,
     groups: BTreeMap<IpNet, Group>,
@@ -82,6 +90,8 @@ pub struct Engine {
     incidents: BTreeMap<Uuid, Incident>,
     /// Resolved incidents whose rules are not known to be gone, with when they were resolved.
     closing: BTreeMap<Uuid, u64>,
+    /// Resolved incidents that the same attack would open again, the newest last.
+    dormant: VecDeque<Incident>,
     /// When a target's last incident ended and how long it was held down, against flapping.
     ended: BTreeMap<IpNet, (u64, u32)>,
     recent: VecDeque<IncidentReport>,
@@ -113,6 +123,7 @@ impl Engine {
             operator_allow: Vec::new(),
             allow: Vec::new(),
             read_ns: None,
+            silence: silence::Silence::default(),
             total: Meter::default(),
             targets: BTreeMap::new(),
             groups: BTreeMap::new(),
@@ -123,6 +134,7 @@ impl Engine {
             web: web::Web::default(),
             incidents: BTreeMap::new(),
             closing: BTreeMap::new(),
+            dormant: VecDeque::new(),
             ended: BTreeMap::new(),
             recent: VecDeque::new(),
             cooldowns: BTreeMap::new(),

@@ -183,7 +183,8 @@ impl Engine {
 
     fn resolve_by_hand(&mut self, uuid: Uuid, false_positive: bool, now: Now) -> Result<String, String> {
         let Some(incident) = self.incidents.get_mut(&uuid).filter(|i| i.is_active()) else {
-            return Err(format!("no active incident {uuid}"));
+            let hint = if self.forbid_return(uuid) { ": it is over, and what comes now is a new one" } else { "" };
+            return Err(format!("no active incident {uuid}{hint}"));
         };
         let status = if false_positive { IncidentStatus::FalsePositive } else { IncidentStatus::Resolved };
         let target = incident.target;

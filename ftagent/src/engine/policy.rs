@@ -10,7 +10,7 @@ use super::classify::{REAL_FIT, Vector};
 use super::rules::{Matches, Verdict};
 use super::words::words;
 
-/// How wide the response is; each step keeps what the earlier ones installed.
+/// How wide the response is; each step keeps what the earlier ones installed, and goes before them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Width {
@@ -39,10 +39,30 @@ impl Width {
 pub struct Plan {
     /// Sources to drop, heaviest first.
     pub sources: Vec<IpNet>,
-    /// Rules of the target, with a word on each.
-    pub target: Vec<(Matches, Verdict, &'static str)>,
+    /// Rules of the target, the narrowest first.
+    pub target: Vec<Planned>,
     /// Whether the target belongs behind the TCP gate: segments of forged sources, or of too many to name.
     pub gate: bool,
+}
+
+/// One rule of a target.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Planned {
+    pub matches: Matches,
+    pub verdict: Verdict,
+    /// A word on it.
+    pub what: &'static str,
+    /// The step that it belongs to, and goes with.
+    pub width: Width,
+}
+
+impl Plan {
+    fn add(&mut self, matches: Matches, verdict: Verdict, what: &'static str, width: Width) {
+        match self.target.iter_mut().find(|p| p.matches == matches && p.verdict == verdict) {
+            Some(known) => known.width = known.width.min(width),
+            None => self.target.push(Planned { matches, verdict, what, width }),
+        }
+    }
 }
 
 /// What the plan may rest on besides the verdict.
@@ -83,8 +103,9 @@ pub fn plan(vectors: &[Vector], at: &Situation<'_>) -> Plan {
     }
     if at.width == Width::Target && !vectors.is_empty() {
         let limit = limit(at.target_pps);
-        plan.target.push((Matches::target(at.target), limit, "limit of the whole target"));
+        plan.add(Matches::target(at.target), limit, "limit of the whole target", Width::Target);
     }
+    plan.target.sort_by_key(|p| p.width);
     plan.sources.truncate(at.max_sources as usize);
     plan
 }
@@ -105,7 +126,7 @@ fn narrow(vector: &Vector, at: &Situation<'_>, plan: &mut Plan) -> bool {
     }
     let Some(measured) = vector.signature.as_ref().filter(|m| m.usable) else { return false };
     let matches = Matches { target: Some(at.target), ..matches_of(&measured.signature) };
-    plan.target.push((matches, Verdict::Drop, "signature of the attack"));
+    plan.add(matches, Verdict::Drop, "signature of the attack", Width::Narrow);
     true
 }
 
@@ -124,12 +145,13 @@ fn reflectors(vector: &Vector, at: &Situation<'_>, plan: &mut Plan) -> bool {
         let one = Some([*port, *port]);
         let length = length.filter(|_| ports.len() == 1);
         let matches = Matches { src_port: one, length, ..Matches::target(at.target).protocol(Protocol::Udp) };
-        plan.target.push((matches, Verdict::Drop, "answers of reflectors"));
+        plan.add(matches, Verdict::Drop, "answers of reflectors", Width::Narrow);
     }
     // Large answers come in fragments, which carry no ports.
     if vector.stats.src_ports.shares(8).iter().any(|(port, share)| *port == 0 && *share >= 0.1) {
         let matches = Matches { fragment: Some(true), ..Matches::target(at.target).protocol(Protocol::Udp) };
-        plan.target.push((matches, limit((at.normal_pps)(TrafficClass::Fragment)), "fragments of reflected answers"));
+        let limit = limit((at.normal_pps)(TrafficClass::Fragment));
+        plan.add(matches, limit, "fragments of reflected answers", Width::Narrow);
     }
     !ports.is_empty()
 }
@@ -189,7 +211,7 @@ fn limit_class(class: TrafficClass, vector: &Vector, at: &Situation<'_>, plan: &
             (Matches { tcp_flags, ..target.protocol(Protocol::Tcp) }, "limit of TCP by flags")
         }
     };
-    plan.target.push((matches, limit((at.normal_pps)(class)), what));
+    plan.add(matches, limit((at.normal_pps)(class)), what, Width::Class);
 }
 
 /// `[mask, value]` of the flags that tell the class.

@@ -4,24 +4,19 @@ use std::collections::BTreeSet;
 
 use ftagent_common::api::{Action, PreviewContext, preview};
 use ftagent_common::packet::Ip;
-use ftagent_common::vocab::{Mode, TrafficClass};
+use ftagent_common::vocab::TrafficClass;
 use ipnet::IpNet;
 use uuid::Uuid;
 
 use super::Engine;
 use super::classify::features::slash64;
-use super::detect;
 use super::firewall::refused;
 use super::guard::{self, Refusal};
-use super::incident::Deed;
+use super::incident::{Deed, Incident};
 use super::input::{EnforceResult, Now};
-use super::policy::{self, Situation};
+use super::policy::{self, Plan, Planned, Situation, Width};
 use super::rules::{Matches, Origin, Point, Rule, Verdict};
-use super::sample::{MS, Quantity, SEC};
-
-/// How long a response may work before it is judged, and the window it is judged over.
-const CONTAIN_NS: u64 = 300 * MS;
-const CONTAIN_WINDOW_NS: u64 = 200 * MS;
+use super::sample::{Quantity, SEC};
 
 impl Engine {
     /// Installs what the policy plans for an incident, if it may act by itself.
@@ -30,33 +25,27 @@ impl Engine {
     /// measured again a second later is never quite the same.
     pub(super) fn respond(&mut self, uuid: Uuid, anew: bool, now: Now) {
         let Some(incident) = self.incidents.get(&uuid) else { return };
-        let Some(verdict) = &incident.verdict else { return };
         let response = &self.effective.response;
         if !response.automatic || incident.confidence < response.min_confidence {
             return;
         }
-        let known: BTreeSet<Ip> = incident.clean.iter().flat_map(|s| [s.src, slash64(s.src)]).collect();
-        let normal_pps = |class: TrafficClass| self.normal_pps(incident.target, class);
-        let plan = policy::plan(
-            &verdict.vectors,
-            &Situation {
-                target: incident.target,
-                width: incident.width,
-                max_sources: response.max_sources,
-                normal_pps: &normal_pps,
-                target_pps: self.threshold_pps(incident.target),
-                is_known: &|ip| known.contains(&ip),
-            },
-        );
+        let Some(plan) = self.plan(incident) else { return };
         let ttl = response.ttl_secs;
         if plan.gate {
             self.gate(uuid, now);
         }
         let origin = Origin::Response { incident: uuid };
-        for (matches, verdict, _) in plan.target.iter().filter(|_| anew) {
-            let (add, delete) = policy::commands(matches, *verdict, ttl);
-            let deed = Deed::new(add.join(" "), 0, policy::action_of(matches, *verdict, ttl), vec![add], vec![delete]);
-            self.install(uuid, deed, vec![(matches.clone(), *verdict, Point::Datapath)], &origin, ttl, now);
+        let before = incident_width(self, uuid);
+        for Planned { matches, verdict, width, .. } in plan.target.into_iter().filter(|_| anew) {
+            let (add, delete) = policy::commands(&matches, verdict, ttl);
+            let action = policy::action_of(&matches, verdict, ttl);
+            let deed = Deed { width, ..Deed::new(add.join(" "), 0, action, vec![add], vec![delete]) };
+            self.install(uuid, deed, vec![(matches, verdict, Point::Datapath)], &origin, ttl, now);
+        }
+        if incident_width(self, uuid) > before
+            && let Some(incident) = self.incidents.get_mut(&uuid)
+        {
+            incident.steps.widened();
         }
         let sources = plan.sources;
         if !sources.is_empty() {
@@ -72,6 +61,21 @@ impl Engine {
         if let Some(incident) = self.incidents.get_mut(&uuid).filter(|_| anew) {
             incident.responded_ns = Some(now.mono_ns);
         }
+    }
+
+    /// What should be in force against an incident at its width; nothing without a verdict.
+    pub(super) fn plan(&self, incident: &Incident) -> Option<Plan> {
+        let known: BTreeSet<Ip> = incident.clean.iter().flat_map(|s| [s.src, slash64(s.src)]).collect();
+        let normal_pps = |class: TrafficClass| self.normal_pps(incident.target, class);
+        let situation = Situation {
+            target: incident.target,
+            width: incident.width,
+            max_sources: self.effective.response.max_sources,
+            normal_pps: &normal_pps,
+            target_pps: self.threshold_pps(incident.target),
+            is_known: &|ip| known.contains(&ip),
+        };
+        incident.verdict.as_ref().map(|verdict| policy::plan(&verdict.vectors, &situation))
     }
 
     /// Makes the rules of one deed, as far as the guard lets them pass.
@@ -118,7 +122,7 @@ impl Engine {
         let Some(incident) = self.incidents.get_mut(&uuid) else { return };
         let what =
             format!("{} rule(s): {}", made.len(), deed.commands.first().map(|c| c.join(" ")).unwrap_or_default());
-        match incident.deeds.iter_mut().find(|d| d.key == deed.key) {
+        match incident.deeds.iter_mut().find(|d| d.key == deed.key && d.stands()) {
             Some(known) => {
                 known.rules.extend(made);
                 known.action = deed.action;
@@ -129,7 +133,7 @@ impl Engine {
                     }
                 }
             }
-            None => incident.deeds.push(Deed { rules: made, ..deed }),
+            None => incident.add_deed(Deed { rules: made, ..deed }),
         }
         incident.note("mitigated", what, now);
     }
@@ -155,37 +159,6 @@ impl Engine {
         let id = incident.execution_uuid(&text, "refused");
         let execution = refused(id, deed.rule_id, uuid, &deed.action, &why.to_string(), now);
         incident.refuse(Some(execution), text, now);
-    }
-
-    /// Widens the response of incidents that are not contained by what is in force.
-    pub(super) fn contain(&mut self, uuid: Uuid, now: Now) {
-        if self.effective.mode != Mode::Enforce || !self.effective.response.automatic {
-            return;
-        }
-        let Some(incident) = self.incidents.get(&uuid) else { return };
-        let Some(since) = incident.responded_ns else { return };
-        let Some(wider) = incident.width.wider() else { return };
-        // What the kernel has not confirmed may not have begun to work.
-        // What hits single clients of a web server is never widened to everybody.
-        let in_force = incident.deeds.iter().any(|d| d.applied_at.is_some() && d.key != super::web::DEED);
-        if !in_force || now.mono_ns.saturating_sub(since) < CONTAIN_NS {
-            return;
-        }
-        let thresholds = self.thresholds_of(incident.target);
-        let passed = self.meter(incident.target).map(|m| m.passed_rates(CONTAIN_WINDOW_NS));
-        let Some(left) = passed.and_then(|p| detect::excess(&p, &thresholds)).filter(|e| e.ratio > 1.0) else { return };
-        if let Some(incident) = self.incidents.get_mut(&uuid) {
-            incident.width = wider;
-            let text = format!("{} of {:.0} still passes: the response is widened", left.quantity.as_str(), left.rate);
-            incident.note("updated", text, now);
-        }
-        self.respond(uuid, true, now);
-    }
-
-    /// When the next containment check of an incident is due.
-    pub(super) fn contain_deadline(incident: &super::incident::Incident) -> Option<u64> {
-        incident.width.wider()?;
-        incident.responded_ns.map(|at| at + CONTAIN_NS)
     }
 
     /// Gives the rules of active incidents a new end when half of their life is over.
@@ -233,7 +206,9 @@ impl Engine {
                         let text = format!("{} failed: {why}", deed.action.kind());
                         incident.note("note", text, now);
                     }
-                    (Ok(()), false) if deed.undone_at.is_none() && !self.rules.contains_key(&result.rule) => {
+                    (Ok(()), false)
+                        if deed.undone_at.is_none() && !deed.rules.iter().any(|id| self.rules.contains_key(id)) =>
+                    {
                         deed.undone_at = Some(now.wall);
                         let text = format!("{} undone", deed.action.kind());
                         incident.note("undone", text, now);
@@ -299,6 +274,10 @@ fn lifetime(deed: &Deed, default_secs: u32) -> u64 {
     u64::from(deed.action.ttl_secs().unwrap_or(default_secs).max(1)) * SEC
 }
 
+fn incident_width(engine: &Engine, uuid: Uuid) -> Width {
+    engine.incidents.get(&uuid).map_or_else(Width::default, Incident::widest)
+}
+
 fn incident_target(engine: &Engine, uuid: Uuid) -> IpNet {
     engine.incidents.get(&uuid).map_or_else(IpNet::default, |i| i.target)
 }
@@ -314,6 +293,8 @@ impl Deed {
         let (commands, undo) = (commands.into_iter().take(64).collect(), undo.into_iter().take(64).collect());
         Self {
             key,
+            again: 0,
+            withdrawn: false,
             rule_id,
             action,
             rules: BTreeSet::new(),
@@ -323,6 +304,7 @@ impl Deed {
             latency_us: 0,
             failed: None,
             undone_at: None,
+            width: Width::default(),
         }
     }
 }

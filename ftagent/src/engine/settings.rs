@@ -40,6 +40,8 @@ pub struct Detection {
     pub hold_down_ms: u32,
     /// How many addresses of one /24 (or /64) must be attacked at once to be one incident on the prefix.
     pub carpet_targets: u32,
+    /// Seconds without a frame after which an interface that had traffic is reported; 0: never.
+    pub silent_secs: u32,
 }
 
 /// Where the threshold comes from, unless the host has one of its own.
@@ -93,6 +95,7 @@ impl Default for Detection {
             confirm_ms: 300,
             hold_down_ms: 10_000,
             carpet_targets: 8,
+            silent_secs: 60,
         }
     }
 }

@@ -25,6 +25,9 @@ pub struct EngineState {
     pub rules: Vec<Rule>,
     /// Active incidents, and resolved ones whose rules are not yet known to be gone.
     pub incidents: Vec<Incident>,
+    /// Resolved ones that the same attack would open again.
+    #[serde(default)]
+    pub dormant: Vec<Incident>,
     pub operator_allow: Vec<AllowEntry>,
     /// Firewall rule, target, and until when it does not fire again.
     pub cooldowns: Vec<(i64, IpNet, u64)>,
@@ -48,6 +51,7 @@ impl Engine {
             next_rule: self.next_rule,
             rules: self.rules.values().cloned().collect(),
             incidents: self.incidents.values().cloned().collect(),
+            dormant: self.dormant.iter().cloned().collect(),
             operator_allow: self.operator_allow.clone(),
             cooldowns: self.cooldowns.iter().map(|((rule, target), until)| (*rule, *target, *until)).collect(),
             baselines: self.baseline_states(),
@@ -63,7 +67,7 @@ impl Engine {
     /// After a reboot nothing is in the kernel any more: incidents are closed with a note and blocks of operators and
     /// of the control plane are installed again for what was left of their time.
     pub fn restore(settings: Settings, mut state: EngineState, now: Now, same_boot: bool) -> Self {
-        for incident in &mut state.incidents {
+        for incident in state.incidents.iter_mut().chain(&mut state.dormant) {
             // Reports sent after the state was saved must not outrank what comes now.
             incident.revision = incident.revision.saturating_add(REVISION_GAP);
         }
@@ -80,6 +84,8 @@ impl Engine {
             engine.cooldowns =
                 state.cooldowns.into_iter().map(|(rule, target, until)| ((rule, target), until)).collect();
             engine.incidents = state.incidents.into_iter().map(|i| (i.uuid, i)).collect();
+            engine.dormant = state.dormant.into();
+            engine.forget_dormant(now);
             engine.rules = state.rules.into_iter().map(|r| (r.id, r)).collect();
             let closing: Vec<Uuid> = engine.incidents.values().filter(|i| !i.is_active()).map(|i| i.uuid).collect();
             for uuid in closing {

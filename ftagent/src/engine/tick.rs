@@ -14,6 +14,7 @@ use super::detect::{self, Excess, Thresholds, Watch};
 use super::distinct::Distinct;
 use super::incident::Incident;
 use super::input::{CounterReading, Now};
+use super::reopen::FLAP_NS;
 use super::sample::{Delta, Meter, OPEN_WINDOW_NS, Quantity, SEC, SMOOTH_WINDOW_NS, delta};
 
 /// Addresses watched by themselves; those beyond are counted as untracked.
@@ -22,8 +23,6 @@ const MAX_TARGETS: usize = 8_192;
 const MAX_INCIDENTS: usize = 256;
 /// A target without traffic for this long is forgotten.
 const FORGET_NS: u64 = 3_600 * SEC;
-/// An attack that returns within this time is held down twice as long as before.
-const FLAP_NS: u64 = 300 * SEC;
 
 /// One protected address.
 #[derive(Debug, Default)]
@@ -59,6 +58,7 @@ pub(super) struct Group {
 impl Engine {
     /// Takes a reading of the kernel's counters.
     pub(super) fn on_counters(&mut self, reading: CounterReading, now: Now) {
+        self.silence.observe(&reading.interfaces, now.mono_ns);
         let first = self.read_ns.is_none();
         let from_ns = self.read_ns.replace(now.mono_ns).unwrap_or(now.mono_ns);
         let none = [Flow::default(); TrafficClass::COUNT];
@@ -200,27 +200,22 @@ impl Engine {
         !full
     }
 
-    /// How long a new incident's target must be calm; twice as long as last time when that is not long ago.
-    pub(super) fn hold_down_of(&self, target: IpNet, now: Now) -> u32 {
-        let base = self.effective.detection.hold_down_ms;
-        match self.ended.get(&target) {
-            Some((at, before)) if now.mono_ns.saturating_sub(*at) < FLAP_NS => {
-                before.saturating_mul(2).min(base.saturating_mul(8))
-            }
-            _ => base,
-        }
-    }
-
     fn open(&mut self, target: IpNet, carpet: bool, excess: Excess, now: Now) {
         if !self.has_room() {
             return;
         }
         let onset = self.meter(target).and_then(|m| m.onset(excess.quantity, excess.threshold.value * 0.5));
         let onset_ns = onset.unwrap_or(now.mono_ns.saturating_sub(OPEN_WINDOW_NS));
-        let hold_down_ms = self.hold_down_of(target, now);
-        let mut incident = Incident::open(target, carpet, excess, onset_ns, hold_down_ms, now);
-        incident.clean = self.window.before(onset_ns, |dst| target.contains(&IpAddr::from(dst)));
-        incident.normal = self.baseline(target).map(|b| b.normal(excess.quantity) as u64).filter(|n| *n > 0);
+        let clean = self.window.before(onset_ns, |dst| target.contains(&IpAddr::from(dst)));
+        let normal = self.baseline(target).map(|b| b.normal(excess.quantity) as u64).filter(|n| *n > 0);
+        let known = self.reopen(target, &excess, onset_ns, now);
+        let is_back = known.is_some();
+        let mut incident = known.unwrap_or_else(|| {
+            let hold_down_ms = self.hold_down_of(target, now);
+            Incident::open(target, carpet, excess, onset_ns, hold_down_ms, now)
+        });
+        incident.clean = clean;
+        incident.normal = normal.or(incident.normal);
         let uuid = incident.uuid;
         if carpet {
             let parts: Vec<Uuid> = self
@@ -242,6 +237,9 @@ impl Engine {
         self.incidents.insert(uuid, incident);
         self.state_changed = true;
         self.update_rates(uuid);
+        if is_back {
+            self.report_return(uuid, now);
+        }
     }
 
     /// Shows calm targets' last second to their baselines.
@@ -293,6 +291,7 @@ impl Engine {
         self.groups.retain(|_, g| !old(g.busy_ns));
         self.ended.retain(|_, (at, _)| *at + FLAP_NS > now.mono_ns);
         self.cooldowns.retain(|_, until| *until > now.mono_ns);
+        self.forget_dormant(now);
         self.window.forget(now.mono_ns);
         let (targets, incidents) = (&self.targets, &self.incidents);
         self.window.settle(now.mono_ns, |dst| {

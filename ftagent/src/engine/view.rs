@@ -6,9 +6,11 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::Engine;
+use super::baseline::Baseline;
 use super::detect;
 use super::rules::{Matches, Origin, Point, RuleId, Verdict};
 use super::sample::{OPEN_WINDOW_NS, Quantity, SEC, SMOOTH_WINDOW_NS};
+use super::silence::InterfaceTraffic;
 
 /// Targets in a view.
 const MAX_TARGETS: usize = 100;
@@ -25,6 +27,9 @@ pub struct EngineView {
     pub rules: Vec<RuleView>,
     pub allow: Vec<AllowEntry>,
     pub baseline: BaselineReport,
+    /// Which interfaces see traffic.
+    #[serde(default)]
+    pub interfaces: Vec<InterfaceTraffic>,
     /// Highest rate over threshold of any target.
     pub threshold_ratio: f64,
     pub active_incidents: u32,
@@ -122,9 +127,6 @@ impl Engine {
         let active_incidents = u32::try_from(incidents.len()).unwrap_or(u32::MAX);
         incidents.extend(self.incidents.values().filter(|i| !i.is_active()).map(super::Incident::snapshot));
         incidents.extend(self.recent.iter().rev().cloned());
-        let learning_secs = self.effective.detection.learning_secs;
-        let baselines = || self.targets.values().filter_map(|t| t.baseline.as_ref());
-        let normal = |q: Quantity| baselines().map(|b| b.normal(q)).sum::<f64>() as u64;
         EngineView {
             mode: self.effective.mode,
             totals,
@@ -145,19 +147,37 @@ impl Engine {
                 })
                 .collect(),
             allow: self.allow.clone(),
-            baseline: BaselineReport {
-                learning: baselines().all(|b| b.is_learning(learning_secs)),
-                learnt_secs: baselines().map(super::baseline::Baseline::learnt_secs).max().unwrap_or(0),
-                pps: normal(Quantity::Pps),
-                bps: normal(Quantity::Bps),
-                targets: u32::try_from(baselines().count()).unwrap_or(u32::MAX),
-            },
+            baseline: self.baseline_report(),
+            interfaces: self.traffic(),
             active_incidents,
             refusals: self.refusals,
             untracked_targets: self.untracked,
             config_version: self.remote.as_ref().map_or(0, |r| r.version),
             sites: self.site_views(),
             unreadable: self.effective.guard.unreadable.clone(),
+        }
+    }
+
+    /// Which interfaces see traffic.
+    pub fn traffic(&self) -> Vec<InterfaceTraffic> {
+        self.silence.view(self.effective.detection.silent_secs, self.now_ns)
+    }
+
+    fn baseline_report(&self) -> BaselineReport {
+        let learning_secs = self.effective.detection.learning_secs;
+        let baselines = || self.targets.values().filter_map(|t| t.baseline.as_ref());
+        let normal = |q: Quantity| baselines().map(|b| b.normal(q)).sum::<f64>() as u64;
+        let learning = || baselines().filter(|b| b.is_learning(learning_secs));
+        let left = |b: &Baseline| u64::from(learning_secs).saturating_sub(b.learnt_secs());
+        let targets = baselines().count();
+        BaselineReport {
+            learning: learning().count() == targets,
+            learnt_secs: baselines().map(Baseline::learnt_secs).max().unwrap_or(0),
+            pps: normal(Quantity::Pps),
+            bps: normal(Quantity::Bps),
+            targets: u32::try_from(targets).unwrap_or(u32::MAX),
+            learning_targets: u32::try_from(learning().count()).unwrap_or(u32::MAX),
+            learning_left_secs: learning().map(left).max(),
         }
     }
 
@@ -192,7 +212,7 @@ impl Engine {
             baseline: baseline.map_or(0, |b| b.normal(quantity) as u64),
             trend: baseline.map_or(1.0, |b| b.trend(quantity)),
             learning: baseline.is_none_or(|b| b.is_learning(self.effective.detection.learning_secs)),
-            learnt_secs: baseline.map_or(0, super::baseline::Baseline::learnt_secs),
+            learnt_secs: baseline.map_or(0, Baseline::learnt_secs),
             under_attack: self.is_attacked(net),
         })
     }

@@ -39,8 +39,8 @@ impl Seen {
     /// Keeps of `sample` what decisions need.
     pub fn of(sample: &PacketSample) -> Self {
         let p = &sample.packet;
-        // The network header begins after Ethernet and its tags.
-        let l3 = 14 + 4 * u32::from(p.vlan_tags);
+        // Of what a tunnel carries the header inside; records of flows have none, and end after their Ethernet header.
+        let l3 = if p.l3_offset > 0 { u32::from(p.l3_offset) } else { 14 + 4 * u32::from(p.vlan_tags) };
         let headers = u32::from(p.payload_offset).saturating_sub(l3);
         let payload_len = u16::try_from(u32::from(p.ip_len).saturating_sub(headers)).unwrap_or(u16::MAX);
         let later_fragment = matches!(p.fragment, Fragment::Middle | Fragment::Last);

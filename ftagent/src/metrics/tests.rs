@@ -19,6 +19,8 @@ fn full() -> Snapshot {
         version: "0.1.0",
         mode: Some(Mode::Enforce),
         interfaces: vec![("eth0".into(), counters), ("ev\"il\\\n".into(), InterfaceCounters::default())],
+        traffic: vec![traffic("eth0", Some(75)), traffic("eth1", None)],
+        baseline: BaselineReport { targets: 9, learning_targets: 2, ..BaselineReport::default() },
         targets: 3,
         top_targets: (0..100).map(|n| (IpAddr::from([192, 0, 2, n]), Flow::default())).collect(),
         attached: vec![InterfaceReport {
@@ -57,6 +59,10 @@ fn full() -> Snapshot {
         ticks,
         flow_exporters: exporters(),
     }
+}
+
+fn traffic(name: &str, idle_secs: Option<u64>) -> InterfaceTraffic {
+    InterfaceTraffic { name: name.to_owned(), idle_secs, silent: idle_secs.is_some() }
 }
 
 fn access_log() -> LogStatus {

@@ -8,5 +8,8 @@ mod floods;
 mod kernel;
 mod properties;
 mod replay;
+mod returns;
 mod scripts;
+mod steps;
 mod sync;
+mod transit;

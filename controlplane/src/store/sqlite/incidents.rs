@@ -13,7 +13,7 @@ use super::nodes::leave_order;
 use super::{SqliteStore, amount, at, json, maybe_at, or_missing, rules, to_json, uuid};
 use crate::domain::{
     Actor, Closing, Execution, Fact, IncidentFilter, Listed, Note, OperatorChange, Page, Problem, StoredIncident,
-    Timestamp, WorkspaceId, accept_report,
+    Timestamp, WorkspaceId,
 };
 use crate::store::{Incidents, Recorded, Result};
 
@@ -170,17 +170,17 @@ impl Incidents for SqliteStore {
                 return Err(not_yours().into());
             }
             let before = kept.status();
-            let applied = match accept_report(Some(&kept.report), report) {
-                Some(newer) => {
-                    kept.report = newer;
-                    save(&mut tx, &kept).await?;
-                    true
-                }
-                None => false,
+            let applied = kept.take(report);
+            if applied {
+                save(&mut tx, &kept).await?;
+            }
+            let action = match (before == IncidentStatus::Active, kept.status() == IncidentStatus::Active) {
+                (true, false) => Some("incident.resolve"),
+                (false, true) => Some("incident.reopen"),
+                _ => None,
             };
-            if before == IncidentStatus::Active && kept.status() != IncidentStatus::Active {
-                let fact = Fact::new(now, &actor, "incident.resolve", format!("incident/{}", kept.id));
-                append(&mut tx, ws, fact).await?;
+            if let Some(action) = action {
+                append(&mut tx, ws, Fact::new(now, &actor, action, format!("incident/{}", kept.id))).await?;
             }
             Recorded { incident: kept, opened: false, applied }
         } else {

@@ -107,15 +107,22 @@ impl Engine {
         if !self.has_room() {
             return None;
         }
-        let hold_down_ms = self.hold_down_of(target, now);
         let onset_ns = now.mono_ns.saturating_sub(u64::from(self.effective.web.confirm_ms) * MS);
-        let mut incident = Incident::open(target, false, excess, onset_ns, hold_down_ms, now);
+        let known = self.reopen(target, &excess, onset_ns, now);
+        let is_back = known.is_some();
+        let mut incident = known.unwrap_or_else(|| {
+            let hold_down_ms = self.hold_down_of(target, now);
+            Incident::open(target, false, excess, onset_ns, hold_down_ms, now)
+        });
         incident.family = AttackFamily::HttpFlood;
         incident.vectors = vec![VectorShare { family: AttackFamily::HttpFlood, share: 1.0 }];
         let uuid = incident.uuid;
         self.incidents.insert(uuid, incident);
         self.state_changed = true;
         self.update_rates(uuid);
+        if is_back {
+            self.report_return(uuid, now);
+        }
         Some(uuid)
     }
 
@@ -166,14 +173,14 @@ impl Engine {
     /// Rules whose hits tell whether a web flood still arrives, for [`super::super::Input::Hits`].
     pub fn rules_of_web_floods(&self) -> Vec<RuleId> {
         let web = self.incidents.values().filter(|i| i.is_active() && i.web.is_some());
-        web.flat_map(|i| &i.deeds).filter(|d| d.key == DEED).flat_map(|d| &d.rules).copied().collect()
+        web.flat_map(|i| &i.deeds).filter(|d| d.key == DEED && d.stands()).flat_map(|d| &d.rules).copied().collect()
     }
 
     /// What the kernel counted for [`Self::rules_of_web_floods`]: packets since each was made.
     pub(in crate::engine) fn on_hits(&mut self, hits: &[(RuleId, u64)], now: Now) {
         for incident in self.incidents.values_mut().filter(|i| i.is_active()) {
-            let rules: BTreeSet<RuleId> =
-                incident.deeds.iter().filter(|d| d.key == DEED).flat_map(|d| &d.rules).copied().collect();
+            let deeds = incident.deeds.iter().filter(|d| d.key == DEED && d.stands());
+            let rules: BTreeSet<RuleId> = deeds.flat_map(|d| &d.rules).copied().collect();
             let Some(web) = &mut incident.web else { continue };
             let sum: u64 = hits.iter().filter(|(id, _)| rules.contains(id)).map(|(_, n)| n).sum();
             // A stray packet now and then of one of many sources keeps nothing alive.
@@ -210,7 +217,9 @@ impl Engine {
             .values_mut()
             .find(|i| i.is_active() && i.target == target && !i.excess.quantity.is_of_packets());
         let Some(twin) = twin else { return };
-        let (from, web, deeds) = (twin.uuid, twin.web.take(), std::mem::take(&mut twin.deeds));
+        let (from, web) = (twin.uuid, twin.web.take());
+        let (deeds, past) = std::mem::take(&mut twin.deeds).into_iter().partition::<Vec<_>, _>(Deed::stands);
+        twin.deeds = past;
         twin.note("note", format!("merged into incident {uuid}: its packets are too many as well"), now);
         for rule in self.rules.values_mut().filter(|r| r.origin.incident() == Some(from)) {
             if let Origin::Response { incident } | Origin::FirewallRule { incident, .. } = &mut rule.origin {
@@ -223,7 +232,7 @@ impl Engine {
         self.rules_changed = true;
         let Some(incident) = self.incidents.get_mut(&uuid) else { return };
         incident.web = web;
-        incident.deeds.extend(deeds);
+        deeds.into_iter().for_each(|deed| incident.add_deed(deed));
         incident.note("note", format!("takes over incident {from}"), now);
         incident.corroborate();
     }

@@ -311,6 +311,24 @@ fn a_blocked_flood_goes_on_while_its_packets_arrive_and_ends_after() {
     assert!(sim.blocked().is_empty());
 }
 
+#[test]
+fn pulses_of_requests_are_one_incident_that_is_opened_again() {
+    let mut sim = Sim::new(Settings::default());
+    sim.learn(100);
+    // The second pause ends while it is not known that the rules are gone, the third long after.
+    for (pause, kept) in [(15, false), (22, false), (90, false), (60, true)] {
+        sim.run(6, 2_000, 100, |roll, _| bot(roll, 10));
+        assert_eq!(sim.only().status, IncidentStatus::Active);
+        assert_eq!(sim.blocked().len(), 10, "{:#?}", sim.only().timeline);
+        sim.run(pause, 0, 100, |_, _| unreachable!("none"));
+        assert_eq!(sim.blocked().len(), if kept { 10 } else { 0 }, "after {pause} s");
+    }
+    let report = sim.engine.view().incidents.remove(0);
+    assert_eq!(report.timeline.iter().filter(|t| t.kind == "reopened").count(), 3);
+    assert_eq!(report.executions.iter().map(|e| e.uuid).collect::<std::collections::BTreeSet<_>>().len(), 4);
+    assert_eq!(sim.engine.rules_of_web_floods().len(), 10, "of the last time alone");
+}
+
 /// Connections of one source: how many, and received and acknowledged bytes at a look.
 struct Held {
     source: IpAddr,
