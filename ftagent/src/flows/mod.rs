@@ -5,7 +5,7 @@
 //!   (worker)                              └──> samples ───────────┴─> an engine of its own ──> reports
 //! ```
 //!
-//! [`Flows`] is PURE: datagrams and times in, reports and status out. `worker` has the sockets and the thread, so that no
+//! `Flows` is PURE: datagrams and times in, reports and status out. `worker` has the sockets and the thread, so that no
 //! exporter delays the datapath's loop. What exporters tell never makes a rule: their traffic does not pass this node.
 
 mod config;
