@@ -8,5 +8,6 @@ mod floods;
 mod kernel;
 mod properties;
 mod replay;
+mod scenes;
 mod scripts;
 mod sync;

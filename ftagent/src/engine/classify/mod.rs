@@ -5,12 +5,17 @@
 //! traffic looks like it, and becomes the confidence.
 
 mod amplification;
+mod application;
+mod conversation;
+mod dns;
 pub mod features;
+mod http;
 mod other;
 pub mod payload;
 pub mod signature;
 mod spoof;
 mod tcp;
+mod tunnelled;
 mod udp;
 
 use ftagent_common::packet::Ip;
@@ -21,9 +26,10 @@ use features::{Ranking, Stats};
 pub use payload::Shape;
 use signature::Measured;
 
-/// Who claims samples, in order. Answers come first, since what reflectors send would otherwise be plain UDP,
-/// fragments and ICMP.
+/// Who claims samples, in order. Floods of tunnels first, whatever is inside; then answers, since what reflectors send
+/// would otherwise be plain UDP, fragments and ICMP.
 const CLAIMS: &[fn(&mut Claims<'_>)] = &[
+    tunnelled::claim,
     amplification::claim,
     other::claim_fragments,
     udp::claim,
@@ -46,6 +52,8 @@ struct Claims<'a> {
     clean: &'a [Seen],
     /// Packets per second towards the target.
     pps: f64,
+    /// The time over which the samples were taken.
+    span_secs: f64,
     taken: Vec<bool>,
     parts: Vec<Part>,
     rejected: Vec<(AttackFamily, String)>,
@@ -141,8 +149,17 @@ const TOP: usize = 10;
 
 /// Classifies `samples` of one target. `clean` is what it received before; `pps` is its current rate.
 pub fn classify(samples: &[Seen], clean: &[Seen], pps: f64) -> Verdict {
-    let mut claims =
-        Claims { samples, clean, pps, taken: vec![false; samples.len()], parts: Vec::new(), rejected: Vec::new() };
+    let span_secs = span_secs(samples);
+    let pps = pps.max(rate_of(samples, span_secs));
+    let mut claims = Claims {
+        samples,
+        clean,
+        pps,
+        span_secs,
+        taken: vec![false; samples.len()],
+        parts: Vec::new(),
+        rejected: Vec::new(),
+    };
     for claim in CLAIMS {
         claim(&mut claims);
     }
@@ -206,6 +223,22 @@ pub fn classify(samples: &[Seen], clean: &[Seen], pps: f64) -> Verdict {
     }
 }
 
+/// Seconds from the first of the samples to the last.
+fn span_secs(samples: &[Seen]) -> f64 {
+    let times = || samples.iter().map(|s| s.time_ns);
+    times().max().unwrap_or(0).saturating_sub(times().min().unwrap_or(0)) as f64 / 1e9
+}
+
+/// Packets per second that the samples themselves tell: at least so many came while they were taken, though the rate may
+/// have fallen since, or may be read over a longer time.
+fn rate_of(samples: &[Seen], span_secs: f64) -> f64 {
+    const SHORTEST_SECS: f64 = 0.02;
+    if samples.len() < 20 || span_secs < SHORTEST_SECS {
+        return 0.0;
+    }
+    samples.iter().map(|s| f64::from(s.weight)).sum::<f64>() / span_secs
+}
+
 fn named(family: AttackFamily, subtype: Option<&str>) -> String {
     subtype.map_or_else(|| family.to_string(), |s| format!("{family}/{s}"))
 }
@@ -216,7 +249,8 @@ fn vector(share: f64, part: Part, samples: &[Seen], clean: &[Seen]) -> Vector {
     // Reflectors are real hosts that were lied to: their addresses are their own.
     let reflected = part.family.is_amplification() || part.family == AttackFamily::SynAckFlood;
     let forged = if reflected {
-        spoof::Verdict { spoofed: false, reasons: vec!["reflectors answer from their own addresses".to_owned()] }
+        let reasons = vec!["reflectors answer from their own addresses".to_owned()];
+        spoof::Verdict { reasons, ..spoof::Verdict::default() }
     } else {
         spoof::judge(&stats, &members, clean)
     };
