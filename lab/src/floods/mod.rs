@@ -5,6 +5,7 @@ mod frame;
 mod ordinary;
 mod reflected;
 mod scene;
+mod unseen;
 mod variants;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -20,12 +21,12 @@ pub type Maker = fn(&mut Dice, IpAddr) -> Spec;
 /// Attacks as known tools and reflectors send them.
 pub fn attacks() -> impl Iterator<Item = &'static Scene> {
     let direct = [variants::OF_TCP, variants::OF_THE_WEB, variants::OF_UDP, variants::OF_OTHERS];
-    direct.into_iter().chain([reflected::OF_ONE_SERVICE, reflected::OF_SEVERAL]).flatten()
+    direct.into_iter().chain([reflected::OF_ONE_SERVICE, reflected::OF_SEVERAL, unseen::ATTACKS]).flatten()
 }
 
 /// Traffic of good days that is as much as an attack.
 pub fn ordinary() -> impl Iterator<Item = &'static Scene> {
-    [ordinary::OF_TCP, ordinary::OF_UDP, ordinary::OF_OTHERS].into_iter().flatten()
+    [ordinary::OF_TCP, ordinary::OF_UDP, ordinary::OF_OTHERS, unseen::ORDINARY].into_iter().flatten()
 }
 
 /// Any address at all, as a flooder draws it.

@@ -49,7 +49,9 @@ pub(super) fn crafted(claims: &Claims<'_>, segments: &[Seen]) -> Option<(f64, St
     if are_messages || stamped >= 0.3 {
         return None;
     }
-    if stats.few_sources_many_sockets() || stats.few_sources_many_flows() {
+    let pps = claims.pps * ratio(segments.len(), claims.samples.len());
+    let few = stats.few_sources_many_sockets() || stats.few_sources_many_flows();
+    if few && !stats.flows_last(segments, pps) {
         let why = "few sources, and every segment of another connection, without the options of connections";
         return Some((0.92, why.to_owned()));
     }

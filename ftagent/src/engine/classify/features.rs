@@ -196,6 +196,13 @@ impl Stats {
         self.n >= self.sources.distinct() + 5
     }
 
+    /// Whether conversations last: those that were met were met again, and each has several packets a second. A flooder
+    /// goes through all ports before it comes to one again.
+    pub fn flows_last(&self, samples: &[Seen], pps: f64) -> bool {
+        let flows = estimated(samples, |s| (s.src, s.src_port, s.dst_port));
+        self.n >= flows.met + 5 && pps / flows.all.max(1.0) >= 5.0
+    }
+
     /// Packets per second of an average source, where that can be told: `pps` is the rate of all.
     pub fn per_source(&self, samples: &[Seen], pps: f64) -> Option<f64> {
         self.sources_are_counted().then(|| pps / self.estimated_sources(samples).max(1) as f64)

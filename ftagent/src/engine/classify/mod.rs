@@ -201,9 +201,12 @@ pub fn classify(samples: &[Seen], clean: &[Seen], pps: f64) -> Verdict {
     for v in &vectors {
         let judged = if v.spoofed { "forged" } else { "not forged" };
         explanation.extend(v.spoof_reasons.iter().map(|why| format!("{}: sources judged {judged}: {why}", v.family)));
-        if let Some(s) = v.signature.as_ref().filter(|s| !s.usable) {
-            explanation.push(format!("{}: no filter to drop by: {}", v.family, s.why));
-        }
+        let Some(s) = v.signature.as_ref().filter(|s| !s.usable) else { continue };
+        let port = v.stats.src_ports.shares(1).first().filter(|(port, share)| *port != 0 && *share >= 0.1).copied();
+        explanation.push(match port.filter(|_| v.family.is_amplification()) {
+            Some((port, _)) => format!("{}: the answers go by their source port {port}; {}", v.family, s.why),
+            None => format!("{}: no filter to drop by: {}", v.family, s.why),
+        });
     }
     explanation.push(format!("{} samples, evidence {evidence:.2}, confidence {confidence:.2}", samples.len()));
     let stats = Stats::of(samples);

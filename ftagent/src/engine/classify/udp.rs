@@ -44,7 +44,11 @@ fn flood(claims: &Claims<'_>, members: Vec<usize>) -> Part {
     let signs: [(bool, f64, &str); 9] = [
         (is_port_zero, 0.95, "the datagrams go to port 0"),
         (forged.spoofed && (forged.is_certain || !is_application), 0.92, "the sources are judged forged"),
-        (stats.few_sources_many_sockets() && !is_application, 0.92, "few sources send every packet from another port"),
+        (
+            stats.few_sources_many_sockets() && !is_application && !stats.flows_last(&samples, pps),
+            0.92,
+            "few sources send every packet from another port",
+        ),
         (stats.n >= 10 && stats.empty_share() >= 0.9, 0.9, "the datagrams are empty"),
         (
             is_scattered && stats.src_ports.top_share() < 0.5 && !is_application,
