@@ -18,7 +18,7 @@ mod tcp;
 mod tunnelled;
 mod udp;
 
-use ftagent_common::packet::Ip;
+use ftagent_common::packet::{Ip, proto};
 use ftagent_common::vocab::AttackFamily;
 
 use super::window::Seen;
@@ -257,6 +257,8 @@ fn vector(share: f64, part: Part, samples: &[Seen], clean: &[Seen]) -> Vector {
     } else {
         spoof::judge(&stats, &members, clean)
     };
+    // Errors of reflectors come along with the answers and are limited by themselves: no filter is of both.
+    let answers: Vec<Seen> = members.iter().filter(|s| s.protocol == proto::UDP).copied().collect();
     Vector {
         family: part.family,
         subtype: part.subtype,
@@ -264,7 +266,7 @@ fn vector(share: f64, part: Part, samples: &[Seen], clean: &[Seen]) -> Vector {
         fit: part.fit,
         spoofed: forged.spoofed,
         spoof_reasons: forged.reasons,
-        signature: signature::synthesise(&members, clean),
+        signature: signature::synthesise(if part.family.is_amplification() { &answers } else { &members }, clean),
         estimated_sources: stats.estimated_sources(&members),
         classes: Ranking::of(&members, |s| s.class).shares(TOP),
         stats,

@@ -137,7 +137,8 @@ pub fn synthesise(attack: &[Seen], clean: &[Seen]) -> Option<Measured> {
 }
 
 fn round(share: f64) -> f64 {
-    (share * 1_000.0).round() / 1_000.0
+    // The sum of nothing is a negative zero.
+    (share * 1_000.0).round() / 1_000.0 + 0.0
 }
 
 fn everything_shared(attack: &[Seen]) -> Matches {
