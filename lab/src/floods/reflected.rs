@@ -115,7 +115,7 @@ fn chargen(d: &mut Dice, n: u64) -> Vec<Vec<u8>> {
 }
 
 fn snmp(d: &mut Dice, n: u64) -> Vec<Vec<u8>> {
-    let version = (n % 4 != 0) as u8;
+    let version = u8::from(!n.is_multiple_of(4));
     let mut head = vec![0x30, 0x82, 0x05, 0xb0, 2, 1, version, 4, 6];
     head.extend(b"public\xa2\x82\x05\xa1\x02\x04");
     vec![filled(head, if n.is_multiple_of(2) { 1_420 } else { 2_900 }, d)]
