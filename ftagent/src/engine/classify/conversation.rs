@@ -58,6 +58,13 @@ pub(super) fn crafted(claims: &Claims<'_>, segments: &[Seen]) -> Option<(f64, St
     if stats.is_portless() {
         return Some((0.9, "neither side keeps to its ports, and no segment has options".to_owned()));
     }
+    let is_of_many = stats.sources.distinct() >= 20 && stats.flow_spread() >= 0.95;
+    if segments.len() >= 50 && is_of_many && stamped < 0.02 && stats.empty_share() >= 0.98 {
+        return Some((
+            0.6,
+            "acknowledgements alone, of many systems and no two of a connection, none with options".to_owned(),
+        ));
+    }
     let len = stats.lengths.top().unwrap_or(0);
     let data = share(segments, |s| s.payload_len > 0);
     if stats.lengths.top_share() >= 0.95 && data >= 0.95 && len < FULL && stats.flows >= 20 {
