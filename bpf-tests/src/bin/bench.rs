@@ -58,7 +58,7 @@ impl Group {
             Self::Swap => &["P11"],
             Self::Latency => &["P9"],
             Self::Agent => &["P8", "P12"],
-            Self::Detection => &["D1", "D2", "D3", "D4", "D5", "D6", "D7", "D8", "D9", "D10", "D11"],
+            Self::Detection => &["D1", "D2", "D3", "D4", "D5", "D6", "D7", "D8", "D9", "D10", "D11", "D12"],
         }
     }
 }

@@ -3,8 +3,8 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use ftagent_common::packet::{Fragment, Ip, proto};
-use ftagent_common::vocab::TrafficClass;
+use ftagent_common::packet::{Fragment, Ip, Tunnel, proto};
+use ftagent_common::vocab::{AttackFamily, TrafficClass};
 
 use super::classify::Shape;
 use super::classify::payload;
@@ -23,8 +23,10 @@ pub struct Seen {
     pub dst_port: u16,
     pub ip_len: u16,
     pub payload_len: u16,
-    /// Hash of the first eight payload bytes.
+    /// Hash of the first eight payload bytes; of DNS, of the name that is asked for.
     pub prefix: u32,
+    /// The first label of a DNS query's name.
+    pub label: Label,
     pub class: TrafficClass,
     pub shape: Shape,
     pub fragment: Fragment,
@@ -33,6 +35,9 @@ pub struct Seen {
     pub ttl: u8,
     pub tcp_flags: u8,
     pub icmp_type: u8,
+    /// In what it was carried, and who carried it.
+    pub tunnel: Tunnel,
+    pub outer_src: Ip,
 }
 
 impl Seen {
@@ -51,6 +56,8 @@ impl Seen {
         } else {
             payload::shape(p.protocol, p.src_port, p.dst_port, bytes, usize::from(payload_len))
         };
+        let is_named = matches!(shape, Shape::DnsQuery | Shape::Answer(AttackFamily::DnsAmplification));
+        let name = bytes.get(payload::DNS_HEADER..).filter(|name| is_named && !name.is_empty());
         Self {
             time_ns: sample.time_ns,
             src: p.src,
@@ -60,7 +67,12 @@ impl Seen {
             dst_port: p.dst_port,
             ip_len: p.ip_len,
             payload_len,
-            prefix: if bytes.is_empty() && payload_len > 0 { unseen(p) } else { fnv(&bytes[..bytes.len().min(8)]) },
+            prefix: match name {
+                Some(name) => fnv(name),
+                None if bytes.is_empty() && payload_len > 0 => unseen(p),
+                None => fnv(&bytes[..bytes.len().min(8)]),
+            },
+            label: name.filter(|_| shape == Shape::DnsQuery).map_or_else(Label::default, Label::of),
             class: p.class,
             shape,
             fragment: p.fragment,
@@ -69,13 +81,45 @@ impl Seen {
             ttl: p.ttl,
             tcp_flags: p.tcp_flags,
             icmp_type: p.icmp_type,
+            tunnel: p.tunnel,
+            outer_src: p.outer_src,
         }
     }
 
-    /// Whether the segment carries no TCP options; only meaningful for TCP without payload.
-    pub fn is_bare_tcp(&self) -> bool {
+    /// Bytes of options in the headers of a TCP segment.
+    pub fn tcp_options(&self) -> u16 {
         let headers = if self.version == 4 { 40 } else { 60 };
-        self.protocol == proto::TCP && self.ip_len.saturating_sub(self.payload_len) <= headers
+        self.ip_len.saturating_sub(self.payload_len).saturating_sub(headers)
+    }
+
+    /// Whether the segment carries no TCP options.
+    pub fn is_bare_tcp(&self) -> bool {
+        self.protocol == proto::TCP && self.tcp_options() == 0
+    }
+}
+
+/// What the first label of a name looks like, as far as it was sampled.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Label {
+    /// Its length in bytes, 0 where there is none.
+    pub len: u8,
+    /// Its letters that were sampled, and how many of them are vowels.
+    pub letters: u8,
+    pub vowels: u8,
+    /// Its first byte.
+    pub first: u8,
+}
+
+impl Label {
+    /// Of a name on the wire (RFC 1035 section 3.1).
+    fn of(name: &[u8]) -> Self {
+        let len = name.first().copied().unwrap_or(0);
+        let label = name.get(1..).unwrap_or_default();
+        let label = &label[..label.len().min(usize::from(len))];
+        let count = |is: fn(&u8) -> bool| label.iter().filter(|c| is(c)).count().min(255) as u8;
+        let is_vowel = |c: &u8| matches!(c.to_ascii_lowercase(), b'a' | b'e' | b'i' | b'o' | b'u' | b'y');
+        let first = label.first().copied().unwrap_or(0);
+        Self { len, letters: count(u8::is_ascii_alphabetic), vowels: count(is_vowel), first }
     }
 }
 

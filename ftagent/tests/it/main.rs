@@ -9,6 +9,7 @@ mod kernel;
 mod properties;
 mod replay;
 mod returns;
+mod scenes;
 mod scripts;
 mod steps;
 mod sync;

@@ -2,15 +2,32 @@
 //! detection feed it, without a wire.
 
 mod frame;
+mod ordinary;
+mod reflected;
+mod scene;
+mod unseen;
+mod variants;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ftagent_common::vocab::AttackFamily as F;
 
 pub use frame::{Dice, Spec};
+pub use scene::{Scene, Stream, blend};
 
 /// Makes the nth frame of a flood towards a target.
 pub type Maker = fn(&mut Dice, IpAddr) -> Spec;
+
+/// Attacks as known tools and reflectors send them.
+pub fn attacks() -> impl Iterator<Item = &'static Scene> {
+    let direct = [variants::OF_TCP, variants::OF_THE_WEB, variants::OF_UDP, variants::OF_OTHERS];
+    direct.into_iter().chain([reflected::OF_ONE_SERVICE, reflected::OF_SEVERAL, unseen::ATTACKS]).flatten()
+}
+
+/// Traffic of good days that is as much as an attack.
+pub fn ordinary() -> impl Iterator<Item = &'static Scene> {
+    [ordinary::OF_TCP, ordinary::OF_UDP, ordinary::OF_OTHERS, unseen::ORDINARY].into_iter().flatten()
+}
 
 /// Any address at all, as a flooder draws it.
 pub fn forged(dice: &mut Dice, like: IpAddr) -> IpAddr {

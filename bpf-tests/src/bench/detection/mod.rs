@@ -7,6 +7,7 @@ mod clients;
 mod day;
 mod judge;
 mod scenarios;
+mod scenes;
 mod trial;
 
 use ftagent_lab::captures::Captures;
@@ -48,6 +49,12 @@ pub fn run_only(options: &Options, only: Option<&str>, progress: &mut dyn FnMut(
         measured.show("generated floods", &floods);
         measured.goals.extend(floods_goals(&floods));
         measured.goals.extend(delay_goals(&attacks, &floods));
+    }
+    if is_asked_for(only, &["D12"]) {
+        progress("detection: attacks of known tools, busy good days");
+        let (attacks, good) = (scenes::of_attacks(options.quick), scenes::of_good_days(options.quick));
+        measured.show("attacks of known tools", &attacks);
+        measured.goals.extend(scenes::goals(&attacks, &good));
     }
     if is_asked_for(only, &["D7", "D8", "D9", "D10"]) {
         progress("detection: carpet, pulses, ramp, poison");

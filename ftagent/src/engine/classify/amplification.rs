@@ -15,8 +15,8 @@ use crate::engine::window::Seen;
 /// Ports of published amplification measurements without a family of their own; one of them dominating, from many
 /// sources and towards another port, is taken for reflection even where the answer's shape is not known.
 const OTHER_REFLECTORS: &[u16] = &[
-    177, 427, 1434, 1604, 1701, 2362, 3389, 3478, 4070, 4500, 5060, 5093, 5351, 6881, 7001, 8082, 9987, 10074, 17185,
-    19132, 30718, 32410, 32414, 33848, 41794, 47808, 53413,
+    177, 427, 523, 623, 1434, 1604, 1701, 2362, 3389, 3478, 4070, 4500, 4800, 5060, 5093, 5351, 6881, 7001, 8082, 9987,
+    10074, 17185, 19132, 30718, 32410, 32414, 33848, 41794, 47808, 53413,
 ];
 
 /// Reflectors are many: fewer sources than this on a port without the service's payload are no reflection.
@@ -55,10 +55,11 @@ fn reflector_ports(claims: &mut Claims<'_>) -> BTreeMap<u16, AttackFamily> {
     let mut found = BTreeMap::new();
     for (port, samples) in by_port {
         let named = amplification_of_port(port);
-        if named.is_none() && !OTHER_REFLECTORS.contains(&port) {
+        let is_known = named.is_some() || OTHER_REFLECTORS.contains(&port);
+        let stats = Stats::of(&samples);
+        if !is_known && !is_of_servers(port, &samples, &stats) {
             continue;
         }
-        let stats = Stats::of(&samples);
         let share = samples.len() as f64 / udp.len() as f64;
         let answers = samples.iter().filter(|s| matches!(s.shape, Shape::Answer(_) | Shape::NtpTime)).count();
         let peers = samples.iter().filter(|s| s.dst_port == port).count();
@@ -75,6 +76,17 @@ fn reflector_ports(claims: &mut Claims<'_>) -> BTreeMap<u16, AttackFamily> {
         }
     }
     found
+}
+
+/// Whether very many real hosts send from one port to ever other ones: a service that somebody asked in our name,
+/// published or not. Clients draw their own port and keep to the service's.
+fn is_of_servers(port: u16, samples: &[Seen], stats: &Stats) -> bool {
+    port != 0
+        && samples.len() >= 20
+        && hosts(samples) >= 40
+        && stats.dst_ports.needed_for(0.9) >= 20
+        && stats.ttls.distinct() >= 5
+        && stats.application_share() <= 0.5
 }
 
 fn is_whole_or_first(seen: &Seen) -> bool {
@@ -157,18 +169,26 @@ fn judge(claims: &Claims<'_>, family: AttackFamily, members: Vec<usize>) -> Part
         match family {
             // Resolvers and their clients see DNS answers every day: size, repetition or fragments must tell.
             AttackFamily::DnsAmplification => {
-                let fragmented = answers.iter().any(|s| s.fragment == Fragment::First);
-                let repeated = sources >= MANY && stats.prefixes.top_share() >= 0.1;
-                if repeated {
-                    why.push("many sources answer the same query".to_owned());
+                let fragmented = answers.iter().filter(|s| s.fragment == Fragment::First).count();
+                let is_large = stats.mean_len >= 1_000.0 || fragmented * 20 >= answers.len();
+                // A resolver asks for a name once: it keeps the answer.
+                let is_repeated = answers.len() >= 10 && stats.prefixes.top_share() >= 0.1;
+                if is_repeated {
+                    why.push(format!("{:.0} % answer the same question", stats.prefixes.top_share() * 100.0));
                 }
-                match (sources, repeated || fragmented || stats.mean_len >= 400.0) {
-                    (0..4, false) => 0.4,
-                    (0..4, true) => 0.6,
-                    (_, false) => 0.65,
-                    (_, true) => 0.92,
+                match (sources >= MANY, is_repeated, is_large) {
+                    (true, true, _) => 0.92,
+                    (true, false, true) => 0.8,
+                    (false, true, true) => 0.8,
+                    (false, true, false) => 0.6,
+                    _ => {
+                        why.push("the answers that a resolver gets look like this too".to_owned());
+                        0.45
+                    }
                 }
             }
+            // Documents are sent over UDP by others too.
+            AttackFamily::WsdAmplification if sources >= MANY && stats.src_ports.top() != Some(3_702) => 0.75,
             _ if sources >= MANY => 0.95,
             // Networks poll, boot and mount over these: one busy server is no reflection.
             _ if is_used_in_bulk(family) => 0.45,

@@ -99,6 +99,8 @@ pub struct Stats {
     pub protocols: Ranking<u8>,
     /// Distinct (source, source port, destination port).
     pub flows: usize,
+    /// Distinct (source, source port).
+    sockets: usize,
     pub mean_len: f64,
     empty: f64,
     application: f64,
@@ -111,6 +113,7 @@ impl Stats {
         let sum = |is: &dyn Fn(&Seen) -> f64| samples.iter().map(|s| f64::from(s.weight) * is(s)).sum::<f64>();
         let networks = shared_networks(samples);
         let unit = |s: &Seen| if networks.contains(&slash64(s.src)) { slash64(s.src) } else { s.src };
+        let sockets: BTreeSet<_> = samples.iter().map(|s| (s.src, s.src_port)).collect();
         let flows: BTreeSet<_> = samples.iter().map(|s| (s.src, s.src_port, s.dst_port)).collect();
         Self {
             n: samples.len(),
@@ -124,6 +127,7 @@ impl Stats {
             flags: Ranking::of(samples, |s| s.tcp_flags),
             protocols: Ranking::of(samples, |s| s.protocol),
             flows: flows.len(),
+            sockets: sockets.len(),
             networks: networks.clone(),
             mean_len: sum(&|s| f64::from(s.ip_len)) / weight.max(1.0),
             empty: sum(&|s| f64::from(u8::from(s.payload_len == 0))) / weight.max(1.0),
@@ -171,22 +175,69 @@ impl Stats {
         ratio(self.sources.distinct(), self.n)
     }
 
-    /// Whether few sources each pretend to hold many conversations: no program does that.
+    /// Whether few sources each pretend to hold many conversations.
     pub fn few_sources_many_flows(&self) -> bool {
         self.n >= 20 && self.flow_spread() >= 0.5 && self.sources.needed_for(0.9) * 10 <= self.flows
     }
 
+    /// Whether few sources send from ever other ports of theirs. One port to many is what servers do.
+    pub fn few_sources_many_sockets(&self) -> bool {
+        self.n >= 20 && self.sockets * 2 >= self.n && self.sources.needed_for(0.9) * 10 <= self.sockets
+    }
+
+    /// Whether neither side keeps to its ports: no service is at the one end or the other.
+    pub fn is_portless(&self) -> bool {
+        let spread = |ports: &Ranking<u16>| ports.needed_for(0.9) * 3 >= self.n;
+        self.n >= 20 && spread(&self.src_ports) && spread(&self.dst_ports)
+    }
+
+    /// Whether sources were met again often enough to know how many there are.
+    pub fn sources_are_counted(&self) -> bool {
+        self.n >= self.sources.distinct() + 5
+    }
+
+    /// Whether conversations last: those that were met were met again, and each has several packets a second. A flooder
+    /// goes through all ports before it comes to one again.
+    pub fn flows_last(&self, samples: &[Seen], pps: f64) -> bool {
+        let flows = estimated(samples, |s| (s.src, s.src_port, s.dst_port));
+        self.n >= flows.met + 5 && pps / flows.all.max(1.0) >= 5.0
+    }
+
+    /// Packets per second of an average source, where that can be told: `pps` is the rate of all.
+    pub fn per_source(&self, samples: &[Seen], pps: f64) -> Option<f64> {
+        self.sources_are_counted().then(|| pps / self.estimated_sources(samples).max(1) as f64)
+    }
+
     /// Sources behind the samples, estimated from how many were seen once and twice (Chao's lower bound).
     pub fn estimated_sources(&self, samples: &[Seen]) -> u64 {
-        let mut times: BTreeMap<Ip, u32> = BTreeMap::new();
-        for s in samples {
+        let unit = |s: &Seen| {
             let network = slash64(s.src);
-            *times.entry(if self.networks.contains(&network) { network } else { s.src }).or_default() += 1;
-        }
-        let once = times.values().filter(|n| **n == 1).count() as f64;
-        let twice = times.values().filter(|n| **n == 2).count() as f64;
-        (times.len() as f64 + once * (once - 1.0).max(0.0) / (2.0 * (twice + 1.0))) as u64
+            if self.networks.contains(&network) { network } else { s.src }
+        };
+        estimated(samples, unit).all as u64
     }
+}
+
+/// How many different values there are.
+pub struct Number {
+    /// Those that were met.
+    pub met: usize,
+    /// About all of them, met or not.
+    pub all: f64,
+}
+
+/// Estimates how many values there are from how many were met once and twice (Chao's lower bound).
+pub fn estimated<T: Ord>(samples: &[Seen], value: impl Fn(&Seen) -> T) -> Number {
+    let mut values: Vec<T> = samples.iter().map(value).collect();
+    values.sort_unstable();
+    let runs = values.chunk_by(|a, b| a == b).map(<[T]>::len);
+    let (mut met, mut once, mut twice) = (0, 0.0f64, 0.0f64);
+    for times in runs {
+        met += 1;
+        once += f64::from(u8::from(times == 1));
+        twice += f64::from(u8::from(times == 2));
+    }
+    Number { met, all: met as f64 + once * (once - 1.0).max(0.0) / (2.0 * (twice + 1.0)) }
 }
 
 /// The /64 of an IPv6 address; an IPv4 address stays itself.

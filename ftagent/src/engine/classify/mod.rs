@@ -5,15 +5,20 @@
 //! traffic looks like it, and becomes the confidence.
 
 mod amplification;
+mod application;
+mod conversation;
+mod dns;
 pub mod features;
+mod http;
 mod other;
 pub mod payload;
 pub mod signature;
 mod spoof;
 mod tcp;
+mod tunnelled;
 mod udp;
 
-use ftagent_common::packet::Ip;
+use ftagent_common::packet::{Ip, proto};
 use ftagent_common::vocab::AttackFamily;
 
 use super::window::Seen;
@@ -21,9 +26,10 @@ use features::{Ranking, Stats};
 pub use payload::Shape;
 use signature::Measured;
 
-/// Who claims samples, in order. Answers come first, since what reflectors send would otherwise be plain UDP,
-/// fragments and ICMP.
+/// Who claims samples, in order. Floods of tunnels first, whatever is inside; then answers, since what reflectors send
+/// would otherwise be plain UDP, fragments and ICMP.
 const CLAIMS: &[fn(&mut Claims<'_>)] = &[
+    tunnelled::claim,
     amplification::claim,
     other::claim_fragments,
     udp::claim,
@@ -46,6 +52,8 @@ struct Claims<'a> {
     clean: &'a [Seen],
     /// Packets per second towards the target.
     pps: f64,
+    /// The time over which the samples were taken.
+    span_secs: f64,
     taken: Vec<bool>,
     parts: Vec<Part>,
     rejected: Vec<(AttackFamily, String)>,
@@ -141,8 +149,17 @@ const TOP: usize = 10;
 
 /// Classifies `samples` of one target. `clean` is what it received before; `pps` is its current rate.
 pub fn classify(samples: &[Seen], clean: &[Seen], pps: f64) -> Verdict {
-    let mut claims =
-        Claims { samples, clean, pps, taken: vec![false; samples.len()], parts: Vec::new(), rejected: Vec::new() };
+    let span_secs = span_secs(samples);
+    let pps = pps.max(rate_of(samples, span_secs));
+    let mut claims = Claims {
+        samples,
+        clean,
+        pps,
+        span_secs,
+        taken: vec![false; samples.len()],
+        parts: Vec::new(),
+        rejected: Vec::new(),
+    };
     for claim in CLAIMS {
         claim(&mut claims);
     }
@@ -184,9 +201,12 @@ pub fn classify(samples: &[Seen], clean: &[Seen], pps: f64) -> Verdict {
     for v in &vectors {
         let judged = if v.spoofed { "forged" } else { "not forged" };
         explanation.extend(v.spoof_reasons.iter().map(|why| format!("{}: sources judged {judged}: {why}", v.family)));
-        if let Some(s) = v.signature.as_ref().filter(|s| !s.usable) {
-            explanation.push(format!("{}: no filter to drop by: {}", v.family, s.why));
-        }
+        let Some(s) = v.signature.as_ref().filter(|s| !s.usable) else { continue };
+        let port = v.stats.src_ports.shares(1).first().filter(|(port, share)| *port != 0 && *share >= 0.1).copied();
+        explanation.push(match port.filter(|_| v.family.is_amplification()) {
+            Some((port, _)) => format!("{}: the answers go by their source port {port}; {}", v.family, s.why),
+            None => format!("{}: no filter to drop by: {}", v.family, s.why),
+        });
     }
     explanation.push(format!("{} samples, evidence {evidence:.2}, confidence {confidence:.2}", samples.len()));
     let stats = Stats::of(samples);
@@ -206,6 +226,22 @@ pub fn classify(samples: &[Seen], clean: &[Seen], pps: f64) -> Verdict {
     }
 }
 
+/// Seconds from the first of the samples to the last.
+fn span_secs(samples: &[Seen]) -> f64 {
+    let times = || samples.iter().map(|s| s.time_ns);
+    times().max().unwrap_or(0).saturating_sub(times().min().unwrap_or(0)) as f64 / 1e9
+}
+
+/// Packets per second that the samples themselves tell: at least so many came while they were taken, though the rate may
+/// have fallen since, or may be read over a longer time.
+fn rate_of(samples: &[Seen], span_secs: f64) -> f64 {
+    const SHORTEST_SECS: f64 = 0.02;
+    if samples.len() < 20 || span_secs < SHORTEST_SECS {
+        return 0.0;
+    }
+    samples.iter().map(|s| f64::from(s.weight)).sum::<f64>() / span_secs
+}
+
 fn named(family: AttackFamily, subtype: Option<&str>) -> String {
     subtype.map_or_else(|| family.to_string(), |s| format!("{family}/{s}"))
 }
@@ -216,10 +252,13 @@ fn vector(share: f64, part: Part, samples: &[Seen], clean: &[Seen]) -> Vector {
     // Reflectors are real hosts that were lied to: their addresses are their own.
     let reflected = part.family.is_amplification() || part.family == AttackFamily::SynAckFlood;
     let forged = if reflected {
-        spoof::Verdict { spoofed: false, reasons: vec!["reflectors answer from their own addresses".to_owned()] }
+        let reasons = vec!["reflectors answer from their own addresses".to_owned()];
+        spoof::Verdict { reasons, ..spoof::Verdict::default() }
     } else {
         spoof::judge(&stats, &members, clean)
     };
+    // Errors of reflectors come along with the answers and are limited by themselves: no filter is of both.
+    let answers: Vec<Seen> = members.iter().filter(|s| s.protocol == proto::UDP).copied().collect();
     Vector {
         family: part.family,
         subtype: part.subtype,
@@ -227,7 +266,7 @@ fn vector(share: f64, part: Part, samples: &[Seen], clean: &[Seen]) -> Vector {
         fit: part.fit,
         spoofed: forged.spoofed,
         spoof_reasons: forged.reasons,
-        signature: signature::synthesise(&members, clean),
+        signature: signature::synthesise(if part.family.is_amplification() { &answers } else { &members }, clean),
         estimated_sources: stats.estimated_sources(&members),
         classes: Ranking::of(&members, |s| s.class).shares(TOP),
         stats,

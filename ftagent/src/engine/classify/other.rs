@@ -4,8 +4,10 @@ use ftagent_common::packet::{Fragment, proto};
 use ftagent_common::vocab::AttackFamily;
 
 use super::features::{Stats, ratio};
+use super::payload::Shape;
 use super::spoof;
 use super::{Claims, Part};
+use crate::engine::window::Seen;
 
 /// Claims fragments that belong to no amplification.
 pub(super) fn claim_fragments(claims: &mut Claims<'_>) {
@@ -18,6 +20,9 @@ pub(super) fn claim_fragments(claims: &mut Claims<'_>) {
     let firsts = ratio(samples.iter().filter(|s| s.fragment == Fragment::First).count(), samples.len());
     let small = ratio(samples.iter().filter(|s| s.fragment != Fragment::Last && s.ip_len < 400).count(), samples.len());
     let forged = spoof::judge(&stats, &samples, claims.clean);
+    let heads: Vec<Seen> = samples.iter().filter(|s| s.fragment == Fragment::First).copied().collect();
+    let of_icmp =
+        ratio(samples.iter().filter(|s| matches!(s.protocol, proto::ICMP | proto::ICMPV6)).count(), samples.len());
     let mut why = vec![format!(
         "{} fragments from {} sources, {:.0} % of them first ones, {:.0} bytes on average",
         stats.n,
@@ -33,13 +38,33 @@ pub(super) fn claim_fragments(claims: &mut Claims<'_>) {
     } else if small > 0.5 {
         why.push("no system cuts datagrams this small".to_owned());
         0.85
-    } else if stats.sources.distinct() >= 50 {
+    } else if of_icmp >= 0.8 {
+        why.push("nobody needs pings of several packets".to_owned());
+        0.85
+    } else if let Some(sign) = of_no_service(&heads) {
+        why.push(sign.to_owned());
+        0.75
+    } else if stats.sources.distinct() >= 50 || stats.sources_are_counted() && stats.estimated_sources(&samples) >= 50 {
+        why.push("no service sends large datagrams to one host from so many".to_owned());
         0.7
     } else {
         why.push("large datagrams in pieces: storage and tunnels send them too".to_owned());
         0.4
     };
     claims.take(Part::new(AttackFamily::FragmentFlood, None, fit, why, members));
+}
+
+/// What the first fragments show: filler, or ever other ports of few senders.
+fn of_no_service(heads: &[Seen]) -> Option<&'static str> {
+    let stats = Stats::of(heads);
+    let filler = ratio(heads.iter().filter(|s| s.shape == Shape::Filler).count(), heads.len());
+    if heads.len() >= 5 && filler >= 0.9 {
+        Some("the datagrams are one byte over and over")
+    } else if heads.len() >= 20 && stats.flow_spread() >= 0.8 && stats.sources.distinct() * 3 <= heads.len() {
+        Some("every datagram comes from another port")
+    } else {
+        None
+    }
 }
 
 /// Claims ICMP and ICMPv6.

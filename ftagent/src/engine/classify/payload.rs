@@ -6,6 +6,8 @@
 use ftagent_common::packet::proto;
 use ftagent_common::vocab::AttackFamily;
 
+use super::application;
+
 /// What the beginning of a payload looks like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Shape {
@@ -21,10 +23,14 @@ pub enum Shape {
     HttpRequest,
     /// A header line without a request before it: what slow attacks drip.
     HttpHeaderLine,
+    /// The first line of an HTTP/1 answer.
+    HttpAnswer,
     /// A TLS record with a client hello.
     TlsHello,
-    /// QUIC, RTP, STUN, DTLS, WireGuard: applications that fill lines by themselves.
+    /// QUIC, RTP, WireGuard, tunnels: applications that fill lines by themselves.
     Application,
+    /// One byte over and over: length without content.
+    Filler,
     Other,
 }
 
@@ -45,6 +51,9 @@ fn tcp(p: &[u8]) -> Shape {
         [b"GET ", b"POST ", b"HEAD ", b"PUT ", b"DELETE ", b"OPTIONS ", b"PATCH ", b"CONNECT ", b"PRI * "];
     if METHODS.iter().any(|m| p.starts_with(m)) {
         return Shape::HttpRequest;
+    }
+    if p.starts_with(b"HTTP/1.") {
+        return Shape::HttpAnswer;
     }
     if p.len() >= 6 && p[0] == 0x16 && p[1] == 3 && p[5] == 1 {
         return Shape::TlsHello;
@@ -73,6 +82,7 @@ const ANSWERS: &[Answer] = &[
     (AttackFamily::SnmpAmplification, &[161], snmp),
     (AttackFamily::RpcbindAmplification, &[111], rpc_reply),
     (AttackFamily::WsdAmplification, &[3702], xml),
+    (AttackFamily::WsdAmplification, &[], soap),
     (AttackFamily::MdnsAmplification, &[5353], dns_answer),
     (AttackFamily::TftpAmplification, &[69], tftp),
     (AttackFamily::NetbiosAmplification, &[137, 138], dns_answer),
@@ -90,6 +100,9 @@ const ANSWERS: &[Answer] = &[
     (AttackFamily::TftpAmplification, &[], tftp_begin),
     (AttackFamily::UdpAmplification, &[5060], |p, _| p.starts_with(b"SIP/2.0")),
     (AttackFamily::UdpAmplification, &[1434], |p, _| p[0] == 5),
+    (AttackFamily::UdpAmplification, &[623], |p, _| p.starts_with(&[6, 0, 0xff, 7])),
+    (AttackFamily::UdpAmplification, &[523], |p, _| p.starts_with(b"DB2RETADDR")),
+    (AttackFamily::UdpAmplification, &[33848], |p, _| p.starts_with(b"<hudson>")),
     (AttackFamily::UdpAmplification, &[32414, 32410], |p, _| p.starts_with(b"HTTP/1.")),
     (AttackFamily::UdpAmplification, &[47808], |p, _| p[0] == 0x81),
     (AttackFamily::UdpAmplification, &[427], |p, _| p[0] == 2 && matches!(p.get(1), Some(2 | 7 | 8 | 10 | 11))),
@@ -105,7 +118,9 @@ fn udp(src_port: u16, dst_port: u16, p: &[u8], len: usize) -> Shape {
         return Shape::Other;
     }
     if let Some((family, ..)) = ANSWERS.iter().find(|(family, ports, is)| {
-        (ports.is_empty() || ports.contains(&src_port)) && is(p, len) && !(peers && is_chatter(*family))
+        (ports.is_empty() || ports.contains(&src_port))
+            && is(p, len)
+            && !(peers && (is_chatter(*family) || src_port == application::SIP))
     }) {
         return Shape::Answer(*family);
     }
@@ -115,10 +130,11 @@ fn udp(src_port: u16, dst_port: u16, p: &[u8], len: usize) -> Shape {
     if dst_port == 53 && dns_query(p, len) {
         return Shape::DnsQuery;
     }
-    if application(p, len) {
+    if application::is_any(src_port, dst_port, p, len) {
         return Shape::Application;
     }
-    Shape::Other
+    let is_filler = p.len() >= 12 && p.iter().all(|byte| *byte == p[0]);
+    if is_filler { Shape::Filler } else { Shape::Other }
 }
 
 /// Services whose members announce themselves to each other all day.
@@ -128,6 +144,9 @@ const fn is_chatter(family: AttackFamily) -> bool {
         AttackFamily::SsdpAmplification | AttackFamily::MdnsAmplification | AttackFamily::NetbiosAmplification
     )
 }
+
+/// Bytes before the names of a DNS message (RFC 1035 section 4.1.1).
+pub const DNS_HEADER: usize = 12;
 
 fn be16(p: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_be_bytes([*p.get(at)?, *p.get(at + 1)?]))
@@ -209,7 +228,14 @@ fn rpc_reply(p: &[u8], len: usize) -> bool {
 }
 
 fn xml(p: &[u8], _: usize) -> bool {
-    p[0] == b'<'
+    p.strip_prefix(b"\xef\xbb\xbf").unwrap_or(p).first() == Some(&b'<')
+}
+
+/// An XML document or a SOAP envelope, with or without a byte order mark.
+fn soap(p: &[u8], len: usize) -> bool {
+    let text = p.strip_prefix(b"\xef\xbb\xbf").unwrap_or(p);
+    let envelopes: [&[u8]; 5] = [b"<?xml version", b"<SOAP-ENV:", b"<soap:Env", b"<s:Env", b"<env:Env"];
+    len >= 200 && envelopes.iter().any(|begin| text.starts_with(begin))
 }
 
 /// DATA, ERROR or OACK (RFC 1350 section 5, RFC 2347).
@@ -229,8 +255,13 @@ fn dtls_verify(p: &[u8], _: usize) -> bool {
 }
 
 fn text(p: &[u8], _: usize) -> bool {
-    let printable = p.iter().filter(|c| c.is_ascii_graphic() || c.is_ascii_whitespace()).count();
-    printable * 10 >= p.len() * 8
+    printable(p)
+}
+
+/// Whether nearly all bytes are those of text.
+pub(super) fn printable(p: &[u8]) -> bool {
+    let text = p.iter().filter(|c| c.is_ascii_graphic() || c.is_ascii_whitespace()).count();
+    text * 10 >= p.len() * 8
 }
 
 /// Command 2 (RFC 1058 section 3.1).
@@ -279,20 +310,6 @@ fn game_query(p: &[u8], _: usize) -> bool {
         && (matches!(p.get(4), Some(b'I' | b'A' | b'D' | b'E' | b'm'))
             || p[4..].starts_with(b"statusResponse")
             || p[4..].starts_with(b"infoResponse"))
-}
-
-/// Protocols that ordinary programs send much of.
-fn application(p: &[u8], len: usize) -> bool {
-    let quic_long = p[0] & 0xc0 == 0xc0
-        && len >= 40
-        && matches!(p.get(1..5), Some([0, 0, 0, 1] | [0x6b, 0x33, 0x43, 0xcf] | [b'Q', _, _, _] | [0xff, 0, 0, _]));
-    let rtp = p[0] & 0xc0 == 0x80
-        && len >= 20
-        && p.get(1).is_some_and(|pt| !(64..96).contains(&(pt & 0x7f)) && p[0] & 0x0f <= 4);
-    let stun = len >= 20 && p[0] < 2 && p.get(4..8) == Some(&[0x21, 0x12, 0xa4, 0x42]);
-    let dtls = matches!(p[0], 20..=23) && p.get(1) == Some(&0xfe);
-    let wireguard = matches!(p[0], 1..=4) && p.get(1..4) == Some(&[0, 0, 0]) && len >= 32;
-    quic_long || rtp || stun || dtls || wireguard
 }
 
 #[cfg(test)]
@@ -369,7 +386,7 @@ mod tests {
     fn a_query_to_port_53_is_a_query_and_filler_is_not() {
         let query = b"\x12\x34\x01\0\0\x01\0\0\0\0\0\0\x03www";
         assert_eq!(shape(proto::UDP, 40_000, 53, query, 40), Shape::DnsQuery);
-        assert_eq!(shape(proto::UDP, 40_000, 53, b"XXXXXXXXXXXXXXXX", 1_200), Shape::Other);
+        assert_eq!(shape(proto::UDP, 40_000, 53, b"XXXXXXXXXXXXXXXX", 1_200), Shape::Filler);
     }
 
     #[test]

@@ -70,30 +70,32 @@ fn coverage(matches: &Matches, samples: &[Seen]) -> f64 {
     samples.iter().filter(|s| meets(matches, s)).map(weight).sum::<f64>() / total.max(1.0)
 }
 
-/// The shortest range that holds nearly all values.
-fn range(ranking: &Ranking<u16>) -> Option<[u16; 2]> {
-    let total: f64 = ranking.items.iter().map(|(_, w)| w).sum();
+/// The shortest range that holds `share` of all values: the rest is background that came along.
+fn range(ranking: &Ranking<u16>, share: f64) -> Option<[u16; 2]> {
     let mut items = ranking.items.clone();
     items.sort_unstable_by_key(|(v, _)| *v);
-    // One in a hundred may be cut off at either end: background that came along.
-    let cut = total * 0.01;
-    Some([past(items.iter(), cut)?, past(items.iter().rev(), cut)?])
+    let wanted = share * items.iter().map(|(_, w)| w).sum::<f64>();
+    let mut best: Option<[u16; 2]> = None;
+    let (mut begin, mut held) = (0, 0.0);
+    for (high, weight) in &items {
+        held += weight;
+        // As much is let go at the beginning as is not needed.
+        while held - items[begin].1 >= wanted {
+            held -= items[begin].1;
+            begin += 1;
+        }
+        let low = items[begin].0;
+        if held >= wanted && best.is_none_or(|[l, h]| high - low < h - l) {
+            best = Some([low, *high]);
+        }
+    }
+    best
 }
 
-/// The first value beyond a weight of `cut`.
-fn past<'a>(mut items: impl Iterator<Item = &'a (u16, f64)>, cut: f64) -> Option<u16> {
-    let mut sum = 0.0;
-    items
-        .find(|(_, w)| {
-            sum += w;
-            sum > cut
-        })
-        .map(|(v, _)| *v)
-}
-
-/// Keeps a range that is narrow enough to say something.
-fn narrow(range: Option<[u16; 2]>, widest: u16) -> Option<[u16; 2]> {
-    range.filter(|[low, high]| high - low <= widest)
+/// The shortest range of nearly all values, or else of as many as a signature needs, if it is narrow enough to say
+/// something.
+fn narrow(ranking: &Ranking<u16>, widest: u16) -> Option<[u16; 2]> {
+    [0.98, COVERAGE].into_iter().filter_map(|share| range(ranking, share)).find(|[low, high]| high - low <= widest)
 }
 
 /// The narrowest filter over `attack`, measured against it and against `clean`.
@@ -135,7 +137,8 @@ pub fn synthesise(attack: &[Seen], clean: &[Seen]) -> Option<Measured> {
 }
 
 fn round(share: f64) -> f64 {
-    (share * 1_000.0).round() / 1_000.0
+    // The sum of nothing is a negative zero.
+    (share * 1_000.0).round() / 1_000.0 + 0.0
 }
 
 fn everything_shared(attack: &[Seen]) -> Matches {
@@ -145,14 +148,14 @@ fn everything_shared(attack: &[Seen]) -> Matches {
     let protocol = protocols.top().filter(|_| protocols.top_share() >= COVERAGE);
     let fragment = fragments.top().filter(|_| fragments.top_share() >= COVERAGE);
     let has_ports = matches!(protocol, Some(proto::TCP | proto::UDP)) && fragment != Some(true);
-    let ports = |ranking: &Ranking<u16>| narrow(range(ranking), 15).filter(|_| has_ports);
+    let ports = |ranking: &Ranking<u16>| narrow(ranking, 15).filter(|_| has_ports);
     // 0 is a TTL that is not known.
-    let ttl = narrow(range(&Ranking::of(attack, |s| u16::from(s.ttl))), 12).filter(|[low, _]| *low > 0);
+    let ttl = narrow(&Ranking::of(attack, |s| u16::from(s.ttl)), 12).filter(|[low, _]| *low > 0);
     Matches {
         protocol,
         src_port: ports(&Ranking::of(attack, |s| s.src_port)),
         dst_port: ports(&Ranking::of(attack, |s| s.dst_port)),
-        length: narrow(range(&Ranking::of(attack, |s| s.ip_len)), 400),
+        length: narrow(&Ranking::of(attack, |s| s.ip_len), 400),
         ttl: ttl.map(|[low, high]| [low as u8, high as u8]),
         tcp_flags: flags
             .top()
@@ -214,6 +217,21 @@ fn is_narrow(matches: &Matches) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_comes_along_does_not_widen_a_range() {
+        let with = |stray: &[u16]| {
+            let mut flood = Flood::udp();
+            flood.src_port = Some(53);
+            let mut samples = flood.samples(1_000);
+            samples.iter_mut().zip(stray).for_each(|(s, port)| s.src_port = *port);
+            narrow(&Ranking::of(&samples, |s| s.src_port), 15)
+        };
+        assert_eq!(with(&[]), Some([53, 53]));
+        assert_eq!(with(&[0; 40]), Some([53, 53]), "on one side alone");
+        assert_eq!(with(&(0..40).collect::<Vec<u16>>()), Some([53, 53]));
+        assert_eq!(with(&(1_000..1_100).collect::<Vec<u16>>()), None, "a tenth is no background");
+    }
     use crate::engine::classify::testing::{Flood, clean_web};
 
     #[test]

@@ -22,6 +22,8 @@ const CROWD: u64 = 4_096;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Verdict {
     pub(super) spoofed: bool,
+    /// Not by their TTL alone, which a proxy or a site gives to all that comes through it.
+    pub(super) is_certain: bool,
     pub(super) reasons: Vec<String>,
 }
 
@@ -32,12 +34,12 @@ pub(super) fn judge(stats: &Stats, samples: &[Seen], clean: &[Seen]) -> Verdict 
     let concentrated = stats.sources.needed_for(0.8);
     if distinct < MANY && stats.source_spread() > 0.5 {
         let reasons = vec![format!("{} samples are too few to judge {distinct} sources by", stats.n)];
-        return Verdict { spoofed: false, reasons };
+        return Verdict { reasons, ..Verdict::default() };
     }
     let many = if stats.source_spread() > 0.5 { MANY } else { 2 * MANY };
     if distinct < many || concentrated < many - 2 {
         let reasons = vec![format!("{concentrated} sources send 80 % of the packets: few enough to block by address")];
-        return Verdict { spoofed: false, reasons };
+        return Verdict { reasons, ..Verdict::default() };
     }
     let sources: BTreeSet<Ip> = stats.sources.items.iter().map(|(ip, _)| *ip).collect();
     let estimated = stats.estimated_sources(samples);
@@ -53,6 +55,7 @@ pub(super) fn judge(stats: &Stats, samples: &[Seen], clean: &[Seen]) -> Verdict 
             slash16.len().max(1)
         ));
     }
+    let by_ttl = reasons.len();
     let impossible = ratio(sources.iter().filter(|ip| is_bogon(**ip)).count(), distinct);
     if impossible >= 0.03 && sources.iter().filter(|ip| is_bogon(**ip)).count() >= 3 {
         reasons.push(format!("{:.0} % of the sources are addresses that nobody can send from", impossible * 100.0));
@@ -69,9 +72,9 @@ pub(super) fn judge(stats: &Stats, samples: &[Seen], clean: &[Seen]) -> Verdict 
         } else {
             format!("nothing says that {distinct} sources are forged; their TTL is not known")
         };
-        return Verdict { spoofed: false, reasons: vec![why] };
+        return Verdict { reasons: vec![why], ..Verdict::default() };
     }
-    Verdict { spoofed: true, reasons }
+    Verdict { spoofed: true, is_certain: reasons.len() > by_ttl, reasons }
 }
 
 fn prefix16(ip: &Ip) -> [u8; 16] {

@@ -4,10 +4,7 @@ use ftagent_common::packet::{Fragment, proto, tcp_flag};
 use ftagent_common::vocab::{AttackFamily, TrafficClass};
 
 use super::features::{Stats, ratio};
-use super::payload::Shape;
-use super::spoof;
-use super::{Claims, Part, amplification};
-use crate::engine::window::Seen;
+use super::{Claims, Part, amplification, conversation, http, spoof};
 
 /// Samples by what they do in a connection; indexes into the claims.
 #[derive(Default)]
@@ -28,7 +25,7 @@ impl Roles {
 }
 
 /// Where web servers listen.
-const WEB_PORTS: [u16; 5] = [80, 443, 8_000, 8_080, 8_443];
+pub(super) const WEB_PORTS: [u16; 5] = [80, 443, 8_000, 8_080, 8_443];
 
 /// Claims every TCP segment.
 pub(super) fn claim(claims: &mut Claims<'_>) {
@@ -50,19 +47,24 @@ pub(super) fn claim(claims: &mut Claims<'_>) {
     if all.is_empty() {
         return;
     }
-    if let Some(part) = http(claims, &roles, &all) {
+    let segments = http::Segments { syn: roles.syn.len(), ack: &roles.ack, all: &all };
+    let web = http::part(claims, &segments);
+    if let Some(part) = web.or_else(|| http::unasked(claims, &all)) {
         claims.take(part);
         return;
     }
     let share = |members: &[usize]| ratio(members.len(), all.len());
-    // Connections need SYN, FIN and RST too: only what exceeds their number is a flood.
-    let connections = roles.ack.len();
-    let excess = |members: &[usize]| members.len() > connections.max(1);
+    // Connections need SYN, FIN and RST too: only what exceeds their number is a flood. A connection that says nothing
+    // has one of each.
+    let acks = claims.samples_of(&roles.ack);
+    let is_crafted = conversation::crafted(claims, &acks).is_some();
+    let connections = if is_crafted { 0 } else { roles.ack.len() };
+    let excess = |members: &[usize]| members.len() * 4 > connections * 5 + 4 && (!is_crafted || share(members) >= 0.12);
     let kinds = [&roles.syn, &roles.syn_ack, &roles.rst, &roles.fin, &roles.odd]
         .into_iter()
         .filter(|m| share(m) >= 0.12 && (excess(m) || share(m) >= 0.2))
         .count();
-    if kinds + usize::from(share(&roles.ack) >= 0.12 && spread(claims, &roles.ack)) >= 3 {
+    if kinds + usize::from(share(&roles.ack) >= 0.12 && is_crafted) >= 3 {
         claims.take(mixed(claims, all));
         return;
     }
@@ -96,56 +98,11 @@ pub(super) fn claim(claims: &mut Claims<'_>) {
     }
     let rest = roles.all();
     if !rest.is_empty() {
-        parts.push(established(claims, rest));
+        parts.push(conversation::part(claims, rest));
     }
     for part in parts {
         claims.take(part);
     }
-}
-
-/// Requests of the web, complete or dripping, in connections.
-fn http(claims: &mut Claims<'_>, roles: &Roles, all: &[usize]) -> Option<Part> {
-    let with = |shape| roles.ack.iter().filter(|i| claims.samples[**i].shape == shape).count();
-    let (requests, lines, hellos) = (with(Shape::HttpRequest), with(Shape::HttpHeaderLine), with(Shape::TlsHello));
-    let data = roles.ack.iter().filter(|i| claims.samples[**i].payload_len > 0).count();
-    let web = requests + lines + hellos;
-    // Opening requests must be a good part of all data, and connections a good part of all packets.
-    if web < 3 || web * 6 < data || roles.ack.len() * 4 < all.len() || roles.syn.len() > 2 * roles.ack.len() {
-        if requests > 0 {
-            claims.reject(
-                AttackFamily::HttpFlood,
-                format!("{requests} requests among {data} packets with data of {} in all", all.len()),
-            );
-        }
-        return None;
-    }
-    let senders: Vec<Seen> = roles.ack.iter().map(|i| claims.samples[*i]).filter(|s| s.payload_len > 0).collect();
-    let stats = Stats::of(&senders);
-    let few = if stats.source_spread() > 0.5 {
-        // Nearly every sample is of another source: there are more than were seen.
-        stats.estimated_sources(&senders) as usize
-    } else {
-        stats.sources.needed_for(0.8)
-    };
-    let per_source = claims.pps * ratio(web, claims.samples.len()) / few.max(1) as f64;
-    let mut why = vec![format!(
-        "{requests} requests, {lines} header lines without a request and {hellos} TLS greetings in {} TCP samples; \
-         {few} sources send 80 % of them, {per_source:.0} a second each",
-        all.len()
-    )];
-    let (subtype, fit) = if lines > requests {
-        why.push("requests are sent line by line and never finished".to_owned());
-        (Some("slow_rate"), 0.7)
-    } else if hellos > requests {
-        (Some("tls_handshake"), 0.4)
-    } else if few <= 20 && per_source >= 100.0 && web * 12 >= all.len() {
-        why.push("no person asks this often, and for this little".to_owned());
-        (None, 0.65)
-    } else {
-        why.push("complete connections from many clients: a crowd looks like this too".to_owned());
-        (None, 0.4)
-    };
-    Some(Part::new(AttackFamily::HttpFlood, subtype, fit, why, all.to_vec()))
 }
 
 fn syn(claims: &mut Claims<'_>, members: Vec<usize>) -> Part {
@@ -185,61 +142,6 @@ fn syn_ack(claims: &Claims<'_>, members: Vec<usize>) -> Part {
         stats.src_ports.distinct()
     )];
     Part::new(AttackFamily::SynAckFlood, reflected.then_some("reflection"), 0.92, why, members)
-}
-
-/// Whether segments look like no conversations: every one another, or from forged sources.
-fn spread(claims: &Claims<'_>, members: &[usize]) -> bool {
-    let samples = claims.samples_of(members);
-    let stats = Stats::of(&samples);
-    stats.few_sources_many_flows() || stats.n >= 20 && spoof::judge(&stats, &samples, claims.clean).spoofed
-}
-
-/// Acknowledgements and what goes with them.
-fn established(claims: &mut Claims<'_>, members: Vec<usize>) -> Part {
-    let samples = claims.samples_of(&members);
-    let acks: Vec<Seen> = samples.iter().filter(|s| s.class == TrafficClass::TcpAck).copied().collect();
-    let pushed = ratio(acks.iter().filter(|s| s.tcp_flags & tcp_flag::PSH != 0).count(), acks.len());
-    let loose = spread(claims, &members);
-    let stats = Stats::of(&samples);
-    let mut why = vec![format!(
-        "{} segments of {} flows from {} sources, {:.0} % with PSH",
-        stats.n,
-        stats.flows,
-        stats.sources.distinct(),
-        pushed * 100.0
-    )];
-    let share = |is: &dyn Fn(&Seen) -> bool| ratio(samples.iter().filter(|s| is(s)).count(), samples.len());
-    let data = share(&|s| s.payload_len > 0);
-    let requests = share(&|s| s.class == TrafficClass::TcpSyn);
-    let to_web = stats.dst_ports.top_share() >= 0.9 && stats.dst_ports.top().is_some_and(|p| WEB_PORTS.contains(&p));
-    let scan = stats.is_scan() && stats.src_ports.needed_for(0.9) <= 4;
-    if requests >= 0.2 && data < 0.05 && !scan {
-        let few = stats.source_spread() <= 0.5 && stats.sources.needed_for(0.8) <= 20;
-        why.push("connections are opened and nothing is said".to_owned());
-        let fit = if few { 0.6 } else { 0.4 };
-        return Part::new(AttackFamily::TcpFlood, Some("connections"), fit, why, members);
-    }
-    if to_web && !loose && data >= 0.1 {
-        why.push(
-            "conversations with a web server whose requests cannot be read: a crowd, or an attack on it".to_owned(),
-        );
-        return Part::new(AttackFamily::HttpFlood, None, 0.3, why, members);
-    }
-    let fit = if loose && !scan {
-        why.push("every segment belongs to another connection".to_owned());
-        0.92
-    } else if scan {
-        why.push("few sources try ever other ports: a port scan".to_owned());
-        0.3
-    } else {
-        why.push("the segments belong to lasting connections: ordinary traffic looks like this".to_owned());
-        0.3
-    };
-    if pushed >= 0.5 {
-        Part::new(AttackFamily::TcpFlood, Some("psh_ack"), fit, why, members)
-    } else {
-        Part::new(AttackFamily::AckFlood, None, fit, why, members)
-    }
 }
 
 fn mixed(claims: &Claims<'_>, members: Vec<usize>) -> Part {

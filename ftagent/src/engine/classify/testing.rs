@@ -2,11 +2,11 @@
 
 use std::net::Ipv4Addr;
 
-use ftagent_common::packet::{Fragment, Ip, proto, tcp_flag};
+use ftagent_common::packet::{Fragment, Ip, Tunnel, proto, tcp_flag};
 use ftagent_common::vocab::TrafficClass;
 
 use super::payload::Shape;
-use crate::engine::window::Seen;
+use crate::engine::window::{Label, Seen};
 
 /// A flood of one kind, varied as its fields say.
 #[derive(Clone)]
@@ -97,6 +97,9 @@ impl Flood {
                     ttl,
                     tcp_flags: self.flags,
                     icmp_type: self.icmp_type,
+                    label: Label::default(),
+                    tunnel: Tunnel::None,
+                    outer_src: Ip([0; 4]),
                 }
             })
             .collect()

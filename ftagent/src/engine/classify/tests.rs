@@ -27,6 +27,8 @@ fn answers(family: F, port: u16) -> Flood {
         src_port: Some(port),
         dst_port: None,
         shape: Shape::Answer(family),
+        // Reflectors are asked the same.
+        prefix: Some(7),
         lengths: Some((400, 500)),
         ..Flood::udp()
     }
