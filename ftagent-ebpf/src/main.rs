@@ -104,6 +104,7 @@ fn judge<H: Hook>(hook: &H, wire_len: usize, parse_any: impl Fn(&H), parse_tunne
     // SAFETY: written in the lines above.
     if matches!(unsafe { (&raw const scratch.kind).read_volatile() }, Kind::Tunnel) {
         parse_tunnel(hook);
+        stages::outer::ftagent_close_tunnel();
     }
     if settings.features & feature::PAYLOADS != 0 {
         payload::load(hook, scratch);
@@ -174,6 +175,7 @@ pub extern "C" fn ftagent_parse_tc(ctx: *mut __sk_buff) -> u32 {
 fn parse_tunnel<H: Hook>(hook: &H) {
     let Some(scratch) = scratch() else { return };
     let checks = Checks(maps::STAGES.load() & (stage::SANITY | stage::TUNNELS));
+    scratch.around.copy_from(&scratch.packet);
     scratch.kind = parse_inner(&hook.frame(), checks, &mut scratch.packet);
 }
 

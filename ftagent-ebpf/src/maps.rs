@@ -140,6 +140,8 @@ pub(crate) struct Scratch {
     pub(crate) verdict: Verdict,
     /// Neither a block nor a list has the source, nor is it trusted: the stages need not ask again.
     pub(crate) is_cleared: bool,
+    /// A tunnel, before what is inside was read.
+    pub(crate) around: Packet,
     pub(crate) draw: Draw,
 }
 

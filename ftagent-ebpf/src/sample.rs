@@ -2,6 +2,7 @@
 
 use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_ns};
 use ftagent_common::abi::{CpuState, Health, NO_RULE, SAMPLE_BYTES, SampleEvent, Settings, feature};
+use ftagent_common::packet::Tunnel;
 
 use crate::hook::Hook;
 use crate::maps::Scratch;
@@ -78,7 +79,8 @@ pub(crate) fn frame<H: Hook>(hook: &H, scratch: &mut Scratch, settings: &Setting
         (*event).captured = captured as u16;
         (*event).reason = reason as u8;
         (*event).would_drop = (would_drop != NO_RULE) as u8;
-        (*event).padding = [0; 6];
+        (*event).closed = (scratch.packet.tunnel as u8 == Tunnel::Closed as u8) as u8;
+        (*event).padding = [0; 5];
         hook.load(0, (&raw mut (*event).frame).cast(), captured)
     };
     if copied {

@@ -240,6 +240,72 @@ fn what_a_tunnel_carries_counts_and_is_sampled_for_the_target_inside() {
 }
 
 #[test]
+fn a_flood_of_tunnels_for_others_is_one_on_whom_they_are_for() {
+    if skip_without_root("a_flood_of_tunnels_for_others_is_one_on_whom_they_are_for") {
+        return;
+    }
+    let mut datapath = Datapath::new();
+    datapath.ground.protected = vec![net("10.99.0.1/32"), net("fd99::/64")];
+    let rules = vec![
+        rule(1, Matches { target: Some(net("10.99.0.1/32")), protocol: Some(47), ..Matches::default() }, Verdict::Drop),
+        rule(2, Matches::source(net("198.51.100.66/32")), Verdict::Drop),
+    ];
+    let mut rules = set(rules);
+    rules.allow = vec![AllowEntry { prefix: net("198.51.100.99/32"), label: String::new() }];
+    datapath.apply(&rules);
+    let mut samples = Samples::open(&Pins::below(&datapath.dir.bpf()).expect("a bpffs").maps()).expect("the ring");
+    let inner = |last| packet(&PacketBuilder::v4([198, 51, 100, last], [100, 64, 9, 9]).udp(7, 8).build());
+    let gre = |last| [&[0, 0, 0x08, 0][..], &inner(last)].concat();
+    let v6 = || PacketBuilder::v6([0x2001, 0xdb8, 1, 0, 0, 0, 0, 1], EDGE_V6);
+    let rows = [
+        ("gre", from([203, 0, 113, 1]).protocol(47).payload(&gre(1)).build(), Reason::TargetRule),
+        (
+            "gre, tagged twice",
+            from([203, 0, 113, 1]).vlan(0x88a8, 1).vlan(0x8100, 2).protocol(47).payload(&gre(1)).build(),
+            Reason::TargetRule,
+        ),
+        (
+            "gre, options",
+            from([203, 0, 113, 1]).options(&[1; 12]).protocol(47).payload(&gre(1)).build(),
+            Reason::TargetRule,
+        ),
+        ("ipip: another protocol", from([203, 0, 113, 1]).protocol(4).payload(&inner(1)).build(), Reason::Clean),
+        ("in ipv6", v6().protocol(4).payload(&inner(1)).build(), Reason::Clean),
+        (
+            "a blocked source inside",
+            from([203, 0, 113, 1]).protocol(47).payload(&gre(66)).build(),
+            Reason::BlockedSource,
+        ),
+        (
+            "an allowed source inside",
+            from([203, 0, 113, 1]).protocol(47).payload(&gre(99)).build(),
+            Reason::Allowlisted,
+        ),
+    ];
+    for (name, frame, expected) in rows {
+        assert_eq!(datapath.judge(&frame), expected, "{name}");
+    }
+    let reading = counters::read(&datapath.maps, &datapath.attached, None).expect("counters");
+    let counted: Vec<(String, u64, u64)> = reading
+        .targets
+        .iter()
+        .map(|(ip, target)| {
+            let of = |class: TrafficClass| {
+                let flow = target.classes[class.index()];
+                flow.passed.packets + flow.dropped.packets
+            };
+            (ip.to_string(), of(TrafficClass::Gre), of(TrafficClass::Udp))
+        })
+        .collect();
+    assert_eq!(counted[0], ("10.99.0.1".to_owned(), 3, 0), "{counted:?}");
+    assert_eq!(counted.len(), 2, "{counted:?}");
+    let seen: Vec<(u8, String)> =
+        samples.take().iter().map(|s| (s.packet.protocol, std::net::IpAddr::from(s.packet.dst).to_string())).collect();
+    assert_eq!(seen[0], (47, "10.99.0.1".to_owned()), "the sample says what was judged");
+    assert_eq!(seen[5], (17, "100.64.9.9".to_owned()), "a known sender is looked at inside");
+}
+
+#[test]
 fn what_no_host_can_have_sent_is_refused_by_its_name() {
     if skip_without_root("what_no_host_can_have_sent_is_refused_by_its_name") {
         return;

@@ -238,7 +238,9 @@ pub struct SampleEvent {
     pub reason: u8,
     /// 1: the rule is being evaluated and would have dropped the frame, which `reason` says the fate of.
     pub would_drop: u8,
-    pub padding: [u8; 6],
+    /// 1: a tunnel that was judged from outside, since nobody here protects whom its packet is for.
+    pub closed: u8,
+    pub padding: [u8; 5],
     pub frame: [u8; SAMPLE_BYTES],
 }
 

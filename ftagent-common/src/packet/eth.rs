@@ -17,6 +17,12 @@ const fn is_vlan(ether_type: u16) -> bool {
     matches!(ether_type, VLAN | QINQ | QINQ_OLD)
 }
 
+/// Where the network header begins behind so many tags.
+#[inline(always)]
+pub(super) const fn end(vlan_tags: u8) -> u16 {
+    14 + 4 * vlan_tags as u16
+}
+
 /// Where what follows the last tag begins.
 #[inline(always)]
 pub(super) fn parse(frame: &Frame<'_>, packet: &mut Packet) -> Result<usize, Malformed> {

@@ -112,7 +112,7 @@ fn icmp(frame: &Frame<'_>, place: Place, packet: &mut Packet) -> Result<usize, M
 }
 
 #[inline(always)]
-fn class(packet: &Packet) -> TrafficClass {
+pub(super) fn class(packet: &Packet) -> TrafficClass {
     match packet.protocol {
         proto::TCP => tcp_class(packet.tcp_flags),
         proto::UDP if crate::services::is_reflector_port(packet.src_port) => TrafficClass::Reflector,

@@ -135,6 +135,16 @@ pub enum Tunnel {
     Ipip = 2,
     /// IPv6 in IPv4 (RFC 4213) or in IPv6 (RFC 2473).
     SixIn = 3,
+    /// The packet is the one around: what is inside is not for this node to look into. The parser never says this.
+    Closed = 4,
+}
+
+impl Tunnel {
+    /// Whether the judged packet was inside another one.
+    #[inline(always)]
+    pub const fn is_open(self) -> bool {
+        matches!(self, Self::Gre | Self::Ipip | Self::SixIn)
+    }
 }
 
 /// What is wrong with the addresses of a packet whose headers can be read.
@@ -234,6 +244,34 @@ impl Packet {
             unsafe { word.write_volatile(0) };
         }
         self.class = TrafficClass::NotIp;
+    }
+
+    /// Copies another one, in wide stores.
+    #[inline(always)]
+    pub fn copy_from(&mut self, other: &Self) {
+        const WORDS: usize = size_of::<Packet>() / 8;
+        let (to, from) = ((&raw mut *self).cast::<u64>(), (&raw const *other).cast::<u64>());
+        for i in 0..WORDS {
+            // SAFETY: inside both packets, which are aligned to 8 and a multiple of it.
+            let (to, from) = unsafe { (to.add(i), from.add(i)) };
+            // SAFETY: as above. Volatile for the reason given in [`Self::clear`].
+            let word = unsafe { from.read_volatile() };
+            // SAFETY: as above.
+            unsafe { to.write_volatile(word) };
+        }
+    }
+
+    /// What [`parse_outer`] made of a tunnel becomes the packet around it, as if nobody had looked inside.
+    #[inline(always)]
+    pub fn close(&mut self) {
+        self.src = self.outer_src;
+        self.outer_src = Ip([0; 4]);
+        self.version = if self.ether_type == eth::IPV4 { 4 } else { 6 };
+        self.l4_room = self.l4_room.wrapping_add(self.l3_offset.wrapping_sub(self.l4_offset));
+        self.l3_offset = eth::end(self.vlan_tags);
+        self.payload_offset = self.l4_offset;
+        self.class = l4::class(self);
+        self.tunnel = Tunnel::Closed;
     }
 
     /// What a packet is parsed into.

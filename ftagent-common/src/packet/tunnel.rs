@@ -33,6 +33,7 @@ pub(super) fn open(frame: &Frame<'_>, place: l4::Place, packet: &mut Packet) -> 
     }
     packet.tunnel = tunnel;
     packet.outer_src = packet.src;
+    packet.l4_offset = (place.at & 0xffff) as u16;
     packet.src = Ip([0; 4]);
     packet.version = version;
     packet.l3_offset = ((place.at + header) & 0xffff) as u16;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use ftagent_common::frame::Frame;
-use ftagent_common::packet::{Checks, Fragment, Kind, Malformed, Packet, Plain, Tunnel, parse_into};
+use ftagent_common::packet::{Checks, Fragment, Kind, Malformed, Packet, Plain, Tunnel, parse_into, parse_outer};
 
 use super::frames::Built;
 use super::random::Random;
@@ -44,6 +44,14 @@ pub(crate) fn ours(case: &Case<'_>) -> Judgement {
         plain.fill(&mut filled);
         assert_eq!((filled, plain.address_fault.kind()), (packet, kind), "the short way: {:02x?}", case.bytes);
     }
+    let mut closed = Packet::EMPTY;
+    if packet.tunnel.is_open() && parse_outer(&frame, case.wire_len, checks, &mut closed) == Kind::Tunnel {
+        closed.close();
+        let mut around = Packet::EMPTY;
+        let kind = parse_into(&frame, case.wire_len, Checks(bit(case.sanity, Checks::SANITY)), &mut around);
+        around.tunnel = Tunnel::Closed;
+        assert_eq!((closed, Kind::Ip), (around, kind), "a tunnel closed again: {:02x?}", case.bytes);
+    }
     match kind {
         Kind::Ip => Judgement::Ip(seen(&packet)),
         Kind::NotIp => Judgement::NotIp(packet.ether_type),
@@ -77,6 +85,7 @@ fn seen(packet: &Packet) -> Seen {
             Tunnel::Gre => "gre",
             Tunnel::Ipip => "ipip",
             Tunnel::SixIn => "six_in",
+            Tunnel::Closed => unreachable!("the parser closes none"),
         },
         version: packet.version,
         protocol: packet.protocol,

@@ -32,7 +32,7 @@ use ftagent_common::abi::{
     EVALUATE, FIRST_SYN_WORDS, FLOW_SETS, FirstSyn, GateSettings, GatedTarget, HALF_OPEN_SETS, Life, MAX_GATED, Reason,
     Seen, feature, first_syn, gate, mode, stage,
 };
-use ftagent_common::packet::{Fragment, Ip, Packet, Tunnel, proto, tcp_flag};
+use ftagent_common::packet::{Fragment, Ip, Packet, proto, tcp_flag};
 
 use super::{Hit, Judged, block};
 use crate::flows::{self, Ends};
@@ -139,7 +139,7 @@ pub(super) fn hit<H: Hook>(hook: &H, scratch: &mut Scratch, judged: &Judged<'_>)
         return None;
     }
     let Packet { protocol, fragment, tunnel, .. } = scratch.packet;
-    if protocol != proto::TCP || fragment != Fragment::Whole || tunnel != Tunnel::None {
+    if protocol != proto::TCP || fragment != Fragment::Whole || tunnel.is_open() {
         return None;
     }
     let desk = desk()?;

@@ -8,7 +8,7 @@ pub(crate) mod gate;
 mod limit;
 pub(crate) mod list;
 mod not_ip;
-mod outer;
+pub(crate) mod outer;
 pub(crate) mod reflector;
 mod signature;
 mod source;
@@ -16,7 +16,7 @@ pub(crate) mod target;
 pub(crate) mod trust;
 
 use ftagent_common::abi::{NO_RULE, Reason, Settings, TargetCounters, feature, hash4, hash6_net, mode};
-use ftagent_common::packet::{Kind, Malformed, Packet, Tunnel};
+use ftagent_common::packet::{Kind, Malformed, Packet};
 
 use crate::hook::Hook;
 use crate::maps::Scratch;
@@ -138,7 +138,7 @@ fn ip<H: Hook>(
     {
         return hit;
     }
-    if tunnel != Tunnel::None
+    if tunnel.is_open()
         && let Some(hit) = outer::hit(judged)
     {
         return hit;

@@ -1,9 +1,10 @@
 //! Who sent the tunnel's packets: trusted, blocked and listed as the sources inside are.
 
 use ftagent_common::abi::{NO_RULE, Reason};
+use ftagent_common::packet::Kind;
 
-use super::{Hit, Judged, block, list, trust};
-use crate::maps;
+use super::{Hit, Judged, block, list, target, trust};
+use crate::{clock, maps};
 
 /// What [`ftagent_ask_outer`] returns when nothing is known of the source.
 const NOTHING: u64 = u64::MAX;
@@ -21,6 +22,34 @@ pub(super) fn hit(judged: &Judged<'_>) -> Option<Hit> {
         _ => Reason::Listed,
     };
     Some((reason, answer as u32))
+}
+
+/// Closes a tunnel again that is for an address that the node protects, whose packet is for none, and of whose sender
+/// nothing is known.
+///
+/// A flood of packets in tunnels that are for nobody here is one on whom the tunnels are for, and nothing would see it if
+/// the packets inside were what counts. A global function as the one below.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn ftagent_close_tunnel() -> u32 {
+    let (Some(scratch), Some(settings)) = (crate::scratch(), maps::SETTINGS.get(0)) else { return 0 };
+    if !matches!(scratch.kind, Kind::Ip) {
+        return 0;
+    }
+    let judged = Judged::new(settings, clock::now(&mut scratch.cpu), 0);
+    let (inside, around) = (scratch.packet.dst, scratch.around.dst);
+    if target::is_protected(inside, scratch, &judged) || !target::is_protected(around, scratch, &judged) {
+        return 0;
+    }
+    let outer_src = scratch.packet.outer_src;
+    scratch.packet.outer_src = scratch.packet.src;
+    let answer = ftagent_ask_outer(judged.generation, judged.now_ns);
+    scratch.packet.outer_src = outer_src;
+    if answer == NOTHING {
+        scratch.packet.copy_from(&scratch.around);
+        scratch.packet.close();
+    }
+    0
 }
 
 /// Reason and rule of what the source of the packet around meets, or [`NOTHING`].

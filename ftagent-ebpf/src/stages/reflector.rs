@@ -5,7 +5,7 @@
 //! port (NTP servers ask each other from port 123), and is left to the later stages.
 
 use ftagent_common::abi::{NO_RULE, QUERY_SETS, Reason, feature, has_port, stage};
-use ftagent_common::packet::{Fragment, Packet, Tunnel, proto};
+use ftagent_common::packet::{Fragment, Packet, proto};
 
 use super::{Hit, Judged};
 use crate::flows::{self, Ends};
@@ -21,7 +21,7 @@ pub(super) fn hit(packet: &Packet, judged: &Judged<'_>) -> Option<Hit> {
         return None;
     }
     // What is inside a tunnel was asked for inside one, which nobody learns.
-    if packet.tunnel != Tunnel::None || !is_answer(packet) {
+    if packet.tunnel.is_open() || !is_answer(packet) {
         return None;
     }
     let Packet { src, dst, protocol, src_port, dst_port, .. } = packet;

@@ -3,6 +3,7 @@
 use aya_ebpf::helpers::generated::bpf_get_smp_processor_id;
 use aya_ebpf::maps::lpm_trie::Key;
 use ftagent_common::abi::{FAR_PROBES, Health, PRESENT, PROBES, Target, TargetCounters, hash, hash4};
+use ftagent_common::packet::Ip;
 
 use super::Judged;
 use crate::maps::Scratch;
@@ -94,6 +95,13 @@ pub(crate) fn known(dst: u32, judged: &Judged<'_>) -> Option<*mut TargetCounters
     let there = unsafe { &*counters };
     let is_it = there.key.0[3] == dst && there.key.is_v4() && there.generation == judged.generation;
     if is_it && there.target.flags & PRESENT != 0 { Some(counters) } else { None }
+}
+
+/// Whether the node protects an address: what the trie says.
+#[inline(always)]
+pub(super) fn is_protected(ip: Ip, scratch: &mut Scratch, judged: &Judged<'_>) -> bool {
+    scratch.key = Key::new(128, ip);
+    maps::PROTECTED.get(&scratch.key).is_some_and(|found| found.at(judged.slot()).flags & PRESENT != 0)
 }
 
 /// What the trie says; not present, if nothing.

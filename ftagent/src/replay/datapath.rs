@@ -8,13 +8,14 @@ use std::net::IpAddr;
 
 use ftagent_common::abi::{PAYLOAD_BYTES, Rate, Reason, SAMPLE_BYTES, TargetCounters};
 use ftagent_common::frame::Frame;
-use ftagent_common::packet::{Checks, Fragment, Ip, Kind, Malformed, Packet, parse_into};
+use ftagent_common::packet::{Checks, Fragment, Ip, Kind, Malformed, Packet, Tunnel, parse_into};
 use ftagent_common::vocab::Mode;
 use ipnet::IpNet;
 
 use super::sources::{Sources, hash};
 use crate::engine::{CounterReading, Matches, PacketSample, Payload, RuleId, RuleSet, Verdict};
 use crate::xdp::compile::FailSafe;
+use crate::xdp::samples::read_sampled;
 
 /// log2 of an epoch of distinct sources in nanoseconds, as in the kernel.
 pub(super) const EPOCH_SHIFT: u32 = 30;
@@ -155,9 +156,13 @@ impl Datapath {
             // What no host can have sent is counted for its target all the same.
             Kind::Malformed(why) => Some(self.refusal(why)),
         };
+        if refused.is_none()
+            && let Some(closed) = self.closed(&packet, bytes, wire_len)
+        {
+            packet = closed;
+        }
         let (src, dst) = (IpAddr::from(packet.src), IpAddr::from(packet.dst));
-        let is_protected = self.limits.protect.is_empty() || self.limits.protect.iter().any(|net| net.contains(&dst));
-        if !is_protected {
+        if !self.is_protected(packet.dst) {
             self.elsewhere += count;
             return count;
         }
@@ -165,7 +170,7 @@ impl Datapath {
         let noted = hash(packet.src);
         let full = self.targets.len() >= self.limits.max_targets && !self.targets.contains_key(&dst);
         self.uncounted += if full { count } else { 0 };
-        let mut sampled = Sampled { bytes, wire_len, now_ns };
+        let mut sampled = Sampled { bytes, wire_len, now_ns, is_closed: packet.tunnel == Tunnel::Closed };
         let mut passed = 0;
         for _ in 0..count {
             let verdict = match refused {
@@ -197,6 +202,22 @@ impl Datapath {
             self.sample(&mut sampled, verdict);
         }
         passed
+    }
+
+    fn is_protected(&self, dst: Ip) -> bool {
+        let dst = IpAddr::from(dst);
+        self.limits.protect.is_empty() || self.limits.protect.iter().any(|net| net.contains(&dst))
+    }
+
+    /// The packet around one of a tunnel, if that one alone is for a protected destination: as the kernel judges it, a
+    /// flood of tunnels is one on whom they are for.
+    fn closed(&self, packet: &Packet, bytes: &[u8], wire_len: usize) -> Option<Packet> {
+        if !packet.tunnel.is_open() || self.is_protected(packet.dst) {
+            return None;
+        }
+        let around = read_sampled(bytes, wire_len, true)?;
+        let is_trusted = self.is_trusted(packet.src.into(), packet.dst_port);
+        (self.is_protected(around.dst) && !is_trusted).then_some(around)
     }
 
     /// What the sanity checks say of such a packet.
@@ -279,15 +300,14 @@ struct Sampled<'a> {
     bytes: &'a [u8],
     wire_len: usize,
     now_ns: u64,
+    is_closed: bool,
 }
 
 impl Sampled<'_> {
     /// As the agent reads it out of the ring: of the first bytes alone, and without the checks.
     fn read(&self, one_in: u32, reason: Reason) -> Option<PacketSample> {
         let head = self.bytes.get(..self.bytes.len().min(SAMPLE_BYTES))?;
-        let mut packet = Packet::EMPTY;
-        let checks = Checks(Checks::TUNNELS);
-        let Kind::Ip = parse_into(&Frame::new(head), self.wire_len, checks, &mut packet) else { return None };
+        let packet = read_sampled(head, self.wire_len, self.is_closed)?;
         let payload = head.get(usize::from(packet.payload_offset)..).unwrap_or(&[]);
         let wire_len = u32::try_from(self.wire_len).unwrap_or(u32::MAX);
         Some(PacketSample { time_ns: self.now_ns, packet, wire_len, one_in, reason, payload: Payload::of(payload) })

@@ -5,7 +5,7 @@ use std::path::Path;
 use aya::maps::{Map, MapData, RingBuf};
 use ftagent_common::abi::{Reason, SAMPLE_BYTES, SampleEvent};
 use ftagent_common::frame::Frame;
-use ftagent_common::packet::{Checks, Kind, Packet, parse_into};
+use ftagent_common::packet::{Checks, Kind, Packet, Tunnel, parse_into};
 
 use crate::engine::{PacketSample, Payload};
 
@@ -58,12 +58,22 @@ pub fn parse_event(record: &[u8]) -> Option<PacketSample> {
     let reason = *Reason::ALL.get(usize::from(*record.get(24)?))?;
     let bytes = record.get(head..head + captured)?;
 
-    let mut packet = Packet::EMPTY;
-    // As the kernel read it, but for its checks: what these dropped is to be classified like the rest.
-    let checks = Checks(Checks::TUNNELS);
-    let Kind::Ip = parse_into(&Frame::new(bytes), wire_len as usize, checks, &mut packet) else { return None };
+    let is_closed = *record.get(26)? != 0;
+    let packet = read_sampled(bytes, wire_len as usize, is_closed)?;
     let payload = Payload::of(bytes.get(usize::from(packet.payload_offset)..).unwrap_or(&[]));
     Some(PacketSample { time_ns, packet, wire_len, one_in: one_in.max(1), reason, payload })
+}
+
+/// Reads a sampled frame as the kernel did, but for its checks: what these dropped is to be classified like the rest.
+/// `is_closed`: the kernel judged a tunnel from outside.
+pub fn read_sampled(bytes: &[u8], wire_len: usize, is_closed: bool) -> Option<Packet> {
+    let mut packet = Packet::EMPTY;
+    let checks = Checks(if is_closed { 0 } else { Checks::TUNNELS });
+    let Kind::Ip = parse_into(&Frame::new(bytes), wire_len, checks, &mut packet) else { return None };
+    if is_closed {
+        packet.tunnel = Tunnel::Closed;
+    }
+    Some(packet)
 }
 
 #[cfg(test)]
@@ -80,6 +90,7 @@ mod tests {
         assert_eq!(std::mem::offset_of!(SampleEvent, captured), 22);
         assert_eq!(std::mem::offset_of!(SampleEvent, reason), 24);
         assert_eq!(std::mem::offset_of!(SampleEvent, would_drop), 25);
+        assert_eq!(std::mem::offset_of!(SampleEvent, closed), 26);
         assert_eq!(std::mem::offset_of!(SampleEvent, frame), size_of::<SampleEvent>() - SAMPLE_BYTES);
     }
 

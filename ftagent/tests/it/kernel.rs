@@ -61,8 +61,13 @@ pub(crate) struct Kernel(ftagent::replay::Kernel<Notes>);
 
 impl Kernel {
     pub(crate) fn new(settings: Settings) -> Self {
-        let began = at(START_NS).wall;
-        let mut kernel = ftagent::replay::Kernel::new(settings, Limits::default(), TICK / MS, began, Notes::default());
+        Self::protecting(settings, Vec::new())
+    }
+
+    /// A node that protects these alone.
+    pub(crate) fn protecting(settings: Settings, protect: Vec<ipnet::IpNet>) -> Self {
+        let (began, limits) = (at(START_NS).wall, Limits { protect, ..Limits::default() });
+        let mut kernel = ftagent::replay::Kernel::new(settings, limits, TICK / MS, began, Notes::default());
         kernel.datapath.sampling = ftagent::replay::Sampling::OneIn(1);
         Self(kernel)
     }

@@ -124,3 +124,18 @@ fn several_tunnels_ends_are_not_confused_with_what_they_carry() {
     targets.sort();
     assert_eq!(targets, ["198.51.100.7/32", "203.0.113.9/32"]);
 }
+
+#[test]
+fn a_flood_of_tunnels_whose_packets_are_for_nobody_here_is_one_on_their_end() {
+    let mut k = Kernel::protecting(Settings::default(), vec!["192.0.2.2/32".parse().expect("a prefix")]);
+    let (start, mut dice) = (k.now_ns, Dice(5));
+    for i in 0..40_000u64 {
+        let anybody = IpAddr::from([100, 64 + dice.below(60) as u8, dice.below(250) as u8, 1 + dice.below(250) as u8]);
+        let frame = carried(Carrier::Gre, &THREE(&mut dice, anybody));
+        k.frame(&frame, frame.len(), start + i * SEC / 40_000);
+    }
+    k.run_for(50 * MS);
+    let report = only(&k);
+    assert_eq!((report.target.to_string().as_str(), report.family), ("192.0.2.2/32", F::GreFlood), "{report:#?}");
+    assert!(report.confidence >= 0.5 && k.datapath.dropped > 20_000, "{} {report:#?}", k.datapath.dropped);
+}

@@ -160,17 +160,39 @@ pub(crate) fn arrival(random: &mut Random, world: &World) -> (Arrival, Vec<u8>) 
     }
     let (mut facts, mut frame, tags) = packet(random, world);
     if tags == 0 && random.one_in(4) {
-        // The packet around has nothing to match but its source.
         let carrier = address(random, &SOURCES);
-        let around = PacketBuilder::new(carrier, target_of(random, carrier)).ttl(9);
+        let dst = target_of(random, carrier);
+        let around = PacketBuilder::new(carrier, dst).ttl(9);
         frame = disguise::carried(around, random.pick(&disguise::CARRIERS), &frame).build();
         facts.carrier = Some(carrier);
+        facts.around = Some(Box::new(around_of(carrier, dst, &frame)));
     }
     if random.one_in(40) {
         // Cut in the network header.
         return (Arrival::Refused(Reason::Malformed), frame[..30].to_vec());
     }
     (Arrival::Packet(facts), frame)
+}
+
+/// What the packet around is when nobody looks inside: an untagged one without options.
+fn around_of(src: IpAddr, dst: IpAddr, frame: &[u8]) -> Facts {
+    let (protocol, header) = if src.is_ipv4() { (frame[23], 20) } else { (frame[20], 40) };
+    Facts {
+        src,
+        dst,
+        carrier: None,
+        around: None,
+        protocol,
+        ttl: 9,
+        length: (frame.len() - 14) as u16,
+        ports: [0, 0],
+        tcp_flags: 0,
+        icmp_type: 0,
+        is_fragment: false,
+        is_later: false,
+        dscp: 0,
+        payload: frame[14 + header..].to_vec(),
+    }
 }
 
 pub(crate) fn target_of(random: &mut Random, src: IpAddr) -> IpAddr {
@@ -198,6 +220,7 @@ fn packet(random: &mut Random, world: &World) -> (Facts, Vec<u8>, usize) {
         src,
         dst,
         carrier: None,
+        around: None,
         protocol: 0,
         ttl,
         length: 0,

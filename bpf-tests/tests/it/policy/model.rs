@@ -22,6 +22,8 @@ pub(crate) struct Facts {
     pub(crate) dst: IpAddr,
     /// The source of the packet around, if there is one.
     pub(crate) carrier: Option<IpAddr>,
+    /// The packet around as it would be judged if nobody looked inside, if there is one.
+    pub(crate) around: Option<Box<Facts>>,
     pub(crate) protocol: u8,
     pub(crate) ttl: u8,
     pub(crate) length: u16,
@@ -85,8 +87,29 @@ impl World {
                 vec![Reason::MalformedPassed]
             }
             Arrival::Refused(reason) => vec![*reason],
-            Arrival::Packet(facts) => self.packet(facts, now),
+            Arrival::Packet(facts) => self.packet(self.seen(facts), now),
         }
+    }
+
+    /// The packet that is judged: of a tunnel the one inside, or the one around.
+    fn seen<'a>(&self, facts: &'a Facts) -> &'a Facts {
+        facts.around.as_deref().filter(|around| self.is_closed(facts, around)).unwrap_or(facts)
+    }
+
+    /// Whether only the packet around is for a protected destination, and nothing is known of who sent the one inside.
+    fn is_closed(&self, inside: &Facts, around: &Facts) -> bool {
+        let is_blocked = |rule: &Rule| {
+            rule.verdict == Verdict::Drop
+                && is_of_source(rule)
+                && self.is_in_force(rule)
+                && rule.matches.source.is_some_and(|s| s.contains(&inside.src))
+        };
+        !self.is_protected(inside.dst)
+            && self.is_protected(around.dst)
+            && !self.is_safe(inside.src, inside)
+            && !self.allow.iter().any(|a| a.contains(&inside.src))
+            && !self.rules.iter().any(is_blocked)
+            && lists::around(&self.lists, inside.src).next().is_none()
     }
 
     fn packet(&self, facts: &Facts, now: Instant) -> Vec<Reason> {
@@ -183,6 +206,7 @@ impl World {
     /// Remembers which limits let the packet through, now that the verdict is known.
     pub(crate) fn note(&mut self, arrival: &Arrival, verdict: Reason, now: Instant) {
         let Arrival::Packet(facts) = arrival else { return };
+        let facts = &self.seen(facts).clone();
         if has_met_the_gate(verdict) && self.is_protected(facts.dst) {
             self.gate.note(facts, self.is_orphaned, now);
         }

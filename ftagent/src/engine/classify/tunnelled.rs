@@ -12,7 +12,7 @@ const PEERS: usize = 24;
 
 /// Claims what came in tunnels, if it is a flood of them.
 pub(super) fn claim(claims: &mut Claims<'_>) {
-    let members = claims.select(|s| s.tunnel != Tunnel::None);
+    let members = claims.select(|s| s.tunnel.is_open());
     if members.is_empty() {
         return;
     }
