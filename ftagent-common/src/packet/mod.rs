@@ -252,8 +252,10 @@ impl Packet {
         const WORDS: usize = size_of::<Packet>() / 8;
         let (to, from) = ((&raw mut *self).cast::<u64>(), (&raw const *other).cast::<u64>());
         for i in 0..WORDS {
-            // SAFETY: inside both packets, which are aligned to 8 and a multiple of it.
-            let (to, from) = unsafe { (to.add(i), from.add(i)) };
+            // SAFETY: inside the packet, which is aligned to 8 and a multiple of it.
+            let to = unsafe { to.add(i) };
+            // SAFETY: as above.
+            let from = unsafe { from.add(i) };
             // SAFETY: as above. Volatile for the reason given in [`Self::clear`].
             let word = unsafe { from.read_volatile() };
             // SAFETY: as above.
