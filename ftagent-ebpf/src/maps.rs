@@ -7,8 +7,8 @@ use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf};
 use ftagent_common::abi::{
     Bitmaps, Block, Counter, CpuState, Health, InterfaceCounters, MAX_INTERFACES, MAX_LISTS, MAX_RULES, NEAR_BLOCKS,
-    NearBlock, PAYLOAD_BYTES, RuleHits, Settings, Signatures, Sketch, Slotted, SourceCounters, SourceLimit, Target,
-    TargetCounters, Trust,
+    NearBlock, PAYLOAD_BYTES, RuleHits, Settings, Signatures, Sketch, Slotted, SourceCounters, SourceLimit,
+    SourceState, Target, TargetCounters, Trust,
 };
 use ftagent_common::packet::{Ip, Kind, Packet};
 
@@ -117,9 +117,14 @@ pub(crate) static SOURCES: Array<SourceCounters> = Array::with_max_entries(16_38
 #[unsafe(no_mangle)]
 pub(crate) static SOURCES_PER_CPU: Global<u32> = Global::new(8_192);
 
-/// Policer states of heavy sources.
+/// Policers of heavy sources: a table that all CPUs write. A place is claimed by compare-and-swap, and free again when its
+/// source sent nothing for a minute.
 #[map]
-pub(crate) static SOURCE_STATES: HashMap<Ip, u64> = HashMap::with_max_entries(16_384, 0);
+pub(crate) static SOURCE_STATES: Array<SourceState> = Array::with_max_entries(16_384, 0);
+
+/// Places in `SOURCE_STATES`, a power of two.
+#[unsafe(no_mangle)]
+pub(crate) static SOURCE_STATE_PLACES: Global<u32> = Global::new(16_384);
 
 /// The frame that is being judged.
 pub(crate) struct Scratch {

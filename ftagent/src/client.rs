@@ -346,10 +346,12 @@ fn status_text(status: &Status) -> String {
 
 /// How much is known of what is normal.
 fn learning_text(baseline: &BaselineReport) -> String {
-    let BaselineReport { targets, learning_targets, learnt_secs, learning_left_secs, .. } = baseline;
+    let BaselineReport { targets, learning_targets, learnt_secs, learning_left_secs, known_hours, .. } = baseline;
     match (targets, learning_left_secs) {
         (0, _) => "nothing learnt yet".to_owned(),
-        (_, None) => format!("learnt from {learnt_secs} s, {targets} target(s)"),
+        (_, None) => {
+            format!("learnt from {learnt_secs} s and {known_hours} of 168 hours of the week, {targets} target(s)")
+        }
         (_, Some(left)) => {
             format!(
                 "learning, {learning_targets} of {targets} target(s) for up to {left} s more; the floor is their threshold"

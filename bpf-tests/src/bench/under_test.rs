@@ -228,9 +228,9 @@ pub(crate) fn settings() -> Settings {
         sample_rate: Rate::packets(10_000, 1_000),
         sample_below: u32::MAX / ONE_IN,
         sample_one_in: ONE_IN,
-        promote_at: 500,
         ..Settings::default()
     }
+    .promoting_at(500)
 }
 
 pub(crate) fn net(text: &str) -> IpNet {

@@ -157,7 +157,7 @@ pub(super) fn settings() -> Settings {
         sample_rate: Rate::packets(100_000, 10_000),
         sample_below: u32::MAX,
         sample_one_in: 1,
-        promote_at: 50,
         ..Settings::default()
     }
+    .promoting_at(50)
 }

@@ -56,7 +56,7 @@ fn forged_sources_evict_nothing_and_take_no_memory() {
     let frames = asked_for("FTAGENT_FORGED", 500_000);
     // The gate drops what belongs to no connection, so that every frame arrives: a stack behind it could not keep up.
     let mut datapath = behind_the_gate(gate_flag::LOCAL);
-    datapath.settings.promote_at = 500;
+    datapath.settings = datapath.settings.promoting_at(500);
     datapath.settings.sample_below = u32::MAX / 512;
     let block = |i: u64| {
         let source = format!("203.0.{}.{}/32", i / 250, i % 250 + 1);

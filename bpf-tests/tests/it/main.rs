@@ -24,6 +24,7 @@ mod policy;
 mod relief;
 mod replay;
 mod run;
+mod sources;
 mod stages;
 mod sum;
 mod survival;

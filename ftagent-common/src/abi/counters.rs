@@ -83,7 +83,7 @@ pub const PROBES: u32 = 8;
 /// The same for a target that found all of these taken.
 pub const FAR_PROBES: u32 = 64;
 
-/// After how long a silence a heavy source is forgotten.
+/// After how long a heavy source that is not heavy any more is forgotten.
 pub const SOURCE_SILENT_NS: u64 = 60_000_000_000;
 
 /// Words of the estimate of distinct sources.
@@ -169,10 +169,23 @@ pub struct SourceCounters {
     /// The source, or its /64; all zero: the place is free.
     pub key: Ip,
     pub flow: Flow,
-    /// When the source was last seen, nanoseconds of the monotonic clock. Silent for [`SOURCE_SILENT_NS`], it is no
-    /// longer heavy and its place may be taken.
+    /// When the source was last found heavy, nanoseconds of the monotonic clock. Not so for [`SOURCE_SILENT_NS`], it is no
+    /// longer one and its place may be taken.
     pub last_seen_ns: u64,
 }
+
+/// The policer of one heavy source, on all CPUs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct SourceState {
+    /// The source's keyed hash with its lowest bit set; 0: the place is free.
+    pub tag: u64,
+    /// Of [`super::Rate::conform`].
+    pub state: u64,
+}
+
+/// Places beside each other that the policer of a heavy source may have.
+pub const STATE_PROBES: u32 = 4;
 
 /// What one rule did on one CPU.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -250,6 +263,7 @@ map_type!(
     InterfaceCounters = 1024,
     TargetCounters = 808,
     SourceCounters = 56,
+    SourceState = 16,
     RuleHits = 32,
     SampleEvent = 160
 );

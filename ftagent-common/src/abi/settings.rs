@@ -97,11 +97,33 @@ pub struct Settings {
     pub sample_one_in: u32,
     /// Packets in one sketch epoch (2^30 ns) that make a source heavy.
     pub promote_at: u32,
+    /// How many packets one that the sketch sees stands for; see [`Self::promoting_at`].
+    pub sketch_one_in: u32,
+    /// The sketch sees a packet if a number between 0 and 2^32 that wanders evenly is at most this.
+    pub sketch_below: u32,
     /// Counts rule sets; 0 is never used. Its lowest bit is the active slot (see [`super::Slotted`]), so that a swap is
     /// one aligned write, and what was remembered of an older rule set is known to be stale.
     pub generation: u32,
     /// The key of all hashes, drawn when the maps are made.
     pub seed: u64,
+}
+
+impl Settings {
+    /// Sources are heavy from `promote_at` packets in an epoch on, 1 to [`SKETCH_MAX`], and the sketch sees as many
+    /// packets as it takes to find them: 60 before one is promoted, so that chance is off by an eighth, and no less than
+    /// one in 8.
+    #[must_use]
+    pub const fn promoting_at(mut self, promote_at: u32) -> Self {
+        self.promote_at = promote_at;
+        self.sketch_one_in = match promote_at / 60 {
+            0 | 1 => 1,
+            2 | 3 => 2,
+            4..=7 => 4,
+            _ => 8,
+        };
+        self.sketch_below = u32::MAX / self.sketch_one_in;
+        self
+    }
 }
 
 /// Words of a bitmap over the first 16 bits of an address.
@@ -137,7 +159,18 @@ pub const SKETCH_CELLS: usize = 16;
 #[repr(C)]
 pub struct Sketch {
     pub lines: [[u32; SKETCH_CELLS]; SKETCH_LINES],
+    /// The low 16 bits of the epoch in which the sketch found a source of this hash heavy, so that the packets of heavy
+    /// sources are known among those that it does not see. What was never written says so of everybody, once in 19
+    /// hours, for three epochs: a look at a table that has none of them.
+    pub heavy: [u16; SKETCH_HEAVY],
 }
+
+/// Places for hashes of heavy sources, a power of two: a part of the processor's nearest cache, so that looking there
+/// costs next to nothing.
+pub const SKETCH_HEAVY: usize = 4_096;
+
+/// Epochs in which a place of [`Sketch::heavy`] holds.
+pub const SKETCH_HEAVY_EPOCHS: u16 = 3;
 
 /// The largest count of a cell, and the largest sensible [`Settings::promote_at`].
 pub const SKETCH_MAX: u32 = (1 << 14) - 1;
@@ -148,6 +181,8 @@ pub const SKETCH_MAX: u32 = (1 << 14) - 1;
 pub struct CpuState {
     /// xorshift; 0 means not yet seeded.
     pub random: u64,
+    /// Multiples of the golden ratio modulo 1, in units of 2^-64 (Weyl): whom the sketch sees.
+    pub weyl: u64,
     pub sample_state: u64,
     pub not_ip_state: u64,
     /// The clock in nanoseconds, as it was read in the jiffy `jiffies`.
@@ -158,5 +193,5 @@ pub struct CpuState {
 /// Interfaces that one agent can watch.
 pub const MAX_INTERFACES: u32 = 32;
 
-map_type!(Settings = 120, Bitmaps = 180224, CpuState = 40);
-const _: () = assert!(size_of::<Sketch>() == 262_144);
+map_type!(Settings = 128, Bitmaps = 180224, CpuState = 48);
+const _: () = assert!(size_of::<Sketch>() == 270_336);

@@ -116,6 +116,9 @@ pub struct BaselineReport {
     /// Seconds of calm traffic until the last of them has learnt; absent when all have.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub learning_left_secs: Option<u64>,
+    /// Hours of the week, 0 to 168, of which the target known best has a rate of its own.
+    #[serde(default)]
+    pub known_hours: u32,
 }
 
 /// How full one kernel map is.

@@ -20,6 +20,7 @@ use ftagent_common::packet::{Kind, Malformed, Packet};
 
 use crate::hook::Hook;
 use crate::maps::Scratch;
+use source::Weight;
 use target::Found;
 
 /// What a frame met, and by which rule.
@@ -152,17 +153,23 @@ fn ip<H: Hook>(
         }
     }
     let src_hash = source_hash(&scratch.packet, judged.settings.seed);
-    let is_heavy = source::note(src_hash, target, judged);
-    let hit = limits(hook, scratch, target, is_heavy, judged);
-    if is_heavy {
+    let weight = source::note(src_hash, target, &mut scratch.cpu, judged);
+    let hit = limits(hook, scratch, target, (src_hash, weight), judged);
+    if weight != Weight::Light {
         let dropped = hit.0.is_drop() && judged.settings.mode == mode::ENFORCE;
-        source::count(&scratch.packet, src_hash, judged, dropped);
+        source::count(&scratch.packet, src_hash, weight, judged, dropped);
     }
     hit
 }
 
 #[inline(always)]
-fn limits<H: Hook>(hook: &H, scratch: &mut Scratch, target: Option<Found>, is_heavy: bool, judged: &Judged<'_>) -> Hit {
+fn limits<H: Hook>(
+    hook: &H,
+    scratch: &mut Scratch,
+    target: Option<Found>,
+    (src_hash, weight): (u64, Weight),
+    judged: &Judged<'_>,
+) -> Hit {
     if target.is_some()
         && let Some(hit) = gate::hit(hook, scratch, judged)
     {
@@ -176,7 +183,9 @@ fn limits<H: Hook>(hook: &H, scratch: &mut Scratch, target: Option<Found>, is_he
     if let Some(hit) = source::limit(scratch, judged) {
         return hit;
     }
-    if is_heavy && let Some(hit) = source::police(&scratch.packet, judged) {
+    if weight != Weight::Light
+        && let Some(hit) = source::police(src_hash, weight, judged)
+    {
         return hit;
     }
     (Reason::Clean, NO_RULE)

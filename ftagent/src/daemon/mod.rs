@@ -602,9 +602,6 @@ impl Daemon {
             Ok(results) => self.on_results(results),
             Err(error) => error!(%error, "the maps cannot be read"),
         }
-        if let Err(error) = counters::sweep_sources(&self.datapath.maps, now_ns) {
-            error!(%error, "silent sources are not swept");
-        }
         self.worker.repair();
     }
 

@@ -226,10 +226,9 @@ impl Datapath {
             sample_rate: Rate::packets(samples, samples / 10),
             sample_below: u32::MAX / self.one_in.max(1),
             sample_one_in: self.one_in.max(1),
-            promote_at: config.promote_pps.min(SKETCH_MAX),
-            generation: 0,
-            seed: 0,
+            ..Settings::default()
         }
+        .promoting_at(config.promote_pps.min(SKETCH_MAX))
     }
 
     fn results(&mut self, compiled: &Compiled, errors: &[TableError], now_mono_ns: u64) -> Vec<EnforceResult> {

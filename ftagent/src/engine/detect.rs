@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::baseline::Baseline;
 use super::sample::{MS, Meter, OPEN_WINDOW_NS, PerQuantity, Quantity};
 use super::settings::{Detection, ThresholdMode};
+use super::week::Hour;
 
 /// Above this many thresholds an incident opens without waiting for the confirmation.
 const AT_ONCE: f64 = 5.0;
@@ -24,6 +25,8 @@ pub enum ThresholdOrigin {
     Static,
     Floor,
     Baseline,
+    /// The baseline of the same hour of the weeks before, which is above that of the last minutes.
+    HourOfWeek,
 }
 
 impl ThresholdOrigin {
@@ -34,6 +37,7 @@ impl ThresholdOrigin {
             Self::Static => "static",
             Self::Floor => "floor",
             Self::Baseline => "baseline",
+            Self::HourOfWeek => "hour_of_week",
         }
     }
 }
@@ -56,6 +60,7 @@ pub fn thresholds(
     hosts: &[HostThreshold],
     detection: &Detection,
     baseline: Option<&Baseline>,
+    hour: Option<Hour>,
 ) -> Thresholds {
     let host = hosts.iter().filter(|h| h.target.contains(&target)).max_by_key(|h| h.target.prefix_len());
     let mut all = [None; Quantity::COUNT];
@@ -77,22 +82,23 @@ pub fn thresholds(
                 };
                 Some(Threshold { value: value.max(1) as f64, origin: ThresholdOrigin::Static })
             }
-            (None, ThresholdMode::Dynamic) => Some(dynamic(quantity, detection, baseline)),
+            (None, ThresholdMode::Dynamic) => Some(dynamic(quantity, detection, baseline, hour)),
         };
     }
     all
 }
 
-fn dynamic(quantity: Quantity, detection: &Detection, baseline: Option<&Baseline>) -> Threshold {
+fn dynamic(quantity: Quantity, detection: &Detection, baseline: Option<&Baseline>, hour: Option<Hour>) -> Threshold {
     let floor = if quantity == Quantity::Bps { detection.floor_bps } else { detection.floor_pps }.max(1) as f64;
-    let normal = baseline
-        .filter(|b| !b.is_learning(detection.learning_secs))
-        .map_or(0.0, |b| b.normal(quantity) * detection.multiplier);
-    if normal > floor {
-        Threshold { value: normal, origin: ThresholdOrigin::Baseline }
-    } else {
-        Threshold { value: floor, origin: ThresholdOrigin::Floor }
+    let baseline = baseline.filter(|b| !b.is_learning(detection.learning_secs));
+    let normal = baseline.map_or(0.0, |b| b.normal(quantity, hour));
+    let value = normal * detection.multiplier;
+    if value <= floor {
+        return Threshold { value: floor, origin: ThresholdOrigin::Floor };
     }
+    let by_hour = baseline.is_some_and(|b| b.normal(quantity, None) < normal);
+    let origin = if by_hour { ThresholdOrigin::HourOfWeek } else { ThresholdOrigin::Baseline };
+    Threshold { value, origin }
 }
 
 /// Below this a baseline changes no threshold; see [`Baseline::observe`].
@@ -174,6 +180,7 @@ pub fn is_carpet(rates: &[f64], targets: u32) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::baseline::Terms;
     use super::*;
 
     fn net(text: &str) -> IpNet {
@@ -189,7 +196,13 @@ mod tests {
         let fixed = Detection { threshold: ThresholdMode::Static { pps: 5, bps: 6 }, ..Detection::default() };
         let dynamic = Detection::default();
         let mut learnt = Baseline::default();
-        learnt.accept(&[20_000.0; Quantity::COUNT], 300);
+        let terms = Terms {
+            window_secs: 300,
+            learning_secs: 300,
+            free: free_rates(&dynamic),
+            wall: time::OffsetDateTime::UNIX_EPOCH,
+        };
+        learnt.accept(&[20_000.0; Quantity::COUNT], &terms, &mut 0);
         let q = Quantity::Pps;
         // (name, target, detection, baseline, quantity, expected)
         let table = [
@@ -203,7 +216,7 @@ mod tests {
             ("parts", "198.51.100.1/32", &dynamic, None, Quantity::UdpPps, Some((10_000.0, ThresholdOrigin::Floor))),
         ];
         for (name, target, detection, baseline, quantity, expected) in table {
-            let got = thresholds(net(target), &hosts, detection, baseline)[quantity.index()];
+            let got = thresholds(net(target), &hosts, detection, baseline, None)[quantity.index()];
             assert_eq!(got.map(|t| (t.value, t.origin)), expected, "{name}");
         }
     }

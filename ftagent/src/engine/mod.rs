@@ -7,7 +7,7 @@
 //! Input -> sample -> baseline -> detect -> classify -> incident -> policy -> guard -> rules -> Command
 //! ```
 //!
-//! `tick` reads counters and opens incidents, `web` judges requests and connections, `life` leads them to their end,
+//! `tick` reads counters and opens incidents, `learn` shows the calm ones to their baselines, `web` judges requests and connections, `life` leads them to their end,
 //! `reopen` brings them back. `response` turns plans into rules, `contain` looks whether they hold the attack, `steps`
 //! says when wide ones go, `gate` says which targets stand behind the TCP gate, `firewall` fires the operator's rules,
 //! `orders` does what people ask for. `silence` knows which interfaces see nothing any more.
@@ -22,6 +22,7 @@ mod gate;
 pub mod guard;
 mod incident;
 mod input;
+mod learn;
 mod life;
 mod orders;
 pub mod policy;
@@ -36,6 +37,7 @@ mod steps;
 mod tick;
 mod view;
 pub mod web;
+pub mod week;
 pub mod window;
 pub mod words;
 
@@ -82,6 +84,10 @@ pub struct Engine {
     /// Baselines from before a restart, until their targets are seen again.
     restored: BTreeMap<IpNet, Baseline>,
     untracked: u64,
+    /// The hour of the week, where the clock is set.
+    hour: Option<week::Hour>,
+    /// Rows that weeks may still make, counted anew in each hour.
+    week_room: usize,
     /// Rates of heavy sources in packets per second, and the count they come from.
     heavy: BTreeMap<IpAddr, (u64, f64)>,
     window: window::Window,
@@ -129,6 +135,8 @@ impl Engine {
             groups: BTreeMap::new(),
             restored: BTreeMap::new(),
             untracked: 0,
+            hour: None,
+            week_room: 0,
             heavy: BTreeMap::new(),
             window: window::Window::default(),
             web: web::Web::default(),
@@ -156,6 +164,7 @@ impl Engine {
     /// Takes one input.
     pub fn on(&mut self, input: Input, now: Now) {
         self.now_ns = self.now_ns.max(now.mono_ns);
+        self.note_hour(now);
         match input {
             Input::Counters(reading) => self.on_counters(reading, now),
             Input::Samples(samples) => self.window.extend(&samples),
@@ -182,6 +191,7 @@ impl Engine {
     /// Does what is due at `now`.
     pub fn on_deadline(&mut self, now: Now) {
         self.now_ns = self.now_ns.max(now.mono_ns);
+        self.note_hour(now);
         self.advance(now);
         self.finish(now);
     }

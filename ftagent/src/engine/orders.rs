@@ -191,8 +191,8 @@ impl Engine {
         let words = if false_positive { "declared a false positive" } else { "resolved" };
         incident.note("note", format!("{words} by an operator"), now);
         if false_positive {
-            self.accept_as_normal(target);
-            self.accept_requests(target);
+            self.accept_as_normal(target, now);
+            self.accept_requests(target, now);
         }
         self.resolve(uuid, status, now);
         Ok(format!("incident {uuid} on {target} {words}"))

@@ -238,7 +238,7 @@ impl Engine {
             TrafficClass::Fragment => Quantity::FragmentPps,
             _ => Quantity::OtherPps,
         };
-        let normal = self.baseline(target).map_or(0.0, |b| b.normal(quantity) * detection.multiplier);
+        let normal = self.baseline(target).map_or(0.0, |b| b.normal(quantity, self.hour) * detection.multiplier);
         (normal as u64).max(detection.floor_pps / 10).max(100)
     }
 

@@ -9,13 +9,14 @@ use ipnet::IpNet;
 use uuid::Uuid;
 
 use super::Engine;
-use super::baseline::{Baseline, BaselineState};
+use super::baseline::Baseline;
 use super::detect::{self, Excess, Thresholds, Watch};
 use super::distinct::Distinct;
 use super::incident::Incident;
 use super::input::{CounterReading, Now};
+use super::learn::lay_to_rest;
 use super::reopen::FLAP_NS;
-use super::sample::{Delta, Meter, OPEN_WINDOW_NS, Quantity, SEC, SMOOTH_WINDOW_NS, delta};
+use super::sample::{Delta, Meter, OPEN_WINDOW_NS, Quantity, SEC, delta};
 
 /// Addresses watched by themselves; those beyond are counted as untracked.
 const MAX_TARGETS: usize = 8_192;
@@ -31,8 +32,8 @@ pub(super) struct Target {
     pub(super) distinct: Distinct,
     pub(super) meter: Meter,
     pub(super) baseline: Option<Baseline>,
-    watch: Watch,
-    observed_ns: u64,
+    pub(super) watch: Watch,
+    pub(super) observed_ns: u64,
     busy_ns: u64,
     /// Whether the newest reading had it.
     present: bool,
@@ -50,8 +51,8 @@ impl Target {
 pub(super) struct Group {
     pub(super) meter: Meter,
     pub(super) baseline: Option<Baseline>,
-    watch: Watch,
-    observed_ns: u64,
+    pub(super) watch: Watch,
+    pub(super) observed_ns: u64,
     busy_ns: u64,
 }
 
@@ -77,6 +78,9 @@ impl Engine {
                     continue;
                 }
                 Some(target) => {
+                    if target.baseline.is_none() {
+                        target.baseline = self.restored.remove(&IpNet::from(*ip));
+                    }
                     let change = delta(&target.last, counters);
                     target.distinct.observe(&target.last, counters);
                     target.last = *counters;
@@ -207,7 +211,7 @@ impl Engine {
         let onset = self.meter(target).and_then(|m| m.onset(excess.quantity, excess.threshold.value * 0.5));
         let onset_ns = onset.unwrap_or(now.mono_ns.saturating_sub(OPEN_WINDOW_NS));
         let clean = self.window.before(onset_ns, |dst| target.contains(&IpAddr::from(dst)));
-        let normal = self.baseline(target).map(|b| b.normal(excess.quantity) as u64).filter(|n| *n > 0);
+        let normal = self.baseline(target).map(|b| b.normal(excess.quantity, self.hour) as u64).filter(|n| *n > 0);
         let known = self.reopen(target, &excess, onset_ns, now);
         let is_back = known.is_some();
         let mut incident = known.unwrap_or_else(|| {
@@ -242,52 +246,15 @@ impl Engine {
         }
     }
 
-    /// Shows calm targets' last second to their baselines.
-    fn learn(&mut self, now: Now) {
-        let due: Vec<IpNet> = self
-            .targets
-            .iter()
-            .filter(|(_, t)| !t.meter.is_idle() && t.observed_ns + SEC <= now.mono_ns)
-            .map(|(ip, _)| IpNet::from(*ip))
-            .chain(
-                self.groups
-                    .iter()
-                    .filter(|(_, g)| !g.meter.is_idle() && g.observed_ns + SEC <= now.mono_ns)
-                    .map(|(net, _)| *net),
-            )
-            .collect();
-        let detection = self.effective.detection.clone();
-        let free = detect::free_rates(&detection);
-        for net in due {
-            let thresholds = self.thresholds_of(net);
-            let attacked = self.is_attacked(net);
-            let (meter, baseline, watch, observed_ns) = match (net.prefix_len() == net.max_prefix_len(), net.addr()) {
-                (true, ip) => match self.targets.get_mut(&ip) {
-                    Some(t) => (&t.meter, &mut t.baseline, &t.watch, &mut t.observed_ns),
-                    None => continue,
-                },
-                (false, _) => match self.groups.get_mut(&net) {
-                    Some(g) => (&g.meter, &mut g.baseline, &g.watch, &mut g.observed_ns),
-                    None => continue,
-                },
-            };
-            *observed_ns = now.mono_ns;
-            let rates = meter.rates(SMOOTH_WINDOW_NS);
-            let above = detect::excess(&rates, &thresholds).is_some_and(|e| e.ratio > 1.0);
-            if attacked || above || watch.is_over() {
-                continue;
-            }
-            let baseline = baseline.get_or_insert_with(Baseline::default);
-            baseline.observe(&rates, detection.window_secs, detection.learning_secs, &free);
-        }
-    }
-
     fn forget(&mut self, now: Now) {
         let old = |busy_ns: u64| busy_ns + FORGET_NS < now.mono_ns;
-        for target in self.targets.values_mut().filter(|t| old(t.busy_ns)) {
-            target.baseline = None;
+        for (ip, target) in self.targets.iter_mut().filter(|(_, t)| old(t.busy_ns)) {
+            lay_to_rest(&mut self.restored, IpNet::from(*ip), target.baseline.take());
         }
         self.targets.retain(|_, t| t.present || !old(t.busy_ns));
+        for (net, group) in self.groups.iter_mut().filter(|(_, g)| old(g.busy_ns)) {
+            lay_to_rest(&mut self.restored, *net, group.baseline.take());
+        }
         self.groups.retain(|_, g| !old(g.busy_ns));
         self.ended.retain(|_, (at, _)| *at + FLAP_NS > now.mono_ns);
         self.cooldowns.retain(|_, until| *until > now.mono_ns);
@@ -310,16 +277,8 @@ impl Engine {
         }
     }
 
-    pub(super) fn baseline(&self, net: IpNet) -> Option<&Baseline> {
-        if net.prefix_len() == net.max_prefix_len() {
-            self.targets.get(&net.addr()).and_then(|t| t.baseline.as_ref())
-        } else {
-            self.groups.get(&net).and_then(|g| g.baseline.as_ref())
-        }
-    }
-
     pub(super) fn thresholds_of(&self, net: IpNet) -> Thresholds {
-        detect::thresholds(net, &self.effective.thresholds, &self.effective.detection, self.baseline(net))
+        detect::thresholds(net, &self.effective.thresholds, &self.effective.detection, self.baseline(net), self.hour)
     }
 
     pub(super) fn is_active(&self, uuid: Uuid) -> bool {
@@ -335,26 +294,6 @@ impl Engine {
     /// Whether an active incident covers `net`.
     pub(super) fn is_attacked(&self, net: IpNet) -> bool {
         self.incidents.values().any(|i| i.is_active() && i.target.contains(&net))
-    }
-
-    /// An operator says that what an address receives is no attack.
-    pub(super) fn accept_as_normal(&mut self, net: IpNet) {
-        let learning_secs = self.effective.detection.learning_secs;
-        let Some(rates) = self.meter(net).map(|m| m.rates(SMOOTH_WINDOW_NS)) else { return };
-        let baseline = if net.prefix_len() == net.max_prefix_len() {
-            self.targets.get_mut(&net.addr()).map(|t| &mut t.baseline)
-        } else {
-            self.groups.get_mut(&net).map(|g| &mut g.baseline)
-        };
-        if let Some(baseline) = baseline {
-            baseline.get_or_insert_with(Baseline::default).accept(&rates, learning_secs);
-        }
-    }
-
-    pub(super) fn baseline_states(&self) -> Vec<(IpNet, BaselineState)> {
-        let targets = self.targets.iter().filter_map(|(ip, t)| Some((IpNet::from(*ip), t.baseline.as_ref()?.state())));
-        let groups = self.groups.iter().filter_map(|(net, g)| Some((*net, g.baseline.as_ref()?.state())));
-        targets.chain(groups).chain(self.restored.iter().map(|(net, b)| (*net, b.state()))).collect()
     }
 }
 

@@ -75,7 +75,7 @@ pub struct TargetView {
     pub quantity: String,
     pub rate: u64,
     pub threshold: u64,
-    /// `host`, `static`, `floor` or `baseline`.
+    /// `host`, `static`, `floor`, `baseline` or `hour_of_week`.
     pub origin: String,
     pub ratio: f64,
     pub baseline: u64,
@@ -166,7 +166,7 @@ impl Engine {
     fn baseline_report(&self) -> BaselineReport {
         let learning_secs = self.effective.detection.learning_secs;
         let baselines = || self.targets.values().filter_map(|t| t.baseline.as_ref());
-        let normal = |q: Quantity| baselines().map(|b| b.normal(q)).sum::<f64>() as u64;
+        let normal = |q: Quantity| baselines().map(|b| b.normal(q, self.hour)).sum::<f64>() as u64;
         let learning = || baselines().filter(|b| b.is_learning(learning_secs));
         let left = |b: &Baseline| u64::from(learning_secs).saturating_sub(b.learnt_secs());
         let targets = baselines().count();
@@ -178,6 +178,7 @@ impl Engine {
             targets: u32::try_from(targets).unwrap_or(u32::MAX),
             learning_targets: u32::try_from(learning().count()).unwrap_or(u32::MAX),
             learning_left_secs: learning().map(left).max(),
+            known_hours: baselines().map(|b| b.week().known_hours()).max().unwrap_or(0),
         }
     }
 
@@ -209,7 +210,7 @@ impl Engine {
             threshold: worst.map_or(0, |w| w.threshold.value as u64),
             origin: worst.map_or_else(String::new, |w| w.threshold.origin.as_str().to_owned()),
             ratio: worst.map_or(0.0, |w| w.ratio),
-            baseline: baseline.map_or(0, |b| b.normal(quantity) as u64),
+            baseline: baseline.map_or(0, |b| b.normal(quantity, self.hour) as u64),
             trend: baseline.map_or(1.0, |b| b.trend(quantity)),
             learning: baseline.is_none_or(|b| b.is_learning(self.effective.detection.learning_secs)),
             learnt_secs: baseline.map_or(0, Baseline::learnt_secs),

@@ -101,9 +101,9 @@ fn fill(maps: &Maps, blocked: Listed) -> Result<()> {
         sample_rate: Rate::packets(10_000, 1_000),
         sample_below: u32::MAX / ONE_IN,
         sample_one_in: ONE_IN,
-        promote_at: 500,
         ..Settings::default()
-    };
+    }
+    .promoting_at(500);
     let errors = writer.apply(maps, &tables, &settings);
     if let Some(error) = errors.into_iter().next() {
         return Err(error).context("a list is not in the kernel");

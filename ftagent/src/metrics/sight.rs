@@ -24,4 +24,7 @@ pub(super) fn sight(text: &mut Text, snapshot: &Snapshot) {
     for (state, count) in [("learning", learning), ("learnt", learnt)] {
         text.row(&[("state", state)], count);
     }
+    let help = "Hours of the week, 0 to 168, of which the target known best has a rate of its own.";
+    text.family("ftagent_baseline_known_hours", Kind::Gauge, help);
+    text.row(&[], u64::from(baseline.known_hours));
 }

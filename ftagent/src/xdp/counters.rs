@@ -1,6 +1,6 @@
 //! Reads the kernel's counters as the engine's input.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ftagent_common::abi::{
@@ -92,20 +92,4 @@ pub fn health(maps: &Maps) -> Result<Vec<(Health, u64)>, TableError> {
         events.push((*event, values.iter().map(|c| c.packets).sum()));
     }
     Ok(events)
-}
-
-/// Deletes the policer states of sources that are no longer heavy. Returns how many.
-///
-/// # Errors
-/// On a failed system call.
-pub fn sweep_sources(maps: &Maps, now_mono_ns: u64) -> Result<usize, TableError> {
-    let heavy: BTreeSet<IpAddr> = heavy_sources(maps, now_mono_ns).into_iter().map(|(ip, _)| ip).collect();
-    let mut silent: Vec<Ip> = Vec::new();
-    maps.source_states.for_each(|ip, _| {
-        if !heavy.contains(&IpAddr::from(*ip)) {
-            silent.push(*ip);
-        }
-    })?;
-    maps.source_states.remove_many(&silent)?;
-    Ok(silent.len())
 }

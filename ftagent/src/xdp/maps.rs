@@ -35,7 +35,6 @@ pub struct Maps {
     pub verdicts: Table<u32, InterfaceCounters>,
     pub targets: Places<TargetCounters>,
     pub sources: Places<SourceCounters>,
-    pub source_states: Table<Ip, u64>,
     pub health: Table<u32, Counter>,
     cpus: usize,
 }
@@ -67,7 +66,6 @@ impl Maps {
             verdicts: Table::open(dir, "VERDICTS", cpus)?,
             targets: Places::open(dir, "TARGETS")?,
             sources: Places::open(dir, "SOURCES")?,
-            source_states: Table::open(dir, "SOURCE_STATES", 1)?,
             health: Table::open(dir, "HEALTH", cpus)?,
             cpus,
         })

@@ -154,7 +154,7 @@ fn configured(sizes: &MapSizes) -> [(&'static str, u32); 12] {
     [
         ("TARGETS", places(sizes.targets) * cpus),
         ("SOURCES", places(sizes.sources) * cpus),
-        ("SOURCE_STATES", sizes.sources),
+        ("SOURCE_STATES", 2 * places(sizes.sources)),
         ("BLOCK4", sizes.blocks),
         ("BLOCK6", sizes.blocks),
         ("BLOCK6_NET", sizes.blocks),
@@ -247,6 +247,8 @@ fn load_one(plan: &InterfacePlan, pins: &Pins, sizes: &MapSizes, support: &Suppo
     loader.override_global("STAGES", &sizes.stages, true);
     loader.override_global("TARGETS_PER_CPU", &targets, true);
     loader.override_global("SOURCES_PER_CPU", &sources, true);
+    let states = 2 * sources;
+    loader.override_global("SOURCE_STATE_PLACES", &states, true);
     for (name, entries) in configured(sizes) {
         loader.map_max_entries(name, entries);
     }

@@ -6,8 +6,9 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use super::window::Features;
-use crate::engine::baseline::{Baseline, BaselineState};
+use crate::engine::baseline::{Baseline, BaselineState, Terms};
 use crate::engine::sample::{PerQuantity, Quantity};
+use crate::engine::week::Hour;
 
 /// Seconds that the averages look back.
 const MEMORY_SECS: f64 = 120.0;
@@ -77,17 +78,23 @@ pub(super) struct UsualRate(Baseline);
 
 impl UsualRate {
     /// Learns one calm second; `free` changes no threshold.
-    pub(super) fn observe(&mut self, rps: f64, window_secs: u32, learning_secs: u32, free: f64) {
-        self.0.observe(&only(rps), window_secs, learning_secs, &only(free));
+    pub(super) fn observe(&mut self, rps: f64, terms: &Terms) {
+        // One row for each of a bounded number of sites.
+        self.0.observe(&only(rps), terms, &mut 1);
     }
 
     /// Requests per second, once enough was seen.
-    pub(super) fn normal(&self, learning_secs: u32) -> Option<f64> {
-        (!self.0.is_learning(learning_secs)).then(|| self.0.normal(Quantity::Pps))
+    pub(super) fn normal(&self, learning_secs: u32, hour: Option<Hour>) -> Option<f64> {
+        (!self.0.is_learning(learning_secs)).then(|| self.0.normal(Quantity::Pps, hour))
     }
 
-    pub(super) fn accept(&mut self, rps: f64, learning_secs: u32) {
-        self.0.accept(&only(rps), learning_secs);
+    /// Whether the hour of the week says more than the last minutes.
+    pub(super) fn is_by_hour(&self, hour: Option<Hour>) -> bool {
+        self.0.normal(Quantity::Pps, hour) > self.0.normal(Quantity::Pps, None)
+    }
+
+    pub(super) fn accept(&mut self, rps: f64, terms: &Terms) {
+        self.0.accept(&only(rps), terms, &mut 1);
     }
 
     pub(super) fn state(&self) -> BaselineState {
@@ -100,7 +107,7 @@ impl UsualRate {
 }
 
 /// A baseline knows nine rates: requests stand in the place of packets, the others stay 0.
-fn only(rps: f64) -> PerQuantity<f64> {
+pub(super) fn only(rps: f64) -> PerQuantity<f64> {
     let mut rates = [0.0; Quantity::COUNT];
     rates[Quantity::Pps.index()] = rps;
     rates

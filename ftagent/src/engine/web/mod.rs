@@ -23,10 +23,12 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::Engine;
-use super::baseline::BaselineState;
+use super::baseline::{BaselineState, Terms};
 use super::detect::{Excess, Threshold, ThresholdOrigin};
 use super::input::Now;
 use super::sample::{MS, Quantity, SEC};
+use super::settings::Detection;
+use super::week::Hour;
 use calm::{Calm, UsualRate};
 pub(super) use course::DEED;
 pub use course::Evidence;
@@ -79,7 +81,7 @@ pub struct SiteView {
     /// Requests per second over the last second.
     pub rps: u64,
     pub threshold: u64,
-    /// `static`, `floor` or `baseline`.
+    /// `static`, `floor`, `baseline` or `hour_of_week`.
     pub origin: String,
     /// Seconds of calm that comparisons rest on.
     pub learnt_secs: u64,
@@ -126,8 +128,8 @@ impl Engine {
     fn judge_site(&mut self, target: IpAddr, now: Now) {
         let attacked = self.is_attacked(IpNet::from(target));
         let settings = &self.effective.web;
-        let detection = &self.effective.detection;
-        let threshold = self.web.threshold(target, settings, detection.multiplier, detection.learning_secs);
+        let terms = self.request_terms(now);
+        let threshold = self.web.threshold(target, settings, &self.effective.detection, self.hour);
         let Some(site) = self.web.sites.get_mut(&target) else { return };
         site.rate = site.window.rate(now.mono_ns);
         let ratio = site.rate / threshold.value;
@@ -135,8 +137,7 @@ impl Engine {
         if ratio <= 1.0 {
             site.over_since = None;
             if !attacked && !site.window.is_idle(now.mono_ns) {
-                let free = settings.floor_rps as f64 / detection.multiplier;
-                site.usual.observe(site.rate, detection.window_secs, detection.learning_secs, free);
+                site.usual.observe(site.rate, &terms);
                 site.calm.observe(&site.window.features(now.mono_ns, CALM_SPAN_NS));
             }
             self.on_finding(target, excess, None, now);
@@ -154,11 +155,17 @@ impl Engine {
     }
 
     /// An operator says that what a site receives is no attack.
-    pub(super) fn accept_requests(&mut self, net: IpNet) {
-        let learning_secs = self.effective.detection.learning_secs;
+    pub(super) fn accept_requests(&mut self, net: IpNet, now: Now) {
+        let terms = self.request_terms(now);
         for (_, site) in self.web.sites.iter_mut().filter(|(ip, _)| net.contains(*ip)) {
-            site.usual.accept(site.rate, learning_secs);
+            site.usual.accept(site.rate, &terms);
         }
+    }
+
+    /// What the usual rates of requests are learnt by.
+    fn request_terms(&self, now: Now) -> Terms {
+        let free = calm::only(self.effective.web.floor_rps as f64 / self.effective.detection.multiplier);
+        Terms { free, ..self.terms(now) }
     }
 
     pub(super) fn web_states(&self) -> Vec<WebState> {
@@ -182,7 +189,7 @@ impl Engine {
             .sites
             .iter()
             .map(|(target, site)| {
-                let threshold = self.web.threshold(*target, settings, detection.multiplier, detection.learning_secs);
+                let threshold = self.web.threshold(*target, settings, detection, self.hour);
                 SiteView {
                     target: *target,
                     rps: site.rate as u64,
@@ -210,17 +217,26 @@ impl Web {
     }
 
     /// The numbers that people set, else the larger of floor and multiplier × baseline.
-    fn threshold(&self, target: IpAddr, settings: &WebSettings, multiplier: f64, learning_secs: u32) -> Threshold {
+    fn threshold(
+        &self,
+        target: IpAddr,
+        settings: &WebSettings,
+        detection: &Detection,
+        hour: Option<Hour>,
+    ) -> Threshold {
         if let Some(rps) = settings.static_rps {
             return Threshold { value: rps.max(1) as f64, origin: ThresholdOrigin::Static };
         }
         let floor = settings.floor_rps.max(1) as f64;
-        let normal = self.sites.get(&target).and_then(|site| site.usual.normal(learning_secs)).unwrap_or(0.0);
-        if normal * multiplier > floor {
-            Threshold { value: normal * multiplier, origin: ThresholdOrigin::Baseline }
-        } else {
-            Threshold { value: floor, origin: ThresholdOrigin::Floor }
+        let usual = self.sites.get(&target).map(|site| &site.usual);
+        let normal = usual.and_then(|u| u.normal(detection.learning_secs, hour)).unwrap_or(0.0);
+        let value = normal * detection.multiplier;
+        if value <= floor {
+            return Threshold { value: floor, origin: ThresholdOrigin::Floor };
         }
+        let by_hour = usual.is_some_and(|u| u.is_by_hour(hour));
+        let origin = if by_hour { ThresholdOrigin::HourOfWeek } else { ThresholdOrigin::Baseline };
+        Threshold { value, origin }
     }
 }
 
