@@ -85,6 +85,8 @@ struct Daemon {
     acks: Vec<CommandAck>,
     /// Frames and bytes at the last tick and at the last metrics sample.
     last_tick: (u64, u64),
+    /// Frames at the last look whether the maps are as they should be.
+    seen_at_repair: u64,
     last_reading: Option<CounterReading>,
     last_sample: (u64, MetricsCounters),
     tick: TickReport,
@@ -172,6 +174,7 @@ pub async fn run(config: Config) -> Result<()> {
         outcome: None,
         acks: Vec::new(),
         last_tick: (0, 0),
+        seen_at_repair: 0,
         last_reading: None,
         last_sample: (started.mono_ns, MetricsCounters::default()),
         tick: TickReport::default(),
@@ -596,7 +599,8 @@ impl Daemon {
     fn on_repair(&mut self) {
         let now_ns = clock::mono_ns();
         if let Some(gate) = &mut self.datapath.gate {
-            gate.refresh(now_ns);
+            let seen = self.last_tick.1;
+            gate.refresh(std::mem::replace(&mut self.seen_at_repair, seen) == seen, now_ns);
         }
         match self.datapath.repair(now_ns) {
             Ok(results) => self.on_results(results),

@@ -122,7 +122,7 @@ impl Gate {
         self.unlearnt = attached.iter().find_map(off);
         self.blind = around.exit_elsewhere.map(|name| format!("answers may belong to questions that left by {name}"));
         self.no_cookies = self.without_cookies(attached, &around.veths, &around.vlans);
-        self.refresh(now_mono_ns);
+        self.refresh(false, now_mono_ns);
         for error in self.write_gated() {
             tracing::error!(%error, "the TCP gate is not as it should be");
         }
@@ -162,10 +162,14 @@ impl Gate {
         })
     }
 
-    /// Looks again which ports are served, and counts what was learnt.
-    pub fn refresh(&mut self, now_mono_ns: u64) {
+    /// Looks again which ports are served, and counts what was learnt: where nothing was and no frame came since the last
+    /// look (`is_quiet`) there is nothing to count, and 3 MiB need not be read.
+    pub fn refresh(&mut self, is_quiet: bool, now_mono_ns: u64) {
         if let Err(error) = self.write_settings(now_mono_ns) {
             tracing::error!(%error, "reflectors and the TCP gate are not told what they need");
+        }
+        if is_quiet && self.learnt == Learnt::default() {
+            return;
         }
         match self.maps.learnt(now_mono_ns) {
             Ok(learnt) => self.learnt = learnt,
