@@ -36,6 +36,7 @@ const TC_ACT_SHOT: i32 = 2;
 const TC_ACT_UNSPEC: i32 = -1;
 
 #[xdp]
+#[inline(always)]
 pub fn ftagent_xdp(ctx: XdpContext) -> u32 {
     let wire_len = ctx.data_end() - ctx.data();
     judge(&ctx, wire_len, |hook| _ = ftagent_parse_xdp(hook.ctx), |hook| ftagent_tunnel_xdp(hook.ctx)).action()
@@ -43,12 +44,14 @@ pub fn ftagent_xdp(ctx: XdpContext) -> u32 {
 
 /// The same for interfaces whose frames lie in several buffers: jumbo frames, receive offload in the driver.
 #[xdp(frags)]
+#[inline(always)]
 pub fn ftagent_xdp_frags(ctx: XdpContext) -> u32 {
     let wire_len = hook::buffer_len(&ctx);
     judge(&ctx, wire_len, |hook| _ = ftagent_parse_xdp(hook.ctx), |hook| ftagent_tunnel_xdp(hook.ctx)).action()
 }
 
 #[classifier]
+#[inline(always)]
 pub fn ftagent_tc(ctx: TcContext) -> i32 {
     hook::pull_headers(&ctx);
     match judge(
