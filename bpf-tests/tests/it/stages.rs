@@ -9,6 +9,7 @@ use bpf_tests::packet::PacketBuilder;
 use bpf_tests::run::run_xdp;
 use bpf_tests::skip_without_root;
 use ftagent::engine::{Matches, RuleId, RuleSet, Verdict};
+use ftagent::xdp::compile::FailSafe;
 use ftagent::xdp::compile::Lists;
 use ftagent::xdp::counters;
 use ftagent::xdp::pins::Pins;
@@ -252,9 +253,14 @@ fn a_flood_of_tunnels_for_others_is_one_on_whom_they_are_for() {
     ];
     let mut rules = set(rules);
     rules.allow = vec![AllowEntry { prefix: net("198.51.100.99/32"), label: String::new() }];
+    datapath.ground.fail_safe = vec![FailSafe { prefix: net("192.0.2.0/24"), ports: vec![22] }];
     datapath.apply(&rules);
     let mut samples = Samples::open(&Pins::below(&datapath.dir.bpf()).expect("a bpffs").maps()).expect("the ring");
     let inner = |last| packet(&PacketBuilder::v4([198, 51, 100, last], [100, 64, 9, 9]).udp(7, 8).build());
+    let to_port = |port| {
+        let inside = packet(&PacketBuilder::v4([198, 51, 100, 1], [100, 64, 9, 9]).tcp(1_000, port, 2).build());
+        [&[0, 0, 0x08, 0][..], &inside].concat()
+    };
     let gre = |last| [&[0, 0, 0x08, 0][..], &inner(last)].concat();
     let v6 = || PacketBuilder::v6([0x2001, 0xdb8, 1, 0, 0, 0, 0, 1], EDGE_V6);
     let rows = [
@@ -281,6 +287,16 @@ fn a_flood_of_tunnels_for_others_is_one_on_whom_they_are_for() {
             from([203, 0, 113, 1]).protocol(47).payload(&gre(99)).build(),
             Reason::Allowlisted,
         ),
+        (
+            "an operator's tunnel, to a port that must stay open",
+            from([192, 0, 2, 7]).protocol(47).payload(&to_port(22)).build(),
+            Reason::FailSafe,
+        ),
+        (
+            "an operator's tunnel, to another port",
+            from([192, 0, 2, 7]).protocol(47).payload(&to_port(80)).build(),
+            Reason::TargetRule,
+        ),
     ];
     for (name, frame, expected) in rows {
         assert_eq!(datapath.judge(&frame), expected, "{name}");
@@ -297,7 +313,7 @@ fn a_flood_of_tunnels_for_others_is_one_on_whom_they_are_for() {
             (ip.to_string(), of(TrafficClass::Gre), of(TrafficClass::Udp))
         })
         .collect();
-    assert_eq!(counted[0], ("10.99.0.1".to_owned(), 3, 0), "{counted:?}");
+    assert_eq!(counted[0], ("10.99.0.1".to_owned(), 4, 0), "{counted:?}");
     assert_eq!(counted.len(), 2, "{counted:?}");
     let seen: Vec<(u8, String)> =
         samples.take().iter().map(|s| (s.packet.protocol, std::net::IpAddr::from(s.packet.dst).to_string())).collect();

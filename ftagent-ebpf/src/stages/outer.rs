@@ -25,7 +25,7 @@ pub(super) fn hit(judged: &Judged<'_>) -> Option<Hit> {
 }
 
 /// Closes a tunnel again that is for an address that the node protects, whose packet is for none, and of whose sender
-/// nothing is known.
+/// nothing is known; unless who sent the tunnel is fail-safe on the packet's ports.
 ///
 /// A flood of packets in tunnels that are for nobody here is one on whom the tunnels are for, and nothing would see it if
 /// the packets inside were what counts. A global function as the one below.
@@ -45,7 +45,11 @@ pub extern "C" fn ftagent_close_tunnel() -> u32 {
     scratch.packet.outer_src = scratch.packet.src;
     let answer = ftagent_ask_outer(judged.generation, judged.now_ns);
     scratch.packet.outer_src = outer_src;
-    if answer == NOTHING {
+    if answer != NOTHING {
+        return 0;
+    }
+    // Who is fail-safe on some ports is so on those inside: closed, the packet has none.
+    if (ftagent_ask_outer(judged.generation, judged.now_ns) >> 32) as u8 != Reason::FailSafe as u8 {
         scratch.packet.copy_from(&scratch.around);
         scratch.packet.close();
     }

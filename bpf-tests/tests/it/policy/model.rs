@@ -96,7 +96,8 @@ impl World {
         facts.around.as_deref().filter(|around| self.is_closed(facts, around)).unwrap_or(facts)
     }
 
-    /// Whether only the packet around is for a protected destination, and nothing is known of who sent the one inside.
+    /// Whether only the packet around is for a protected destination, nothing is known of who sent the one inside, and
+    /// who sent the one around is not fail-safe on the ports inside.
     fn is_closed(&self, inside: &Facts, around: &Facts) -> bool {
         let is_blocked = |rule: &Rule| {
             rule.verdict == Verdict::Drop
@@ -107,6 +108,7 @@ impl World {
         !self.is_protected(inside.dst)
             && self.is_protected(around.dst)
             && !self.is_safe(inside.src, inside)
+            && !self.is_safe(around.src, inside)
             && !self.allow.iter().any(|a| a.contains(&inside.src))
             && !self.rules.iter().any(is_blocked)
             && lists::around(&self.lists, inside.src).next().is_none()
