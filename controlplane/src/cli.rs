@@ -24,9 +24,12 @@ pub struct Settings {
     /// Address to serve on; port 0 takes a free one
     #[arg(long, global = true)]
     pub listen: Option<SocketAddr>,
-    /// Folder of the database
+    /// Folder of the database and of captures
     #[arg(long, global = true)]
     pub data: Option<PathBuf>,
+    /// sqlite:PATH or postgres://USER@HOST/NAME; a password belongs into the file or FTAGENT_CP_DATABASE
+    #[arg(long, global = true, value_name = "URL")]
+    pub database: Option<String>,
 }
 
 #[derive(Subcommand)]
@@ -39,6 +42,20 @@ pub enum Command {
     },
     /// Make the database or bring its schema up to date, then end
     Migrate,
+    /// Write a copy of an SQLite database, as of one moment, while the server goes on
+    Backup {
+        /// Where to; it must not exist
+        file: PathBuf,
+    },
+    /// Put a copy into the place of the SQLite database, with the server stopped; the old one is kept beside it
+    Restore { file: PathBuf },
+    /// Write everything in the database as JSON Lines, for any database, while the server goes on
+    Export {
+        /// Where to; it must not exist
+        file: PathBuf,
+    },
+    /// Take an export into an empty database, whole or not at all
+    Import { file: PathBuf },
     /// Read the configuration and print what is in force, then end
     CheckConfig,
     /// Print the OpenAPI document

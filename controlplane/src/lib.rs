@@ -1,4 +1,4 @@
-//! The control plane of ftagent: REST, agent protocol, audit, on an embedded database.
+//! The control plane of ftagent: REST, agent protocol, audit, on an embedded database or PostgreSQL.
 //!
 //! `http` parses requests and writes answers, `app` is what callers may do, `store` keeps it, `domain` decides.
 #![forbid(unsafe_code)]
@@ -10,5 +10,6 @@ pub mod config;
 pub mod domain;
 pub mod http;
 pub mod jobs;
+pub mod maintenance;
 pub mod server;
 pub mod store;

@@ -9,7 +9,7 @@ use controlplane::app::App;
 use controlplane::cli::{Cli, Command, RoleWord, SubscriptionWord, TokenCommand};
 use controlplane::config::Config;
 use controlplane::domain::{Actor, NewToken, Page, Role, Subscription};
-use controlplane::{http, server};
+use controlplane::{http, maintenance, server};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
@@ -40,10 +40,14 @@ fn run(cli: &Cli) -> Result<()> {
             }
             Command::Migrate => {
                 let app = server::open(&config).await?;
-                println!("{} is up to date", config.database().display());
+                println!("{} is up to date", config.database);
                 app.close().await;
                 Ok(())
             }
+            Command::Backup { file } => maintenance::backup(&config, file).await,
+            Command::Restore { file } => maintenance::restore(&config, file).await,
+            Command::Export { file } => maintenance::export(&config, file).await,
+            Command::Import { file } => maintenance::import(&config, file).await,
             Command::CheckConfig => {
                 print!("{}", toml::to_string(&config).context("the configuration cannot be written")?);
                 Ok(())

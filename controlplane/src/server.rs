@@ -29,7 +29,7 @@ use crate::http::{Context, metrics_router, router};
 use crate::jobs;
 use crate::store::Store;
 use crate::store::files::CaptureFiles;
-use crate::store::sqlite::SqliteStore;
+use crate::store::sql::SqlStore;
 
 /// How long open requests may take to finish.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -41,6 +41,19 @@ const HEAD_TIME: Duration = Duration::from_secs(10);
 /// # Errors
 /// The folder cannot be made, or the database cannot be opened.
 pub async fn open(config: &Config) -> Result<Arc<App>> {
+    let store = open_store(config).await?;
+    let folder = config.captures();
+    let files = CaptureFiles::open(&folder)
+        .with_context(|| format!("cannot use the folder of captures {}", folder.display()))?;
+    let captures = Captures::new(files, config.capture_limits());
+    Ok(Arc::new(App::new(Arc::new(store) as Arc<dyn Store>, Arc::new(SystemClock), captures)))
+}
+
+/// Opens the configured database, made if missing.
+///
+/// # Errors
+/// As [`open`].
+pub(crate) async fn open_store(config: &Config) -> Result<SqlStore> {
     let folder = &config.data;
     if !folder.is_dir() {
         std::fs::DirBuilder::new()
@@ -49,21 +62,22 @@ pub async fn open(config: &Config) -> Result<Arc<App>> {
             .create(folder)
             .with_context(|| format!("cannot make the data folder {}", folder.display()))?;
     }
-    let path = config.database();
+    if let Some(path) = config.database.file() {
+        reserve(path)?;
+    }
+    SqlStore::open(&config.store()).await.with_context(|| format!("cannot open the database {}", config.database))
+}
+
+/// Makes the file of an SQLite database, if there is none.
+fn reserve(path: &Path) -> Result<()> {
     // SQLite gives its files the mode of the first one: hashes and incidents are nobody else's to read.
     std::fs::OpenOptions::new()
         .append(true)
         .create(true)
         .mode(0o600)
-        .open(&path)
+        .open(path)
         .with_context(|| format!("cannot write the database {}", path.display()))?;
-    let store =
-        SqliteStore::open(&path).await.with_context(|| format!("cannot open the database {}", path.display()))?;
-    let folder = config.captures();
-    let files = CaptureFiles::open(&folder)
-        .with_context(|| format!("cannot use the folder of captures {}", folder.display()))?;
-    let captures = Captures::new(files, config.capture_limits());
-    Ok(Arc::new(App::new(Arc::new(store) as Arc<dyn Store>, Arc::new(SystemClock), captures)))
+    Ok(())
 }
 
 /// Serves until a signal ends it.
@@ -83,7 +97,9 @@ pub async fn serve(config: &Config, token_file: Option<&Path>) -> Result<()> {
     let api = router(context.clone(), metrics_listener.is_none());
     let retention =
         Retention { seconds_hours: config.metrics_seconds_hours, minutes_days: config.metrics_minutes_days };
-    let jobs = tokio::spawn(jobs::run(app.clone(), retention, draining));
+    let jobs = tokio::spawn(jobs::run(app.clone(), retention, draining.clone()));
+
+    let relay = tokio::spawn(app.clone().relay(draining.clone()));
 
     let handle = Handle::new();
     let address = listener.local_addr()?;
@@ -117,6 +133,7 @@ pub async fn serve(config: &Config, token_file: Option<&Path>) -> Result<()> {
         metrics.await.context("the metrics task panicked")?.context("the metrics listener failed")?;
     }
     jobs.await.context("the jobs' task panicked")?;
+    relay.await.context("the relay's task panicked")?;
     app.close().await;
     info!("stopped");
     Ok(())

@@ -47,7 +47,7 @@ impl App {
         }));
         let (stored, command) = self.store.change(ws, id, change, &actor.to_string(), fact).await?;
         if command.is_some() {
-            self.pushes.wake(stored.node);
+            self.pushes.wake(&[stored.node]);
         }
         let summary = IncidentSummary::from(&stored);
         self.events.announce(ws, "incident", json!({ "what": "updated", "incident": summary }));

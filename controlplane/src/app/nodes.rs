@@ -65,7 +65,7 @@ impl App {
             }
         }
         let command = self.store.order(ws, node, order, fact).await?;
-        self.pushes.wake(node);
+        self.pushes.wake(&[node]);
         Ok(command)
     }
 }

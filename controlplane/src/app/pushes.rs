@@ -9,6 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{oneshot, watch};
 use uuid::Uuid;
 
+use super::relay::{Notice, Relay};
+
 /// Streams that one node may hold open; the oldest gives way, since it is most likely a connection that died unseen.
 const MAX_STREAMS: usize = 4;
 
@@ -27,22 +29,47 @@ struct Waiting {
 
 /// The streams of every node.
 #[derive(Clone, Default)]
-pub struct Pushes(Arc<Mutex<Waiting>>);
+pub struct Pushes {
+    here: Arc<Mutex<Waiting>>,
+    relay: Relay,
+}
 
 impl Pushes {
     fn lock(&self) -> MutexGuard<'_, Waiting> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.here.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Wakes the node's streams.
-    pub fn wake(&self, node: Uuid) {
+    pub(super) fn new(relay: Relay) -> Self {
+        Self { relay, ..Self::default() }
+    }
+
+    /// Wakes the nodes' streams, here and at every other process.
+    pub fn wake(&self, nodes: &[Uuid]) {
+        if !nodes.is_empty() {
+            self.relay.leave(|| Notice::Wake(nodes.to_vec()));
+        }
+        nodes.iter().for_each(|node| self.wake_here(*node));
+    }
+
+    pub(super) fn wake_here(&self, node: Uuid) {
         if let Some(channel) = self.lock().nodes.get(&node) {
             channel.wake.send_modify(|n| *n = n.wrapping_add(1));
         }
     }
 
-    /// Ends the node's streams.
+    pub(super) fn wake_all_here(&self) {
+        for channel in self.lock().nodes.values() {
+            channel.wake.send_modify(|n| *n = n.wrapping_add(1));
+        }
+    }
+
+    /// Ends the node's streams, here and at every other process.
     pub fn end(&self, node: Uuid) {
+        self.relay.leave(|| Notice::End(node));
+        self.end_here(node);
+    }
+
+    pub(super) fn end_here(&self, node: Uuid) {
         self.lock().nodes.remove(&node);
     }
 
@@ -107,7 +134,7 @@ mod tests {
         let pushes = Pushes::default();
         let node = Uuid::from_u128(1);
         let mut streams: Vec<_> = (0..5).map(|_| pushes.subscribe(node)).collect();
-        pushes.wake(node);
+        pushes.wake(&[node]);
         assert!(!streams[0].woken().await);
         for stream in &mut streams[1..] {
             assert!(stream.woken().await);

@@ -1,6 +1,7 @@
 //! What the server does for itself: readiness, pruning, answers kept for repeats.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use ftagent_common::vocab::NodeStatus;
 use serde_json::json;
@@ -8,7 +9,7 @@ use tracing::{debug, info};
 use uuid::Uuid;
 
 use super::App;
-use crate::store::{Answered, Result};
+use crate::store::{Answered, Claim, Key, Result};
 
 /// How long a first answer is given again: a day.
 const ANSWER_SECS: i64 = 86_400;
@@ -35,9 +36,23 @@ impl App {
         self.store.close().await;
     }
 
-    /// The first answer to the same key of the same caller within a day.
-    pub(crate) async fn answered(&self, caller: &str, key_hash: [u8; 32]) -> Result<Option<Answered>> {
-        self.store.answered(caller, key_hash, self.now().plus_secs(-ANSWER_SECS)).await
+    /// Takes an `Idempotency-Key`, or gives the first answer to it within a day; waits where another process is about
+    /// to answer.
+    pub(crate) async fn claim(&self, caller: &str, key: &Key) -> Result<Claim> {
+        let mut wait = Duration::from_millis(5);
+        loop {
+            let claim = self.store.claim(caller, key, self.now(), self.now().plus_secs(-ANSWER_SECS)).await?;
+            if claim != Claim::UnderWay || wait > Duration::from_secs(5) {
+                return Ok(claim);
+            }
+            tokio::time::sleep(wait).await;
+            wait = wait * 3 / 2;
+        }
+    }
+
+    /// Gives a key free that will not be answered now.
+    pub(crate) async fn release(&self, caller: &str, key_hash: [u8; 32]) -> Result<()> {
+        self.store.release(caller, key_hash).await
     }
 
     /// Keeps a first answer.
@@ -47,6 +62,10 @@ impl App {
 
     /// Thins out and deletes what is older than is kept.
     pub(crate) async fn prune(&self, retention: Retention) -> Result<()> {
+        if !self.store.lead().await? {
+            // The rows are another process's to delete; the files here may be this one's alone.
+            return self.sweep_captures().await;
+        }
         let now = self.now();
         let seconds_before = now.plus_secs(-retention.seconds_hours * 3_600);
         let minutes_before = now.plus_secs(-retention.minutes_days * 86_400);
@@ -58,12 +77,14 @@ impl App {
         self.sweep_captures().await
     }
 
-    /// Announces nodes whose status changed since the last look, kept in `seen`; the first look only remembers.
+    /// Announces nodes whose status changed since the last look, kept in `seen`; the first look only remembers. Of
+    /// several processes one announces, and the others look so that each can go on in its place.
     pub(crate) async fn notice_status(&self, seen: &mut HashMap<Uuid, NodeStatus>) -> Result<()> {
+        let leads = self.store.lead().await?;
         let nodes = self.store.all_nodes(self.now()).await?;
         let mut now_seen = HashMap::with_capacity(nodes.len());
         for (workspace, node) in nodes {
-            if let Some(before) = seen.get(&node.uuid).filter(|before| **before != node.status) {
+            if let Some(before) = seen.get(&node.uuid).filter(|before| leads && **before != node.status) {
                 info!(node = %node.uuid, name = node.name, %before, now = %node.status, "a node's status changed");
                 let data = json!({ "what": "status", "node": node.uuid, "before": before, "status": node.status });
                 self.events.announce(workspace, "node", data);
@@ -86,12 +107,12 @@ mod tests {
     use crate::clock::ManualClock;
     use crate::domain::{Actor, Deployment, Timestamp};
     use crate::store::files::CaptureFiles;
-    use crate::store::sqlite::SqliteStore;
+    use crate::store::sql::{Database, SqlStore};
 
     #[tokio::test]
     async fn a_node_that_falls_silent_is_announced_once() {
         let folder = tempfile::tempdir().expect("a folder");
-        let store = SqliteStore::open(&folder.path().join("cp.sqlite")).await.expect("a store");
+        let store = SqlStore::open(&Database::Sqlite(folder.path().join("cp.sqlite"))).await.expect("a store");
         let clock = Arc::new(ManualClock::new(Timestamp::from_secs(1_000)));
         let files = CaptureFiles::open(&folder.path().join("captures")).expect("a folder");
         let captures = Captures::new(files, CaptureLimits::default());
@@ -112,7 +133,7 @@ mod tests {
         }
         let event = listener.try_recv().expect("an event");
         let expected = json!({ "what": "status", "node": node, "before": "online", "status": "offline" });
-        assert_eq!((event.kind, event.data), ("node", expected));
+        assert_eq!((event.kind.as_ref(), event.data), ("node", expected));
         assert!(listener.try_recv().is_err(), "one change, one event");
     }
 }

@@ -25,6 +25,7 @@ pub use incident::{
 };
 pub use metrics::{MetricsPoint, MetricsWindow, check_batch};
 pub use node::{Deployment, HEARTBEAT_GRACE_SECS, Node, NodeFilter, NodePatch, node_status};
+pub(crate) use operator::hex;
 pub use operator::{Actor, NewToken, Role, Secret, SecretHash, Token};
 pub use page::{Listed, Page};
 pub use pcap::{

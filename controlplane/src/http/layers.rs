@@ -10,7 +10,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use sha2::{Digest, Sha256};
-use tracing::error;
+use tracing::{error, warn};
 
 use super::Context;
 use super::auth::{address, authenticate};
@@ -18,7 +18,7 @@ use super::error::ApiError;
 use super::extract::read_body;
 use super::limits::{Bucket, GENERAL, RateSlot};
 use crate::domain::{Actor, Problem};
-use crate::store::Answered;
+use crate::store::{Answered, Claim, Key};
 
 /// Runs the rest in a task of its own: a caller who goes away does not stop a change between its commit and its
 /// announcement, and a panic becomes an answer.
@@ -113,8 +113,14 @@ async fn answer_once(context: &Context, key: &[u8], request: Request, next: Next
 
     let gate = context.gates.of(&owner, key_hash);
     let _turn = gate.lock().await;
-    let known = context.app.answered(&owner, key_hash).await.map_err(|e| ApiError::from(e).into_response())?;
-    if let Some(known) = known {
+    let key = Key { hash: key_hash, request_hash };
+    let claim = context.app.claim(&owner, &key).await.map_err(|e| ApiError::from(e).into_response())?;
+    if claim == Claim::UnderWay {
+        return Err(
+            ApiError::unavailable("the first request with this Idempotency-Key is not answered yet").into_response()
+        );
+    }
+    if let Claim::Answered(known) = claim {
         if known.request_hash != request_hash {
             let problem = Problem::field("Idempotency-Key", "was used for another request within the last 24 h");
             return Err(ApiError::from(problem).into_response());
@@ -135,6 +141,8 @@ async fn answer_once(context: &Context, key: &[u8], request: Request, next: Next
         if let Err(fault) = context.app.remember(&owner, key_hash, &answered).await {
             error!(error = %fault, "an answer could not be kept for its Idempotency-Key");
         }
+    } else if let Err(fault) = context.app.release(&owner, key_hash).await {
+        warn!(error = %fault, "an Idempotency-Key could not be given free: it is within a minute");
     }
     Ok(Response::from_parts(head, Body::from(body)))
 }

@@ -1,12 +1,12 @@
 //! Keeping what the control plane knows: one trait per resource, one transaction per use case.
 //!
 //! A write takes the [`Fact`] that the audit chain keeps of it and commits both or neither. Writes that change what
-//! nodes must do answer with the nodes concerned ([`Changed`]), whose versions grew in the same transaction. `sqlite/`
-//! has one file per trait; another database is another folder with the same names.
+//! nodes must do answer with the nodes concerned ([`Changed`]), whose versions grew in the same transaction. `sql/`
+//! has one file per trait, for SQLite and PostgreSQL alike.
 
 mod error;
 pub mod files;
-pub mod sqlite;
+pub mod sql;
 
 use async_trait::async_trait;
 use ftagent_common::api::{CommandAck, Heartbeat, IncidentReport, MetricsSample, NodeCommand, NodeConfig, Order};
@@ -24,7 +24,19 @@ pub use error::{Result, StoreError};
 /// Everything that must be kept.
 #[async_trait]
 pub trait Store:
-    Workspaces + Nodes + Agents + Incidents + Pcaps + Rules + Allowlist + Thresholds + Audits + Idempotency + Send + Sync
+    Workspaces
+    + Nodes
+    + Agents
+    + Incidents
+    + Pcaps
+    + Rules
+    + Allowlist
+    + Thresholds
+    + Audits
+    + Idempotency
+    + Peers
+    + Send
+    + Sync
 {
     /// Reads and writes once, so that a locked, full or broken database shows.
     async fn check(&self) -> Result<()>;
@@ -242,10 +254,56 @@ pub struct Answered {
     pub answer: Vec<u8>,
 }
 
+/// How long a key stays taken without an answer.
+pub const CLAIM_SECS: i64 = 60;
+
+/// An `Idempotency-Key` and the request that it came with.
+#[derive(Clone, Copy, Debug)]
+pub struct Key {
+    pub hash: [u8; 32],
+    pub request_hash: [u8; 32],
+}
+
+/// What became of the wish to answer a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Claim {
+    /// It is ours to answer.
+    Taken,
+    /// It was answered.
+    Answered(Answered),
+    /// Another process is about to answer it.
+    UnderWay,
+}
+
 /// Answers by `Idempotency-Key`.
 #[async_trait]
 pub trait Idempotency {
-    async fn answered(&self, actor: &str, key_hash: [u8; 32], since: Timestamp) -> Result<Option<Answered>>;
+    /// Takes the key for a request that is about to be answered, unless it is answered or taken already. Keys taken by
+    /// processes that died are free again after [`CLAIM_SECS`].
+    async fn claim(&self, actor: &str, key: &Key, now: Timestamp, since: Timestamp) -> Result<Claim>;
     async fn remember(&self, actor: &str, key_hash: [u8; 32], answered: &Answered, now: Timestamp) -> Result<()>;
+    /// Gives a key that was taken and not answered free.
+    async fn release(&self, actor: &str, key_hash: [u8; 32]) -> Result<()>;
     async fn forget_answers(&self, before: Timestamp) -> Result<u64>;
+}
+
+/// Other control planes on the same database.
+#[async_trait]
+pub trait Peers {
+    /// Tells every process that listens, this one included, in order; at most 7,999 bytes each.
+    async fn tell(&self, notices: &[String]) -> Result<()>;
+    /// Hears what is told from now on; none where no other process can serve this database.
+    async fn listen(&self) -> Result<Option<Box<dyn Listener>>>;
+    /// Whether this process is the one that does the jobs of all, now.
+    async fn lead(&self) -> Result<bool>;
+}
+
+/// Hears what processes tell each other.
+#[async_trait]
+pub trait Listener: Send {
+    /// The next notice; none where some may have been lost.
+    ///
+    /// # Errors
+    /// The connection is gone and does not come again by itself.
+    async fn next(&mut self) -> Result<Option<String>>;
 }

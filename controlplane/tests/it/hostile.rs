@@ -1,5 +1,6 @@
 //! Everything a stranger can send.
 
+use controlplane::store::sql::Database;
 use reqwest::Method;
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -105,13 +106,29 @@ async fn junk_in_paths_and_filters_finds_nothing_and_breaks_nothing() {
 #[tokio::test]
 async fn a_locked_database_answers_503_and_the_retry_succeeds() {
     let server = Server::start().await;
-    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(server.folder.path().join("cp.sqlite"));
-    let pool = sqlx::sqlite::SqlitePoolOptions::new().max_connections(1).connect_with(options).await.unwrap();
-    let lock = pool.begin_with("BEGIN EXCLUSIVE").await.unwrap();
+    let (mut file, mut row) = (None, None);
+    match &server.database {
+        Database::Sqlite(path) => {
+            let options = sqlx::sqlite::SqliteConnectOptions::new().filename(path);
+            let pool = sqlx::sqlite::SqlitePoolOptions::new().max_connections(1).connect_with(options).await.unwrap();
+            file = Some(pool.begin_with("BEGIN EXCLUSIVE").await.unwrap());
+        }
+        Database::Postgres(settings) => {
+            let pool = sqlx::PgPool::connect(&format!("postgres://ftagent@{}", settings.place())).await.unwrap();
+            let mut lock = pool.begin().await.unwrap();
+            sqlx::query("SELECT id FROM workspaces FOR UPDATE").execute(&mut *lock).await.unwrap();
+            row = Some(lock);
+        }
+    }
     let (status, answer) = server.post("/api/v1/firewall-rules", &rule("r")).await;
     assert_eq!((status, &answer["error"]["code"]), (503, &json!("unavailable")), "{answer}");
     assert_eq!(server.get("/api/v1/firewall-rules").await.0, 200, "reads go on");
-    lock.rollback().await.unwrap();
+    if let Some(lock) = file.take() {
+        lock.rollback().await.unwrap();
+    }
+    if let Some(lock) = row.take() {
+        lock.rollback().await.unwrap();
+    }
     assert_eq!(server.post("/api/v1/firewall-rules", &rule("r")).await.0, 200);
     assert_eq!(server.get("/api/v1/audit?action=rule.create").await.1["total"], 1);
 }

@@ -1,8 +1,10 @@
 //! Conventions and groups of the operators' API.
 
+use controlplane::store::sql::Database;
 use reqwest::Method;
 use serde_json::{Value, json};
 
+use crate::cluster::raw;
 use crate::support::{Server, UUID, checked, report, rule};
 
 #[tokio::test]
@@ -173,10 +175,7 @@ async fn an_answer_kept_for_a_key_holds_no_secret_in_the_clear() {
 async fn a_workspace_without_subscription_reads_but_does_not_write() {
     let server = Server::start().await;
     let node = server.deploy("edge-1").await;
-    let database = server.folder.path().join("cp.sqlite");
-    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(database);
-    let pool = sqlx::SqlitePool::connect_with(options).await.unwrap();
-    sqlx::query("UPDATE workspaces SET subscription = 'inactive'").execute(&pool).await.unwrap();
+    raw(&server.database, "UPDATE workspaces SET subscription = 'inactive'").await.unwrap();
     let (status, answer) = server.post("/api/v1/firewall-rules", &rule("r")).await;
     assert_eq!((status, &answer["error"]["code"]), (402, &json!("subscription_required")));
     assert_eq!(server.get("/api/v1/firewall-rules").await.0, 200);
@@ -201,12 +200,14 @@ async fn every_write_is_in_the_audit_chain_and_the_chain_verifies() {
     let (_, verdict) = server.get("/api/v1/audit/verify").await;
     assert_eq!((&verdict["intact"], &verdict["records"]), (&json!(true), &json!(4)));
 
-    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(server.folder.path().join("cp.sqlite"));
-    let pool = sqlx::SqlitePool::connect_with(options).await.unwrap();
-    assert!(sqlx::query("UPDATE audit SET actor = 'x'").execute(&pool).await.is_err());
-    assert!(sqlx::query("DELETE FROM audit").execute(&pool).await.is_err());
-    sqlx::query("DROP TRIGGER audit_is_not_edited").execute(&pool).await.unwrap();
-    sqlx::query("UPDATE audit SET actor = 'somebody else' WHERE seq = 3").execute(&pool).await.unwrap();
+    assert!(raw(&server.database, "UPDATE audit SET actor = 'x'").await.is_err());
+    assert!(raw(&server.database, "DELETE FROM audit").await.is_err());
+    let drop = match server.database {
+        Database::Sqlite(_) => "DROP TRIGGER audit_is_not_edited",
+        Database::Postgres(_) => "DROP TRIGGER audit_is_not_changed ON audit",
+    };
+    raw(&server.database, drop).await.unwrap();
+    raw(&server.database, "UPDATE audit SET actor = 'somebody else' WHERE seq = 3").await.unwrap();
     let (_, verdict) = server.get("/api/v1/audit/verify").await;
     assert_eq!((&verdict["intact"], &verdict["broken"]["seq"]), (&json!(false), &json!(3)));
 }

@@ -3,10 +3,14 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
 mod agent;
+mod cluster;
+mod databases;
+mod faults;
 mod hostile;
 mod http;
 mod openapi;
 mod pcaps;
+mod peers;
 mod process;
 mod roles;
 mod store;

@@ -10,9 +10,9 @@ use serde_json::{Value, json};
 use crate::support::rule;
 
 /// A running server; killed when dropped.
-struct Process {
+pub(crate) struct Process {
     child: Child,
-    url: String,
+    pub(crate) url: String,
     lines: Vec<String>,
 }
 
@@ -23,7 +23,7 @@ fn command(data: &Path) -> Command {
 }
 
 impl Process {
-    fn start(data: &Path, args: &[&str]) -> Self {
+    pub(crate) fn start(data: &Path, args: &[&str]) -> Self {
         let child = command(data).arg("serve").args(args).stdout(Stdio::piped()).spawn().unwrap();
         let mut process = Self { child, url: String::new(), lines: Vec::new() };
         for line in BufReader::new(process.child.stdout.take().unwrap()).lines() {
@@ -37,7 +37,7 @@ impl Process {
         panic!("it ended before it listened: {:?}", process.lines);
     }
 
-    fn token(&self) -> Option<String> {
+    pub(crate) fn token(&self) -> Option<String> {
         self.lines.iter().find_map(|l| l.strip_prefix("deploy token: ")).map(str::to_owned)
     }
 }
@@ -49,13 +49,13 @@ impl Drop for Process {
     }
 }
 
-fn run(data: &Path, args: &[&str]) -> (bool, String) {
+pub(crate) fn run(data: &Path, args: &[&str]) -> (bool, String) {
     let output = command(data).args(args).stderr(Stdio::piped()).output().unwrap();
     let text = [output.stdout, output.stderr].concat();
     (output.status.success(), String::from_utf8(text).unwrap())
 }
 
-async fn json_of(client: &Client, url: &str, token: &str) -> Value {
+pub(crate) async fn json_of(client: &Client, url: &str, token: &str) -> Value {
     client.get(url).bearer_auth(token).send().await.unwrap().json().await.unwrap()
 }
 

@@ -6,12 +6,13 @@ use controlplane::domain::{
     Actor, AllowlistScope, Deployment, Fact, IncidentFilter, MetricsWindow, NewAllowlistEntry, NewChunk, NewRule,
     NewThreshold, NewToken, NodeFilter, Page, PcapFormat, Problem, Role, RuleScope, Secret, Timestamp, WorkspaceId,
 };
-use controlplane::store::sqlite::SqliteStore;
-use controlplane::store::{Answered, Assembled, Store, StoreError, UnderWay};
+use controlplane::store::sql::{Database, SqlStore};
+use controlplane::store::{Answered, Assembled, CLAIM_SECS, Claim, Key, Store, StoreError, UnderWay};
 use ftagent_common::api::{DeployRequest, Heartbeat, MetricsSample, Order};
 use ftagent_common::vocab::NodeStatus;
 use uuid::Uuid;
 
+use crate::cluster::{Cluster, raw, settings};
 use crate::support::{NOW, UUID, report};
 
 /// A fresh store with one workspace and one node.
@@ -20,18 +21,36 @@ struct Fixture {
     ws: WorkspaceId,
     node: Uuid,
     now: Timestamp,
-    folder: tempfile::TempDir,
+    database: Database,
+    /// What the database lives in.
+    _home: Home,
+}
+
+enum Home {
+    Folder { _folder: tempfile::TempDir },
+    Cluster { _cluster: Arc<Cluster> },
 }
 
 impl Fixture {
     async fn sqlite() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&folder.path().join("cp.sqlite")).await.unwrap());
+        let database = Database::Sqlite(folder.path().join("cp.sqlite"));
+        Self::on(database, Home::Folder { _folder: folder }).await
+    }
+
+    async fn postgres() -> Option<Self> {
+        let cluster = Cluster::shared()?;
+        let database = settings(&cluster.database().await);
+        Some(Self::on(database, Home::Cluster { _cluster: cluster }).await)
+    }
+
+    async fn on(database: Database, home: Home) -> Self {
+        let store: Arc<dyn Store> = Arc::new(SqlStore::open(&database).await.unwrap());
         let now = NOW.parse().unwrap();
         assert!(store.bootstrap(now, &Secret::from_random([1; 32]).hash()).await.unwrap());
         assert!(!store.bootstrap(now, &Secret::from_random([2; 32]).hash()).await.unwrap());
         let ws = store.first_workspace().await.unwrap();
-        let fixture = Self { store, ws, node: Uuid::nil(), now, folder };
+        let fixture = Self { store, ws, node: Uuid::nil(), now, database, _home: home };
         let node = fixture.deploy("edge-1").await.unwrap();
         Self { node, ..fixture }
     }
@@ -59,6 +78,15 @@ impl Fixture {
         self.store.heartbeat(node, &heartbeat, at).await.unwrap();
     }
 
+    /// Runs a statement beside the store.
+    async fn raw(&self, statement: &str) {
+        raw(&self.database, statement).await.unwrap();
+    }
+
+    fn is_postgres(&self) -> bool {
+        matches!(self.database, Database::Postgres(_))
+    }
+
     async fn audited(&self) -> i64 {
         let (verifier, broken) = self.store.verify(self.ws).await.unwrap();
         assert_eq!(broken, None);
@@ -66,11 +94,42 @@ impl Fixture {
     }
 }
 
+macro_rules! contract {
+    ($($test:ident),+ $(,)?) => {
+        mod sqlite {
+            $(#[tokio::test]
+            async fn $test() {
+                super::$test(super::Fixture::sqlite().await).await;
+            })+
+        }
+
+        mod postgres {
+            $(#[tokio::test]
+            async fn $test() {
+                if let Some(fixture) = super::Fixture::postgres().await {
+                    super::$test(fixture).await;
+                }
+            })+
+        }
+    };
+}
+
+contract! {
+    a_refused_write_leaves_neither_row_nor_record,
+    another_workspace_sees_nothing,
+    the_status_filter_agrees_with_the_status_shown,
+    old_seconds_become_minutes_and_old_minutes_go,
+    commands_that_nobody_took_expire_but_can_still_be_acknowledged,
+    the_last_owner_token_stays,
+    answers_are_kept_for_their_time,
+    a_workspace_has_no_more_thresholds_than_nodes_take,
+    captures_belong_to_their_node_and_workspace_and_end_by_age_and_bytes,
+    a_store_opens_again_with_what_was_kept,
+}
+
 const PAGE: Page = Page { limit: 100, offset: 0 };
 
-#[tokio::test]
-async fn a_refused_write_leaves_neither_row_nor_record() {
-    let fixture = Fixture::sqlite().await;
+async fn a_refused_write_leaves_neither_row_nor_record(fixture: Fixture) {
     let before = fixture.audited().await;
     assert!(matches!(fixture.deploy("edge-1").await, Err(StoreError::Problem(Problem::AlreadyExists(_)))));
     let entry = |node| NewAllowlistEntry::parse("198.51.100.1", "", AllowlistScope::Node, Some(node)).unwrap();
@@ -83,9 +142,7 @@ async fn a_refused_write_leaves_neither_row_nor_record() {
     assert_eq!(fixture.store.config_version(fixture.node).await.unwrap(), 2);
 }
 
-#[tokio::test]
-async fn another_workspace_sees_nothing() {
-    let fixture = Fixture::sqlite().await;
+async fn another_workspace_sees_nothing(fixture: Fixture) {
     let store = &fixture.store;
     let stranger = WorkspaceId(fixture.ws.0 + 1);
     store.record(fixture.node, serde_json::from_value(report(UUID, 1, "active")).unwrap(), fixture.now).await.unwrap();
@@ -101,9 +158,7 @@ async fn another_workspace_sees_nothing() {
     assert!(store.order(stranger, fixture.node, &order, fixture.fact()).await.is_err_and(missing));
 }
 
-#[tokio::test]
-async fn the_status_filter_agrees_with_the_status_shown() {
-    let fixture = Fixture::sqlite().await;
+async fn the_status_filter_agrees_with_the_status_shown(fixture: Fixture) {
     for (name, ratio, ago, attacked) in [
         ("on", 0.0, 1, false),
         ("high", 0.71, 1, false),
@@ -130,9 +185,7 @@ async fn the_status_filter_agrees_with_the_status_shown() {
     }
 }
 
-#[tokio::test]
-async fn old_seconds_become_minutes_and_old_minutes_go() {
-    let fixture = Fixture::sqlite().await;
+async fn old_seconds_become_minutes_and_old_minutes_go(fixture: Fixture) {
     let sample = |secs: i64, pps: u64| MetricsSample {
         at: Timestamp::from_secs(secs).into(),
         pps,
@@ -164,9 +217,7 @@ async fn old_seconds_become_minutes_and_old_minutes_go() {
     assert!(series(60).await.is_empty());
 }
 
-#[tokio::test]
-async fn commands_that_nobody_took_expire_but_can_still_be_acknowledged() {
-    let fixture = Fixture::sqlite().await;
+async fn commands_that_nobody_took_expire_but_can_still_be_acknowledged(fixture: Fixture) {
     let order = Order::Block { source: "192.0.2.1/32".parse().unwrap(), ttl_secs: 60 };
     let command = fixture.store.order(fixture.ws, fixture.node, &order, fixture.fact()).await.unwrap();
     let pending = fixture.store.pending_commands(fixture.node, 0).await.unwrap();
@@ -186,9 +237,7 @@ async fn commands_that_nobody_took_expire_but_can_still_be_acknowledged() {
     assert!(fixture.store.acknowledge(other, &ack, fixture.fact()).await.is_err(), "another node's command");
 }
 
-#[tokio::test]
-async fn the_last_owner_token_stays() {
-    let fixture = Fixture::sqlite().await;
+async fn the_last_owner_token_stays(fixture: Fixture) {
     let store = &fixture.store;
     let new = |role| NewToken { name: "t".to_owned(), role, rate_limit: None, expires_at: None };
     let hash = |n| Secret::from_random([n; 32]).hash();
@@ -203,28 +252,37 @@ async fn the_last_owner_token_stays() {
     assert!(matches!(revoke(99).await, Err(StoreError::Problem(Problem::NotFound(_)))));
 }
 
-#[tokio::test]
-async fn answers_are_kept_for_their_time() {
-    let fixture = Fixture::sqlite().await;
+async fn answers_are_kept_for_their_time(fixture: Fixture) {
+    let key = |request: u8| Key { hash: [2; 32], request_hash: [request; 32] };
+    let claim = async |actor: &str, since: i64| {
+        fixture.store.claim(actor, &key(1), fixture.now, fixture.now.plus_secs(since)).await.unwrap()
+    };
+    assert_eq!(claim("token/1", 0).await, Claim::Taken);
+    // On PostgreSQL another process may ask; a single process keeps its own requests in line.
+    let under_way = if fixture.is_postgres() { Claim::UnderWay } else { Claim::Taken };
+    assert_eq!(claim("token/1", -9).await, under_way);
+    fixture.store.release("token/1", [2; 32]).await.unwrap();
+    assert_eq!(claim("token/1", 0).await, Claim::Taken);
+    let late = fixture.now.plus_secs(CLAIM_SECS + 1);
+    let again = fixture.store.claim("token/1", &key(1), late, fixture.now.plus_secs(-9)).await.unwrap();
+    assert_eq!(again, Claim::Taken, "whoever took it has died");
     let answered = Answered { request_hash: [1; 32], status: 200, answer: vec![1, 2, 3] };
     fixture.store.remember("token/1", [2; 32], &answered, fixture.now).await.unwrap();
-    let look = async |actor: &str, since: i64| {
-        fixture.store.answered(actor, [2; 32], fixture.now.plus_secs(since)).await.unwrap()
-    };
-    assert_eq!(look("token/1", 0).await, Some(answered));
-    assert_eq!(look("token/2", 0).await, None);
-    assert_eq!(look("token/1", 1).await, None);
+    assert_eq!(claim("token/1", 0).await, Claim::Answered(answered.clone()));
+    fixture.store.release("token/1", [2; 32]).await.unwrap();
+    assert_eq!(claim("token/1", 0).await, Claim::Answered(answered), "an answer stays");
+    assert_eq!(claim("token/2", 0).await, Claim::Taken);
+    fixture.store.release("token/2", [2; 32]).await.unwrap();
     assert_eq!(fixture.store.forget_answers(fixture.now.plus_secs(1)).await.unwrap(), 1);
+    assert_eq!(claim("token/1", 0).await, Claim::Taken);
 }
 
 #[tokio::test]
 async fn a_transaction_that_sqlite_ended_by_itself_leaves_the_store_writing() {
     let fixture = Fixture::sqlite().await;
-    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(fixture.folder.path().join("cp.sqlite"));
-    let pool = sqlx::SqlitePool::connect_with(options).await.unwrap();
     // The same end of a transaction as on a full disk.
     let trigger = "CREATE TRIGGER t BEFORE INSERT ON rules BEGIN SELECT RAISE(ROLLBACK, 'as on a full disk'); END";
-    sqlx::query(trigger).execute(&pool).await.unwrap();
+    fixture.raw(trigger).await;
     let rule = || NewRule {
         name: "r".to_owned(),
         trigger: serde_json::from_str(r#"{"type":"any"}"#).unwrap(),
@@ -235,20 +293,19 @@ async fn a_transaction_that_sqlite_ended_by_itself_leaves_the_store_writing() {
     };
     let create = async || fixture.store.create_rule(fixture.ws, rule(), fixture.fact()).await;
     assert!(create().await.is_err());
-    sqlx::query("DROP TRIGGER t").execute(&pool).await.unwrap();
+    fixture.raw("DROP TRIGGER t").await;
     assert!(create().await.is_ok());
     fixture.audited().await;
 }
 
-#[tokio::test]
-async fn a_workspace_has_no_more_thresholds_than_nodes_take() {
-    let fixture = Fixture::sqlite().await;
-    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(fixture.folder.path().join("cp.sqlite"));
-    let pool = sqlx::SqlitePool::connect_with(options).await.unwrap();
-    let many = "WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 9999)
-                INSERT INTO thresholds (workspace_id, target, label, thresholds, created_at, updated_at)
-                SELECT ?, '10.0.' || (i / 250) || '.' || (i % 250) || '/32', '', '{}', 0, 0 FROM n";
-    sqlx::query(many).bind(fixture.ws.0).execute(&pool).await.unwrap();
+async fn a_workspace_has_no_more_thresholds_than_nodes_take(fixture: Fixture) {
+    let many = format!(
+        "WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 9999)
+         INSERT INTO thresholds (workspace_id, target, label, thresholds, created_at, updated_at)
+         SELECT {}, '10.0.' || (i / 250) || '.' || (i % 250) || '/32', '', '{{}}', 0, 0 FROM n",
+        fixture.ws.0
+    );
+    fixture.raw(&many).await;
     let save = async |target: &str| {
         let rates = [("pps".to_owned(), 5)].into_iter().collect();
         fixture.store.save_threshold(fixture.ws, NewThreshold::parse(target, "", rates).unwrap(), fixture.fact()).await
@@ -257,25 +314,18 @@ async fn a_workspace_has_no_more_thresholds_than_nodes_take() {
     assert!(save("10.0.0.1").await.is_ok(), "one that is there can be replaced");
 }
 
-#[tokio::test]
-async fn a_store_opens_again_with_what_was_kept() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("cp.sqlite");
-    let now = NOW.parse().unwrap();
-    let first = SqliteStore::open(&path).await.unwrap();
-    let first: &dyn Store = &first;
-    assert!(first.bootstrap(now, &Secret::from_random([1; 32]).hash()).await.unwrap());
-    first.close().await;
-    assert!(matches!(first.check().await, Err(StoreError::Unavailable { .. })));
-    let second = SqliteStore::open(&path).await.unwrap();
-    let second: &dyn Store = &second;
-    assert!(!second.bootstrap(now, &Secret::from_random([2; 32]).hash()).await.unwrap());
-    second.check().await.unwrap();
+async fn a_store_opens_again_with_what_was_kept(fixture: Fixture) {
+    let records = fixture.audited().await;
+    fixture.store.close().await;
+    assert!(matches!(fixture.store.check().await, Err(StoreError::Unavailable { .. })));
+    let store: Arc<dyn Store> = Arc::new(SqlStore::open(&fixture.database).await.unwrap());
+    let second = Fixture { store, ..fixture };
+    assert!(!second.store.bootstrap(second.now, &Secret::from_random([2; 32]).hash()).await.unwrap());
+    second.store.check().await.unwrap();
+    assert_eq!(second.audited().await, records);
 }
 
-#[tokio::test]
-async fn captures_belong_to_their_node_and_workspace_and_end_by_age_and_bytes() {
-    let fixture = Fixture::sqlite().await;
+async fn captures_belong_to_their_node_and_workspace_and_end_by_age_and_bytes(fixture: Fixture) {
     let store = &fixture.store;
     store.record(fixture.node, serde_json::from_value(report(UUID, 1, "active")).unwrap(), fixture.now).await.unwrap();
     let chunk = |upload: &str, incident: &str| NewChunk {

@@ -9,13 +9,13 @@ use serde_json::json;
 use crate::support::{Node, Server, UUID, report, rule};
 
 /// A stream read line by line.
-struct Lines {
+pub(crate) struct Lines {
     answer: Response,
     bytes: Vec<u8>,
 }
 
 impl Lines {
-    async fn open(server: &Server, node: &Node, query: &str) -> Self {
+    pub(crate) async fn open(server: &Server, node: &Node, query: &str) -> Self {
         let answer = server.agent(node, Method::GET, &format!("/stream{query}")).send().await.unwrap();
         assert_eq!(answer.status(), 200);
         assert_eq!(answer.headers()["content-type"], "application/x-ndjson");
@@ -23,7 +23,7 @@ impl Lines {
     }
 
     /// The next message, or none at the end.
-    async fn next(&mut self) -> Option<StreamMessage> {
+    pub(crate) async fn next(&mut self) -> Option<StreamMessage> {
         loop {
             if let Some(end) = self.bytes.iter().position(|b| *b == b'\n') {
                 let line: Vec<u8> = self.bytes.drain(..=end).collect();

@@ -9,10 +9,12 @@ use controlplane::domain::Timestamp;
 use controlplane::http::{Context, router};
 use controlplane::store::Store;
 use controlplane::store::files::CaptureFiles;
-use controlplane::store::sqlite::SqliteStore;
+use controlplane::store::sql::{Database, SqlStore};
 use reqwest::{Client, Method, RequestBuilder, Response};
 use serde_json::{Value, json};
 use tokio::sync::watch;
+
+use crate::cluster::{Cluster, settings};
 
 /// When every test begins.
 pub(crate) const NOW: &str = "2026-05-12T14:30:00Z";
@@ -24,6 +26,11 @@ pub(crate) struct Server {
     pub(crate) drain: watch::Sender<bool>,
     pub(crate) client: Client,
     pub(crate) folder: tempfile::TempDir,
+    pub(crate) database: Database,
+    pub(crate) app: Arc<App>,
+    pub(crate) store: Arc<dyn Store>,
+    /// What the database lives in, if it is PostgreSQL.
+    _cluster: Option<Arc<Cluster>>,
 }
 
 /// A node that was deployed.
@@ -40,19 +47,51 @@ impl Server {
 
     /// One that keeps captures within `limits`.
     pub(crate) async fn start_with(folder: tempfile::TempDir, limits: CaptureLimits) -> Self {
-        let store = SqliteStore::open(&folder.path().join("cp.sqlite")).await.unwrap();
+        let (database, cluster) = Self::database(&folder).await;
+        Self::start_on(&database, folder, cluster, limits).await
+    }
+
+    /// A fresh database: SQLite, or PostgreSQL where `FTAGENT_TEST_DATABASE=postgres` asks for it.
+    async fn database(folder: &tempfile::TempDir) -> (Database, Option<Arc<Cluster>>) {
+        if std::env::var("FTAGENT_TEST_DATABASE").as_deref() == Ok("postgres") {
+            let cluster = Cluster::shared().expect("FTAGENT_TEST_DATABASE asks for PostgreSQL");
+            (settings(&cluster.database().await), Some(cluster))
+        } else {
+            (Database::Sqlite(folder.path().join("cp.sqlite")), None)
+        }
+    }
+
+    /// One on this database, which may hold something already: then there is no owner's token.
+    pub(crate) async fn start_on(
+        database: &Database,
+        folder: tempfile::TempDir,
+        cluster: Option<Arc<Cluster>>,
+        limits: CaptureLimits,
+    ) -> Self {
+        let store: Arc<dyn Store> = Arc::new(SqlStore::open(database).await.unwrap());
         let clock = Arc::new(ManualClock::new(NOW.parse::<Timestamp>().unwrap()));
         let files = CaptureFiles::open(&folder.path().join("captures")).unwrap();
         let captures = Captures::new(files, limits);
-        let app = Arc::new(App::new(Arc::new(store) as Arc<dyn Store>, clock.clone(), captures));
-        let owner = app.bootstrap().await.unwrap().unwrap().reveal().to_owned();
+        let app = Arc::new(App::new(store.clone(), clock.clone(), captures));
+        let owner = app.bootstrap().await.unwrap().map(|token| token.reveal().to_owned()).unwrap_or_default();
         let (drain, draining) = watch::channel(false);
         let service =
-            router(Context::new(app, 100, draining), true).into_make_service_with_connect_info::<SocketAddr>();
+            router(Context::new(app.clone(), 100, draining), true).into_make_service_with_connect_info::<SocketAddr>();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         tokio::spawn(async move { axum::serve(listener, service).await.unwrap() });
-        Self { url, owner, clock, drain, client: Client::new(), folder }
+        Self {
+            url,
+            owner,
+            clock,
+            drain,
+            client: Client::new(),
+            folder,
+            database: database.clone(),
+            app,
+            store,
+            _cluster: cluster,
+        }
     }
 
     /// A request with the owner's token.

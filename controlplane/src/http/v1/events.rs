@@ -28,7 +28,7 @@ async fn events(operator: Operator<Read>, State(context): State<Context>) -> imp
                 _ = draining.wait_for(|d| *d) => return None,
             };
             let event = match received {
-                Ok(event) if event.workspace == workspace => {
+                Ok(event) if event.workspace.is_none_or(|of| of == workspace) => {
                     Event::default().event(event.kind).data(event.data.to_string())
                 }
                 Ok(_) => continue,

@@ -1,12 +1,11 @@
-//! Workspaces and tokens in SQLite.
+//! Workspaces and tokens.
 
 use async_trait::async_trait;
-use sqlx::Row;
-use sqlx::sqlite::SqliteRow;
 
 use super::audits::append;
 use super::{
-    SqliteStore, advance_all, amount, at, hash, json, maybe_at, or_missing, to_json, unexpected, unless_taken,
+    Alone, Row, SqlStore, advance_all, amount, at, hash, json, maybe_at, or_missing, sql, to_json, unexpected,
+    unless_taken,
 };
 use crate::domain::{
     Actor, Fact, Listed, NewToken, Page, Problem, Role, SecretHash, Subscription, Timestamp, Token, Workspace,
@@ -14,29 +13,29 @@ use crate::domain::{
 };
 use crate::store::{Changed, Known, Result, Workspaces};
 
-fn role(row: &SqliteRow) -> Result<Role> {
+fn role(row: &Row) -> Result<Role> {
     let word: String = row.try_get("role")?;
     Role::from_word(&word).ok_or_else(|| unexpected("role", std::io::Error::other(word)))
 }
 
-pub(super) fn subscription(row: &SqliteRow) -> Result<Subscription> {
+pub(super) fn subscription(row: &Row) -> Result<Subscription> {
     let word: String = row.try_get("subscription")?;
     Ok(if word == Subscription::Active.as_str() { Subscription::Active } else { Subscription::Inactive })
 }
 
-fn token(row: &SqliteRow) -> Result<Token> {
+fn token(row: &Row) -> Result<Token> {
     Ok(Token {
         id: row.try_get("id")?,
         name: row.try_get("name")?,
         role: role(row)?,
-        rate_limit: row.try_get("rate_limit")?,
+        rate_limit: row.try_get::<Option<i64>>("rate_limit")?.and_then(|limit| u32::try_from(limit).ok()),
         created_at: at(row, "created_at")?,
         expires_at: maybe_at(row, "expires_at")?,
         revoked_at: maybe_at(row, "revoked_at")?,
     })
 }
 
-fn workspace(row: &SqliteRow) -> Result<Workspace> {
+fn workspace(row: &Row) -> Result<Workspace> {
     Ok(Workspace {
         id: WorkspaceId(row.try_get("id")?),
         name: row.try_get("name")?,
@@ -48,23 +47,23 @@ fn workspace(row: &SqliteRow) -> Result<Workspace> {
 
 const INSERT_TOKEN: &str =
     "INSERT INTO tokens (workspace_id, name, role, lookup, hash, rate_limit, created_at, expires_at)
-     VALUES (?, ?, ?, ?, ?, ?, ?, ?) RETURNING *";
+     VALUES ($1, $2, $3, $4, $5, $6, $7, $8) RETURNING *";
 
 #[async_trait]
-impl Workspaces for SqliteStore {
+impl Workspaces for SqlStore {
     async fn bootstrap(&self, now: Timestamp, owner: &SecretHash) -> Result<bool> {
         let mut tx = self.write().await?;
-        let known: i64 = sqlx::query_scalar("SELECT count(*) FROM workspaces").fetch_one(&mut *tx).await?;
+        tx.alone(Alone::Bootstrap).await?;
+        let known: i64 = sql("SELECT count(*) FROM workspaces").scalar(&mut tx).await?;
         if known > 0 {
             return Ok(false);
         }
-        let id: i64 =
-            sqlx::query_scalar("INSERT INTO workspaces (name, created_at) VALUES ('default', ?) RETURNING id")
-                .bind(now.micros())
-                .fetch_one(&mut *tx)
-                .await?;
+        let id: i64 = sql("INSERT INTO workspaces (name, created_at) VALUES ('default', $1) RETURNING id")
+            .bind(now.micros())
+            .scalar(&mut tx)
+            .await?;
         let ws = WorkspaceId(id);
-        let row = sqlx::query(INSERT_TOKEN)
+        let row = sql(INSERT_TOKEN)
             .bind(id)
             .bind("owner")
             .bind(Role::Owner.as_str())
@@ -73,7 +72,7 @@ impl Workspaces for SqliteStore {
             .bind(None::<i64>)
             .bind(now.micros())
             .bind(None::<i64>)
-            .fetch_one(&mut *tx)
+            .one(&mut tx)
             .await?;
         let system = Actor::System { workspace: ws };
         append(&mut tx, ws, Fact::new(now, &system, "workspace.create", "workspace/default")).await?;
@@ -83,12 +82,12 @@ impl Workspaces for SqliteStore {
     }
 
     async fn first_workspace(&self) -> Result<WorkspaceId> {
-        let id: Option<i64> = sqlx::query_scalar("SELECT min(id) FROM workspaces").fetch_one(&self.readers).await?;
+        let id: Option<i64> = sql("SELECT min(id) FROM workspaces").scalar(&self.pools).await?;
         or_missing(id.map(WorkspaceId), "workspace")
     }
 
     async fn workspace(&self, ws: WorkspaceId) -> Result<Workspace> {
-        let row = sqlx::query("SELECT * FROM workspaces WHERE id = ?").bind(ws.0).fetch_optional(&self.readers).await?;
+        let row = sql("SELECT * FROM workspaces WHERE id = $1").bind(ws.0).optional(&self.pools).await?;
         workspace(&or_missing(row, "workspace")?)
     }
 
@@ -98,15 +97,15 @@ impl Workspaces for SqliteStore {
         patch: WorkspacePatch,
         fact: Fact,
     ) -> Result<(Workspace, Changed)> {
-        let mut tx = self.write().await?;
+        let mut tx = self.write_to(ws).await?;
         let detection = patch.detection.as_ref().map(to_json).transpose()?;
-        let row = sqlx::query(
-            "UPDATE workspaces SET name = coalesce(?, name), detection = coalesce(?, detection) WHERE id = ? RETURNING *",
+        let row = sql(
+            "UPDATE workspaces SET name = coalesce($1, name), detection = coalesce($2, detection) WHERE id = $3 RETURNING *",
         )
         .bind(&patch.name)
         .bind(&detection)
         .bind(ws.0)
-        .fetch_optional(&mut *tx)
+        .optional(&mut tx)
         .await
         .map_err(|e| unless_taken(e, || "a workspace of this name".to_owned()))?;
         let workspace = workspace(&or_missing(row, "workspace")?)?;
@@ -117,11 +116,11 @@ impl Workspaces for SqliteStore {
     }
 
     async fn subscribe(&self, ws: WorkspaceId, subscription: Subscription, fact: Fact) -> Result<()> {
-        let mut tx = self.write().await?;
-        sqlx::query("UPDATE workspaces SET subscription = ? WHERE id = ?")
+        let mut tx = self.write_to(ws).await?;
+        sql("UPDATE workspaces SET subscription = $1 WHERE id = $2")
             .bind(subscription.as_str())
             .bind(ws.0)
-            .execute(&mut *tx)
+            .run(&mut tx)
             .await?;
         append(&mut tx, ws, fact).await?;
         Ok(tx.commit().await?)
@@ -129,20 +128,20 @@ impl Workspaces for SqliteStore {
 
     async fn tokens(&self, ws: WorkspaceId, page: Page) -> Result<Listed<Token>> {
         let mut tx = self.read().await?;
-        let total = sqlx::query("SELECT count(*) AS total FROM tokens WHERE workspace_id = ?").bind(ws.0);
-        let total = amount(&total.fetch_one(&mut *tx).await?, "total")?;
-        let rows = sqlx::query("SELECT * FROM tokens WHERE workspace_id = ? ORDER BY id DESC LIMIT ? OFFSET ?")
+        let total = sql("SELECT count(*) AS total FROM tokens WHERE workspace_id = $1").bind(ws.0);
+        let total = amount(&total.one(&mut tx).await?, "total")?;
+        let rows = sql("SELECT * FROM tokens WHERE workspace_id = $1 ORDER BY id DESC LIMIT $2 OFFSET $3")
             .bind(ws.0)
             .bind(page.limit)
             .bind(super::count(page.offset))
-            .fetch_all(&mut *tx)
+            .all(&mut tx)
             .await?;
         Ok(Listed { entries: rows.iter().map(token).collect::<Result<_>>()?, total })
     }
 
     async fn create_token(&self, ws: WorkspaceId, new: NewToken, hash: &SecretHash, fact: Fact) -> Result<Token> {
-        let mut tx = self.write().await?;
-        let row = sqlx::query(INSERT_TOKEN)
+        let mut tx = self.write_to(ws).await?;
+        let row = sql(INSERT_TOKEN)
             .bind(ws.0)
             .bind(&new.name)
             .bind(new.role.as_str())
@@ -151,7 +150,7 @@ impl Workspaces for SqliteStore {
             .bind(new.rate_limit)
             .bind(fact.at.micros())
             .bind(new.expires_at.map(Timestamp::micros))
-            .fetch_one(&mut *tx)
+            .one(&mut tx)
             .await?;
         let token = token(&row)?;
         append(&mut tx, ws, fact.on(token.id)).await?;
@@ -160,24 +159,23 @@ impl Workspaces for SqliteStore {
     }
 
     async fn revoke_token(&self, ws: WorkspaceId, id: i64, now: Timestamp, fact: Fact) -> Result<Token> {
-        let mut tx = self.write().await?;
-        let row = sqlx::query(
-            "UPDATE tokens SET revoked_at = coalesce(revoked_at, ?) WHERE workspace_id = ? AND id = ? RETURNING *",
+        let mut tx = self.write_to(ws).await?;
+        let row = sql(
+            "UPDATE tokens SET revoked_at = coalesce(revoked_at, $1) WHERE workspace_id = $2 AND id = $3 RETURNING *",
         )
         .bind(now.micros())
         .bind(ws.0)
         .bind(id)
-        .fetch_optional(&mut *tx)
+        .optional(&mut tx)
         .await?;
         let token = token(&or_missing(row, "token")?)?;
-        let owners: i64 = sqlx::query_scalar(
-            "SELECT count(*) FROM tokens WHERE workspace_id = ? AND role = 'owner' AND revoked_at IS NULL
-             AND (expires_at IS NULL OR expires_at > ?)",
-        )
-        .bind(ws.0)
-        .bind(now.micros())
-        .fetch_one(&mut *tx)
-        .await?;
+        let owners: i64 =
+            sql("SELECT count(*) FROM tokens WHERE workspace_id = $1 AND role = 'owner' AND revoked_at IS NULL
+             AND (expires_at IS NULL OR expires_at > $2)")
+            .bind(ws.0)
+            .bind(now.micros())
+            .scalar(&mut tx)
+            .await?;
         if owners == 0 {
             return Err(Problem::Forbidden("the last owner token stays: create another one first".to_owned()).into());
         }
@@ -187,12 +185,10 @@ impl Workspaces for SqliteStore {
     }
 
     async fn token_candidates(&self, wanted: &SecretHash) -> Result<Vec<Known>> {
-        let rows = sqlx::query(
-            "SELECT t.*, w.subscription FROM tokens t JOIN workspaces w ON w.id = t.workspace_id
-             WHERE t.lookup = ? AND t.revoked_at IS NULL",
-        )
+        let rows = sql("SELECT t.*, w.subscription FROM tokens t JOIN workspaces w ON w.id = t.workspace_id
+             WHERE t.lookup = $1 AND t.revoked_at IS NULL")
         .bind(wanted.lookup())
-        .fetch_all(&self.readers)
+        .all(&self.pools)
         .await?;
         rows.iter()
             .map(|row| {

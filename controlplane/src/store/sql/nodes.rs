@@ -1,14 +1,15 @@
-//! Nodes, their series and their orders in SQLite.
+//! Nodes, their series and their orders.
 
 use async_trait::async_trait;
 use ftagent_common::api::{Heartbeat, NodeCommand, Order};
 use ftagent_common::vocab::NodeStatus;
-use sqlx::sqlite::SqliteRow;
-use sqlx::{Row, SqliteConnection};
 use uuid::Uuid;
 
 use super::audits::append;
-use super::{SqliteStore, amount, at, maybe_at, node_id, or_missing, to_json, unexpected, unless_taken, uuid};
+use super::transaction::On;
+use super::{
+    Row, SqlStore, Tx, amount, at, maybe_at, node_id, number, or_missing, sql, to_json, unexpected, unless_taken, uuid,
+};
 use crate::domain::{
     Deployment, Fact, HEARTBEAT_GRACE_SECS, Listed, MetricsPoint, MetricsWindow, Node, NodeFilter, NodePatch, Page,
     SecretHash, Timestamp, WorkspaceId, node_status,
@@ -16,17 +17,17 @@ use crate::domain::{
 use crate::store::{Nodes, Result};
 
 /// Nodes with their active incidents, and their status by the rule of `domain::node_status` for filters.
-const FROM: &str = "FROM (SELECT *, CASE WHEN last_seen IS NULL OR ?2 - last_seen >= ?3 THEN 'offline'
+const FROM: &str = "FROM (SELECT *, CASE WHEN last_seen IS NULL OR $2 - last_seen >= $3 THEN 'offline'
                            WHEN active > 0 THEN 'attack' WHEN ratio > 0.7 THEN 'elevated' ELSE 'online' END AS status
             FROM (SELECT n.*, (SELECT count(*) FROM incidents i WHERE i.node_id = n.id AND i.status = 'active') AS active
-                  FROM nodes n WHERE ?1 IS NULL OR n.workspace_id = ?1))";
+                  FROM nodes n WHERE $1 IS NULL OR n.workspace_id = $1) AS counted) AS rated";
 
-fn node(row: &SqliteRow, now: Timestamp) -> Result<Node> {
+fn node(row: &Row, now: Timestamp) -> Result<Node> {
     let heartbeat: Option<String> = row.try_get("heartbeat")?;
     let heartbeat: Option<Heartbeat> =
         heartbeat.map(|text| serde_json::from_str(&text)).transpose().map_err(|e| unexpected("heartbeat", e))?;
     let last_seen = maybe_at(row, "last_seen")?;
-    let active: u32 = row.try_get("active")?;
+    let active: u32 = number(row, "active")?;
     Ok(Node {
         uuid: uuid(row, "uuid")?,
         name: row.try_get("name")?,
@@ -45,37 +46,32 @@ fn node(row: &SqliteRow, now: Timestamp) -> Result<Node> {
     })
 }
 
-async fn one(conn: &mut SqliteConnection, ws: WorkspaceId, wanted: Uuid, now: Timestamp) -> Result<Node> {
-    let query = sqlx::AssertSqlSafe(format!("SELECT * {FROM} WHERE uuid = ?4"));
-    let row = sqlx::query(query)
+async fn one(conn: impl Into<On<'_>>, ws: WorkspaceId, wanted: Uuid, now: Timestamp) -> Result<Node> {
+    let query = sqlx::AssertSqlSafe(format!("SELECT * {FROM} WHERE uuid = $4"));
+    let row = sql(query)
         .bind(ws.0)
         .bind(now.micros())
         .bind(HEARTBEAT_GRACE_SECS * 1_000_000)
         .bind(wanted.to_string())
-        .fetch_optional(conn)
+        .optional(conn)
         .await?;
     node(&or_missing(row, "node")?, now)
 }
 
 /// Leaves a command for a node; `domain` refuses none here, so callers check before.
-pub(super) async fn leave_order(
-    conn: &mut SqliteConnection,
-    node_id: i64,
-    order: &Order,
-    now: Timestamp,
-) -> Result<NodeCommand> {
+pub(super) async fn leave_order(conn: &mut Tx, node_id: i64, order: &Order, now: Timestamp) -> Result<NodeCommand> {
     let command = NodeCommand { command_id: Uuid::new_v4(), order: order.clone() };
-    sqlx::query("INSERT INTO commands (node_id, uuid, order_json, created_at) VALUES (?, ?, ?, ?)")
+    sql("INSERT INTO commands (node_id, uuid, order_json, created_at) VALUES ($1, $2, $3, $4)")
         .bind(node_id)
         .bind(command.command_id.to_string())
         .bind(to_json(order)?)
         .bind(now.micros())
-        .execute(conn)
+        .run(conn)
         .await?;
     Ok(command)
 }
 
-fn point(row: &SqliteRow) -> Result<MetricsPoint> {
+fn point(row: &Row) -> Result<MetricsPoint> {
     Ok(MetricsPoint {
         at: Timestamp::from_secs(row.try_get("at")?),
         pps: amount(row, "pps")?,
@@ -91,15 +87,13 @@ fn point(row: &SqliteRow) -> Result<MetricsPoint> {
 }
 
 #[async_trait]
-impl Nodes for SqliteStore {
+impl Nodes for SqlStore {
     async fn deploy(&self, ws: WorkspaceId, deployment: &Deployment, key: &SecretHash, fact: Fact) -> Result<Uuid> {
-        let mut tx = self.write().await?;
+        let mut tx = self.write_to(ws).await?;
         let node = Uuid::new_v4();
         let request = deployment.request();
-        sqlx::query(
-            "INSERT INTO nodes (workspace_id, uuid, name, ip, location, os, interface, key_hash, created_at)
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        )
+        sql("INSERT INTO nodes (workspace_id, uuid, name, ip, location, os, interface, key_hash, created_at)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)")
         .bind(ws.0)
         .bind(node.to_string())
         .bind(&request.name)
@@ -109,7 +103,7 @@ impl Nodes for SqliteStore {
         .bind(&request.interface)
         .bind(key.bytes().as_slice())
         .bind(fact.at.micros())
-        .execute(&mut *tx)
+        .run(&mut tx)
         .await
         .map_err(|e| unless_taken(e, || "a node of this name".to_owned()))?;
         append(&mut tx, ws, fact.on(node)).await?;
@@ -120,26 +114,25 @@ impl Nodes for SqliteStore {
     async fn nodes(&self, ws: WorkspaceId, filter: &NodeFilter, page: Page, now: Timestamp) -> Result<Listed<Node>> {
         let mut tx = self.read().await?;
         let status = filter.status.map(NodeStatus::as_str);
-        let matching = "WHERE ?4 IS NULL OR status = ?4";
+        let matching = "WHERE $4 IS NULL OR status = $4";
         let query = sqlx::AssertSqlSafe(format!("SELECT count(*) AS total {FROM} {matching}"));
-        let counting = sqlx::query(query).bind(ws.0).bind(now.micros()).bind(HEARTBEAT_GRACE_SECS * 1_000_000);
-        let total = amount(&counting.bind(status).fetch_one(&mut *tx).await?, "total")?;
-        let query = sqlx::AssertSqlSafe(format!("SELECT * {FROM} {matching} ORDER BY id DESC LIMIT ?5 OFFSET ?6"));
-        let rows = sqlx::query(query)
+        let counting = sql(query).bind(ws.0).bind(now.micros()).bind(HEARTBEAT_GRACE_SECS * 1_000_000);
+        let total = amount(&counting.bind(status).one(&mut tx).await?, "total")?;
+        let query = sqlx::AssertSqlSafe(format!("SELECT * {FROM} {matching} ORDER BY id DESC LIMIT $5 OFFSET $6"));
+        let rows = sql(query)
             .bind(ws.0)
             .bind(now.micros())
             .bind(HEARTBEAT_GRACE_SECS * 1_000_000)
             .bind(status)
             .bind(page.limit)
             .bind(super::count(page.offset))
-            .fetch_all(&mut *tx)
+            .all(&mut tx)
             .await?;
         Ok(Listed { entries: rows.iter().map(|row| node(row, now)).collect::<Result<_>>()?, total })
     }
 
     async fn node(&self, ws: WorkspaceId, node: Uuid, now: Timestamp) -> Result<Node> {
-        let mut conn = self.readers.acquire().await?;
-        one(&mut conn, ws, node, now).await
+        one(&self.pools, ws, node, now).await
     }
 
     async fn patch_node(
@@ -150,12 +143,10 @@ impl Nodes for SqliteStore {
         now: Timestamp,
         fact: Fact,
     ) -> Result<Node> {
-        let mut tx = self.write().await?;
-        sqlx::query(
-            "UPDATE nodes SET name = coalesce(?, name), ip = coalesce(?, ip), location = coalesce(?, location),
-                    os = coalesce(?, os), interface = coalesce(?, interface)
-             WHERE workspace_id = ? AND uuid = ?",
-        )
+        let mut tx = self.write_to(ws).await?;
+        sql("UPDATE nodes SET name = coalesce($1, name), ip = coalesce($2, ip), location = coalesce($3, location),
+                    os = coalesce($4, os), interface = coalesce($5, interface)
+             WHERE workspace_id = $6 AND uuid = $7")
         .bind(&patch.name)
         .bind(&patch.ip)
         .bind(&patch.location)
@@ -163,7 +154,7 @@ impl Nodes for SqliteStore {
         .bind(&patch.interface)
         .bind(ws.0)
         .bind(node.to_string())
-        .execute(&mut *tx)
+        .run(&mut tx)
         .await
         .map_err(|e| unless_taken(e, || "a node of this name".to_owned()))?;
         let patched = one(&mut tx, ws, node, now).await?;
@@ -173,13 +164,12 @@ impl Nodes for SqliteStore {
     }
 
     async fn delete_node(&self, ws: WorkspaceId, node: Uuid, fact: Fact) -> Result<()> {
-        let mut tx = self.write().await?;
-        let name: Option<String> =
-            sqlx::query_scalar("DELETE FROM nodes WHERE workspace_id = ? AND uuid = ? RETURNING name")
-                .bind(ws.0)
-                .bind(node.to_string())
-                .fetch_optional(&mut *tx)
-                .await?;
+        let mut tx = self.write_to(ws).await?;
+        let name: Option<String> = sql("DELETE FROM nodes WHERE workspace_id = $1 AND uuid = $2 RETURNING name")
+            .bind(ws.0)
+            .bind(node.to_string())
+            .optional_scalar(&mut tx)
+            .await?;
         let name = or_missing(name, "node")?;
         append(&mut tx, ws, fact.with(serde_json::json!({ "name": name }))).await?;
         Ok(tx.commit().await?)
@@ -188,31 +178,29 @@ impl Nodes for SqliteStore {
     async fn metrics(&self, ws: WorkspaceId, node: Uuid, window: MetricsWindow) -> Result<Vec<MetricsPoint>> {
         let mut tx = self.read().await?;
         let id = node_id(&mut tx, ws, node).await?;
-        let mean = |column: &str| format!("CAST(total(CAST({column} AS REAL) * n) / total(n) AS INTEGER) AS {column}");
+        let mean = |column: &str| {
+            let mean = format!("sum(CAST({column} AS DOUBLE PRECISION) * n) / sum(n)");
+            format!("{} AS {column}", self.dialect().whole(&mean))
+        };
         let columns = ["pps", "bps", "dropped_pps", "tcp_pps", "udp_pps", "icmp_pps", "other_pps"];
         let means = columns.map(mean).join(", ");
         let columns = columns.join(", ");
         let query = sqlx::AssertSqlSafe(format!(
-            "SELECT at_secs / ?1 * ?1 AS at, {means}, max(peak_pps) AS peak_pps, max(peak_bps) AS peak_bps
+            "SELECT at_secs / $1 * $1 AS at, {means}, max(peak_pps) AS peak_pps, max(peak_bps) AS peak_bps
              FROM (SELECT at_secs, 1 AS n, {columns}, pps AS peak_pps, bps AS peak_bps FROM metrics
-                   WHERE node_id = ?2 AND at_secs >= ?3 AND at_secs < ?4
+                   WHERE node_id = $2 AND at_secs >= $3 AND at_secs < $4
                    UNION ALL
                    SELECT at_secs, samples AS n, {columns}, peak_pps, peak_bps FROM metrics_minutes
-                   WHERE node_id = ?2 AND at_secs >= ?3 AND at_secs < ?4)
+                   WHERE node_id = $2 AND at_secs >= $3 AND at_secs < $4) AS points
              GROUP BY 1 ORDER BY 1"
         ));
-        let rows = sqlx::query(query)
-            .bind(window.step)
-            .bind(id)
-            .bind(window.from.secs())
-            .bind(window.to.secs())
-            .fetch_all(&mut *tx)
-            .await?;
+        let rows =
+            sql(query).bind(window.step).bind(id).bind(window.from.secs()).bind(window.to.secs()).all(&mut tx).await?;
         rows.iter().map(point).collect()
     }
 
     async fn order(&self, ws: WorkspaceId, node: Uuid, order: &Order, fact: Fact) -> Result<NodeCommand> {
-        let mut tx = self.write().await?;
+        let mut tx = self.write_to(ws).await?;
         let id = node_id(&mut tx, ws, node).await?;
         let command = leave_order(&mut tx, id, order, fact.at).await?;
         append(&mut tx, ws, fact).await?;
@@ -222,11 +210,11 @@ impl Nodes for SqliteStore {
 
     async fn all_nodes(&self, now: Timestamp) -> Result<Vec<(WorkspaceId, Node)>> {
         let query = sqlx::AssertSqlSafe(format!("SELECT * {FROM}"));
-        let rows = sqlx::query(query)
+        let rows = sql(query)
             .bind(None::<i64>)
             .bind(now.micros())
             .bind(HEARTBEAT_GRACE_SECS * 1_000_000)
-            .fetch_all(&self.readers)
+            .all(&self.pools)
             .await?;
         rows.iter().map(|row| Ok((WorkspaceId(row.try_get("workspace_id")?), node(row, now)?))).collect()
     }

@@ -1,13 +1,14 @@
-//! What nodes say and ask, in SQLite.
+//! What nodes say and ask,.
 
 use async_trait::async_trait;
 use ftagent_common::api::{AckStatus, CommandAck, Heartbeat, MetricsSample, NodeCommand, NodeConfig};
-use sqlx::Row;
 use uuid::Uuid;
 
 use super::audits::append;
 use super::workspaces::subscription;
-use super::{SqliteStore, allowlist, amount, count, hash, json, or_missing, rules, thresholds, to_json, uuid};
+use super::{
+    SqlStore, allowlist, amount, count, hash, json, or_missing, own_node, rules, sql, thresholds, to_json, uuid,
+};
 use crate::domain::{Actor, AllowlistEntry, Fact, Problem, Rule, SecretHash, Threshold, Timestamp, WorkspaceId};
 use crate::store::{Agents, Known, Result};
 
@@ -15,14 +16,14 @@ use crate::store::{Agents, Known, Result};
 const MEANS: [&str; 7] = ["pps", "bps", "dropped_pps", "tcp_pps", "udp_pps", "icmp_pps", "other_pps"];
 
 #[async_trait]
-impl Agents for SqliteStore {
+impl Agents for SqlStore {
     async fn node_key(&self, node: Uuid) -> Result<Option<Known>> {
-        let row = sqlx::query(
+        let row = sql(
             "SELECT n.key_hash, n.workspace_id, w.subscription FROM nodes n JOIN workspaces w ON w.id = n.workspace_id
-             WHERE n.uuid = ?",
+             WHERE n.uuid = $1",
         )
         .bind(node.to_string())
-        .fetch_optional(&self.readers)
+        .optional(&self.pools)
         .await?;
         row.map(|row| {
             Ok(Known {
@@ -37,26 +38,33 @@ impl Agents for SqliteStore {
 
     async fn heartbeat(&self, node: Uuid, heartbeat: &Heartbeat, now: Timestamp) -> Result<()> {
         let mut tx = self.write().await?;
-        let done = sqlx::query("UPDATE nodes SET last_seen = ?, ratio = ?, heartbeat = ? WHERE uuid = ?")
+        let done = sql("UPDATE nodes SET last_seen = $1, ratio = $2, heartbeat = $3 WHERE uuid = $4")
             .bind(now.micros())
             .bind(heartbeat.threshold_ratio)
             .bind(to_json(heartbeat)?)
             .bind(node.to_string())
-            .execute(&mut *tx)
+            .run(&mut tx)
             .await?;
-        or_missing((done.rows_affected() > 0).then_some(()), "node")?;
+        or_missing((done > 0).then_some(()), "node")?;
         Ok(tx.commit().await?)
     }
 
     async fn record_metrics(&self, node: Uuid, samples: &[MetricsSample]) -> Result<()> {
         let mut tx = self.write().await?;
-        let id: Option<i64> = sqlx::query_scalar("SELECT id FROM nodes WHERE uuid = ?")
-            .bind(node.to_string())
-            .fetch_optional(&mut *tx)
-            .await?;
+        let id: Option<i64> =
+            sql("SELECT id FROM nodes WHERE uuid = $1").bind(node.to_string()).optional_scalar(&mut tx).await?;
         let id = or_missing(id, "node")?;
+        let columns = MEANS.join(", ");
+        let replaced = MEANS.map(|c| format!("{c} = excluded.{c}")).join(", ");
+        let insert = format!(
+            "INSERT INTO metrics (node_id, at_secs, {columns}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+             ON CONFLICT (node_id, at_secs) DO UPDATE SET {replaced}"
+        );
+        // One order for everybody: two batches of a node then wait for each other instead of dead-locking.
+        let mut samples: Vec<_> = samples.iter().collect();
+        samples.sort_by_key(|sample| Timestamp::from(sample.at));
         for sample in samples {
-            sqlx::query("INSERT OR REPLACE INTO metrics VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)")
+            sql(sqlx::AssertSqlSafe(insert.as_str()))
                 .bind(id)
                 .bind(Timestamp::from(sample.at).secs())
                 .bind(count(sample.pps))
@@ -66,28 +74,26 @@ impl Agents for SqliteStore {
                 .bind(count(sample.udp_pps))
                 .bind(count(sample.icmp_pps))
                 .bind(count(sample.other_pps))
-                .execute(&mut *tx)
+                .run(&mut tx)
                 .await?;
         }
         Ok(tx.commit().await?)
     }
 
     async fn config_version(&self, node: Uuid) -> Result<u64> {
-        let row = sqlx::query("SELECT config_version FROM nodes WHERE uuid = ?")
+        let row = sql("SELECT config_version FROM nodes WHERE uuid = $1")
             .bind(node.to_string())
-            .fetch_optional(&self.readers)
+            .optional(&self.pools)
             .await?;
         amount(&or_missing(row, "node")?, "config_version")
     }
 
     async fn node_config(&self, node: Uuid) -> Result<NodeConfig> {
         let mut tx = self.read().await?;
-        let row = sqlx::query(
-            "SELECT n.config_version, n.workspace_id, w.detection FROM nodes n
-             JOIN workspaces w ON w.id = n.workspace_id WHERE n.uuid = ?",
-        )
+        let row = sql("SELECT n.config_version, n.workspace_id, w.detection FROM nodes n
+             JOIN workspaces w ON w.id = n.workspace_id WHERE n.uuid = $1")
         .bind(node.to_string())
-        .fetch_optional(&mut *tx)
+        .optional(&mut tx)
         .await?;
         let row = or_missing(row, "node")?;
         let ws = WorkspaceId(row.try_get("workspace_id")?);
@@ -101,13 +107,11 @@ impl Agents for SqliteStore {
     }
 
     async fn pending_commands(&self, node: Uuid, after: i64) -> Result<Vec<(i64, NodeCommand)>> {
-        let rows = sqlx::query(
-            "SELECT c.id, c.uuid, c.order_json FROM commands c JOIN nodes n ON n.id = c.node_id
-             WHERE n.uuid = ? AND c.status = 'pending' AND c.id > ? ORDER BY c.id LIMIT 1000",
-        )
+        let rows = sql("SELECT c.id, c.uuid, c.order_json FROM commands c JOIN nodes n ON n.id = c.node_id
+             WHERE n.uuid = $1 AND c.status = 'pending' AND c.id > $2 ORDER BY c.id LIMIT 1000")
         .bind(node.to_string())
         .bind(after)
-        .fetch_all(&self.readers)
+        .all(&self.pools)
         .await?;
         rows.iter()
             .map(|row| {
@@ -119,13 +123,12 @@ impl Agents for SqliteStore {
 
     async fn acknowledge(&self, node: Uuid, ack: &CommandAck, fact: Fact) -> Result<()> {
         let mut tx = self.write().await?;
-        let row = sqlx::query(
-            "SELECT c.id, c.status, n.workspace_id FROM commands c JOIN nodes n ON n.id = c.node_id
-             WHERE n.uuid = ? AND c.uuid = ?",
-        )
+        own_node(&mut tx, node, "command").await?;
+        let row = sql("SELECT c.id, c.status, n.workspace_id FROM commands c JOIN nodes n ON n.id = c.node_id
+             WHERE n.uuid = $1 AND c.uuid = $2")
         .bind(node.to_string())
         .bind(ack.command_id.to_string())
-        .fetch_optional(&mut *tx)
+        .optional(&mut tx)
         .await?;
         let row = or_missing(row, "command")?;
         let status: String = row.try_get("status")?;
@@ -136,13 +139,13 @@ impl Agents for SqliteStore {
             AckStatus::Applied => "applied",
             AckStatus::Failed => "failed",
         };
-        sqlx::query("UPDATE commands SET status = ?, ended_at = ?, error = ?, output = ? WHERE id = ?")
+        sql("UPDATE commands SET status = $1, ended_at = $2, error = $3, output = $4 WHERE id = $5")
             .bind(word)
             .bind(fact.at.micros())
             .bind(&ack.error)
             .bind(&ack.output)
-            .bind(row.try_get::<i64, _>("id")?)
-            .execute(&mut *tx)
+            .bind(row.try_get::<i64>("id")?)
+            .run(&mut tx)
             .await?;
         append(&mut tx, WorkspaceId(row.try_get("workspace_id")?), fact).await?;
         Ok(tx.commit().await?)
@@ -153,37 +156,41 @@ impl Agents for SqliteStore {
         let before = seconds_before.secs().div_euclid(60) * 60;
         let mut tx = self.write().await?;
         let columns = MEANS.join(", ");
-        let means = MEANS.map(|c| format!("CAST(avg({c}) AS INTEGER)")).join(", ");
+        let mean = |c| self.dialect().whole(&format!("avg(CAST({c} AS DOUBLE PRECISION))"));
+        let means = MEANS.map(mean).join(", ");
         let merged = MEANS
-            .map(|c| format!("{c} = CAST(({c} * 1.0 * samples + excluded.{c} * 1.0 * excluded.samples) / (samples + excluded.samples) AS INTEGER)"))
+            .map(|c| {
+                let sum = format!("CAST(m.{c} AS DOUBLE PRECISION) * m.samples + CAST(excluded.{c} AS DOUBLE PRECISION) * excluded.samples");
+                format!("{c} = {}", self.dialect().whole(&format!("({sum}) / (m.samples + excluded.samples)")))
+            })
             .join(", ");
+        let peak = |c| format!("{c} = CASE WHEN m.{c} > excluded.{c} THEN m.{c} ELSE excluded.{c} END");
+        let peaks = ["peak_pps", "peak_bps"].map(peak).join(", ");
         let query = sqlx::AssertSqlSafe(format!(
-            "INSERT INTO metrics_minutes (node_id, at_secs, samples, {columns}, peak_pps, peak_bps)
+            "INSERT INTO metrics_minutes AS m (node_id, at_secs, samples, {columns}, peak_pps, peak_bps)
              SELECT node_id, at_secs / 60 * 60, count(*), {means}, max(pps), max(bps)
-             FROM metrics WHERE at_secs < ? GROUP BY 1, 2
-             ON CONFLICT (node_id, at_secs) DO UPDATE SET {merged}, samples = samples + excluded.samples,
-                peak_pps = max(peak_pps, excluded.peak_pps), peak_bps = max(peak_bps, excluded.peak_bps)"
+             FROM metrics WHERE at_secs < $1 GROUP BY 1, 2
+             ON CONFLICT (node_id, at_secs) DO UPDATE
+             SET {merged}, samples = m.samples + excluded.samples, {peaks}"
         ));
-        sqlx::query(query).bind(before).execute(&mut *tx).await?;
-        let seconds = sqlx::query("DELETE FROM metrics WHERE at_secs < ?").bind(before).execute(&mut *tx).await?;
-        let minutes = sqlx::query("DELETE FROM metrics_minutes WHERE at_secs < ?")
-            .bind(minutes_before.secs())
-            .execute(&mut *tx)
-            .await?;
+        sql(query).bind(before).run(&mut tx).await?;
+        let seconds = sql("DELETE FROM metrics WHERE at_secs < $1").bind(before).run(&mut tx).await?;
+        let minutes =
+            sql("DELETE FROM metrics_minutes WHERE at_secs < $1").bind(minutes_before.secs()).run(&mut tx).await?;
         tx.commit().await?;
-        Ok(seconds.rows_affected() + minutes.rows_affected())
+        Ok(seconds + minutes)
     }
 
     async fn expire_commands(&self, before: Timestamp) -> Result<u64> {
         let mut tx = self.write().await?;
-        let done = sqlx::query(
-            "UPDATE commands SET status = 'expired', ended_at = created_at WHERE status = 'pending' AND created_at < ?",
+        let done = sql(
+            "UPDATE commands SET status = 'expired', ended_at = created_at WHERE status = 'pending' AND created_at < $1",
         )
         .bind(before.micros())
-        .execute(&mut *tx)
+        .run(&mut tx)
         .await?;
         tx.commit().await?;
-        Ok(done.rows_affected())
+        Ok(done)
     }
 }
 

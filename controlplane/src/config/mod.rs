@@ -1,13 +1,18 @@
 //! Configuration: defaults < file < environment < flags; an unknown key is an error that names key and file.
 
+mod database;
+
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::app::CaptureLimits;
 use crate::cli::Settings;
 use crate::http::AUTHENTICATION;
+use crate::store::sql::Database;
+pub use database::DatabaseUrl;
 
 /// What environment variables of ours begin with.
 const PREFIX: &str = "FTAGENT_CP_";
@@ -36,6 +41,9 @@ struct RawConfig {
     listen: Option<SocketAddr>,
     metrics_listen: Option<SocketAddr>,
     data: Option<PathBuf>,
+    database: Option<String>,
+    database_connections: Option<u32>,
+    database_statement_secs: Option<u64>,
     tls_cert: Option<PathBuf>,
     tls_key: Option<PathBuf>,
     log: Option<String>,
@@ -57,8 +65,14 @@ pub struct Config {
     /// Address of `/metrics` alone; by default it is served with the API.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub metrics_listen: Option<SocketAddr>,
-    /// Folder of the database; `/var/lib/ftagent-controlplane` by default.
+    /// Folder of the database and of captures; `/var/lib/ftagent-controlplane` by default.
     pub data: PathBuf,
+    /// `sqlite:PATH` or `postgres://USER:PASSWORD@HOST/NAME`; `controlplane.sqlite` in `data` by default.
+    pub database: DatabaseUrl,
+    /// Connections to PostgreSQL for requests, 2 to 1,000; 16 by default. Four more listen, lead and migrate.
+    pub database_connections: u32,
+    /// Seconds that PostgreSQL may take for one statement, 1 to 600; 15 by default.
+    pub database_statement_secs: u64,
     /// Certificate chain and private key, PEM; both or none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls_cert: Option<PathBuf>,
@@ -103,10 +117,22 @@ impl Config {
             }
         }
         let captures = CaptureLimits::default();
+        let data = flags.data.clone().or(raw.data).unwrap_or_else(|| "/var/lib/ftagent-controlplane".into());
+        let database = match flags.database.as_ref().or(raw.database.as_ref()) {
+            Some(text) => DatabaseUrl::parse(text).map_err(|e| ConfigError::Value(format!("database: {e}")))?,
+            None => DatabaseUrl::Sqlite(data.join("controlplane.sqlite")),
+        };
+        if database.file().is_some() && (raw.database_connections.is_some() || raw.database_statement_secs.is_some()) {
+            let message = "database_connections, database_statement_secs: are of PostgreSQL, the database is SQLite";
+            return Err(ConfigError::Value(message.to_owned()));
+        }
         let config = Self {
             listen: flags.listen.or(raw.listen).unwrap_or_else(|| (Ipv4Addr::LOCALHOST, 8_080).into()),
             metrics_listen: raw.metrics_listen,
-            data: flags.data.clone().or(raw.data).unwrap_or_else(|| "/var/lib/ftagent-controlplane".into()),
+            data,
+            database,
+            database_connections: raw.database_connections.unwrap_or(16),
+            database_statement_secs: raw.database_statement_secs.unwrap_or(15),
             tls_cert: raw.tls_cert,
             tls_key: raw.tls_key,
             log: raw.log.unwrap_or_else(|| "info".to_owned()),
@@ -126,6 +152,12 @@ impl Config {
         let wrong = |message: &str| Err(ConfigError::Value(message.to_owned()));
         if self.tls_cert.is_some() != self.tls_key.is_some() {
             return wrong("tls_cert and tls_key: give both or none");
+        }
+        if !(2..=1_000).contains(&self.database_connections) {
+            return wrong("database_connections: must be 2 to 1000");
+        }
+        if !(1..=600).contains(&self.database_statement_secs) {
+            return wrong("database_statement_secs: must be 1 to 600");
         }
         if !(1..=168).contains(&self.metrics_seconds_hours) {
             return wrong("metrics_seconds_hours: must be 1 to 168");
@@ -151,9 +183,9 @@ impl Config {
         Ok(self)
     }
 
-    /// The database file.
-    pub fn database(&self) -> PathBuf {
-        self.data.join("controlplane.sqlite")
+    /// The database, for the store.
+    pub fn store(&self) -> Database {
+        self.database.settings(self.database_connections, Duration::from_secs(self.database_statement_secs))
     }
 
     /// The folder of captures.
@@ -173,8 +205,17 @@ impl Config {
 
 fn read(path: &Path) -> Result<RawConfig, ConfigError> {
     let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-    toml::from_str(&text)
-        .map_err(|e| ConfigError::File { path: path.to_owned(), message: e.to_string().trim_end().to_owned() })
+    toml::from_str(&text).map_err(|fault| {
+        let shown = fault.to_string();
+        // A message shows the line that is wrong: not one with a URL, which can hold a password.
+        let message = if shown.contains("://") {
+            let line = fault.span().map_or(1, |span| text[..span.start].lines().count().max(1));
+            format!("line {line}: {}", fault.message())
+        } else {
+            shown.trim_end().to_owned()
+        };
+        ConfigError::File { path: path.to_owned(), message }
+    })
 }
 
 impl RawConfig {
@@ -190,6 +231,9 @@ impl RawConfig {
             "listen" => self.listen = parsed(name, value, "an address with port")?,
             "metrics_listen" => self.metrics_listen = parsed(name, value, "an address with port")?,
             "data" => self.data = Some(value.into()),
+            "database" => self.database = Some(value.to_owned()),
+            "database_connections" => self.database_connections = parsed(name, value, "a number")?,
+            "database_statement_secs" => self.database_statement_secs = parsed(name, value, "a number")?,
             "tls_cert" => self.tls_cert = Some(value.into()),
             "tls_key" => self.tls_key = Some(value.into()),
             "log" => self.log = Some(value.to_owned()),
@@ -221,7 +265,8 @@ mod tests {
             std::fs::write(&path, text).expect("written");
             path.clone()
         });
-        let flags = Settings { config, listen: listen.map(|l| l.parse().expect("an address")), data: None };
+        let flags =
+            Settings { config, listen: listen.map(|l| l.parse().expect("an address")), data: None, database: None };
         let variables = variables.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
         Config::load(&flags, variables).map_err(|e| e.to_string())
     }
@@ -242,12 +287,20 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_named() {
-        let table: [Wrong<'_>; 9] = [
+        let table: [Wrong<'_>; 13] = [
             (Some("colour = 1"), &[], &["cp.toml", "colour"]),
             (Some("listen = \"here\""), &[], &["cp.toml", "listen"]),
             (None, &[("FTAGENT_CP_COLOUR", "1")], &["FTAGENT_CP_COLOUR"]),
             (None, &[("FTAGENT_CP_LISTEN", "here")], &["FTAGENT_CP_LISTEN", "here"]),
             (Some("tls_cert = \"a.pem\""), &[], &["tls_key"]),
+            (Some("database = \"mysql://u:sesame@h/x\""), &[], &["database", "mysql"]),
+            (Some("\ndatabase = postgres://u:sesame@h/x"), &[], &["cp.toml", "line 2"]),
+            (Some("database_connections = 9"), &[], &["database_connections", "SQLite"]),
+            (
+                None,
+                &[("FTAGENT_CP_DATABASE", "postgres://h/x"), ("FTAGENT_CP_DATABASE_STATEMENT_SECS", "0")],
+                &["statement_secs"],
+            ),
             (Some("metrics_minutes_days = 0"), &[], &["metrics_minutes_days"]),
             (Some("pcap_max_bytes = 1"), &[], &["pcap_max_bytes"]),
             (Some("pcap_max_disk_bytes = 2000000"), &[], &["pcap_max_disk_bytes"]),
@@ -256,6 +309,7 @@ mod tests {
         for (file, variables, parts) in table {
             let error = load(file, variables, None).expect_err("refused");
             assert!(parts.iter().all(|p| error.contains(p)), "{error}");
+            assert!(!error.contains("sesame"), "{error}");
         }
     }
 }

@@ -1,12 +1,10 @@
-//! Captures in SQLite; their bytes lie in `store/files.rs`.
+//! Captures; their bytes lie in `store/files.rs`.
 
 use async_trait::async_trait;
-use sqlx::sqlite::SqliteRow;
-use sqlx::{Row, SqliteConnection};
 use uuid::Uuid;
 
 use super::audits::append;
-use super::{SqliteStore, amount, at, count, hash, or_missing, uuid, word};
+use super::{Alone, Row, SqlStore, Tx, amount, at, count, hash, or_missing, own_node, sql, uuid, word};
 use crate::domain::{
     CHUNK_BYTES, Fact, Listed, MAX_UNDER_WAY, NewChunk, Page, Pcap, Problem, Quota, Timestamp, UPLOADS_PER_HOUR,
     WorkspaceId, sha256_text,
@@ -16,7 +14,7 @@ use crate::store::{Assembled, Opened, Pcaps, Result, StoreError, UnderWay};
 const SELECT: &str = "SELECT p.*, i.uuid AS incident_uuid, n.uuid AS node_uuid, n.name AS node_name
     FROM pcaps p JOIN incidents i ON i.id = p.incident_id JOIN nodes n ON n.id = p.node_id";
 
-fn pcap(row: &SqliteRow) -> Result<Pcap> {
+fn pcap(row: &Row) -> Result<Pcap> {
     let part: i64 = row.try_get("part")?;
     let packets: Option<i64> = row.try_get("packets")?;
     Ok(Pcap {
@@ -35,16 +33,15 @@ fn pcap(row: &SqliteRow) -> Result<Pcap> {
 }
 
 /// Up to ten times of captures that the node uploaded within the last hour, newest first.
-async fn of_last_hour(conn: &mut SqliteConnection, node: i64, now: Timestamp) -> Result<Vec<Timestamp>> {
-    let times: Vec<i64> = sqlx::query_scalar(
-        "SELECT created_at FROM pcaps WHERE node_id = ? AND created_at > ? ORDER BY created_at DESC LIMIT ?",
-    )
-    .bind(node)
-    .bind(now.plus_secs(-3_600).micros())
-    .bind(UPLOADS_PER_HOUR)
-    .fetch_all(conn)
-    .await?;
-    Ok(times.into_iter().map(Timestamp::from_micros).collect())
+async fn of_last_hour(conn: &mut Tx, node: i64, now: Timestamp) -> Result<Vec<Timestamp>> {
+    let rows =
+        sql("SELECT created_at FROM pcaps WHERE node_id = $1 AND created_at > $2 ORDER BY created_at DESC LIMIT $3")
+            .bind(node)
+            .bind(now.plus_secs(-3_600).micros())
+            .bind(UPLOADS_PER_HOUR)
+            .all(conn)
+            .await?;
+    rows.iter().map(|row| at(row, "created_at")).collect()
 }
 
 fn too_many(quota: Quota, now: Timestamp) -> Problem {
@@ -52,36 +49,37 @@ fn too_many(quota: Quota, now: Timestamp) -> Problem {
     Problem::TooMany { what: "captures within an hour", wait_secs }
 }
 
-async fn of_upload(conn: &mut SqliteConnection, node: i64, upload: &str) -> Result<Option<Pcap>> {
-    let query = sqlx::AssertSqlSafe(format!("{SELECT} WHERE p.node_id = ? AND p.upload = ?"));
-    let row = sqlx::query(query).bind(node).bind(upload).fetch_optional(conn).await?;
+async fn of_upload(conn: &mut Tx, node: i64, upload: &str) -> Result<Option<Pcap>> {
+    let query = sqlx::AssertSqlSafe(format!("{SELECT} WHERE p.node_id = $1 AND p.upload = $2"));
+    let row = sql(query).bind(node).bind(upload).optional(conn).await?;
     row.as_ref().map(pcap).transpose()
 }
 
 /// Forgets the uploads of a node that stood still longest, so that one more has a place.
-async fn make_place(conn: &mut SqliteConnection, node: i64) -> Result<Vec<Uuid>> {
-    let rows = sqlx::query(
+async fn make_place(conn: &mut Tx, node: i64) -> Result<Vec<Uuid>> {
+    let rows = sql(
         "DELETE FROM pcap_uploads WHERE id IN
-             (SELECT id FROM pcap_uploads WHERE node_id = ? ORDER BY touched_at DESC, id DESC LIMIT -1 OFFSET ?)
+             (SELECT id FROM pcap_uploads WHERE node_id = $1 ORDER BY touched_at DESC, id DESC LIMIT 9223372036854775807 OFFSET $2)
          RETURNING key",
     )
     .bind(node)
     .bind(MAX_UNDER_WAY - 1)
-    .fetch_all(conn)
+    .all(conn)
     .await?;
     rows.iter().map(|row| uuid(row, "key")).collect()
 }
 
 #[async_trait]
-impl Pcaps for SqliteStore {
+impl Pcaps for SqlStore {
     async fn open_upload(&self, node: Uuid, chunk: &NewChunk, room: u64, now: Timestamp) -> Result<Opened> {
         let mut tx = self.write().await?;
-        let row = sqlx::query(
-            "SELECT i.id, i.node_id FROM incidents i JOIN nodes n ON n.id = i.node_id WHERE n.uuid = ? AND i.uuid = ?",
+        own_node(&mut tx, node, "incident").await?;
+        let row = sql(
+            "SELECT i.id, i.node_id FROM incidents i JOIN nodes n ON n.id = i.node_id WHERE n.uuid = $1 AND i.uuid = $2",
         )
         .bind(node.to_string())
         .bind(chunk.incident.to_string())
-        .fetch_optional(&mut *tx)
+        .optional(&mut tx)
         .await?;
         // Another node's incident is as unknown as one that does not exist.
         let row = or_missing(row, "incident")?;
@@ -98,10 +96,10 @@ impl Pcaps for SqliteStore {
         if quota.remaining == 0 {
             return Err(too_many(quota, now).into());
         }
-        let known = sqlx::query("SELECT * FROM pcap_uploads WHERE node_id = ? AND upload = ?")
+        let known = sql("SELECT * FROM pcap_uploads WHERE node_id = $1 AND upload = $2")
             .bind(node)
             .bind(&chunk.upload)
-            .fetch_optional(&mut *tx)
+            .optional(&mut tx)
             .await?;
         if let Some(row) = known {
             let (of, chunks): (i64, i64) = (row.try_get("incident_id")?, row.try_get("chunks")?);
@@ -114,18 +112,19 @@ impl Pcaps for SqliteStore {
             let key = uuid(&row, "key")?;
             // A commit for each chunk would cost more than it tells.
             if now.secs_since(at(&row, "touched_at")?) >= 60 {
-                sqlx::query("UPDATE pcap_uploads SET touched_at = ? WHERE id = ?")
+                sql("UPDATE pcap_uploads SET touched_at = $1 WHERE id = $2")
                     .bind(now.micros())
-                    .bind(row.try_get::<i64, _>("id")?)
-                    .execute(&mut *tx)
+                    .bind(row.try_get::<i64>("id")?)
+                    .run(&mut tx)
                     .await?;
                 tx.commit().await?;
             }
             return Ok(Opened { quota, evicted: Vec::new(), under_way: UnderWay::Key(key) });
         }
+        tx.alone(Alone::Uploads).await?;
         let evicted = make_place(&mut tx, node).await?;
         let taken: i64 =
-            sqlx::query_scalar("SELECT coalesce(sum(chunks), 0) FROM pcap_uploads").fetch_one(&mut *tx).await?;
+            sql("SELECT CAST(coalesce(sum(chunks), 0) AS BIGINT) FROM pcap_uploads").scalar(&mut tx).await?;
         let wanted = u64::try_from(taken).unwrap_or(0).saturating_add(chunk.total.into());
         if wanted.saturating_mul(CHUNK_BYTES) > room {
             return Err(StoreError::Disk {
@@ -134,8 +133,8 @@ impl Pcaps for SqliteStore {
             });
         }
         let key = Uuid::new_v4();
-        sqlx::query(
-            "INSERT INTO pcap_uploads (key, node_id, incident_id, upload, chunks, touched_at) VALUES (?, ?, ?, ?, ?, ?)",
+        sql(
+            "INSERT INTO pcap_uploads (key, node_id, incident_id, upload, chunks, touched_at) VALUES ($1, $2, $3, $4, $5, $6)",
         )
         .bind(key.to_string())
         .bind(node)
@@ -143,7 +142,7 @@ impl Pcaps for SqliteStore {
         .bind(&chunk.upload)
         .bind(chunk.total)
         .bind(now.micros())
-        .execute(&mut *tx)
+        .run(&mut tx)
         .await?;
         tx.commit().await?;
         Ok(Opened { quota, evicted, under_way: UnderWay::Key(key) })
@@ -151,9 +150,15 @@ impl Pcaps for SqliteStore {
 
     async fn keep_pcap(&self, key: Uuid, chunk: &NewChunk, file: &Assembled, fact: Fact) -> Result<Pcap> {
         let mut tx = self.write().await?;
-        let row = sqlx::query("DELETE FROM pcap_uploads WHERE key = ? RETURNING node_id, incident_id, upload")
+        let ws = sql("SELECT n.workspace_id FROM pcap_uploads u JOIN nodes n ON n.id = u.node_id WHERE u.key = $1")
             .bind(key.to_string())
-            .fetch_optional(&mut *tx)
+            .optional_scalar(&mut tx)
+            .await?;
+        let ws: i64 = or_missing(ws, "upload under way")?;
+        tx.own(WorkspaceId(ws)).await?;
+        let row = sql("DELETE FROM pcap_uploads WHERE key = $1 RETURNING node_id, incident_id, upload")
+            .bind(key.to_string())
+            .optional(&mut tx)
             .await?;
         let row = or_missing(row, "upload under way")?;
         let (node, incident): (i64, i64) = (row.try_get("node_id")?, row.try_get("incident_id")?);
@@ -162,29 +167,25 @@ impl Pcaps for SqliteStore {
         if quota.remaining == 0 {
             return Err(too_many(quota, fact.at).into());
         }
-        let ws: i64 = sqlx::query_scalar("SELECT workspace_id FROM incidents WHERE id = ?")
-            .bind(incident)
-            .fetch_one(&mut *tx)
-            .await?;
-        let id: Option<i64> = sqlx::query_scalar(
+        let id: Option<i64> = sql(
             "INSERT INTO pcaps (workspace_id, node_id, incident_id, upload, part, packets, format, bytes, sha256,
                                 created_at)
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (incident_id, sha256) DO NOTHING RETURNING id",
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT (incident_id, sha256) DO NOTHING RETURNING id",
         )
         .bind(ws)
         .bind(node)
         .bind(incident)
-        .bind(row.try_get::<String, _>("upload")?)
+        .bind(row.try_get::<String>("upload")?)
         .bind(chunk.part)
         .bind(chunk.packets.map(count))
         .bind(file.format.as_str())
         .bind(count(file.bytes))
         .bind(file.sha256.as_slice())
         .bind(fact.at.micros())
-        .fetch_optional(&mut *tx)
+        .optional_scalar(&mut tx)
         .await?;
-        let query = sqlx::AssertSqlSafe(format!("{SELECT} WHERE p.incident_id = ? AND p.sha256 = ?"));
-        let kept = sqlx::query(query).bind(incident).bind(file.sha256.as_slice()).fetch_one(&mut *tx).await?;
+        let query = sqlx::AssertSqlSafe(format!("{SELECT} WHERE p.incident_id = $1 AND p.sha256 = $2"));
+        let kept = sql(query).bind(incident).bind(file.sha256.as_slice()).one(&mut tx).await?;
         let kept = pcap(&kept)?;
         if id.is_some() {
             append(&mut tx, WorkspaceId(ws), fact.on(kept.id).with(&kept)).await?;
@@ -194,70 +195,76 @@ impl Pcaps for SqliteStore {
     }
 
     async fn forget_upload(&self, key: Uuid) -> Result<()> {
-        sqlx::query("DELETE FROM pcap_uploads WHERE key = ?").bind(key.to_string()).execute(&self.writer).await?;
-        Ok(())
+        let mut tx = self.write().await?;
+        sql("DELETE FROM pcap_uploads WHERE key = $1").bind(key.to_string()).run(&mut tx).await?;
+        Ok(tx.commit().await?)
     }
 
     async fn forget_uploads(&self, before: Timestamp) -> Result<Vec<Uuid>> {
-        let rows = sqlx::query("DELETE FROM pcap_uploads WHERE touched_at < ? RETURNING key")
+        let mut tx = self.write().await?;
+        tx.alone(Alone::Uploads).await?;
+        let rows = sql("DELETE FROM pcap_uploads WHERE touched_at < $1 RETURNING key")
             .bind(before.micros())
-            .fetch_all(&self.writer)
+            .all(&mut tx)
             .await?;
+        tx.commit().await?;
         rows.iter().map(|row| uuid(row, "key")).collect()
     }
 
     async fn pcaps(&self, ws: WorkspaceId, page: Page) -> Result<Listed<Pcap>> {
         let mut tx = self.read().await?;
-        let total = sqlx::query("SELECT count(*) AS total FROM pcaps WHERE workspace_id = ?").bind(ws.0);
-        let total = amount(&total.fetch_one(&mut *tx).await?, "total")?;
+        let total = sql("SELECT count(*) AS total FROM pcaps WHERE workspace_id = $1").bind(ws.0);
+        let total = amount(&total.one(&mut tx).await?, "total")?;
         let query =
-            sqlx::AssertSqlSafe(format!("{SELECT} WHERE p.workspace_id = ? ORDER BY p.id DESC LIMIT ? OFFSET ?"));
-        let rows = sqlx::query(query).bind(ws.0).bind(page.limit).bind(count(page.offset)).fetch_all(&mut *tx).await?;
+            sqlx::AssertSqlSafe(format!("{SELECT} WHERE p.workspace_id = $1 ORDER BY p.id DESC LIMIT $2 OFFSET $3"));
+        let rows = sql(query).bind(ws.0).bind(page.limit).bind(count(page.offset)).all(&mut tx).await?;
         Ok(Listed { entries: rows.iter().map(pcap).collect::<Result<_>>()?, total })
     }
 
     async fn pcaps_of(&self, ws: WorkspaceId, incident: i64) -> Result<Vec<Pcap>> {
         let query = sqlx::AssertSqlSafe(format!(
-            "{SELECT} WHERE p.workspace_id = ? AND p.incident_id = ? ORDER BY p.part, p.id"
+            "{SELECT} WHERE p.workspace_id = $1 AND p.incident_id = $2 ORDER BY p.part, p.id"
         ));
-        let rows = sqlx::query(query).bind(ws.0).bind(incident).fetch_all(&self.readers).await?;
+        let rows = sql(query).bind(ws.0).bind(incident).all(&self.pools).await?;
         rows.iter().map(pcap).collect()
     }
 
     async fn pcap(&self, ws: WorkspaceId, id: i64) -> Result<(Pcap, [u8; 32])> {
-        let query = sqlx::AssertSqlSafe(format!("{SELECT} WHERE p.workspace_id = ? AND p.id = ?"));
-        let row = sqlx::query(query).bind(ws.0).bind(id).fetch_optional(&self.readers).await?;
+        let query = sqlx::AssertSqlSafe(format!("{SELECT} WHERE p.workspace_id = $1 AND p.id = $2"));
+        let row = sql(query).bind(ws.0).bind(id).optional(&self.pools).await?;
         let row = or_missing(row, "capture")?;
         Ok((pcap(&row)?, hash(&row, "sha256")?))
     }
 
     async fn delete_pcap(&self, ws: WorkspaceId, id: i64, fact: Fact) -> Result<()> {
-        let mut tx = self.write().await?;
-        let query = sqlx::AssertSqlSafe(format!("{SELECT} WHERE p.workspace_id = ? AND p.id = ?"));
-        let row = sqlx::query(query).bind(ws.0).bind(id).fetch_optional(&mut *tx).await?;
+        let mut tx = self.write_to(ws).await?;
+        let query = sqlx::AssertSqlSafe(format!("{SELECT} WHERE p.workspace_id = $1 AND p.id = $2"));
+        let row = sql(query).bind(ws.0).bind(id).optional(&mut tx).await?;
         let gone = pcap(&or_missing(row, "capture")?)?;
-        sqlx::query("DELETE FROM pcaps WHERE id = ?").bind(id).execute(&mut *tx).await?;
+        sql("DELETE FROM pcaps WHERE id = $1").bind(id).run(&mut tx).await?;
         append(&mut tx, ws, fact.with(&gone)).await?;
         tx.commit().await?;
         Ok(())
     }
 
     async fn prune_pcaps(&self, before: Timestamp, max_bytes: u64) -> Result<u64> {
-        let done = sqlx::query(
-            "DELETE FROM pcaps WHERE created_at < ?1 OR id IN
-                 (SELECT id FROM (SELECT id, sum(bytes) OVER (ORDER BY id DESC) AS kept FROM pcaps) WHERE kept > ?2)",
+        let mut tx = self.write().await?;
+        let done = sql(
+            "DELETE FROM pcaps WHERE created_at < $1 OR id IN
+                 (SELECT id FROM (SELECT id, sum(bytes) OVER (ORDER BY id DESC) AS kept FROM pcaps) AS newest WHERE kept > $2)",
         )
         .bind(before.micros())
         .bind(count(max_bytes))
-        .execute(&self.writer)
+        .run(&mut tx)
         .await?;
-        Ok(done.rows_affected())
+        tx.commit().await?;
+        Ok(done)
     }
 
     async fn pcap_files(&self) -> Result<(Vec<Uuid>, Vec<[u8; 32]>)> {
         let mut tx = self.read().await?;
-        let keys = sqlx::query("SELECT key FROM pcap_uploads").fetch_all(&mut *tx).await?;
-        let hashes = sqlx::query("SELECT DISTINCT sha256 FROM pcaps").fetch_all(&mut *tx).await?;
+        let keys = sql("SELECT key FROM pcap_uploads").all(&mut tx).await?;
+        let hashes = sql("SELECT DISTINCT sha256 FROM pcaps ORDER BY sha256").all(&mut tx).await?;
         let keys = keys.iter().map(|row| uuid(row, "key")).collect::<Result<_>>()?;
         Ok((keys, hashes.iter().map(|row| hash(row, "sha256")).collect::<Result<_>>()?))
     }

@@ -1,15 +1,15 @@
-//! Firewall rules in SQLite.
+//! Firewall rules.
 
 use std::collections::HashMap;
 
 use async_trait::async_trait;
-use sqlx::sqlite::SqliteRow;
-use sqlx::{Row, SqliteConnection};
 use uuid::Uuid;
 
 use super::audits::append;
+use super::transaction::On;
 use super::{
-    SqliteStore, advance, advance_all, amount, at, json, leave_room, node_ids, or_missing, to_json, unless_taken, uuid,
+    Row, SqlStore, Tx, advance, advance_all, amount, at, json, leave_room, node_ids, number, or_missing, sql, to_json,
+    unless_taken, uuid,
 };
 use crate::domain::{Execution, Fact, Listed, NewRule, Page, Problem, Rule, RuleScope, WorkspaceId};
 use crate::store::{Changed, Edit, Result, Rules};
@@ -17,13 +17,13 @@ use crate::store::{Changed, Edit, Result, Rules};
 /// The most firewall rules of a workspace; each can name a thousand sources.
 const MAX_RULES: i64 = 1_000;
 
-fn rule(row: &SqliteRow) -> Result<Rule> {
+fn rule(row: &Row) -> Result<Rule> {
     let new = NewRule {
         name: row.try_get("name")?,
         trigger: json(row, "trigger_json")?,
         action: json(row, "action_json")?,
         scope: json(row, "scope_json")?,
-        cooldown_minutes: row.try_get("cooldown_minutes")?,
+        cooldown_minutes: number(row, "cooldown_minutes")?,
         enabled: row.try_get("enabled")?,
     };
     Ok(Rule {
@@ -41,22 +41,15 @@ fn rule(row: &SqliteRow) -> Result<Rule> {
 }
 
 /// The enabled rules of a node, oldest first.
-pub(super) async fn of_node(conn: &mut SqliteConnection, ws: WorkspaceId, node: Uuid) -> Result<Vec<Rule>> {
-    let rows = sqlx::query("SELECT * FROM rules WHERE workspace_id = ? AND enabled ORDER BY id")
-        .bind(ws.0)
-        .fetch_all(conn)
-        .await?;
+pub(super) async fn of_node(conn: &mut Tx, ws: WorkspaceId, node: Uuid) -> Result<Vec<Rule>> {
+    let rows = sql("SELECT * FROM rules WHERE workspace_id = $1 AND enabled ORDER BY id").bind(ws.0).all(conn).await?;
     let mut rules: Vec<Rule> = rows.iter().map(rule).collect::<Result<_>>()?;
     rules.retain(|r| r.scope.covers(node));
     Ok(rules)
 }
 
-async fn one(conn: &mut SqliteConnection, ws: WorkspaceId, id: i64) -> Result<Rule> {
-    let row = sqlx::query("SELECT * FROM rules WHERE workspace_id = ? AND id = ?")
-        .bind(ws.0)
-        .bind(id)
-        .fetch_optional(conn)
-        .await?;
+async fn one(conn: impl Into<On<'_>>, ws: WorkspaceId, id: i64) -> Result<Rule> {
+    let row = sql("SELECT * FROM rules WHERE workspace_id = $1 AND id = $2").bind(ws.0).bind(id).optional(conn).await?;
     rule(&or_missing(row, "rule")?)
 }
 
@@ -71,7 +64,7 @@ fn check_scope(scope: &RuleScope, ids: &HashMap<Uuid, i64>) -> Result<()> {
 
 /// Advances the nodes that any of the scopes covers.
 async fn advance_scopes(
-    conn: &mut SqliteConnection,
+    conn: &mut Tx,
     ws: WorkspaceId,
     ids: &HashMap<Uuid, i64>,
     scopes: &[&RuleScope],
@@ -89,34 +82,33 @@ async fn advance_scopes(
 }
 
 #[async_trait]
-impl Rules for SqliteStore {
+impl Rules for SqlStore {
     async fn rules(&self, ws: WorkspaceId, page: Page) -> Result<Listed<Rule>> {
         let mut tx = self.read().await?;
-        let total = sqlx::query("SELECT count(*) AS total FROM rules WHERE workspace_id = ?").bind(ws.0);
-        let total = amount(&total.fetch_one(&mut *tx).await?, "total")?;
-        let rows = sqlx::query("SELECT * FROM rules WHERE workspace_id = ? ORDER BY id DESC LIMIT ? OFFSET ?")
+        let total = sql("SELECT count(*) AS total FROM rules WHERE workspace_id = $1").bind(ws.0);
+        let total = amount(&total.one(&mut tx).await?, "total")?;
+        let rows = sql("SELECT * FROM rules WHERE workspace_id = $1 ORDER BY id DESC LIMIT $2 OFFSET $3")
             .bind(ws.0)
             .bind(page.limit)
             .bind(super::count(page.offset))
-            .fetch_all(&mut *tx)
+            .all(&mut tx)
             .await?;
         Ok(Listed { entries: rows.iter().map(rule).collect::<Result<_>>()?, total })
     }
 
     async fn rule(&self, ws: WorkspaceId, id: i64) -> Result<Rule> {
-        let mut conn = self.readers.acquire().await?;
-        one(&mut conn, ws, id).await
+        one(&self.pools, ws, id).await
     }
 
     async fn create_rule(&self, ws: WorkspaceId, new: NewRule, fact: Fact) -> Result<(Rule, Changed)> {
-        let mut tx = self.write().await?;
+        let mut tx = self.write_to(ws).await?;
         leave_room(&mut tx, ws, "rules", MAX_RULES, "name").await?;
         let ids = node_ids(&mut tx, ws).await?;
         check_scope(&new.scope, &ids)?;
-        let row = sqlx::query(
+        let row = sql(
             "INSERT INTO rules (workspace_id, name, trigger_json, action_json, scope_json, cooldown_minutes, enabled,
                                 created_at, updated_at)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?8) RETURNING *",
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $8) RETURNING *",
         )
         .bind(ws.0)
         .bind(&new.name)
@@ -126,7 +118,7 @@ impl Rules for SqliteStore {
         .bind(new.cooldown_minutes)
         .bind(new.enabled)
         .bind(fact.at.micros())
-        .fetch_one(&mut *tx)
+        .one(&mut tx)
         .await
         .map_err(|e| unless_taken(e, || "a rule of this name".to_owned()))?;
         let rule = rule(&row)?;
@@ -137,17 +129,17 @@ impl Rules for SqliteStore {
     }
 
     async fn edit_rule(&self, ws: WorkspaceId, id: i64, edit: Edit<'_>, fact: Fact) -> Result<(Rule, Changed)> {
-        let mut tx = self.write().await?;
+        let mut tx = self.write_to(ws).await?;
         let before = one(&mut tx, ws, id).await?;
         let new = edit(&before)?;
         let ids = node_ids(&mut tx, ws).await?;
         if new.scope != before.scope {
             check_scope(&new.scope, &ids)?;
         }
-        let row = sqlx::query(
-            "UPDATE rules SET name = ?, trigger_json = ?, action_json = ?, scope_json = ?, cooldown_minutes = ?,
-                    enabled = ?, updated_at = ?
-             WHERE workspace_id = ? AND id = ? RETURNING *",
+        let row = sql(
+            "UPDATE rules SET name = $1, trigger_json = $2, action_json = $3, scope_json = $4, cooldown_minutes = $5,
+                    enabled = $6, updated_at = $7
+             WHERE workspace_id = $8 AND id = $9 RETURNING *",
         )
         .bind(&new.name)
         .bind(to_json(&new.trigger)?)
@@ -158,7 +150,7 @@ impl Rules for SqliteStore {
         .bind(fact.at.micros())
         .bind(ws.0)
         .bind(id)
-        .fetch_one(&mut *tx)
+        .one(&mut tx)
         .await
         .map_err(|e| unless_taken(e, || "a rule of this name".to_owned()))?;
         let rule = rule(&row)?;
@@ -176,13 +168,9 @@ impl Rules for SqliteStore {
     }
 
     async fn delete_rule(&self, ws: WorkspaceId, id: i64, fact: Fact) -> Result<Changed> {
-        let mut tx = self.write().await?;
+        let mut tx = self.write_to(ws).await?;
         let before = one(&mut tx, ws, id).await?;
-        sqlx::query("DELETE FROM rules WHERE workspace_id = ? AND id = ?")
-            .bind(ws.0)
-            .bind(id)
-            .execute(&mut *tx)
-            .await?;
+        sql("DELETE FROM rules WHERE workspace_id = $1 AND id = $2").bind(ws.0).bind(id).run(&mut tx).await?;
         let ids = node_ids(&mut tx, ws).await?;
         let changed =
             if before.enabled { advance_scopes(&mut tx, ws, &ids, &[&before.scope]).await? } else { Vec::new() };
@@ -194,24 +182,22 @@ impl Rules for SqliteStore {
     async fn executions(&self, ws: WorkspaceId, rule: i64, page: Page) -> Result<Listed<Execution>> {
         let mut tx = self.read().await?;
         one(&mut tx, ws, rule).await?;
-        let total = sqlx::query("SELECT count(*) AS total FROM executions WHERE workspace_id = ? AND rule_id = ?")
+        let total = sql("SELECT count(*) AS total FROM executions WHERE workspace_id = $1 AND rule_id = $2")
             .bind(ws.0)
             .bind(rule);
-        let total = amount(&total.fetch_one(&mut *tx).await?, "total")?;
-        let rows = sqlx::query(
-            "SELECT node_uuid, execution FROM executions WHERE workspace_id = ? AND rule_id = ?
-             ORDER BY at DESC, id DESC LIMIT ? OFFSET ?",
-        )
+        let total = amount(&total.one(&mut tx).await?, "total")?;
+        let rows = sql("SELECT node_uuid, execution FROM executions WHERE workspace_id = $1 AND rule_id = $2
+             ORDER BY at DESC, id DESC LIMIT $3 OFFSET $4")
         .bind(ws.0)
         .bind(rule)
         .bind(page.limit)
         .bind(super::count(page.offset))
-        .fetch_all(&mut *tx)
+        .all(&mut tx)
         .await?;
         Ok(Listed { entries: rows.iter().map(execution).collect::<Result<_>>()?, total })
     }
 }
 
-pub(super) fn execution(row: &SqliteRow) -> Result<Execution> {
+pub(super) fn execution(row: &Row) -> Result<Execution> {
     Ok(Execution { node: uuid(row, "node_uuid")?, execution: json(row, "execution")? })
 }

@@ -1,16 +1,14 @@
-//! Incidents in SQLite.
+//! Incidents.
 
 use async_trait::async_trait;
 use ftagent_common::api::{ExecutionOutcome, IncidentReport, NodeCommand, Order, RuleExecution};
 use ftagent_common::vocab::IncidentStatus;
-use sqlx::sqlite::SqliteRow;
-use sqlx::{QueryBuilder, Row, Sqlite, SqliteConnection};
 use uuid::Uuid;
 
 use super::agents::{MAX_OUTPUT, not_yours};
 use super::audits::append;
 use super::nodes::leave_order;
-use super::{SqliteStore, amount, at, json, maybe_at, or_missing, rules, to_json, uuid};
+use super::{Query, Row, SqlStore, Tx, amount, at, json, maybe_at, or_missing, own_node, rules, sql, to_json, uuid};
 use crate::domain::{
     Actor, Closing, Execution, Fact, IncidentFilter, Listed, Note, OperatorChange, Page, Problem, StoredIncident,
     Timestamp, WorkspaceId,
@@ -23,7 +21,7 @@ const SELECT: &str =
 /// How many incidents an export reads at once.
 const EXPORT_CHUNK: i64 = 500;
 
-fn incident(row: &SqliteRow) -> Result<StoredIncident> {
+fn incident(row: &Row) -> Result<StoredIncident> {
     let severity: Option<String> = row.try_get("severity_set")?;
     let false_positive: bool = row.try_get("false_positive")?;
     Ok(StoredIncident {
@@ -36,7 +34,7 @@ fn incident(row: &SqliteRow) -> Result<StoredIncident> {
     })
 }
 
-fn note(row: &SqliteRow) -> Result<Note> {
+fn note(row: &Row) -> Result<Note> {
     Ok(Note {
         id: row.try_get("id")?,
         at: at(row, "at")?,
@@ -46,19 +44,19 @@ fn note(row: &SqliteRow) -> Result<Note> {
     })
 }
 
-async fn by_id(conn: &mut SqliteConnection, ws: WorkspaceId, id: i64) -> Result<StoredIncident> {
-    let query = sqlx::AssertSqlSafe(format!("{SELECT} WHERE i.workspace_id = ? AND i.id = ?"));
-    let row = sqlx::query(query).bind(ws.0).bind(id).fetch_optional(conn).await?;
+async fn by_id(conn: &mut Tx, ws: WorkspaceId, id: i64) -> Result<StoredIncident> {
+    let query = sqlx::AssertSqlSafe(format!("{SELECT} WHERE i.workspace_id = $1 AND i.id = $2"));
+    let row = sql(query).bind(ws.0).bind(id).optional(conn).await?;
     incident(&or_missing(row, "incident")?)
 }
 
 /// Writes what counts beside the report, so that filters and node status need not read reports.
-async fn save(conn: &mut SqliteConnection, kept: &StoredIncident) -> Result<()> {
+async fn save(conn: &mut Tx, kept: &StoredIncident) -> Result<()> {
     // The timeline's executions have a table of their own.
     let report = IncidentReport { executions: Vec::new(), ..kept.report.clone() };
-    sqlx::query(
-        "UPDATE incidents SET status = ?, severity = ?, family = ?, report = ?, closed_at = ?, false_positive = ?,
-                severity_set = ? WHERE id = ?",
+    sql(
+        "UPDATE incidents SET status = $1, severity = $2, family = $3, report = $4, closed_at = $5, false_positive = $6,
+                severity_set = $7 WHERE id = $8",
     )
     .bind(kept.status().as_str())
     .bind(kept.severity().as_str())
@@ -68,14 +66,14 @@ async fn save(conn: &mut SqliteConnection, kept: &StoredIncident) -> Result<()> 
     .bind(kept.closing.is_some_and(|c| c.false_positive))
     .bind(kept.severity.map(|s| s.as_str()))
     .bind(kept.id)
-    .execute(conn)
+    .run(conn)
     .await?;
     Ok(())
 }
 
 /// Keeps and audits the executions that are new.
 async fn record_executions(
-    conn: &mut SqliteConnection,
+    conn: &mut Tx,
     ws: WorkspaceId,
     incident: i64,
     actor: &Actor,
@@ -94,21 +92,20 @@ async fn record_executions(
             let end = (0..=MAX_OUTPUT).rev().find(|i| execution.output.is_char_boundary(*i)).unwrap_or(0);
             execution.output.truncate(end);
         }
-        let done = sqlx::query(
-            "INSERT OR IGNORE INTO executions (workspace_id, incident_id, node_uuid, uuid, rule_id, outcome, at, execution)
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-        )
-        .bind(ws.0)
-        .bind(incident)
-        .bind(node.to_string())
-        .bind(execution.uuid.to_string())
-        .bind(execution.rule_id)
-        .bind(outcome)
-        .bind(Timestamp::from(execution.at).micros())
-        .bind(to_json(&execution)?)
-        .execute(&mut *conn)
-        .await?;
-        if done.rows_affected() > 0 {
+        let done =
+            sql("INSERT INTO executions (workspace_id, incident_id, node_uuid, uuid, rule_id, outcome, at, execution)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (incident_id, uuid, outcome) DO NOTHING")
+            .bind(ws.0)
+            .bind(incident)
+            .bind(node.to_string())
+            .bind(execution.uuid.to_string())
+            .bind(execution.rule_id)
+            .bind(outcome)
+            .bind(Timestamp::from(execution.at).micros())
+            .bind(to_json(&execution)?)
+            .run(&mut *conn)
+            .await?;
+        if done > 0 {
             let fact = Fact::new(now, actor, action, format!("rule/{}", execution.rule_id))
                 .result(result)
                 .with(serde_json::json!({ "incident": incident, "execution": execution }));
@@ -118,7 +115,7 @@ async fn record_executions(
     Ok(())
 }
 
-fn filtered(query: &mut QueryBuilder<Sqlite>, ws: WorkspaceId, filter: &IncidentFilter) {
+fn filtered(query: &mut Query, ws: WorkspaceId, filter: &IncidentFilter) {
     query.push(" WHERE i.workspace_id = ").push_bind(ws.0);
     if let Some(node) = filter.node {
         query.push(" AND n.uuid = ").push_bind(node.to_string());
@@ -141,12 +138,13 @@ fn filtered(query: &mut QueryBuilder<Sqlite>, ws: WorkspaceId, filter: &Incident
 }
 
 #[async_trait]
-impl Incidents for SqliteStore {
+impl Incidents for SqlStore {
     async fn record(&self, node: Uuid, mut report: IncidentReport, now: Timestamp) -> Result<Recorded> {
         let mut tx = self.write().await?;
-        let row = sqlx::query("SELECT id, workspace_id, name FROM nodes WHERE uuid = ?")
+        own_node(&mut tx, node, "node").await?;
+        let row = sql("SELECT id, workspace_id, name FROM nodes WHERE uuid = $1")
             .bind(node.to_string())
-            .fetch_optional(&mut *tx)
+            .optional(&mut tx)
             .await?;
         let row = or_missing(row, "node")?;
         let (node_number, ws): (i64, _) = (row.try_get("id")?, WorkspaceId(row.try_get("workspace_id")?));
@@ -154,15 +152,15 @@ impl Incidents for SqliteStore {
         let executions = std::mem::take(&mut report.executions);
         let started_at = Timestamp::from(report.started_at);
         let query = sqlx::AssertSqlSafe(format!(
-            "{SELECT} WHERE i.uuid = ?1 OR (i.node_id = ?2 AND i.started_at = ?3 AND i.target = ?4)
-             ORDER BY i.uuid = ?1 DESC LIMIT 1"
+            "{SELECT} WHERE i.uuid = $1 OR (i.node_id = $2 AND i.started_at = $3 AND i.target = $4)
+             ORDER BY i.uuid = $1 DESC LIMIT 1"
         ));
-        let known = sqlx::query(query)
+        let known = sql(query)
             .bind(report.uuid.to_string())
             .bind(node_number)
             .bind(started_at.micros())
             .bind(report.target.to_string())
-            .fetch_optional(&mut *tx)
+            .optional(&mut tx)
             .await?;
         let recorded = if let Some(row) = known {
             let mut kept = incident(&row)?;
@@ -184,23 +182,22 @@ impl Incidents for SqliteStore {
             }
             Recorded { incident: kept, opened: false, applied }
         } else {
-            let id: i64 = sqlx::query_scalar(
-                "INSERT INTO incidents (workspace_id, uuid, node_id, target, started_at, status, severity, family,
+            let id: i64 =
+                sql("INSERT INTO incidents (workspace_id, uuid, node_id, target, started_at, status, severity, family,
                                         report, received_at)
-                 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id",
-            )
-            .bind(ws.0)
-            .bind(report.uuid.to_string())
-            .bind(node_number)
-            .bind(report.target.to_string())
-            .bind(started_at.micros())
-            .bind(report.status.as_str())
-            .bind(report.severity.as_str())
-            .bind(report.family.as_str())
-            .bind(to_json(&report)?)
-            .bind(now.micros())
-            .fetch_one(&mut *tx)
-            .await?;
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) RETURNING id")
+                .bind(ws.0)
+                .bind(report.uuid.to_string())
+                .bind(node_number)
+                .bind(report.target.to_string())
+                .bind(started_at.micros())
+                .bind(report.status.as_str())
+                .bind(report.severity.as_str())
+                .bind(report.family.as_str())
+                .bind(to_json(&report)?)
+                .bind(now.micros())
+                .scalar(&mut tx)
+                .await?;
             let fact = Fact::new(now, &actor, "incident.open", format!("incident/{id}")).with(serde_json::json!({
                 "uuid": report.uuid, "target": report.target, "family": report.family, "severity": report.severity,
             }));
@@ -216,24 +213,23 @@ impl Incidents for SqliteStore {
 
     async fn incidents(&self, ws: WorkspaceId, filter: &IncidentFilter, page: Page) -> Result<Listed<StoredIncident>> {
         let mut tx = self.read().await?;
-        let mut counting =
-            QueryBuilder::new("SELECT count(*) AS total FROM incidents i JOIN nodes n ON n.id = i.node_id");
+        let mut counting = Query::growing("SELECT count(*) AS total FROM incidents i JOIN nodes n ON n.id = i.node_id");
         filtered(&mut counting, ws, filter);
-        let total = amount(&counting.build().fetch_one(&mut *tx).await?, "total")?;
-        let mut listing = QueryBuilder::new(SELECT);
+        let total = amount(&counting.one(&mut tx).await?, "total")?;
+        let mut listing = Query::growing(SELECT);
         filtered(&mut listing, ws, filter);
         listing.push(" ORDER BY i.started_at DESC, i.id DESC LIMIT ").push_bind(page.limit);
         listing.push(" OFFSET ").push_bind(super::count(page.offset));
-        let rows = listing.build().fetch_all(&mut *tx).await?;
+        let rows = listing.all(&mut tx).await?;
         Ok(Listed { entries: rows.iter().map(incident).collect::<Result<_>>()?, total })
     }
 
     async fn export(&self, ws: WorkspaceId, filter: &IncidentFilter, before: i64) -> Result<Vec<StoredIncident>> {
-        let mut listing = QueryBuilder::new(SELECT);
+        let mut listing = Query::growing(SELECT);
         filtered(&mut listing, ws, filter);
         listing.push(" AND i.id < ").push_bind(before);
         listing.push(" ORDER BY i.id DESC LIMIT ").push_bind(EXPORT_CHUNK);
-        let rows = listing.build().fetch_all(&self.readers).await?;
+        let rows = listing.all(&self.pools).await?;
         rows.iter().map(incident).collect()
     }
 
@@ -242,19 +238,17 @@ impl Incidents for SqliteStore {
         let id = if let Ok(id) = reference.parse::<i64>() {
             Some(id)
         } else if let Ok(uuid) = reference.parse::<Uuid>() {
-            sqlx::query_scalar("SELECT id FROM incidents WHERE workspace_id = ? AND uuid = ?")
+            sql("SELECT id FROM incidents WHERE workspace_id = $1 AND uuid = $2")
                 .bind(ws.0)
                 .bind(uuid.to_string())
-                .fetch_optional(&self.readers)
+                .optional_scalar(&self.pools)
                 .await?
         } else if let Some(short) = short {
-            sqlx::query_scalar(
-                "SELECT id FROM incidents WHERE workspace_id = ? AND uuid LIKE ? ORDER BY id DESC LIMIT 1",
-            )
-            .bind(ws.0)
-            .bind(format!("{}-%", short.to_ascii_lowercase()))
-            .fetch_optional(&self.readers)
-            .await?
+            sql("SELECT id FROM incidents WHERE workspace_id = $1 AND uuid LIKE $2 ORDER BY id DESC LIMIT 1")
+                .bind(ws.0)
+                .bind(format!("{}-%", short.to_ascii_lowercase()))
+                .optional_scalar(&self.pools)
+                .await?
         } else {
             return Err(Problem::parameter("id", "must be an id, a uuid or inc_ with 8 hex digits").into());
         };
@@ -264,14 +258,10 @@ impl Incidents for SqliteStore {
     async fn incident(&self, ws: WorkspaceId, id: i64) -> Result<(StoredIncident, Vec<Note>, Vec<Execution>)> {
         let mut tx = self.read().await?;
         let kept = by_id(&mut tx, ws, id).await?;
-        let notes = sqlx::query("SELECT * FROM incident_notes WHERE incident_id = ? ORDER BY id")
-            .bind(id)
-            .fetch_all(&mut *tx)
-            .await?;
-        let executions = sqlx::query("SELECT * FROM executions WHERE incident_id = ? ORDER BY at, id")
-            .bind(id)
-            .fetch_all(&mut *tx)
-            .await?;
+        let notes =
+            sql("SELECT * FROM incident_notes WHERE incident_id = $1 ORDER BY id").bind(id).all(&mut tx).await?;
+        let executions =
+            sql("SELECT * FROM executions WHERE incident_id = $1 ORDER BY at, id").bind(id).all(&mut tx).await?;
         Ok((
             kept,
             notes.iter().map(note).collect::<Result<_>>()?,
@@ -287,7 +277,7 @@ impl Incidents for SqliteStore {
         author: &str,
         fact: Fact,
     ) -> Result<(StoredIncident, Option<NodeCommand>)> {
-        let mut tx = self.write().await?;
+        let mut tx = self.write_to(ws).await?;
         let mut kept = by_id(&mut tx, ws, id).await?;
         let (status, severity) = (kept.status(), kept.severity());
         let change = change.check(status)?;
@@ -314,7 +304,7 @@ impl Incidents for SqliteStore {
     }
 
     async fn note(&self, ws: WorkspaceId, id: i64, author: &str, text: &str, fact: Fact) -> Result<Note> {
-        let mut tx = self.write().await?;
+        let mut tx = self.write_to(ws).await?;
         by_id(&mut tx, ws, id).await?;
         let note = insert_note(&mut tx, id, fact.at, "note", author, text).await?;
         append(&mut tx, ws, fact).await?;
@@ -324,22 +314,21 @@ impl Incidents for SqliteStore {
 }
 
 async fn insert_note(
-    conn: &mut SqliteConnection,
+    conn: &mut Tx,
     incident: i64,
     at: Timestamp,
     kind: &str,
     author: &str,
     text: &str,
 ) -> Result<Note> {
-    let row = sqlx::query(
-        "INSERT INTO incident_notes (incident_id, at, kind, author, text) VALUES (?, ?, ?, ?, ?) RETURNING *",
-    )
-    .bind(incident)
-    .bind(at.micros())
-    .bind(kind)
-    .bind(author)
-    .bind(text)
-    .fetch_one(conn)
-    .await?;
+    let row =
+        sql("INSERT INTO incident_notes (incident_id, at, kind, author, text) VALUES ($1, $2, $3, $4, $5) RETURNING *")
+            .bind(incident)
+            .bind(at.micros())
+            .bind(kind)
+            .bind(author)
+            .bind(text)
+            .one(conn)
+            .await?;
     note(&row)
 }

@@ -1,23 +1,23 @@
-//! The allowlist in SQLite.
+//! The allowlist.
 
 use async_trait::async_trait;
-use sqlx::sqlite::SqliteRow;
-use sqlx::{Row, SqliteConnection};
 use uuid::Uuid;
 
 use super::audits::append;
-use super::{SqliteStore, advance, advance_all, amount, at, leave_room, node_id, or_missing, unless_taken, word};
+use super::{
+    Row, SqlStore, Tx, advance, advance_all, amount, at, leave_room, node_id, or_missing, sql, unless_taken, word,
+};
 use crate::domain::{AllowlistEntry, AllowlistScope, Fact, Listed, NewAllowlistEntry, Page, Problem, WorkspaceId};
 use crate::store::{Allowlist, Changed, Result, StoreError};
 
 /// Which entries are meant: all of the workspace, or with a node's uuid those that hold on it.
 const WHERE: &str = "FROM allowlist a LEFT JOIN nodes n ON n.id = a.node_id
-     WHERE a.workspace_id = ?1 AND (?2 IS NULL OR a.node_id IS NULL OR n.uuid = ?2)";
+     WHERE a.workspace_id = $1 AND ($2 IS NULL OR a.node_id IS NULL OR n.uuid = $2)";
 
 /// The most allowlist entries of a workspace.
 const MAX_ENTRIES: i64 = 10_000;
 
-fn entry(row: &SqliteRow) -> Result<AllowlistEntry> {
+fn entry(row: &Row) -> Result<AllowlistEntry> {
     let node: Option<String> = row.try_get("node")?;
     let node = node.map(|text| text.parse().map_err(|e| super::unexpected("node", e))).transpose()?;
     Ok(AllowlistEntry {
@@ -31,14 +31,14 @@ fn entry(row: &SqliteRow) -> Result<AllowlistEntry> {
 }
 
 /// What holds on a node, oldest first.
-pub(super) async fn of_node(conn: &mut SqliteConnection, ws: WorkspaceId, node: Uuid) -> Result<Vec<AllowlistEntry>> {
+pub(super) async fn of_node(conn: &mut Tx, ws: WorkspaceId, node: Uuid) -> Result<Vec<AllowlistEntry>> {
     let query = sqlx::AssertSqlSafe(format!("SELECT a.*, n.uuid AS node {WHERE} ORDER BY a.id"));
-    let rows = sqlx::query(query).bind(ws.0).bind(node.to_string()).fetch_all(conn).await?;
+    let rows = sql(query).bind(ws.0).bind(node.to_string()).all(conn).await?;
     rows.iter().map(entry).collect()
 }
 
 #[async_trait]
-impl Allowlist for SqliteStore {
+impl Allowlist for SqlStore {
     async fn allowlist(&self, ws: WorkspaceId, node: Option<Uuid>, page: Page) -> Result<Listed<AllowlistEntry>> {
         let mut tx = self.read().await?;
         if let Some(node) = node {
@@ -46,27 +46,22 @@ impl Allowlist for SqliteStore {
         }
         let node = node.map(|n| n.to_string());
         let query = sqlx::AssertSqlSafe(format!("SELECT count(*) AS total {WHERE}"));
-        let total = amount(&sqlx::query(query).bind(ws.0).bind(&node).fetch_one(&mut *tx).await?, "total")?;
+        let total = amount(&sql(query).bind(ws.0).bind(&node).one(&mut tx).await?, "total")?;
         let query =
-            sqlx::AssertSqlSafe(format!("SELECT a.*, n.uuid AS node {WHERE} ORDER BY a.id DESC LIMIT ?3 OFFSET ?4"));
-        let rows = sqlx::query(query)
-            .bind(ws.0)
-            .bind(&node)
-            .bind(page.limit)
-            .bind(super::count(page.offset))
-            .fetch_all(&mut *tx)
-            .await?;
+            sqlx::AssertSqlSafe(format!("SELECT a.*, n.uuid AS node {WHERE} ORDER BY a.id DESC LIMIT $3 OFFSET $4"));
+        let rows =
+            sql(query).bind(ws.0).bind(&node).bind(page.limit).bind(super::count(page.offset)).all(&mut tx).await?;
         Ok(Listed { entries: rows.iter().map(entry).collect::<Result<_>>()?, total })
     }
 
     async fn all_allowed(&self, ws: WorkspaceId) -> Result<Vec<AllowlistEntry>> {
         let query = sqlx::AssertSqlSafe(format!("SELECT a.*, n.uuid AS node {WHERE} ORDER BY a.id"));
-        let rows = sqlx::query(query).bind(ws.0).bind(None::<String>).fetch_all(&self.readers).await?;
+        let rows = sql(query).bind(ws.0).bind(None::<String>).all(&self.pools).await?;
         rows.iter().map(entry).collect()
     }
 
     async fn allow(&self, ws: WorkspaceId, new: NewAllowlistEntry, fact: Fact) -> Result<(AllowlistEntry, Changed)> {
-        let mut tx = self.write().await?;
+        let mut tx = self.write_to(ws).await?;
         leave_room(&mut tx, ws, "allowlist", MAX_ENTRIES, "ip_address").await?;
         let node_number = match new.node {
             None => None,
@@ -75,18 +70,17 @@ impl Allowlist for SqliteStore {
                 other => other,
             })?),
         };
-        let id: i64 = sqlx::query_scalar(
-            "INSERT INTO allowlist (workspace_id, prefix, label, node_id, created_at) VALUES (?, ?, ?, ?, ?)
-             RETURNING id",
-        )
-        .bind(ws.0)
-        .bind(new.prefix.to_string())
-        .bind(&new.label)
-        .bind(node_number)
-        .bind(fact.at.micros())
-        .fetch_one(&mut *tx)
-        .await
-        .map_err(|e| unless_taken(e, || format!("an allowlist entry for {} in this scope", new.prefix)))?;
+        let id: i64 =
+            sql("INSERT INTO allowlist (workspace_id, prefix, label, node_id, created_at) VALUES ($1, $2, $3, $4, $5)
+             RETURNING id")
+            .bind(ws.0)
+            .bind(new.prefix.to_string())
+            .bind(&new.label)
+            .bind(node_number)
+            .bind(fact.at.micros())
+            .scalar(&mut tx)
+            .await
+            .map_err(|e| unless_taken(e, || format!("an allowlist entry for {} in this scope", new.prefix)))?;
         let changed = match node_number {
             Some(node) => advance(&mut tx, node).await?,
             None => advance_all(&mut tx, ws).await?,
@@ -105,14 +99,14 @@ impl Allowlist for SqliteStore {
     }
 
     async fn disallow(&self, ws: WorkspaceId, id: i64, fact: Fact) -> Result<Changed> {
-        let mut tx = self.write().await?;
-        let row = sqlx::query("DELETE FROM allowlist WHERE workspace_id = ? AND id = ? RETURNING prefix, node_id")
+        let mut tx = self.write_to(ws).await?;
+        let row = sql("DELETE FROM allowlist WHERE workspace_id = $1 AND id = $2 RETURNING prefix, node_id")
             .bind(ws.0)
             .bind(id)
-            .fetch_optional(&mut *tx)
+            .optional(&mut tx)
             .await?;
         let row = or_missing(row, "allowlist entry")?;
-        let changed = match row.try_get::<Option<i64>, _>("node_id")? {
+        let changed = match row.try_get::<Option<i64>>("node_id")? {
             Some(node) => advance(&mut tx, node).await?,
             None => advance_all(&mut tx, ws).await?,
         };

@@ -1,0 +1,79 @@
+//! What a dump holds: every table with its columns, parents before their children. A test compares it with the schema.
+
+/// What a column holds, whichever the database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Int,
+    Real,
+    Flag,
+    Text,
+    Bytes,
+}
+
+#[derive(Debug)]
+pub(super) struct Table {
+    pub(super) name: &'static str,
+    pub(super) columns: &'static [(&'static str, Kind)],
+    /// The columns that say which row it is, for an order that does not change.
+    pub(super) key: &'static str,
+    /// Whether the database numbers its rows.
+    pub(super) numbered: bool,
+}
+
+macro_rules! tables {
+    ($($name:ident by $key:literal $($numbered:ident)? { $($kind:ident: $($column:ident)+;)+ })+) => {
+        pub(super) const TABLES: &[Table] = &[$(Table {
+            name: stringify!($name),
+            columns: &[$($((stringify!($column), Kind::$kind)),+),+],
+            key: $key,
+            numbered: false $(|| tables!(@$numbered))?,
+        }),+];
+    };
+    (@numbered) => { true };
+}
+
+tables! {
+    workspaces by "id" numbered { Int: id created_at; Text: name subscription detection; }
+    tokens by "id" numbered {
+        Int: id workspace_id rate_limit created_at expires_at revoked_at; Text: name role; Bytes: lookup hash;
+    }
+    nodes by "id" numbered {
+        Int: id workspace_id created_at last_seen config_version;
+        Text: uuid name ip location os interface heartbeat;
+        Bytes: key_hash; Real: ratio;
+    }
+    allowlist by "id" numbered { Int: id workspace_id node_id created_at; Text: prefix label; }
+    thresholds by "id" numbered { Int: id workspace_id created_at updated_at; Text: target label thresholds; }
+    rules by "id" numbered {
+        Int: id workspace_id cooldown_minutes created_at updated_at;
+        Text: name trigger_json action_json scope_json; Flag: enabled;
+    }
+    incidents by "id" numbered {
+        Int: id workspace_id node_id started_at closed_at received_at;
+        Text: uuid target status severity family report severity_set; Flag: false_positive;
+    }
+    incident_notes by "id" numbered { Int: id incident_id at; Text: kind author text; }
+    executions by "id" numbered {
+        Int: id workspace_id incident_id rule_id at; Text: node_uuid uuid outcome execution;
+    }
+    commands by "id" numbered { Int: id node_id created_at ended_at; Text: uuid order_json status error output; }
+    metrics by "node_id, at_secs" {
+        Int: node_id at_secs pps bps dropped_pps tcp_pps udp_pps icmp_pps other_pps;
+    }
+    metrics_minutes by "node_id, at_secs" {
+        Int: node_id at_secs samples pps bps dropped_pps tcp_pps udp_pps icmp_pps other_pps peak_pps peak_bps;
+    }
+    audit by "workspace_id, seq" { Int: workspace_id seq at; Text: actor action object result detail; Bytes: hash; }
+    audit_heads by "workspace_id" { Int: workspace_id seq; Bytes: hash; }
+    idempotency by "actor, key_hash" { Int: status created_at; Text: actor; Bytes: key_hash request_hash answer; }
+    pcaps by "id" numbered {
+        Int: id workspace_id node_id incident_id part packets bytes created_at; Text: upload format; Bytes: sha256;
+    }
+    pcap_uploads by "id" numbered { Int: id node_id incident_id chunks touched_at; Text: key upload; }
+}
+
+impl Table {
+    pub(super) fn column_list(&self) -> String {
+        self.columns.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
+    }
+}

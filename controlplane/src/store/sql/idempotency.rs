@@ -1,0 +1,90 @@
+//! Answers by `Idempotency-Key`.
+
+use async_trait::async_trait;
+
+use super::{SqlStore, hash, number, sql};
+use crate::domain::Timestamp;
+use crate::store::{Answered, CLAIM_SECS, Claim, Idempotency, Key, Result};
+
+#[async_trait]
+impl Idempotency for SqlStore {
+    async fn claim(&self, actor: &str, key: &Key, now: Timestamp, since: Timestamp) -> Result<Claim> {
+        // One process alone answers a key once anyway: its requests wait for each other before they come here.
+        if self.pools.is_postgres() {
+            let mut tx = self.write().await?;
+            let taken = sql("INSERT INTO idempotency AS i (actor, key_hash, request_hash, status, answer, created_at)
+                 VALUES ($1, $2, $3, 0, $4, $5)
+                 ON CONFLICT (actor, key_hash) DO UPDATE
+                 SET request_hash = excluded.request_hash, status = 0, answer = excluded.answer,
+                     created_at = excluded.created_at
+                 WHERE i.created_at < $6 OR (i.status = 0 AND i.created_at < $7)")
+            .bind(actor)
+            .bind(key.hash.as_slice())
+            .bind(key.request_hash.as_slice())
+            .bind([0_u8; 0].as_slice())
+            .bind(now.micros())
+            .bind(since.micros())
+            .bind(now.plus_secs(-CLAIM_SECS).micros())
+            .run(&mut tx)
+            .await?;
+            tx.commit().await?;
+            if taken > 0 {
+                return Ok(Claim::Taken);
+            }
+        }
+        let row = sql("SELECT * FROM idempotency WHERE actor = $1 AND key_hash = $2 AND created_at >= $3")
+            .bind(actor)
+            .bind(key.hash.as_slice())
+            .bind(since.micros())
+            .optional(&self.pools)
+            .await?;
+        let Some(row) = row else {
+            // On PostgreSQL it was given free in between: the next try takes it.
+            return Ok(if self.pools.is_postgres() { Claim::UnderWay } else { Claim::Taken });
+        };
+        let answered = Answered {
+            request_hash: hash(&row, "request_hash")?,
+            status: number(&row, "status")?,
+            answer: row.try_get("answer")?,
+        };
+        Ok(if answered.status == 0 { Claim::UnderWay } else { Claim::Answered(answered) })
+    }
+
+    async fn release(&self, actor: &str, key_hash: [u8; 32]) -> Result<()> {
+        if self.pools.is_postgres() {
+            let mut tx = self.write().await?;
+            sql("DELETE FROM idempotency WHERE actor = $1 AND key_hash = $2 AND status = 0")
+                .bind(actor)
+                .bind(key_hash.as_slice())
+                .run(&mut tx)
+                .await?;
+            tx.commit().await?;
+        }
+        Ok(())
+    }
+
+    async fn remember(&self, actor: &str, key_hash: [u8; 32], answered: &Answered, now: Timestamp) -> Result<()> {
+        let mut tx = self.write().await?;
+        sql("INSERT INTO idempotency (actor, key_hash, request_hash, status, answer, created_at)
+             VALUES ($1, $2, $3, $4, $5, $6)
+             ON CONFLICT (actor, key_hash) DO UPDATE
+             SET request_hash = excluded.request_hash, status = excluded.status, answer = excluded.answer,
+                 created_at = excluded.created_at")
+        .bind(actor)
+        .bind(key_hash.as_slice())
+        .bind(answered.request_hash.as_slice())
+        .bind(answered.status)
+        .bind(answered.answer.as_slice())
+        .bind(now.micros())
+        .run(&mut tx)
+        .await?;
+        Ok(tx.commit().await?)
+    }
+
+    async fn forget_answers(&self, before: Timestamp) -> Result<u64> {
+        let mut tx = self.write().await?;
+        let done = sql("DELETE FROM idempotency WHERE created_at < $1").bind(before.micros()).run(&mut tx).await?;
+        tx.commit().await?;
+        Ok(done)
+    }
+}

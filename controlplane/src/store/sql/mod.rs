@@ -1,0 +1,234 @@
+//! The store in a database that speaks SQL: SQLite in a file of ours, or PostgreSQL.
+//!
+//! Each query is written once, in words that both understand ([`Dialect`] has the few that they do not share); `query.rs`
+//! and `transaction.rs` wrap the two drivers, `sqlite.rs` and `postgres.rs` open them, and one file per resource holds
+//! its trait.
+
+mod agents;
+mod allowlist;
+mod audits;
+mod backup;
+mod columns;
+pub mod dump;
+mod idempotency;
+mod incidents;
+mod nodes;
+mod pcaps;
+mod peers;
+mod postgres;
+mod query;
+mod rules;
+mod schema;
+mod sqlite;
+mod thresholds;
+mod transaction;
+mod workspaces;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use uuid::Uuid;
+
+use super::{Changed, Result, Store, StoreError};
+use crate::domain::{Problem, WorkspaceId};
+pub use backup::{BackupError, restore};
+use columns::{amount, at, count, hash, json, maybe_at, number, to_json, unexpected, uuid, word};
+pub use postgres::PostgresSettings;
+use query::{Query, Row, sql};
+use transaction::{Alone, Pools, Tx};
+
+/// How long a call waits for a connection or for another's lock before it answers 503.
+const WAIT: Duration = Duration::from_secs(5);
+
+/// Which database.
+#[derive(Clone, Debug)]
+pub enum Database {
+    /// A file, made if missing.
+    Sqlite(PathBuf),
+    Postgres(PostgresSettings),
+}
+
+/// What may be done to a database when it is opened.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Opening {
+    /// It is made, if there is none, and its schema brought up to date.
+    Migrate,
+    /// Nothing.
+    AsItIs,
+}
+
+/// The store in an SQL database.
+pub struct SqlStore {
+    pools: Pools,
+    lead: peers::Lead,
+}
+
+impl SqlStore {
+    /// Opens the database, and brings its schema up to date.
+    ///
+    /// # Errors
+    /// It cannot be reached or is none of ours; it is newer than this program; a migration fails.
+    pub async fn open(database: &Database) -> Result<Self> {
+        Self::prepare(database, Opening::Migrate).await
+    }
+
+    /// Opens a database whose schema is this program's already, and changes nothing: a server may be using it.
+    ///
+    /// # Errors
+    /// It cannot be reached, is none of ours, or has another schema.
+    pub async fn attach(database: &Database) -> Result<Self> {
+        Self::prepare(database, Opening::AsItIs).await
+    }
+
+    async fn prepare(database: &Database, opening: Opening) -> Result<Self> {
+        let pools = match database {
+            Database::Sqlite(path) => sqlite::open(path, opening).await?,
+            Database::Postgres(settings) => postgres::open(settings, opening).await?,
+        };
+        Ok(Self { pools, lead: peers::Lead::default() })
+    }
+
+    /// A transaction that writes, and that others who write to the workspace wait for.
+    async fn write_to(&self, ws: WorkspaceId) -> Result<Tx> {
+        let mut tx = self.write().await?;
+        tx.own(ws).await?;
+        Ok(tx)
+    }
+
+    /// A transaction that writes; audit records and versions need [`Self::write_to`] or [`Tx::own`].
+    async fn write(&self) -> Result<Tx> {
+        Ok(self.pools.write().await?)
+    }
+
+    /// A transaction that sees one moment of the database.
+    async fn read(&self) -> Result<Tx> {
+        Ok(self.pools.read().await?)
+    }
+
+    const fn dialect(&self) -> Dialect {
+        Dialect { postgres: self.pools.is_postgres() }
+    }
+}
+
+/// Words that the two databases do not share.
+#[derive(Clone, Copy)]
+struct Dialect {
+    postgres: bool,
+}
+
+impl Dialect {
+    /// The whole part of a floating-point expression, at most what an integer column holds.
+    fn whole(self, expression: &str) -> String {
+        if self.postgres {
+            // SQLite cuts off and clamps; PostgreSQL rounds and refuses. The number is the last double below 2^63.
+            format!("CAST(least(trunc({expression}), 9223372036854774784) AS BIGINT)")
+        } else {
+            format!("CAST({expression} AS INTEGER)")
+        }
+    }
+}
+
+#[async_trait]
+impl Store for SqlStore {
+    async fn check(&self) -> Result<()> {
+        let mut tx = self.write().await?;
+        sql("UPDATE workspaces SET subscription = subscription WHERE id = 1").run(&mut tx).await?;
+        tx.rollback().await?;
+        sql("SELECT count(*) FROM workspaces").one(&self.pools).await?;
+        Ok(())
+    }
+
+    async fn close(&self) {
+        // Another process leads from now on.
+        if let Some(session) = self.lead.lock().await.take() {
+            drop(session.close().await);
+        }
+        self.pools.close().await;
+    }
+}
+
+impl From<sqlx::Error> for StoreError {
+    fn from(source: sqlx::Error) -> Self {
+        let reason = match &source {
+            sqlx::Error::PoolTimedOut => Some("no connection to it came free in time"),
+            sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed => Some("it is closed"),
+            sqlx::Error::Io(_) | sqlx::Error::Tls(_) => Some("it cannot be reached, read or written"),
+            sqlx::Error::Database(e) => match e.try_downcast_ref::<sqlx::postgres::PgDatabaseError>() {
+                Some(e) => postgres::trouble(e.code()),
+                None => e.code().and_then(|code| code.parse::<u32>().ok()).and_then(sqlite::trouble),
+            },
+            _ => None,
+        };
+        match reason {
+            Some(reason) => Self::Unavailable { reason, source: Box::new(source) },
+            None => Self::Unexpected { what: "a query failed", source: Box::new(source) },
+        }
+    }
+}
+
+/// Turns a violated uniqueness into what already exists, and passes everything else on.
+fn unless_taken(source: sqlx::Error, what: impl FnOnce() -> String) -> StoreError {
+    match &source {
+        sqlx::Error::Database(e) if e.is_unique_violation() => Problem::AlreadyExists(what()).into(),
+        _ => source.into(),
+    }
+}
+
+/// Turns a row that is not there into what was looked for.
+fn or_missing<T>(row: Option<T>, what: &'static str) -> Result<T> {
+    row.ok_or_else(|| Problem::NotFound(what).into())
+}
+
+/// The database's numbers of a workspace's nodes, by uuid; a uuid of another workspace is not among them.
+async fn node_ids(conn: &mut Tx, ws: WorkspaceId) -> Result<HashMap<Uuid, i64>> {
+    let rows = sql("SELECT id, uuid FROM nodes WHERE workspace_id = $1").bind(ws.0).all(conn).await?;
+    rows.iter().map(|row| Ok((uuid(row, "uuid")?, row.try_get("id")?))).collect()
+}
+
+/// Refuses one more row in `table` beyond `most`: all of a workspace's rows go to its nodes as one message.
+async fn leave_room(conn: &mut Tx, ws: WorkspaceId, table: &'static str, most: i64, field: &str) -> Result<()> {
+    let query = sqlx::AssertSqlSafe(format!("SELECT count(*) FROM {table} WHERE workspace_id = $1"));
+    let rows: i64 = sql(query).bind(ws.0).scalar(conn).await?;
+    if rows >= most {
+        return Err(Problem::field(field, format!("the workspace has {rows} already, the most that nodes take")).into());
+    }
+    Ok(())
+}
+
+/// The database's number of one node.
+async fn node_id(conn: &mut Tx, ws: WorkspaceId, node: Uuid) -> Result<i64> {
+    let id = sql("SELECT id FROM nodes WHERE workspace_id = $1 AND uuid = $2")
+        .bind(ws.0)
+        .bind(node.to_string())
+        .optional_scalar(conn)
+        .await?;
+    or_missing(id, "node")
+}
+
+/// The workspace of a node, whose writes wait for this transaction from now on.
+async fn own_node(conn: &mut Tx, node: Uuid, what: &'static str) -> Result<WorkspaceId> {
+    let query = sql("SELECT workspace_id FROM nodes WHERE uuid = $1").bind(node.to_string());
+    let ws = WorkspaceId(or_missing(query.optional_scalar(&mut *conn).await?, what)?);
+    conn.own(ws).await?;
+    Ok(ws)
+}
+
+/// Advances the configuration of every node of a workspace.
+async fn advance_all(conn: &mut Tx, ws: WorkspaceId) -> Result<Changed> {
+    let rows = sql("UPDATE nodes SET config_version = config_version + 1 WHERE workspace_id = $1 RETURNING uuid")
+        .bind(ws.0)
+        .all(conn)
+        .await?;
+    rows.iter().map(|row| uuid(row, "uuid")).collect()
+}
+
+/// Advances the configuration of the node with this number.
+async fn advance(conn: &mut Tx, node_id: i64) -> Result<Changed> {
+    let rows = sql("UPDATE nodes SET config_version = config_version + 1 WHERE id = $1 RETURNING uuid")
+        .bind(node_id)
+        .all(conn)
+        .await?;
+    rows.iter().map(|row| uuid(row, "uuid")).collect()
+}

@@ -1,0 +1,261 @@
+//! Connections and transactions of either database, and what waits for what.
+//!
+//! ```text
+//!             SQLite                               PostgreSQL
+//! write       the one writer, BEGIN IMMEDIATE      READ COMMITTED; the workspace's row is locked first
+//! read        a snapshot of a reader               REPEATABLE READ, READ ONLY
+//! ```
+//! On PostgreSQL the lock on the workspace's row makes its writes serial: audit chain, versions and numbers of commands
+//! grow in the order of commits. Locks are taken in one order, workspace, then [`Alone`], then rows, so that writes wait
+//! for each other and do not dead-lock. Reports that touch one node alone (heartbeats, metrics) take no such lock.
+
+use std::time::Duration;
+
+use futures_util::TryStreamExt as _;
+use sqlx::{PgPool, Postgres, Sqlite, SqlitePool, Transaction};
+
+use super::query::{Query, Row, sql};
+use crate::domain::WorkspaceId;
+
+/// What only one transaction at a time does, whatever its workspace.
+#[derive(Clone, Copy)]
+pub(super) enum Alone {
+    /// The first workspace is made, or a dump taken.
+    Bootstrap = 1,
+    /// Room for uploads is given away.
+    Uploads = 2,
+}
+
+/// The first half of the numbers of our advisory locks: "ftag".
+pub(super) const LOCKS: i32 = 0x6674_6167;
+
+/// Connections to one database.
+pub(super) enum Pools {
+    Sqlite {
+        writer: SqlitePool,
+        readers: SqlitePool,
+    },
+    Postgres {
+        pool: PgPool,
+        /// Without limits of time: the listener, the lock of the jobs.
+        patient: PgPool,
+        /// How long the server may take for one statement, and a little more: a server that is gone says nothing.
+        patience: Duration,
+    },
+}
+
+/// Where a query runs.
+pub(super) enum On<'a> {
+    Transaction(&'a mut Tx),
+    /// A reading connection of its own.
+    Pools(&'a Pools),
+}
+
+impl<'a> From<&'a mut Tx> for On<'a> {
+    fn from(tx: &'a mut Tx) -> Self {
+        On::Transaction(tx)
+    }
+}
+
+impl<'a> From<&'a Pools> for On<'a> {
+    fn from(pools: &'a Pools) -> Self {
+        On::Pools(pools)
+    }
+}
+
+impl Pools {
+    pub(super) const fn is_postgres(&self) -> bool {
+        matches!(self, Self::Postgres { .. })
+    }
+
+    /// A transaction that writes.
+    pub(super) async fn write(&self) -> Result<Tx, sqlx::Error> {
+        Ok(match self {
+            Self::Sqlite { writer, .. } => Tx::new(Inner::Sqlite(writer.begin_with("BEGIN IMMEDIATE").await?), None),
+            Self::Postgres { pool, patience, .. } => Tx::new(Inner::Postgres(pool.begin().await?), Some(*patience)),
+        })
+    }
+
+    /// A transaction that sees one moment of the database.
+    pub(super) async fn read(&self) -> Result<Tx, sqlx::Error> {
+        Ok(match self {
+            Self::Sqlite { readers, .. } => Tx::new(Inner::Sqlite(readers.begin().await?), None),
+            Self::Postgres { pool, patience, .. } => {
+                let tx = pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
+                Tx::new(Inner::Postgres(tx), Some(*patience))
+            }
+        })
+    }
+
+    pub(super) async fn close(&self) {
+        match self {
+            Self::Sqlite { writer, readers } => {
+                readers.close().await;
+                writer.close().await;
+            }
+            Self::Postgres { pool, patient, .. } => {
+                // A session that hangs must not keep the program from ending; the server ends it.
+                for pool in [patient, pool] {
+                    if tokio::time::timeout(super::WAIT, pool.close()).await.is_err() {
+                        tracing::warn!("a connection to the database does not close: it is left");
+                    }
+                }
+            }
+        }
+    }
+}
+
+enum Inner {
+    Sqlite(Transaction<'static, Sqlite>),
+    Postgres(Transaction<'static, Postgres>),
+}
+
+/// A transaction; rolled back unless it is committed.
+pub(super) struct Tx {
+    inner: Inner,
+    patience: Option<Duration>,
+    owns: Option<WorkspaceId>,
+}
+
+impl Tx {
+    const fn new(inner: Inner, patience: Option<Duration>) -> Self {
+        Self { inner, patience, owns: None }
+    }
+
+    pub(super) const fn is_postgres(&self) -> bool {
+        matches!(self.inner, Inner::Postgres(_))
+    }
+
+    /// Waits until this is the only transaction that changes the workspace.
+    pub(super) async fn own(&mut self, ws: WorkspaceId) -> Result<(), sqlx::Error> {
+        if self.owns == Some(ws) || !self.is_postgres() {
+            return Ok(());
+        }
+        sql("SELECT id FROM workspaces WHERE id = $1 FOR NO KEY UPDATE").bind(ws.0).optional(&mut *self).await?;
+        self.owns = Some(ws);
+        Ok(())
+    }
+
+    /// Waits until this is the only transaction that does `what`.
+    pub(super) async fn alone(&mut self, what: Alone) -> Result<(), sqlx::Error> {
+        if self.is_postgres() {
+            let text = format!("SELECT 1 FROM (SELECT pg_advisory_xact_lock({LOCKS}, {})) AS locked", what as i32);
+            sql(sqlx::AssertSqlSafe(text)).optional(self).await?;
+        }
+        Ok(())
+    }
+
+    /// Lets statements take as long as they need: for work on the whole database.
+    pub(super) async fn take_time(&mut self) -> Result<(), sqlx::Error> {
+        if self.is_postgres() {
+            self.patience = None;
+            sql("SET LOCAL statement_timeout = 0").run(&mut *self).await?;
+            sql("SET LOCAL lock_timeout = 0").run(&mut *self).await?;
+            sql("SET LOCAL idle_in_transaction_session_timeout = 0").run(self).await?;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn commit(self) -> Result<(), sqlx::Error> {
+        match self.inner {
+            Inner::Sqlite(tx) => tx.commit().await,
+            Inner::Postgres(tx) => within(self.patience, tx.commit()).await,
+        }
+    }
+
+    pub(super) async fn rollback(self) -> Result<(), sqlx::Error> {
+        match self.inner {
+            Inner::Sqlite(tx) => tx.rollback().await,
+            Inner::Postgres(tx) => within(self.patience, tx.rollback()).await,
+        }
+    }
+
+    /// Hands every row to `each`, one after the other, without keeping them.
+    pub(super) async fn for_each<E: From<sqlx::Error>>(
+        &mut self,
+        query: Query,
+        mut each: impl FnMut(Row) -> Result<(), E>,
+    ) -> Result<(), E> {
+        match &mut self.inner {
+            Inner::Sqlite(tx) => {
+                let mut rows = query.for_sqlite().fetch(&mut **tx);
+                while let Some(row) = rows.try_next().await? {
+                    each(Row::Sqlite(row))?;
+                }
+            }
+            Inner::Postgres(tx) => {
+                let mut rows = query.for_postgres().fetch(&mut **tx);
+                while let Some(row) = rows.try_next().await? {
+                    each(Row::Postgres(row))?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Gives up on a server that does not even say that it gave up.
+async fn within<T>(
+    patience: Option<Duration>,
+    work: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, sqlx::Error> {
+    let Some(patience) = patience else { return work.await };
+    tokio::time::timeout(patience, work)
+        .await
+        .unwrap_or_else(|_| Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()))
+}
+
+impl On<'_> {
+    pub(super) async fn run(self, query: Query) -> Result<u64, sqlx::Error> {
+        match self {
+            On::Transaction(Tx { inner: Inner::Sqlite(tx), .. }) => {
+                Ok(query.for_sqlite().execute(&mut **tx).await?.rows_affected())
+            }
+            On::Transaction(Tx { inner: Inner::Postgres(tx), patience, .. }) => {
+                Ok(within(*patience, query.for_postgres().execute(&mut **tx)).await?.rows_affected())
+            }
+            On::Pools(Pools::Sqlite { readers, .. }) => Ok(query.for_sqlite().execute(readers).await?.rows_affected()),
+            On::Pools(Pools::Postgres { pool, patience, .. }) => {
+                Ok(within(Some(*patience), query.for_postgres().execute(pool)).await?.rows_affected())
+            }
+        }
+    }
+
+    pub(super) async fn all(self, query: Query) -> Result<Vec<Row>, sqlx::Error> {
+        fn sqlite(rows: Vec<sqlx::sqlite::SqliteRow>) -> Vec<Row> {
+            rows.into_iter().map(Row::Sqlite).collect()
+        }
+        fn postgres(rows: Vec<sqlx::postgres::PgRow>) -> Vec<Row> {
+            rows.into_iter().map(Row::Postgres).collect()
+        }
+        match self {
+            On::Transaction(Tx { inner: Inner::Sqlite(tx), .. }) => {
+                query.for_sqlite().fetch_all(&mut **tx).await.map(sqlite)
+            }
+            On::Transaction(Tx { inner: Inner::Postgres(tx), patience, .. }) => {
+                within(*patience, query.for_postgres().fetch_all(&mut **tx)).await.map(postgres)
+            }
+            On::Pools(Pools::Sqlite { readers, .. }) => query.for_sqlite().fetch_all(readers).await.map(sqlite),
+            On::Pools(Pools::Postgres { pool, patience, .. }) => {
+                within(Some(*patience), query.for_postgres().fetch_all(pool)).await.map(postgres)
+            }
+        }
+    }
+
+    pub(super) async fn optional(self, query: Query) -> Result<Option<Row>, sqlx::Error> {
+        Ok(match self {
+            On::Transaction(Tx { inner: Inner::Sqlite(tx), .. }) => {
+                query.for_sqlite().fetch_optional(&mut **tx).await?.map(Row::Sqlite)
+            }
+            On::Transaction(Tx { inner: Inner::Postgres(tx), patience, .. }) => {
+                within(*patience, query.for_postgres().fetch_optional(&mut **tx)).await?.map(Row::Postgres)
+            }
+            On::Pools(Pools::Sqlite { readers, .. }) => {
+                query.for_sqlite().fetch_optional(readers).await?.map(Row::Sqlite)
+            }
+            On::Pools(Pools::Postgres { pool, patience, .. }) => {
+                within(Some(*patience), query.for_postgres().fetch_optional(pool)).await?.map(Row::Postgres)
+            }
+        })
+    }
+}
