@@ -16,6 +16,7 @@ use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::analysis::{Analysis, PacketRow};
 use crate::domain::{Page, Pcap};
 use crate::http::auth::{Manage, Operator, Read};
 use crate::http::error::ApiError;
@@ -27,6 +28,10 @@ const PIECE: usize = 64 << 10;
 
 answers! {
     PcapList { pcaps: Vec<Pcap>, total: u64 }
+    /// In the order of the file. Where the file breaks off or is damaged, `truncated` and `errors` say so, and `total` is
+    /// what could be read.
+    PcapPackets { packets: Vec<PacketRow>, total: u64, truncated: bool, errors: Vec<String> }
+    PcapAnalysis { analysis: Analysis }
 }
 
 #[derive(Deserialize, IntoParams)]
@@ -50,6 +55,49 @@ async fn list(
     let page = Page::new(query.limit, query.offset, 50, 100)?;
     let listed = context.app.pcaps(&operator.actor, page).await?;
     Ok(PcapList::new(listed.entries, listed.total))
+}
+
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+struct PacketQuery {
+    /// Packets per page, 1 to 1,000; 100 by default.
+    #[param(minimum = 1, maximum = 1_000)]
+    limit: Option<i64>,
+    /// Packets that are passed over.
+    #[param(minimum = 0)]
+    offset: Option<i64>,
+}
+
+/// Lists the packets of a capture, in the order of its file. Role: readonly.
+///
+/// pcap and pcapng of any byte order; Ethernet with VLANs, raw IP, null and loopback, Linux cooked (v1, v2) and PPP.
+/// Packets of other link layers are listed as `undecoded`.
+#[utoipa::path(get, path = "/pcaps/{id}/packets", tag = "pcaps",
+    params(("id" = i64, Path, description = "The capture"), PacketQuery),
+    responses((status = 200, description = "Packets, first of the file first", body = PcapPackets)))]
+async fn packets(
+    operator: Operator<Read>,
+    State(context): State<Context>,
+    Path(id): Path<i64>,
+    Query(query): Query<PacketQuery>,
+) -> Result<impl IntoResponse, ApiError> {
+    let page = Page::new(query.limit, query.offset, 100, 1_000)?;
+    let read = context.app.pcap_packets(&operator.actor, id, page).await?;
+    Ok(PcapPackets::new(read.packets, read.total, read.truncated, read.errors))
+}
+
+/// Analyses a capture: vector, totals, sources, ports, and what could be done. Role: readonly.
+///
+/// Computed from the packets' numbers on this machine; the answer is remembered by the file's hash.
+#[utoipa::path(get, path = "/pcaps/{id}/analysis", tag = "pcaps", params(("id" = i64, Path, description = "The capture")),
+    responses((status = 200, description = "What the packets are", body = PcapAnalysis)))]
+async fn analysis(
+    operator: Operator<Read>,
+    State(context): State<Context>,
+    Path(id): Path<i64>,
+) -> Result<impl IntoResponse, ApiError> {
+    let analysis = context.app.pcap_analysis(&operator.actor, id).await?;
+    Ok(PcapAnalysis::new(Analysis::clone(&analysis)))
 }
 
 /// Downloads a capture, whole or one range of it. Role: readonly.
@@ -153,7 +201,12 @@ async fn pieces(file: File, first: u64, length: u64) -> Body {
 }
 
 pub(super) fn routes() -> OpenApiRouter<Context> {
-    OpenApiRouter::new().routes(routes!(list)).routes(routes!(download)).routes(routes!(delete))
+    OpenApiRouter::new()
+        .routes(routes!(list))
+        .routes(routes!(packets))
+        .routes(routes!(analysis))
+        .routes(routes!(download))
+        .routes(routes!(delete))
 }
 
 #[cfg(test)]
