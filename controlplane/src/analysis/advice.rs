@@ -52,17 +52,16 @@ pub(super) fn advice(analysis: &Analysis) -> Vec<Advice> {
 
 /// Blocks sources where few hold most of the packets and these can be their own.
 fn sources(analysis: &Analysis, families: &[AttackFamily]) -> Option<Advice> {
-    // One packet of each is enough to forge: SYNs and datagrams need no answer. Many alike are told by their number.
-    let heavy: Vec<_> = analysis.top_sources.iter().filter(|s| s.share >= SOURCE_SHARE).collect();
+    let is_target = |ip| analysis.target.as_ref().is_some_and(|target| target.ip == ip);
+    let heavy: Vec<_> = analysis.top_sources.iter().filter(|s| s.share >= SOURCE_SHARE && !is_target(s.ip)).collect();
     let share: f64 = heavy.iter().map(|s| s.share).sum();
+    // Reflectors are too many, and somebody else's.
     if share < BLOCKABLE_SHARE || families.iter().all(|family| family.is_amplification()) {
         return None;
     }
-    let targets = analysis.target.iter().map(|t| t.ip);
-    let sources: Vec<IpNet> =
-        heavy.iter().map(|s| s.ip).filter(|ip| targets.clone().all(|t| t != *ip)).map(IpNet::from).collect();
+    let sources: Vec<IpNet> = heavy.iter().map(|s| IpNet::from(s.ip)).collect();
     let count = sources.len();
-    (count > 0).then(|| Advice {
+    Some(Advice {
         action: Some(Action::XdpDropSource { sources, ttl_secs: HOUR }),
         text: format!("Drop the {count} sources that send {:.0} % of the packets, for an hour.", share * 100.0),
         risk: Some("Sources may be forged; addresses that many share hit their other users.".to_owned()),
@@ -179,5 +178,104 @@ fn limit(analysis: &Analysis, protocol: Protocol, target: Option<IpNet>, whom: &
         }),
         text: format!("Limit {word} towards {whom} to {pps} packets a second for an hour; set what it needs in peace."),
         risk: Some("Ordinary packets are dropped with the others while the limit is exceeded.".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::report::{AddressShare, VectorShare, VerdictCounts};
+    use super::super::{Budget, analyse};
+    use super::*;
+    use AttackFamily as F;
+
+    fn source(ip: &str, share: f64) -> AddressShare {
+        AddressShare { ip: ip.parse().expect("an address"), packets: 1, bytes: 1, share }
+    }
+
+    fn port(port: u16, share: f64, reflector: Option<F>) -> PortShare {
+        PortShare { protocol: "udp", port, packets: 1, share, reflector }
+    }
+
+    /// An analysis of 50,000 packets a second, changed by `with`.
+    fn analysis(family: F, with: impl FnOnce(&mut Analysis)) -> Analysis {
+        let mut analysis = analyse(std::io::empty(), Budget::of(1)).expect("nothing is read");
+        analysis.attack_vector = family;
+        analysis.pps = Some(50_000.0);
+        analysis.target = Some(source("203.0.113.5", 1.0));
+        with(&mut analysis);
+        analysis
+    }
+
+    #[test]
+    fn what_is_recommended_follows_from_the_vector_and_its_numbers() {
+        let few = |a: &mut Analysis| {
+            a.top_sources =
+                vec![source("198.51.100.7", 0.6), source("198.51.100.8", 0.3), source("198.51.100.9", 0.001)];
+        };
+        let verdicts = VerdictCounts {
+            passed: 1,
+            dropped: 99,
+            would_drop: 0,
+            unmarked: 0,
+            dropped_share: 0.99,
+            reasons: Vec::new(),
+        };
+        for (name, analysis, expected) in [
+            ("no attack", analysis(F::Unknown, few), &[][..]),
+            ("syn", analysis(F::SynFlood, |_| ()), &["xdp_rate_limit_target", "-"]),
+            ("syn of few", analysis(F::SynFlood, few), &["xdp_drop_source", "xdp_rate_limit_target", "-"]),
+            ("icmp", analysis(F::IcmpFlood, |_| ()), &["xdp_rate_limit_target"]),
+            ("gre", analysis(F::GreFlood, |_| ()), &["xdp_drop_protocol"]),
+            ("http", analysis(F::HttpFlood, |_| ()), &["-"]),
+            ("rst", analysis(F::RstFlood, |_| ()), &["-"]),
+            ("udp", analysis(F::UdpFlood, |_| ()), &["xdp_rate_limit_target"]),
+            (
+                "udp to a port",
+                analysis(F::UdpFlood, |a| a.destination_ports = vec![port(80, 0.9, None)]),
+                &["xdp_drop_port", "xdp_rate_limit_target"],
+            ),
+            (
+                "reflectors are not blocked one by one",
+                analysis(F::NtpAmplification, |a| {
+                    few(a);
+                    a.source_ports = vec![port(9, 0.5, None), port(123, 0.4, Some(F::NtpAmplification))];
+                }),
+                &["xdp_drop_port", "xdp_rate_limit_target"],
+            ),
+            (
+                "several",
+                analysis(F::MultiVector, |a| {
+                    a.vectors = [(F::SynFlood, 0.6), (F::GreFlood, 0.3), (F::IcmpFlood, 0.1)]
+                        .map(|(family, share)| VectorShare { family, packets: 1, share })
+                        .to_vec();
+                }),
+                &["xdp_rate_limit_target", "-", "xdp_drop_protocol"],
+            ),
+            ("dropped already", analysis(F::GreFlood, |a| a.verdicts = Some(verdicts)), &["-", "xdp_drop_protocol"]),
+        ] {
+            let found = advice(&analysis);
+            let kinds: Vec<&str> = found.iter().map(|a| a.action.as_ref().map_or("-", Action::kind)).collect();
+            assert_eq!(kinds, expected, "{name}");
+            for advice in &found {
+                assert!(!advice.text.is_empty(), "{name}");
+                assert_eq!(
+                    advice.action.as_ref().map(Action::validate),
+                    advice.action.as_ref().map(|_| Ok(())),
+                    "{name}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn the_narrowest_parameters_are_taken() {
+        let found = advice(&analysis(F::SynFlood, |a| {
+            a.top_sources =
+                vec![source("198.51.100.7", 0.85), source("203.0.113.5", 0.14), source("198.51.100.9", 0.001)];
+        }));
+        let sources = vec!["198.51.100.7/32".parse().expect("a prefix")];
+        assert_eq!(found[0].action, Some(Action::XdpDropSource { sources, ttl_secs: HOUR }), "never the target");
+        let Some(Action::XdpRateLimitTarget { pps, target, .. }) = &found[1].action else { panic!("{found:?}") };
+        assert_eq!((*pps, target.map(|t| t.to_string()).as_deref()), (Some(5_000), Some("203.0.113.5/32")));
     }
 }

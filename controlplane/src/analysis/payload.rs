@@ -53,6 +53,10 @@ fn udp(src_port: u16, dst_port: u16, p: &[u8], len: u32) -> Shape {
     if p.get(4..8) == Some(b"DHIP") {
         return Shape::Answer(AttackFamily::DvrAmplification);
     }
+    // Key exchange behind address translation, after its marker (RFC 3948 section 2.2).
+    if src_port == 4_500 && p.starts_with(&[0; 4]) && is_answer(AttackFamily::IsakmpAmplification, &p[4..], len) {
+        return Shape::Answer(AttackFamily::IsakmpAmplification);
+    }
     let Some(family) = amplification_of_port(src_port) else { return Shape::Other };
     if is_answer(family, p, len) && (src_port != dst_port || family == AttackFamily::NtpAmplification) {
         return Shape::Answer(family);

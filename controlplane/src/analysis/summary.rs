@@ -40,7 +40,7 @@ fn what(analysis: &Analysis) -> String {
     let target = analysis.target.as_ref().map_or_else(String::new, |t| format!(" to {}", t.ip));
     let time = match (analysis.duration_secs, analysis.pps, analysis.bps) {
         (Some(secs), Some(pps), Some(bps)) => {
-            format!(" in {secs:.1} s: {} packets/s, {} Mbit/s", number(pps as u64), decimal(bps / 1e6))
+            format!(" in {secs:.1} s: {} packets/s, {} Mbit/s", decimal(pps), decimal(bps / 1e6))
         }
         _ => String::new(),
     };

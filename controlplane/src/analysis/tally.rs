@@ -52,6 +52,8 @@ pub(super) struct Features {
     /// TCP segments with data.
     pub(super) tcp_data: u64,
     pub(super) sources: Distinct<8>,
+    /// Ports that they go to.
+    pub(super) ports: Distinct<8>,
     /// Packets from this address.
     pub(super) sent: u64,
 }
@@ -74,6 +76,7 @@ impl Default for Features {
             hellos: 0,
             tcp_data: 0,
             sources: Distinct::default(),
+            ports: Distinct::default(),
             sent: 0,
         }
     }
@@ -95,6 +98,9 @@ impl Features {
         self.bytes = self.bytes.saturating_add(counted.bytes);
         more(&mut self.classes[p.class.index()]);
         self.sources.add(&p.src);
+        if decoded.has_ports() {
+            self.ports.add(&p.dst_port);
+        }
         if p.protocol == proto::UDP && matches!(p.fragment, Fragment::Middle | Fragment::Last) {
             more(&mut self.udp_fragments);
         }

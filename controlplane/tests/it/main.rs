@@ -3,9 +3,12 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
 mod agent;
+mod captures;
 mod hostile;
 mod http;
 mod openapi;
+mod pcap_files;
+mod pcap_views;
 mod pcaps;
 mod process;
 mod roles;
