@@ -36,8 +36,10 @@ pub use report::{
     VectorShare, VerdictCounts,
 };
 
-/// Records and blocks of one file that are read.
-pub const MAX_RECORDS: u64 = 20_000_000;
+/// Records and blocks of a file that are counted for a list: a second or two of a core.
+pub const MAX_LISTED: u64 = 20_000_000;
+/// Records and blocks of a file that are analysed: a few seconds of a core. More than a file of 64 MiB has packets.
+pub const MAX_ANALYSED: u64 = 5_000_000;
 /// After so many of them it is asked whether anybody still waits.
 const PER_LOOK: u64 = 1_024;
 
@@ -63,9 +65,9 @@ impl<'a> Budget<'a> {
         Self { max, spent: 0, stop: None }
     }
 
-    /// [`MAX_RECORDS`], or until `stop` turns true.
-    pub const fn until(stop: &'a AtomicBool) -> Self {
-        Self { max: MAX_RECORDS, spent: 0, stop: Some(stop) }
+    /// At most `max`, or until `stop` turns true.
+    pub const fn until(max: u64, stop: &'a AtomicBool) -> Self {
+        Self { max, spent: 0, stop: Some(stop) }
     }
 
     /// Takes one record or block; false if there are no more to be had.

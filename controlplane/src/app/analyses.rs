@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::Semaphore;
 
 use super::App;
-use crate::analysis::{Analysis, Budget, PacketPage, analyse, packets};
+use crate::analysis::{Analysis, Budget, MAX_ANALYSED, MAX_LISTED, PacketPage, analyse, packets};
 use crate::domain::{Actor, Page};
 use crate::store::{Result, StoreError};
 
@@ -84,6 +84,7 @@ impl Analyses {
     async fn read<T: Send + 'static>(
         &self,
         file: File,
+        max_records: u64,
         known: impl FnOnce() -> Option<T>,
         work: impl FnOnce(File, Budget<'_>) -> io::Result<T> + Send + 'static,
     ) -> Result<T> {
@@ -101,7 +102,7 @@ impl Analyses {
         let _guard = StopOnDrop(Arc::clone(&stop));
         let reading = tokio::task::spawn_blocking(move || {
             let _turn = turn;
-            work(file, Budget::until(&stop))
+            work(file, Budget::until(max_records, &stop))
         });
         reading.await.expect("reading a capture does not panic, and the runtime outlives its tasks").map_err(failed)
     }
@@ -111,7 +112,8 @@ impl App {
     /// Some packets of a capture, in its order.
     pub(crate) async fn pcap_packets(&self, actor: &Actor, id: i64, page: Page) -> Result<PacketPage> {
         let (_, file) = self.pcap(actor, id).await?;
-        self.captures.analyses.read(file, || None, move |file, budget| packets(file, page, budget)).await
+        let work = move |file, budget: Budget<'_>| packets(file, page, budget);
+        self.captures.analyses.read(file, MAX_LISTED, || None, work).await
     }
 
     /// What the packets of a capture are.
@@ -122,7 +124,7 @@ impl App {
             return Ok(known);
         }
         let work = |file, budget: Budget<'_>| analyse(file, budget).map(Arc::new);
-        let analysis = analyses.read(file, || analyses.remembered(&pcap.sha256), work).await?;
+        let analysis = analyses.read(file, MAX_ANALYSED, || analyses.remembered(&pcap.sha256), work).await?;
         let mut remembered = analyses.remembered.lock().unwrap_or_else(PoisonError::into_inner);
         remembered.remember(pcap.sha256, Arc::clone(&analysis));
         Ok(analysis)
@@ -163,14 +165,14 @@ mod tests {
                     }
                     Ok(1)
                 };
-                analyses.read(file, || None, work).await
+                analyses.read(file, 1, || None, work).await
             })
         };
         let mut running: Vec<_> = (0..MAX_READING + MAX_WAITING).map(|_| begin()).collect();
         while analyses.waiting.available_permits() > 0 {
             tokio::task::yield_now().await;
         }
-        let refused = analyses.read(file(), || None, |_, _| Ok(1)).await;
+        let refused = analyses.read(file(), 1, || None, |_, _| Ok(1)).await;
         assert!(matches!(refused, Err(StoreError::Disk { .. })));
         running.pop().expect("there are many").abort();
         while analyses.waiting.available_permits() == 0 {
@@ -180,6 +182,6 @@ mod tests {
         for task in running {
             assert!(matches!(task.await, Ok(Ok(1))));
         }
-        assert!(matches!(analyses.read(file(), || None, |_, _| Ok(2)).await, Ok(2)));
+        assert!(matches!(analyses.read(file(), 1, || None, |_, _| Ok(2)).await, Ok(2)));
     }
 }

@@ -173,3 +173,24 @@ async fn a_classic_file_is_named_as_one() {
         (&json!("unknown"), &Value::Null)
     );
 }
+
+#[tokio::test]
+async fn captures_are_listed_newest_first_in_pages_of_fifty() {
+    let (server, node) = site().await;
+    for n in 1..=51 {
+        upload(&server, &node, &format!("u{n}"), &as_the_agent_writes(n, 0)).await;
+        server.clock.advance(400);
+    }
+    let ids = async |query: &str| {
+        let (status, answer) = server.get(&format!("/api/v1/pcaps{query}")).await;
+        assert_eq!((status, &answer["total"]), (200, &json!(51)), "{query}");
+        answer["pcaps"].as_array().unwrap().iter().map(|p| p["id"].as_i64().unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!(ids("").await, (2..=51).rev().collect::<Vec<_>>());
+    assert_eq!(ids("?limit=1").await, [51]);
+    assert_eq!(ids("?limit=100&offset=49").await, [2, 1]);
+    for query in ["?limit=0", "?limit=101", "?limit=x", "?offset=-1"] {
+        let (status, answer) = server.get(&format!("/api/v1/pcaps{query}")).await;
+        assert_eq!((status, &answer["error"]["code"]), (400, &json!("invalid_parameter")), "{query}");
+    }
+}
