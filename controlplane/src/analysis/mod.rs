@@ -16,6 +16,7 @@ mod heavy;
 mod input;
 mod link;
 mod mark;
+mod names;
 mod packets;
 mod payload;
 mod pcap;

@@ -10,10 +10,11 @@ use time::format_description::well_known::Rfc3339;
 use utoipa::ToSchema;
 
 use super::Budget;
-use super::decode::{Decoded, Decoder, Reading, fault, name_of, tunnel};
+use super::decode::{Decoded, Decoder, Reading};
 use super::frames::{Frame, Frames};
 use super::link;
 use super::mark::PacketVerdict;
+use super::names::{fault, name_of, tunnel};
 use crate::domain::Page;
 
 /// Which part of a datagram a packet carries.

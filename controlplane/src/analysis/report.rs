@@ -10,8 +10,8 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::advice::{self, Advice};
-use super::decode::{ether_name, protocol_name};
 use super::link;
+use super::names::{ether_name, protocol_name};
 use super::packets::{flag_names, rfc3339};
 use super::summary;
 use super::tally::{Features, Protocol, SIZES, Tally};

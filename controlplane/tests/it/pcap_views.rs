@@ -96,7 +96,7 @@ async fn an_analysis_has_the_fields_of_the_reference_and_is_remembered() {
 }
 
 #[tokio::test]
-async fn captures_of_others_are_not_found_and_readers_may_look() {
+async fn what_is_not_there_is_not_found_and_readers_may_look() {
     let (server, node) = site().await;
     let id = upload(&server, &node, "a", &as_the_agent_writes(10, 0)).await;
     let reader = server.token("readonly").await;
