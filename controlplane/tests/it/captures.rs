@@ -13,6 +13,7 @@ use pcap_file::pcap::PcapReader;
 use pcap_file::pcapng::{Block, PcapNgReader};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
+use serde_json::{Value, json};
 
 use crate::pcap_files::{Blocks, Order, as_the_agent_writes, pcap, tcp, udp};
 
@@ -470,4 +471,38 @@ fn attacks_are_named_and_ordinary_traffic_is_not() {
     println!("{named} of {attacks} attacks named, {ordinary} of ordinary traffic and scans not; not named: {wrong:?}");
     // One has two packets a second: its incident was found by what the web server logs.
     assert!(named + 1 >= attacks, "{wrong:?}");
+}
+
+/// Written by the agent's own `pcap::block`: what both have agreed on.
+const OF_THE_AGENT: &[u8] = include_bytes!("fixtures/agent.pcapng");
+
+#[test]
+fn the_agents_marks_are_understood() {
+    let page = list(OF_THE_AGENT, 10, 0);
+    assert_eq!((page.truncated, &page.errors, page.total), (false, &vec![], 4));
+    let shown: Vec<Value> = page.packets.iter().map(|row| serde_json::to_value(row).unwrap()).collect();
+    let keys =
+        ["time", "interface", "dst_ip", "dst_port", "problem", "verdict", "reason", "rule", "one_in", "left_out"];
+    let of = |row: &Value| keys.map(|key| row[key].clone());
+    let expected = [
+        json!(["2023-11-14T22:13:20Z", 0, "10.99.0.1", 80, null, "dropped", "blocked_source", 7, 32, 0]),
+        json!(["2023-11-14T22:13:20.250000001Z", 1, "10.99.0.2", 80, null, "passed", "clean", null, 4, 3]),
+        json!(["2023-11-14T22:13:20.5Z", 0, "10.99.0.1", null, "truncated", "would_drop", "target_rule", null, 4, 0]),
+        json!(["2023-11-14T22:13:21Z", 0, "10.99.0.1", 80, null, "answered", "syn_cookie", null, 4, 0]),
+    ];
+    for (row, expected) in shown.iter().zip(expected) {
+        assert_eq!(Value::from(of(row).to_vec()), expected);
+        assert_eq!(
+            (&row["src_ip"], &row["bytes"], &row["comment"]),
+            (&json!("198.51.100.7"), &json!(1_400), &Value::Null)
+        );
+    }
+    let analysis = whole(OF_THE_AGENT);
+    // 32, then one and three that were left out of 4 each, then 4 and 4.
+    assert_eq!((analysis.total_packets, analysis.packets_in_file, analysis.scaled), (56, 4, true));
+    assert_eq!((analysis.total_bytes, analysis.pps), (56 * 1_400, Some(56.0)));
+    let verdicts = analysis.verdicts.unwrap();
+    assert_eq!((verdicts.dropped, verdicts.passed, verdicts.would_drop, verdicts.unmarked), (36, 16, 4, 0));
+    assert_eq!((verdicts.reasons[0].reason, verdicts.reasons[0].packets), ("blocked_source", 32));
+    assert_eq!(analysis.attack_vector.as_str(), "unknown", "four packets are too few");
 }
