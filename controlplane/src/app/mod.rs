@@ -7,6 +7,7 @@
 mod access;
 mod agents;
 mod allowlist;
+mod analyses;
 mod audit;
 mod events;
 mod incidents;

@@ -9,6 +9,7 @@ use tracing::{info, warn};
 use uuid::Uuid;
 
 use super::App;
+use super::analyses::Analyses;
 use crate::domain::{Actor, Listed, NewChunk, Page, Pcap, Problem, Quota};
 use crate::store::files::{CaptureFiles, Receiving, Refused};
 use crate::store::{Opened, Result, StoreError, UnderWay};
@@ -44,6 +45,7 @@ pub struct Captures {
     unpacking: Semaphore,
     /// Held while a file and its row come or go together.
     shelf: Mutex<()>,
+    pub(super) analyses: Analyses,
 }
 
 impl Captures {
@@ -54,6 +56,7 @@ impl Captures {
             receiving: Semaphore::new(MAX_RECEIVING),
             unpacking: Semaphore::new(MAX_UNPACKING),
             shelf: Mutex::default(),
+            analyses: Analyses::default(),
         }
     }
 }

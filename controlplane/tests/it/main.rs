@@ -3,12 +3,15 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
 mod agent;
+mod captures;
 mod cluster;
 mod databases;
 mod faults;
 mod hostile;
 mod http;
 mod openapi;
+mod pcap_files;
+mod pcap_views;
 mod pcaps;
 mod peers;
 mod process;

@@ -16,6 +16,7 @@ use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::analysis::{Analysis, PacketRow};
 use crate::domain::{Page, Pcap};
 use crate::http::auth::{Manage, Operator, Read};
 use crate::http::error::ApiError;
@@ -27,6 +28,10 @@ const PIECE: usize = 64 << 10;
 
 answers! {
     PcapList { pcaps: Vec<Pcap>, total: u64 }
+    /// In the order of the file. Where the file breaks off or is damaged, `truncated` and `errors` say so, and `total` is
+    /// what could be read.
+    PcapPackets { packets: Vec<PacketRow>, total: u64, truncated: bool, errors: Vec<String> }
+    PcapAnalysis { analysis: Analysis }
 }
 
 #[derive(Deserialize, IntoParams)]
@@ -52,13 +57,67 @@ async fn list(
     Ok(PcapList::new(listed.entries, listed.total))
 }
 
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+struct PacketQuery {
+    /// Packets per page, 1 to 1,000; 100 by default.
+    #[param(minimum = 1, maximum = 1_000)]
+    limit: Option<i64>,
+    /// Packets that are passed over.
+    #[param(minimum = 0)]
+    offset: Option<i64>,
+}
+
+/// Lists the packets of a capture, in the order of its file. Role: readonly.
+///
+/// pcap and pcapng of any byte order; Ethernet with VLANs, raw IP, null and loopback, Linux cooked (v1, v2) and PPP.
+/// Packets of other link layers are listed as `undecoded`.
+#[utoipa::path(get, path = "/pcaps/{id}/packets", tag = "pcaps",
+    params(("id" = i64, Path, description = "The capture"), PacketQuery),
+    responses((status = 200, description = "Packets, first of the file first", body = PcapPackets)))]
+async fn packets(
+    operator: Operator<Read>,
+    State(context): State<Context>,
+    Path(id): Path<i64>,
+    Query(query): Query<PacketQuery>,
+) -> Result<impl IntoResponse, ApiError> {
+    let page = Page::new(query.limit, query.offset, 100, 1_000)?;
+    let read = context.app.pcap_packets(&operator.actor, id, page).await?;
+    Ok(PcapPackets::new(read.packets, read.total, read.truncated, read.errors))
+}
+
+/// Analyses a capture: vector, totals, sources, ports, and what could be done. Role: readonly.
+///
+/// Computed from the packets' numbers on this machine; the answer is remembered by the file's hash.
+#[utoipa::path(get, path = "/pcaps/{id}/analysis", tag = "pcaps", params(("id" = i64, Path, description = "The capture")),
+    responses((status = 200, description = "What the packets are", body = PcapAnalysis)))]
+async fn analysis(
+    operator: Operator<Read>,
+    State(context): State<Context>,
+    Path(id): Path<i64>,
+) -> Result<impl IntoResponse, ApiError> {
+    let analysis = context.app.pcap_analysis(&operator.actor, id).await?;
+    Ok(PcapAnalysis::new(Analysis::clone(&analysis)))
+}
+
 /// Downloads a capture, whole or one range of it. Role: readonly.
+///
+/// pcapng has no media type of its own, and programs that open the one open the other: the file's name says which it is.
+/// Several ranges at once are not understood, which as RFC 9110 has it gives the whole file.
 #[utoipa::path(get, path = "/pcaps/{id}/download", tag = "pcaps",
     params(("id" = i64, Path, description = "The capture"),
-           ("Range" = Option<String>, Header, description = "One range of bytes, such as `bytes=1048576-`")),
-    responses((status = 200, description = "The file, pcap or pcapng", body = String, content_type = "application/vnd.tcpdump.pcap"),
-              (status = 206, description = "The range of it", body = String, content_type = "application/vnd.tcpdump.pcap"),
-              (status = 416, description = "`range_not_satisfiable`", body = crate::http::error::ErrorAnswer)))]
+           ("Range" = Option<String>, Header, description = "One range of bytes, such as `bytes=1048576-`"),
+           ("If-Range" = Option<String>, Header, description = "The `ETag` that the range is of; the whole file comes if it is another's"),
+           ("If-None-Match" = Option<String>, Header, description = "An `ETag` that is there already, or several")),
+    responses((status = 200, description = "The file, pcap or pcapng", body = String, content_type = "application/vnd.tcpdump.pcap",
+                   headers(("ETag" = String, description = "Of the file's hash"),
+                           ("Content-Disposition" = String, description = "`attachment` with a name: `inc_<8 hex>-<part>.<pcap or pcapng>`"),
+                           ("Accept-Ranges" = String, description = "`bytes`"))),
+              (status = 206, description = "The range of it", body = String, content_type = "application/vnd.tcpdump.pcap",
+                   headers(("Content-Range" = String, description = "Which bytes of how many"))),
+              (status = 304, description = "It is the one that `If-None-Match` names"),
+              (status = 416, description = "`range_not_satisfiable`: `Content-Range` says how long the file is",
+                   body = crate::http::error::ErrorAnswer)))]
 async fn download(
     operator: Operator<Read>,
     State(context): State<Context>,
@@ -66,18 +125,26 @@ async fn download(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let (pcap, file) = context.app.pcap(&operator.actor, id).await?;
-    let wanted = headers.get(header::RANGE).and_then(|value| value.to_str().ok());
+    let text = |name: header::HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
+    let etag = format!("\"{}\"", pcap.sha256);
+    if text(header::IF_NONE_MATCH).is_some_and(|tags| names(tags, &etag)) {
+        return Ok((StatusCode::NOT_MODIFIED, [(header::ETAG, etag)]).into_response());
+    }
+    let wanted = text(header::RANGE).filter(|_| text(header::IF_RANGE).is_none_or(|tag| tag.trim() == etag));
     let range = match wanted.map(|text| range(text, pcap.bytes)) {
         None | Some(Wanted::Whole) => None,
         Some(Wanted::Range(range)) => Some(range),
-        Some(Wanted::Nothing) => return Err(ApiError::range(pcap.bytes)),
+        Some(Wanted::Nothing) => {
+            let length = format!("bytes */{}", pcap.bytes);
+            return Ok(([(header::CONTENT_RANGE, length)], ApiError::range(pcap.bytes)).into_response());
+        }
     };
     let (first, length) = range.as_ref().map_or((0, pcap.bytes), |r| (*r.start(), r.end() - r.start() + 1));
     let common = [
         (header::CONTENT_TYPE, "application/vnd.tcpdump.pcap".to_owned()),
         (header::CONTENT_DISPOSITION, format!("attachment; filename=\"{}\"", pcap.file_name())),
         (header::ACCEPT_RANGES, "bytes".to_owned()),
-        (header::ETAG, format!("\"{}\"", pcap.sha256)),
+        (header::ETAG, etag),
         (header::CONTENT_LENGTH, length.to_string()),
     ];
     let body = pieces(file, first, length).await;
@@ -100,6 +167,11 @@ async fn delete(
 ) -> Result<impl IntoResponse, ApiError> {
     context.app.delete_pcap(&operator.actor, id).await?;
     Ok(Done::new(Some(id)))
+}
+
+/// Whether `If-None-Match` names `etag` (RFC 9110 section 13.1.2): weak ones count as well there.
+fn names(tags: &str, etag: &str) -> bool {
+    tags.split(',').map(str::trim).any(|tag| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == etag)
 }
 
 /// What a `Range` asks for.
@@ -153,12 +225,32 @@ async fn pieces(file: File, first: u64, length: u64) -> Body {
 }
 
 pub(super) fn routes() -> OpenApiRouter<Context> {
-    OpenApiRouter::new().routes(routes!(list)).routes(routes!(download)).routes(routes!(delete))
+    OpenApiRouter::new()
+        .routes(routes!(list))
+        .routes(routes!(packets))
+        .routes(routes!(analysis))
+        .routes(routes!(download))
+        .routes(routes!(delete))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_tag_is_found_among_several() {
+        for (tags, expected) in [
+            ("\"a\"", true),
+            ("W/\"a\"", true),
+            ("\"b\", \"a\"", true),
+            ("*", true),
+            ("\"b\"", false),
+            ("a", false),
+            ("", false),
+        ] {
+            assert_eq!(names(tags, "\"a\""), expected, "{tags}");
+        }
+    }
 
     #[test]
     fn one_range_is_understood() {
