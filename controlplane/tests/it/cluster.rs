@@ -24,16 +24,17 @@ struct Programs {
 
 impl Programs {
     fn find() -> Option<Self> {
-        let mut versions: Vec<_> = std::fs::read_dir("/usr/lib/postgresql").ok()?.flatten().map(|e| e.path()).collect();
-        versions.sort();
-        let folder = versions.pop()?.join("bin");
+        // Debian has a folder for each version, others have the programs where all are.
+        let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+        let folders = versions.map(|version| version.path().join("bin")).chain(["/usr/bin".into()]);
+        let folder = folders.filter(|folder| folder.join("initdb").exists()).max()?;
         let user = if Uid::effective().is_root() {
             let user = ["postgres", "nobody"].iter().find_map(|name| User::from_name(name).ok().flatten())?;
             Some((user.uid, user.gid))
         } else {
             None
         };
-        folder.join("initdb").exists().then_some(Self { folder, user })
+        Some(Self { folder, user })
     }
 
     fn command(&self, program: &str) -> Command {
