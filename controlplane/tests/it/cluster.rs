@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use controlplane::store::sql::{Database, PostgresSettings};
-use nix::unistd::{Gid, Uid, User};
+use nix::unistd::{Gid, Pid, Uid, User};
 
 const FOLDER: &str = "FTAGENT_TEST_CLUSTER";
 
@@ -138,10 +138,16 @@ impl Cluster {
         self.control(&["start", "-w"]);
     }
 
-    /// The process of the whole server, whose children serve connections.
-    pub(crate) fn postmaster(&self) -> u32 {
+    /// The processes that serve connections from programs.
+    pub(crate) fn sessions(&self) -> Vec<Pid> {
         let text = std::fs::read_to_string(self.folder.join("data/postmaster.pid")).unwrap();
-        text.lines().next().unwrap().trim().parse().unwrap()
+        let server = text.lines().next().unwrap().trim();
+        let children = std::fs::read_to_string(format!("/proc/{server}/task/{server}/children")).unwrap();
+        let serves = |pid: &i32| {
+            let command = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            command.contains("ftagent") && command.contains("127.0.0.1")
+        };
+        children.split_whitespace().map(|pid| pid.parse().unwrap()).filter(serves).map(Pid::from_raw).collect()
     }
 }
 

@@ -6,6 +6,7 @@ mod agent;
 mod cluster;
 mod databases;
 mod faults;
+mod fixture;
 mod hostile;
 mod http;
 mod openapi;
