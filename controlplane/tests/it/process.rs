@@ -12,7 +12,7 @@ use crate::support::rule;
 
 /// A running server; killed when dropped.
 pub(crate) struct Process {
-    child: Child,
+    pub(crate) child: Child,
     pub(crate) url: String,
     lines: Vec<String>,
 }
