@@ -89,3 +89,25 @@ impl Fixture {
         verifier.seq()
     }
 }
+
+/// Runs tests that take a [`Fixture`] on each database.
+macro_rules! contract {
+    ($($test:ident),+ $(,)?) => {
+        mod sqlite {
+            $(#[tokio::test]
+            async fn $test() {
+                super::$test(crate::fixture::Fixture::sqlite().await).await;
+            })+
+        }
+
+        mod postgres {
+            $(#[tokio::test]
+            async fn $test() {
+                if let Some(fixture) = crate::fixture::Fixture::postgres().await {
+                    super::$test(fixture).await;
+                }
+            })+
+        }
+    };
+}
+pub(crate) use contract;

@@ -13,6 +13,7 @@ mod openapi;
 mod pcaps;
 mod peers;
 mod process;
+mod resources;
 mod roles;
 mod store;
 mod stream;

@@ -12,28 +12,8 @@ use ftagent_common::api::{MetricsSample, Order};
 use ftagent_common::vocab::NodeStatus;
 use uuid::Uuid;
 
-use crate::fixture::Fixture;
+use crate::fixture::{Fixture, contract};
 use crate::support::{UUID, report};
-
-macro_rules! contract {
-    ($($test:ident),+ $(,)?) => {
-        mod sqlite {
-            $(#[tokio::test]
-            async fn $test() {
-                super::$test(crate::fixture::Fixture::sqlite().await).await;
-            })+
-        }
-
-        mod postgres {
-            $(#[tokio::test]
-            async fn $test() {
-                if let Some(fixture) = crate::fixture::Fixture::postgres().await {
-                    super::$test(fixture).await;
-                }
-            })+
-        }
-    };
-}
 
 contract! {
     a_refused_write_leaves_neither_row_nor_record,
