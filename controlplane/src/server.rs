@@ -49,19 +49,21 @@ pub async fn open(config: &Config) -> Result<Arc<App>> {
     Ok(Arc::new(App::new(Arc::new(store) as Arc<dyn Store>, Arc::new(SystemClock), captures)))
 }
 
+pub(crate) fn make_data_folder(config: &Config) -> Result<()> {
+    let folder = &config.data;
+    if folder.is_dir() {
+        return Ok(());
+    }
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
+    made.with_context(|| format!("cannot make the data folder {}", folder.display()))
+}
+
 /// Opens the configured database, made if missing.
 ///
 /// # Errors
 /// As [`open`].
 pub(crate) async fn open_store(config: &Config) -> Result<SqlStore> {
-    let folder = &config.data;
-    if !folder.is_dir() {
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(folder)
-            .with_context(|| format!("cannot make the data folder {}", folder.display()))?;
-    }
+    make_data_folder(config)?;
     if let Some(path) = config.database.file() {
         reserve(path)?;
     }

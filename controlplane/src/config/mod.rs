@@ -69,7 +69,7 @@ pub struct Config {
     pub data: PathBuf,
     /// `sqlite:PATH` or `postgres://USER:PASSWORD@HOST/NAME`; `controlplane.sqlite` in `data` by default.
     pub database: DatabaseUrl,
-    /// Connections to PostgreSQL for requests, 2 to 1,000; 16 by default. Four more listen, lead and migrate.
+    /// Connections to PostgreSQL for requests, 2 to 1,000; 16 by default. Up to three more listen, lead and migrate.
     pub database_connections: u32,
     /// Seconds that PostgreSQL may take for one statement, 1 to 600; 15 by default.
     pub database_statement_secs: u64,

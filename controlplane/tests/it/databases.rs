@@ -289,6 +289,18 @@ async fn a_backup_under_load_restores_to_what_was_acknowledged_before_it() {
     assert!(ok, "{said}");
     assert_eq!(names(&Process::start(&data, &[]), &token, &client).await, there);
 
+    // On another machine, of another user, there is not even the folder.
+    let fresh = folder.path().join("fresh");
+    if nix::unistd::Uid::effective().is_root() {
+        std::fs::create_dir(&fresh).unwrap();
+        std::os::unix::fs::chown(&fresh, Some(65_534), Some(65_534)).unwrap();
+    }
+    let (ok, said) = run(&fresh, &["restore", file.to_str().unwrap()]);
+    assert!(ok && !said.contains("replaced"), "{said}");
+    let owner = |path: &Path| std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(path).unwrap());
+    assert_eq!(owner(&fresh.join("controlplane.sqlite")), owner(&fresh));
+    assert_eq!(mode(&fresh.join("controlplane.sqlite")), 0o600);
+
     let other = folder.path().join("other");
     let (ok, said) = run(&other, &["import", dump.to_str().unwrap()]);
     assert!(ok && said.contains("rules: ") && said.contains("intact"), "{said}");

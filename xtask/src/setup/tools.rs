@@ -27,6 +27,7 @@ pub(crate) const TOOLS: &[Tool] = &[
     Tool { program: "nft", purpose: "reads back the nftables rules that the agent wrote", debian: "nftables", fedora: "nftables", arch: "nftables", alpine: "nftables" },
     Tool { program: "bpftool", purpose: "shows programs and maps as the kernel holds them", debian: "bpftool", fedora: "bpftool", arch: "bpf", alpine: "bpftool" },
     Tool { program: "tshark", purpose: "reads captures back", debian: "tshark", fedora: "wireshark-cli", arch: "wireshark-cli", alpine: "tshark" },
+    Tool { program: "initdb", purpose: "makes the PostgreSQL of the control plane's tests", debian: "postgresql", fedora: "postgresql-server", arch: "postgresql", alpine: "postgresql" },
 ];
 
 /// What `ftagent lab` and the benches compare with, and leave out where it is missing.
@@ -39,7 +40,11 @@ pub(crate) const PEERS: &[Tool] = &[
 
 impl Tool {
     pub(crate) fn find(&self) -> Option<PathBuf> {
-        process::find_program(self.program)
+        process::find_program(self.program).or_else(|| {
+            // Debian keeps the server's programs of each version of PostgreSQL out of the search path.
+            let versions = std::fs::read_dir("/usr/lib/postgresql").ok()?.flatten();
+            versions.map(|version| version.path().join("bin").join(self.program)).find(|path| path.exists())
+        })
     }
 
     /// The package on this distribution; Debian's name where we do not know the distribution.

@@ -63,6 +63,8 @@ enum Opening {
 pub struct SqlStore {
     pools: Pools,
     lead: peers::Lead,
+    /// Tells this process from others on the same database.
+    instance: Uuid,
 }
 
 impl SqlStore {
@@ -87,7 +89,7 @@ impl SqlStore {
             Database::Sqlite(path) => sqlite::open(path, opening).await?,
             Database::Postgres(settings) => postgres::open(settings, opening).await?,
         };
-        Ok(Self { pools, lead: peers::Lead::default() })
+        Ok(Self { pools, lead: peers::Lead::default(), instance: Uuid::new_v4() })
     }
 
     /// A transaction that writes, and that others who write to the workspace wait for.
@@ -166,6 +168,19 @@ impl From<sqlx::Error> for StoreError {
             None => Self::Unexpected { what: "a query failed", source: Box::new(source) },
         }
     }
+}
+
+/// Tries once more what another transaction was in the way of: nothing of it was kept.
+///
+/// Writes to one workspace wait for each other and need it not; what touches rows of many does.
+async fn again<T, W: Future<Output = Result<T>>>(mut work: impl FnMut() -> W) -> Result<T> {
+    for _ in 0..3 {
+        match work().await {
+            Err(StoreError::Unavailable { reason: postgres::CONTENTION, .. }) => {}
+            done => return done,
+        }
+    }
+    work().await
 }
 
 /// Turns a violated uniqueness into what already exists, and passes everything else on.
