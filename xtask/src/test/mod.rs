@@ -61,6 +61,12 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         }
         let command = program.command(&options.filters)?;
         rows.push((program.kind, execute(&program.to_string(), command)?));
+        if program.is_of_databases() {
+            // Everything that goes over HTTP once more, on the other database.
+            let mut command = program.command(&options.filters)?;
+            command.env("FTAGENT_TEST_DATABASE", "postgres");
+            rows.push((program.kind, execute(&format!("{program} on PostgreSQL"), command)?));
+        }
     }
     let mut doc = repo::cargo();
     doc.args(["test", "--workspace", "--doc", "--quiet", "--"]).args(&options.filters).arg("--show-output");
