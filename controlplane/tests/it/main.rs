@@ -9,6 +9,7 @@ mod databases;
 mod faults;
 mod hostile;
 mod http;
+mod intel;
 mod openapi;
 mod pcap_files;
 mod pcap_views;

@@ -127,6 +127,9 @@ contract! {
     a_store_opens_again_with_what_was_kept,
 }
 
+mod intel;
+mod series;
+
 const PAGE: Page = Page { limit: 100, offset: 0 };
 
 async fn a_refused_write_leaves_neither_row_nor_record(fixture: Fixture) {
