@@ -41,7 +41,7 @@ fn new(fixture: &Fixture, value: &str, confidence: f64) -> NewIndicator {
 async fn a_source_has_one_word_on_a_value_and_the_times_widen(fixture: Fixture) {
     let store = &fixture.store;
     let first = new(&fixture, "198.51.100.7", 0.7);
-    let imported = store.import_indicators(fixture.ws, &[first.clone()], fixture.fact()).await.unwrap();
+    let imported = store.import_indicators(fixture.ws, std::slice::from_ref(&first), fixture.fact()).await.unwrap();
     assert_eq!((imported.created, imported.updated), (1, 0));
     let (early, late) = (fixture.now.plus_secs(-50), fixture.now.plus_secs(-10));
     let second = NewIndicator {
