@@ -16,6 +16,9 @@ const ANSWER_SECS: i64 = 86_400;
 /// Commands that nobody acknowledged for a day are given up: an order that old would surprise.
 const COMMAND_SECS: i64 = 86_400;
 
+/// A value that no feed had for so long gets another sid when it comes back: half a year.
+const SID_SECS: i64 = 180 * 86_400;
+
 /// For how long metrics are kept.
 #[derive(Clone, Copy, Debug)]
 pub struct Retention {
@@ -72,7 +75,9 @@ impl App {
         let metrics = self.store.prune_metrics(seconds_before, minutes_before).await?;
         let answers = self.store.forget_answers(now.plus_secs(-ANSWER_SECS)).await?;
         let commands = self.store.expire_commands(now.plus_secs(-COMMAND_SECS)).await?;
-        debug!(metrics, answers, commands, "pruned");
+        let indicators = self.store.forget_indicators(now).await?;
+        let sids = self.store.forget_sids(now.plus_secs(-SID_SECS)).await?;
+        debug!(indicators, sids, metrics, answers, commands, "pruned");
         self.prune_pcaps().await?;
         self.sweep_captures().await
     }

@@ -5,7 +5,10 @@
 
 mod allowlist;
 mod audit;
+mod feed;
 mod incident;
+mod indicator;
+mod maintenance;
 mod metrics;
 mod node;
 mod operator;
@@ -19,10 +22,16 @@ mod workspace;
 
 pub use allowlist::{AllowlistEntry, AllowlistScope, NewAllowlistEntry};
 pub use audit::{AuditFilter, AuditRecord, Broken, Fact, GENESIS, Verifier};
+pub use feed::{FeedEntry, FeedFormat, FeedQuery, FeedToken, MAX_ENTRIES, NewFeedToken, Sightings, assemble_feed};
 pub use incident::{
     Closing, Incident, IncidentFilter, IncidentSummary, Note, OperatorChange, StoredIncident, accept_report,
     check_report,
 };
+pub use indicator::{
+    GivenIndicator, Indicator, IndicatorFilter, IndicatorKind, IndicatorValue, NewIndicator, check_allowed,
+    check_confidence, check_import,
+};
+pub use maintenance::{MaintenanceWindow, NewWindow, Schedule, Weekday, WindowPatch, held_until};
 pub use metrics::{MetricsPoint, MetricsWindow, check_batch};
 pub use node::{Deployment, HEARTBEAT_GRACE_SECS, Node, NodeFilter, NodePatch, node_status};
 pub(crate) use operator::hex;

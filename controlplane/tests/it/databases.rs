@@ -53,6 +53,13 @@ async fn fill(server: &Server) {
             &json!({ "order": { "type": "unblock", "source": "192.0.2.1/32" } }),
         )
         .await;
+    let indicator = json!({ "value": "192.0.2.7", "confidence": 0.29, "source": "a source" });
+    server.made("/api/v1/threat-intel/import", &json!({ "indicators": [indicator] })).await;
+    let feed = server.made("/api/v1/workspace/feed-tokens", &json!({ "name": "ids" })).await;
+    let rules = server.client.get(format!("{}/api/v1/feeds/suricata.rules?min_confidence=0", server.url));
+    assert_eq!(rules.bearer_auth(feed["value"].as_str().unwrap()).send().await.unwrap().status(), 200);
+    let weekly = json!({ "type": "weekly", "weekday": "monday", "start": "04:00", "minutes": 60 });
+    server.made("/api/v1/maintenance", &json!({ "name": "patches", "node": node.uuid, "schedule": weekly })).await;
     let sample = json!({ "at": crate::support::NOW, "pps": u64::MAX, "bps": 2, "dropped_pps": 0, "tcp_pps": 1, "udp_pps": 0, "icmp_pps": 0, "other_pps": 0 });
     server.report(&node, "/metrics", &json!({ "samples": [sample] })).await;
 }
@@ -67,7 +74,11 @@ async fn a_dump_goes_from_sqlite_to_postgres_and_back_and_is_the_same() {
     assert!(moved.chains.iter().all(|chain| chain.intact && chain.records > 450), "{moved:?}");
     let kinds = String::from_utf8(dump.clone()).unwrap();
     let empty = |table: &str| kinds.contains(&format!("{{\"table\":\"{table}\",")) && !has_rows(&kinds, table);
-    for table in ["tokens", "nodes", "rules", "incidents", "incident_notes", "commands", "metrics", "audit"] {
+    for table in
+        ["tokens", "nodes", "rules", "incidents", "incident_notes", "commands", "metrics", "audit", "indicators"]
+            .into_iter()
+            .chain(["feed_tokens", "suricata_sids", "maintenance_windows"])
+    {
         assert!(!empty(table), "{table} is empty: it proves nothing");
     }
     let back = Database::Sqlite(folder.path().join("back.sqlite"));

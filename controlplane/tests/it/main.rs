@@ -10,6 +10,7 @@ mod faults;
 mod fixture;
 mod hostile;
 mod http;
+mod intel;
 mod openapi;
 mod pcap_files;
 mod pcap_views;

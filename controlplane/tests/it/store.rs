@@ -30,6 +30,9 @@ contract! {
     pruning_is_in_nobodys_way,
 }
 
+mod intel;
+mod series;
+
 const PAGE: Page = Page { limit: 100, offset: 0 };
 
 async fn a_refused_write_leaves_neither_row_nor_record(fixture: Fixture) {

@@ -7,7 +7,11 @@ mod audit;
 mod deploy;
 mod events;
 mod export;
+mod feed_tokens;
+mod feeds;
 mod incidents;
+mod indicators;
+mod maintenance;
 mod nodes;
 mod pcaps;
 mod rules;
@@ -33,6 +37,10 @@ pub(super) fn routes() -> OpenApiRouter<Context> {
         .merge(thresholds::routes())
         .merge(workspace::routes())
         .merge(tokens::routes())
+        .merge(feed_tokens::routes())
+        .merge(feeds::routes())
+        .merge(indicators::routes())
+        .merge(maintenance::routes())
         .merge(audit::routes())
         .merge(events::routes())
 }

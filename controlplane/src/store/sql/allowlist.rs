@@ -4,6 +4,7 @@ use async_trait::async_trait;
 use uuid::Uuid;
 
 use super::audits::append;
+use super::transaction::On;
 use super::{
     Row, SqlStore, Tx, advance, advance_all, amount, at, leave_room, node_id, or_missing, sql, unless_taken, word,
 };
@@ -37,6 +38,13 @@ pub(super) async fn of_node(conn: &mut Tx, ws: WorkspaceId, node: Uuid) -> Resul
     rows.iter().map(entry).collect()
 }
 
+/// What holds on any node, oldest first, as the transaction sees it.
+pub(super) async fn all(on: impl Into<On<'_>>, ws: WorkspaceId) -> Result<Vec<AllowlistEntry>> {
+    let query = sqlx::AssertSqlSafe(format!("SELECT a.*, n.uuid AS node {WHERE} ORDER BY a.id"));
+    let rows = sql(query).bind(ws.0).bind(None::<String>).all(on).await?;
+    rows.iter().map(entry).collect()
+}
+
 #[async_trait]
 impl Allowlist for SqlStore {
     async fn allowlist(&self, ws: WorkspaceId, node: Option<Uuid>, page: Page) -> Result<Listed<AllowlistEntry>> {
@@ -55,9 +63,7 @@ impl Allowlist for SqlStore {
     }
 
     async fn all_allowed(&self, ws: WorkspaceId) -> Result<Vec<AllowlistEntry>> {
-        let query = sqlx::AssertSqlSafe(format!("SELECT a.*, n.uuid AS node {WHERE} ORDER BY a.id"));
-        let rows = sql(query).bind(ws.0).bind(None::<String>).all(&self.pools).await?;
-        rows.iter().map(entry).collect()
+        all(&self.pools, ws).await
     }
 
     async fn allow(&self, ws: WorkspaceId, new: NewAllowlistEntry, fact: Fact) -> Result<(AllowlistEntry, Changed)> {

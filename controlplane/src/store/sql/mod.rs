@@ -10,8 +10,10 @@ mod audits;
 mod backup;
 mod columns;
 pub mod dump;
+mod feeds;
 mod idempotency;
 mod incidents;
+mod indicators;
 mod nodes;
 mod pcaps;
 mod peers;
@@ -22,6 +24,7 @@ mod schema;
 mod sqlite;
 mod thresholds;
 mod transaction;
+mod windows;
 mod workspaces;
 
 use std::collections::HashMap;

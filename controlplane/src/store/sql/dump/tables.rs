@@ -70,6 +70,17 @@ tables! {
         Int: id workspace_id node_id incident_id part packets bytes created_at; Text: upload format; Bytes: sha256;
     }
     pcap_uploads by "id" numbered { Int: id node_id incident_id chunks touched_at; Text: key upload; }
+    indicators by "id" numbered {
+        Int: id workspace_id first_seen last_seen expires_at created_at updated_at;
+        Text: source value kind description; Real: confidence;
+    }
+    feed_tokens by "id" numbered {
+        Int: id workspace_id created_at expires_at revoked_at; Text: name; Bytes: lookup hash;
+    }
+    suricata_sids by "id" numbered { Int: id workspace_id used_at; Text: value; }
+    maintenance_windows by "id" numbered {
+        Int: id workspace_id node_id created_at updated_at; Text: name schedule; Flag: enabled;
+    }
 }
 
 impl Table {
