@@ -10,6 +10,7 @@ mod faults;
 mod hostile;
 mod http;
 mod openapi;
+mod outbox;
 mod pcap_files;
 mod pcap_views;
 mod pcaps;

@@ -4,10 +4,13 @@
 
 mod allowlist;
 mod audit;
+mod channels;
 mod deploy;
+mod destinations;
 mod events;
 mod export;
 mod incidents;
+mod integrations;
 mod nodes;
 mod pcaps;
 mod rules;
@@ -33,6 +36,8 @@ pub(super) fn routes() -> OpenApiRouter<Context> {
         .merge(thresholds::routes())
         .merge(workspace::routes())
         .merge(tokens::routes())
+        .merge(channels::routes())
+        .merge(integrations::routes())
         .merge(audit::routes())
         .merge(events::routes())
 }
