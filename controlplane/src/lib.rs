@@ -12,5 +12,6 @@ pub mod domain;
 pub mod http;
 pub mod jobs;
 pub mod maintenance;
+pub mod outbound;
 pub mod server;
 pub mod store;

@@ -21,32 +21,37 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use crate::app::{App, Captures, Retention};
+use crate::app::{App, Captures, Retention, Sending, Vault};
 use crate::clock::SystemClock;
 use crate::config::Config;
 use crate::domain::Secret;
 use crate::http::{Context, metrics_router, router};
 use crate::jobs;
+use crate::outbound::Outbound;
 use crate::store::Store;
 use crate::store::files::CaptureFiles;
 use crate::store::sql::SqlStore;
 
 /// How long open requests may take to finish.
 const DRAIN: Duration = Duration::from_secs(10);
+/// How often the outbox is looked at for what other processes wrote and what is due again.
+const OUTBOX_LOOK: Duration = Duration::from_secs(1);
 /// How long a connection may take to send the head of a request.
 const HEAD_TIME: Duration = Duration::from_secs(10);
 
 /// Opens the application on the configured database, made if missing.
 ///
 /// # Errors
-/// The folder cannot be made, or the database cannot be opened.
+/// The folder cannot be made, the database or the key of secrets cannot be opened.
 pub async fn open(config: &Config) -> Result<Arc<App>> {
     let store = open_store(config).await?;
     let folder = config.captures();
     let files = CaptureFiles::open(&folder)
         .with_context(|| format!("cannot use the folder of captures {}", folder.display()))?;
     let captures = Captures::new(files, config.capture_limits());
-    Ok(Arc::new(App::new(Arc::new(store) as Arc<dyn Store>, Arc::new(SystemClock), captures)))
+    let vault = Vault::from_file(&config.secrets_key())?;
+    let sending = Sending::new(vault, Outbound::new(config.allow_private_destinations), OUTBOX_LOOK);
+    Ok(Arc::new(App::new(Arc::new(store) as Arc<dyn Store>, Arc::new(SystemClock), captures, sending)))
 }
 
 pub(crate) fn make_data_folder(config: &Config) -> Result<()> {
@@ -102,6 +107,7 @@ pub async fn serve(config: &Config, token_file: Option<&Path>) -> Result<()> {
     let jobs = tokio::spawn(jobs::run(app.clone(), retention, draining.clone()));
 
     let relay = tokio::spawn(app.clone().relay(draining.clone()));
+    let outbox = tokio::spawn(app.clone().deliver(draining.clone()));
 
     let handle = Handle::new();
     let address = listener.local_addr()?;
@@ -136,6 +142,7 @@ pub async fn serve(config: &Config, token_file: Option<&Path>) -> Result<()> {
     }
     jobs.await.context("the jobs' task panicked")?;
     relay.await.context("the relay's task panicked")?;
+    outbox.await.context("the outbox's task panicked")?;
     app.close().await;
     info!("stopped");
     Ok(())

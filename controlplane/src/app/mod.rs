@@ -15,6 +15,7 @@ mod incidents;
 mod indicators;
 mod maintenance;
 mod nodes;
+mod outbox;
 mod pcaps;
 mod pushes;
 mod relay;
@@ -34,6 +35,7 @@ use crate::store::Store;
 
 pub use agents::{STREAM_PING_SECS, StreamState};
 pub use events::{Event, Events};
+pub use outbox::{KeyError, Made, Sending, Vault};
 pub(crate) use pcaps::{Begun, Progress};
 pub use pcaps::{CaptureLimits, Captures};
 pub use pushes::{Pushes, Subscription};
@@ -47,14 +49,15 @@ pub struct App {
     pushes: Pushes,
     events: Events,
     captures: Captures,
+    sending: Sending,
     relay: relay::Relay,
 }
 
 impl App {
-    pub fn new(store: Arc<dyn Store>, clock: Arc<dyn Clock>, captures: Captures) -> Self {
+    pub fn new(store: Arc<dyn Store>, clock: Arc<dyn Clock>, captures: Captures, sending: Sending) -> Self {
         let relay = relay::Relay::default();
         let (pushes, events) = (Pushes::new(relay.clone()), Events::new(relay.clone()));
-        Self { store, clock, pushes, events, captures, relay }
+        Self { store, clock, pushes, events, captures, sending, relay }
     }
 
     /// The time as this server sees it.

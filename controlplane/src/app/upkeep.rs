@@ -77,7 +77,8 @@ impl App {
         let commands = self.store.expire_commands(now.plus_secs(-COMMAND_SECS)).await?;
         let indicators = self.store.forget_indicators(now).await?;
         let sids = self.store.forget_sids(now.plus_secs(-SID_SECS)).await?;
-        debug!(indicators, sids, metrics, answers, commands, "pruned");
+        let deliveries = self.prune_deliveries(now).await?;
+        debug!(indicators, sids, metrics, answers, commands, deliveries, "pruned");
         self.prune_pcaps().await?;
         self.sweep_captures().await
     }
@@ -108,9 +109,10 @@ mod tests {
     use ftagent_common::api::DeployRequest;
 
     use super::*;
-    use crate::app::{CaptureLimits, Captures};
+    use crate::app::{CaptureLimits, Captures, Sending, Vault};
     use crate::clock::ManualClock;
-    use crate::domain::{Actor, Deployment, Timestamp};
+    use crate::domain::{Actor, Deployment, Secret, Timestamp};
+    use crate::outbound::Outbound;
     use crate::store::files::CaptureFiles;
     use crate::store::sql::{Database, SqlStore};
 
@@ -121,7 +123,9 @@ mod tests {
         let clock = Arc::new(ManualClock::new(Timestamp::from_secs(1_000)));
         let files = CaptureFiles::open(&folder.path().join("captures")).expect("a folder");
         let captures = Captures::new(files, CaptureLimits::default());
-        let app = App::new(Arc::new(store), clock.clone(), captures);
+        let vault = Vault::new(&Secret::from_random([7; 32]));
+        let sending = Sending::new(vault, Outbound::new(false), Duration::from_secs(1));
+        let app = App::new(Arc::new(store), clock.clone(), captures, sending);
         app.bootstrap().await.expect("a workspace");
         let system = Actor::System { workspace: app.first_workspace().await.expect("a workspace") };
         let request: DeployRequest = serde_json::from_str(r#"{"name":"edge-1"}"#).expect("a request");

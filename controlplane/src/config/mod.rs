@@ -55,6 +55,8 @@ struct RawConfig {
     pcap_max_bytes: Option<u64>,
     pcap_keep_days: Option<i64>,
     pcap_max_disk_bytes: Option<u64>,
+    secrets_key_file: Option<PathBuf>,
+    allow_private_destinations: Option<bool>,
 }
 
 /// What is in force.
@@ -97,6 +99,11 @@ pub struct Config {
     pub pcap_keep_days: i64,
     /// Bytes of all captures, at least `pcap_max_bytes`; 10 GB by default.
     pub pcap_max_disk_bytes: u64,
+    /// File with the key that seals secrets of channels and integrations; `secrets.key` in `data`, made if missing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub secrets_key_file: Option<PathBuf>,
+    /// Whether channels and integrations may have addresses that are not public; false by default.
+    pub allow_private_destinations: bool,
 }
 
 impl Config {
@@ -144,6 +151,8 @@ impl Config {
             pcap_max_bytes: raw.pcap_max_bytes.unwrap_or(captures.max_bytes),
             pcap_keep_days: raw.pcap_keep_days.unwrap_or(captures.keep_days),
             pcap_max_disk_bytes: raw.pcap_max_disk_bytes.unwrap_or(captures.max_disk_bytes),
+            secrets_key_file: raw.secrets_key_file,
+            allow_private_destinations: raw.allow_private_destinations.unwrap_or(false),
         };
         config.check()
     }
@@ -191,6 +200,11 @@ impl Config {
     /// The folder of captures.
     pub fn captures(&self) -> PathBuf {
         self.pcap_dir.clone().unwrap_or_else(|| self.data.join("captures"))
+    }
+
+    /// The file with the key of secrets.
+    pub fn secrets_key(&self) -> PathBuf {
+        self.secrets_key_file.clone().unwrap_or_else(|| self.data.join("secrets.key"))
     }
 
     /// What is taken and kept of them.
@@ -245,6 +259,10 @@ impl RawConfig {
             "pcap_max_bytes" => self.pcap_max_bytes = parsed(name, value, "a number")?,
             "pcap_keep_days" => self.pcap_keep_days = parsed(name, value, "a number")?,
             "pcap_max_disk_bytes" => self.pcap_max_disk_bytes = parsed(name, value, "a number")?,
+            "secrets_key_file" => self.secrets_key_file = Some(value.into()),
+            "allow_private_destinations" => {
+                self.allow_private_destinations = parsed(name, value, "true or false")?;
+            }
             _ => {
                 let message = "is no setting of the control plane".to_owned();
                 return Err(ConfigError::Variable { name: name.to_owned(), message });

@@ -3,8 +3,12 @@
 //! Nothing here knows a clock, a task, a socket, a file or a database; whoever calls passes `now`. `app` calls this,
 //! `store` keeps it, `http` shows it (which is why the types that leave the server carry their OpenAPI schema).
 
+mod address;
 mod allowlist;
 mod audit;
+mod circuit;
+mod delivery;
+mod destination;
 mod feed;
 mod incident;
 mod indicator;
@@ -20,8 +24,18 @@ mod threshold;
 mod timestamp;
 mod workspace;
 
+pub use address::{is_public, parse_url};
 pub use allowlist::{AllowlistEntry, AllowlistScope, NewAllowlistEntry};
 pub use audit::{AuditFilter, AuditRecord, Broken, Fact, GENESIS, Verifier};
+pub use circuit::{Circuit, CircuitState};
+pub use delivery::{
+    Attempt, Delivery, DeliveryStatus, EventKind, Patience, Standing, WEBHOOK_PATIENCE, excerpt, incident_body,
+    next_attempt, parse_retry_after, test_body,
+};
+pub use destination::{
+    Destination, DestinationKind, DestinationPatch, DestinationStatus, Duty, Health, MAX_DESTINATIONS, NewDestination,
+    Secrets, Setting, Settings, secrets_set,
+};
 pub use feed::{FeedEntry, FeedFormat, FeedQuery, FeedToken, MAX_ENTRIES, NewFeedToken, Sightings, assemble_feed};
 pub use incident::{
     Closing, Incident, IncidentFilter, IncidentSummary, Note, OperatorChange, StoredIncident, accept_report,

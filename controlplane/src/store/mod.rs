@@ -6,6 +6,7 @@
 
 mod error;
 pub mod files;
+mod outbox;
 pub mod sql;
 
 use std::collections::HashMap;
@@ -23,6 +24,7 @@ use crate::domain::{
 };
 
 pub use error::{Result, StoreError};
+pub use outbox::{Claimed, DestinationEdit, Draft, Outbox, Sealed, Settled, TestMade, Waiting};
 
 /// Everything that must be kept.
 #[async_trait]
@@ -31,6 +33,7 @@ pub trait Store:
     + Nodes
     + Agents
     + Incidents
+    + Outbox
     + Pcaps
     + Rules
     + Allowlist

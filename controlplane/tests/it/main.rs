@@ -12,6 +12,7 @@ mod hostile;
 mod http;
 mod intel;
 mod openapi;
+mod outbox;
 mod pcap_files;
 mod pcap_views;
 mod pcaps;

@@ -2,11 +2,13 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
-use controlplane::app::{App, CaptureLimits, Captures};
+use controlplane::app::{App, CaptureLimits, Captures, Sending, Vault};
 use controlplane::clock::ManualClock;
-use controlplane::domain::Timestamp;
+use controlplane::domain::{Secret, Timestamp};
 use controlplane::http::{Context, router};
+use controlplane::outbound::Outbound;
 use controlplane::store::Store;
 use controlplane::store::files::CaptureFiles;
 use controlplane::store::sql::{Database, SqlStore};
@@ -72,7 +74,9 @@ impl Server {
         let clock = Arc::new(ManualClock::new(NOW.parse::<Timestamp>().unwrap()));
         let files = CaptureFiles::open(&folder.path().join("captures")).unwrap();
         let captures = Captures::new(files, limits);
-        let app = Arc::new(App::new(store.clone(), clock.clone(), captures));
+        let vault = Vault::new(&Secret::from_random([7; 32]));
+        let sending = Sending::new(vault, Outbound::new(true), Duration::from_millis(20));
+        let app = Arc::new(App::new(store.clone(), clock.clone(), captures, sending));
         let owner = app.bootstrap().await.unwrap().map(|token| token.reveal().to_owned()).unwrap_or_default();
         let (drain, draining) = watch::channel(false);
         let service =

@@ -4,13 +4,16 @@
 
 mod allowlist;
 mod audit;
+mod channels;
 mod deploy;
+mod destinations;
 mod events;
 mod export;
 mod feed_tokens;
 mod feeds;
 mod incidents;
 mod indicators;
+mod integrations;
 mod maintenance;
 mod nodes;
 mod pcaps;
@@ -41,6 +44,8 @@ pub(super) fn routes() -> OpenApiRouter<Context> {
         .merge(feeds::routes())
         .merge(indicators::routes())
         .merge(maintenance::routes())
+        .merge(channels::routes())
+        .merge(integrations::routes())
         .merge(audit::routes())
         .merge(events::routes())
 }

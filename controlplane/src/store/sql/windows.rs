@@ -5,8 +5,8 @@ use uuid::Uuid;
 
 use super::audits::append;
 use super::transaction::On;
-use super::{Row, SqlStore, amount, at, count, json, node_id, or_missing, sql, to_json, unexpected};
-use crate::domain::{Fact, Listed, MaintenanceWindow, NewWindow, Page, Problem, WorkspaceId};
+use super::{Row, SqlStore, Tx, amount, at, count, json, node_id, or_missing, sql, to_json, unexpected};
+use crate::domain::{Fact, Listed, MaintenanceWindow, NewWindow, Page, Problem, Timestamp, WorkspaceId, held_until};
 use crate::store::{EditWindow, Result, StoreError, Windows};
 
 /// The most windows of a workspace: each message looks at all of them.
@@ -39,6 +39,18 @@ async fn one(on: impl Into<On<'_>>, ws: WorkspaceId, id: i64) -> Result<Maintena
     window(&or_missing(row, "maintenance window")?)
 }
 
+/// The enabled windows of a workspace.
+async fn enabled(on: impl Into<On<'_>>, ws: WorkspaceId) -> Result<Vec<MaintenanceWindow>> {
+    let query = sqlx::AssertSqlSafe(format!("SELECT m.*, n.uuid AS node {WHERE} AND m.enabled ORDER BY m.id"));
+    let rows = sql(query).bind(ws.0).bind(None::<String>).all(on).await?;
+    rows.iter().map(window).collect()
+}
+
+/// Until when what is told of `node` is held.
+pub(super) async fn held(tx: &mut Tx, ws: WorkspaceId, node: Uuid, now: Timestamp) -> Result<Option<Timestamp>> {
+    Ok(held_until(&enabled(tx, ws).await?, Some(node), now))
+}
+
 #[async_trait]
 impl Windows for SqlStore {
     async fn windows(&self, ws: WorkspaceId, node: Option<Uuid>, page: Page) -> Result<Listed<MaintenanceWindow>> {
@@ -56,9 +68,7 @@ impl Windows for SqlStore {
     }
 
     async fn all_windows(&self, ws: WorkspaceId) -> Result<Vec<MaintenanceWindow>> {
-        let query = sqlx::AssertSqlSafe(format!("SELECT m.*, n.uuid AS node {WHERE} AND m.enabled ORDER BY m.id"));
-        let rows = sql(query).bind(ws.0).bind(None::<String>).all(&self.pools).await?;
-        rows.iter().map(window).collect()
+        enabled(&self.pools, ws).await
     }
 
     async fn window(&self, ws: WorkspaceId, id: i64) -> Result<MaintenanceWindow> {

@@ -81,6 +81,17 @@ tables! {
     maintenance_windows by "id" numbered {
         Int: id workspace_id node_id created_at updated_at; Text: name schedule; Flag: enabled;
     }
+    destinations by "id" numbered {
+        Int: id workspace_id created_at updated_at failures open_until paused_until delivered_at failed_at lease_until
+             claimed_at;
+        Text: duty kind name min_severity settings secret_names last_error lease;
+        Flag: enabled; Bytes: sealed;
+    }
+    deliveries by "id" numbered {
+        Int: id workspace_id destination_id incident_id attempts next_at created_at attempted_at ended_at http_status
+             latency_ms;
+        Text: uuid event body status error answer;
+    }
 }
 
 impl Table {
