@@ -6,7 +6,8 @@ use controlplane::domain::{
 };
 use controlplane::store::StoreError;
 
-use super::{Fixture, PAGE};
+use super::PAGE;
+use crate::fixture::{Fixture, contract};
 
 contract! {
     a_source_has_one_word_on_a_value_and_the_times_widen,

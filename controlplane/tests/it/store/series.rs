@@ -3,7 +3,7 @@
 use controlplane::domain::{MetricsWindow, Timestamp};
 use ftagent_common::api::MetricsSample;
 
-use super::Fixture;
+use crate::fixture::{Fixture, contract};
 
 contract! {
     a_window_has_its_first_second_and_not_its_last,
