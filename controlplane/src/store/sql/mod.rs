@@ -1,6 +1,6 @@
 //! The store in a database that speaks SQL: SQLite in a file of ours, or PostgreSQL.
 //!
-//! Each query is written once, in words that both understand ([`Dialect`] has the few that they do not share); `query.rs`
+//! Each query is written once, in words that both understand (`Dialect` has the few that they do not share); `query.rs`
 //! and `transaction.rs` wrap the two drivers, `sqlite.rs` and `postgres.rs` open them, and one file per resource holds
 //! its trait.
 
