@@ -81,8 +81,12 @@ impl Cluster {
     /// A cluster for one test, which may treat it badly.
     pub(crate) fn start() -> Option<Arc<Self>> {
         let Some(programs) = Programs::find() else {
-            assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "PostgreSQL is not installed: cargo xtask setup");
-            println!("skipped: PostgreSQL is not installed (cargo xtask setup installs it)");
+            assert_ne!(
+                std::env::var("CI").as_deref(),
+                Ok("true"),
+                "PostgreSQL is not installed: cargo xtask setup --databases"
+            );
+            println!("skipped: PostgreSQL is not installed (cargo xtask setup --databases installs it)");
             return None;
         };
         let folder = tempfile::Builder::new().prefix("ftagent-pg-").tempdir().unwrap().keep();
