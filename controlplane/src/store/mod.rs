@@ -248,6 +248,8 @@ pub trait Thresholds {
 #[async_trait]
 pub trait Audits {
     async fn audit(&self, ws: WorkspaceId, filter: &AuditFilter, page: Page) -> Result<Listed<AuditRecord>>;
+    /// The next records of an export, by falling number below `before`.
+    async fn export_audit(&self, ws: WorkspaceId, filter: &AuditFilter, before: i64) -> Result<Vec<AuditRecord>>;
     /// Keeps a fact that changed nothing else, such as a refusal.
     async fn append(&self, ws: WorkspaceId, fact: Fact) -> Result<()>;
     /// Walks the whole chain.

@@ -1,11 +1,12 @@
 //! Conventions and groups of the operators' API.
 
+use controlplane::domain::{Actor, Fact};
 use controlplane::store::sql::Database;
 use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::cluster::raw;
-use crate::support::{Server, UUID, checked, report, rule};
+use crate::support::{Node, Server, UUID, checked, report, rule};
 
 #[tokio::test]
 async fn unknown_paths_and_wrong_methods_answer_in_our_shape() {
@@ -252,6 +253,38 @@ async fn incidents_are_listed_filtered_noted_and_exported() {
     assert!(csv.contains("\"'=edge,\"\"1\"\"\""), "a formula is quoted: {csv}");
     let lines = text("jsonl").await;
     assert!(lines.lines().all(|l| serde_json::from_str::<Value>(l).is_ok()) && lines.lines().count() == 2);
+}
+
+#[tokio::test]
+async fn audit_records_leave_as_files_longer_than_what_is_read_at_once() {
+    let server = Server::start().await;
+    let (status, made) = server.post("/api/v1/nodes", &json!({ "name": "=edge,1", "interface": "eth0" })).await;
+    assert_eq!((status, &made["node"]["name"], &made["node"]["status"]), (200, &json!("=edge,1"), &json!("offline")));
+    let word = |value: &Value| value.as_str().unwrap().to_owned();
+    let node = Node { uuid: word(&made["node"]["uuid"]), key: word(&made["api_key"]) };
+    server.heartbeat(&node, 0.0).await;
+    let (status, again) = server.post("/api/v1/nodes", &json!({ "name": "=edge,1" })).await;
+    assert_eq!((status, &again["error"]["code"]), (409, &json!("already_exists")));
+
+    let workspace = server.store.first_workspace().await.unwrap();
+    for i in 0..600 {
+        let fact = Fact::new(server.app.now(), &Actor::System { workspace }, "test", format!("thing/{i}"));
+        server.store.append(workspace, fact).await.unwrap();
+    }
+    let (_, verdict) = server.get("/api/v1/audit/verify").await;
+    let text = async |query: &str| {
+        let request = server.request(Method::GET, &format!("/api/v1/audit/export?{query}"));
+        request.send().await.unwrap().text().await.unwrap()
+    };
+    let rows: Vec<Value> = text("format=jsonl").await.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    assert_eq!(json!(rows.len()), verdict["records"]);
+    assert_eq!(rows[0]["hash"], verdict["hash"]);
+    assert!(rows.windows(2).all(|two| two[0]["seq"].as_i64() == two[1]["seq"].as_i64().map(|seq| seq + 1)));
+    assert_eq!(text("format=jsonl&action=test").await.lines().count(), 600);
+    let csv = text("format=csv&action=node.deploy").await;
+    assert_eq!(csv.lines().next(), Some("seq,at,actor,action,object,result,detail,hash"));
+    assert!(csv.lines().count() == 2 && csv.contains("\"\"name\"\":\"\"=edge,1\"\""), "{csv}");
+    assert!(!text("format=jsonl").await.contains(&node.key), "a key is in no record");
 }
 
 #[tokio::test]

@@ -14,6 +14,7 @@ mod feeds;
 mod incidents;
 mod indicators;
 mod integrations;
+mod lines;
 mod maintenance;
 mod nodes;
 mod pcaps;

@@ -2,7 +2,7 @@
 
 use axum::extract::State;
 use axum::response::IntoResponse;
-use ftagent_common::api::{NodeCommand, Order};
+use ftagent_common::api::{DeployRequest, NodeCommand, Order};
 use ftagent_common::vocab::NodeStatus;
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
@@ -10,7 +10,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
-use crate::domain::{MetricsPoint, MetricsWindow, Node, NodeFilter, NodePatch, Page, Timestamp};
+use crate::domain::{Deployment, MetricsPoint, MetricsWindow, Node, NodeFilter, NodePatch, Page, Timestamp};
 use crate::http::auth::{Manage, NodeReader, Operator, Read};
 use crate::http::error::ApiError;
 use crate::http::extract::{JsonBody, Path, Query};
@@ -19,6 +19,11 @@ use crate::http::{Context, Done, answers};
 answers! {
     NodeList { nodes: Vec<Node>, total: u64 }
     NodeAnswer { node: Node, protocol_split: Option<ProtocolSplit> }
+    NewNode {
+        node: Node,
+        /// What the node signs in with; shown this once.
+        api_key: String
+    }
     NodeMetrics {
         metrics: Vec<MetricsPoint>,
         /// Seconds per point.
@@ -107,6 +112,19 @@ async fn list(
     Ok(NodeList::new(listed.entries, listed.total))
 }
 
+/// Makes a machine a node and shows its key, this once: what `/api/deploy` does, answered with the node. Role: admin.
+#[utoipa::path(post, path = "/nodes", tag = "nodes", request_body = DeployRequest,
+    responses((status = 200, description = "The new node", body = NewNode)))]
+async fn create(
+    operator: Operator<Manage>,
+    State(context): State<Context>,
+    JsonBody(request): JsonBody<DeployRequest>,
+) -> Result<impl IntoResponse, ApiError> {
+    let (uuid, key) = context.app.deploy(&operator.actor, &Deployment::check(request)?).await?;
+    let node = context.app.node(&operator.actor, uuid).await?;
+    Ok(NewNode::new(node, key.reveal().to_owned()))
+}
+
 /// Shows a node with its baseline and protocol split. Role: readonly, or the node's own key.
 #[utoipa::path(get, path = "/nodes/{uuid}", tag = "nodes", params(("uuid" = Uuid, Path, description = "The node")),
     responses((status = 200, description = "The node", body = NodeAnswer)), security(("node_key" = [], "node_uuid" = [])))]
@@ -181,7 +199,7 @@ async fn command(
 
 pub(super) fn routes() -> OpenApiRouter<Context> {
     OpenApiRouter::new()
-        .routes(routes!(list))
+        .routes(routes!(list, create))
         .routes(routes!(show, patch, delete))
         .routes(routes!(metrics))
         .routes(routes!(command))

@@ -87,6 +87,14 @@ impl Audits for SqlStore {
         Ok(Listed { entries: rows.iter().map(record).collect::<Result<_>>()?, total })
     }
 
+    async fn export_audit(&self, ws: WorkspaceId, filter: &AuditFilter, before: i64) -> Result<Vec<AuditRecord>> {
+        let mut listing = Query::growing("SELECT *");
+        filtered(&mut listing, ws, filter);
+        listing.push(" AND seq < ").push_bind(before);
+        listing.push(" ORDER BY seq DESC LIMIT ").push_bind(super::EXPORT_CHUNK);
+        listing.all(&self.pools).await?.iter().map(record).collect()
+    }
+
     async fn append(&self, ws: WorkspaceId, fact: Fact) -> Result<()> {
         let mut tx = self.write_to(ws).await?;
         append(&mut tx, ws, fact).await?;

@@ -19,9 +19,6 @@ use crate::store::{Incidents, Recorded, Result};
 const SELECT: &str =
     "SELECT i.*, n.uuid AS node_uuid, n.name AS node_name FROM incidents i JOIN nodes n ON n.id = i.node_id";
 
-/// How many incidents an export reads at once.
-const EXPORT_CHUNK: i64 = 500;
-
 fn incident(row: &Row) -> Result<StoredIncident> {
     let severity: Option<String> = row.try_get("severity_set")?;
     let false_positive: bool = row.try_get("false_positive")?;
@@ -232,7 +229,7 @@ impl Incidents for SqlStore {
         let mut listing = Query::growing(SELECT);
         filtered(&mut listing, ws, filter);
         listing.push(" AND i.id < ").push_bind(before);
-        listing.push(" ORDER BY i.id DESC LIMIT ").push_bind(EXPORT_CHUNK);
+        listing.push(" ORDER BY i.id DESC LIMIT ").push_bind(super::EXPORT_CHUNK);
         let rows = listing.all(&self.pools).await?;
         rows.iter().map(incident).collect()
     }

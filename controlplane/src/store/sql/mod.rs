@@ -47,6 +47,9 @@ use transaction::{Alone, Pools, Tx};
 /// How long a call waits for a connection or for another's lock before it answers 503.
 const WAIT: Duration = Duration::from_secs(5);
 
+/// How many rows an export reads at once.
+const EXPORT_CHUNK: i64 = 500;
+
 /// Which database.
 #[derive(Clone, Debug)]
 pub enum Database {
