@@ -21,7 +21,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use crate::app::{App, Captures, Retention};
+use crate::adapters::Outbound;
+use crate::app::{App, Captures, Retention, Upstream};
 use crate::clock::SystemClock;
 use crate::config::Config;
 use crate::domain::Secret;
@@ -30,6 +31,7 @@ use crate::jobs;
 use crate::store::Store;
 use crate::store::files::CaptureFiles;
 use crate::store::sql::SqlStore;
+use crate::vault::Vault;
 
 /// How long open requests may take to finish.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -46,7 +48,10 @@ pub async fn open(config: &Config) -> Result<Arc<App>> {
     let files = CaptureFiles::open(&folder)
         .with_context(|| format!("cannot use the folder of captures {}", folder.display()))?;
     let captures = Captures::new(files, config.capture_limits());
-    Ok(Arc::new(App::new(Arc::new(store) as Arc<dyn Store>, Arc::new(SystemClock), captures)))
+    let upstream =
+        Upstream::new(Vault::open(&config.secret_key())?, Outbound::new(config.mitigation_private_endpoints));
+    let app = App::new(Arc::new(store) as Arc<dyn Store>, Arc::new(SystemClock), captures);
+    Ok(Arc::new(app.with_upstream(upstream)))
 }
 
 /// Opens the configured database, made if missing.
@@ -100,6 +105,7 @@ pub async fn serve(config: &Config, token_file: Option<&Path>) -> Result<()> {
     let jobs = tokio::spawn(jobs::run(app.clone(), retention, draining.clone()));
 
     let relay = tokio::spawn(app.clone().relay(draining.clone()));
+    let reconciling = tokio::spawn(app.clone().reconcile(draining.clone()));
 
     let handle = Handle::new();
     let address = listener.local_addr()?;
@@ -134,6 +140,7 @@ pub async fn serve(config: &Config, token_file: Option<&Path>) -> Result<()> {
     }
     jobs.await.context("the jobs' task panicked")?;
     relay.await.context("the relay's task panicked")?;
+    reconciling.await.context("the task of mitigation rules panicked")?;
     app.close().await;
     info!("stopped");
     Ok(())

@@ -5,19 +5,24 @@
 //! next look, at most 10 s later. Other processes on the same database hear of it through `relay`.
 
 mod access;
+mod adapters;
 mod agents;
 mod allowlist;
 mod analyses;
 mod audit;
 mod events;
 mod incidents;
+mod mitigations;
 mod nodes;
 mod pcaps;
 mod pushes;
+mod reconcile;
 mod relay;
 mod rules;
+mod scrubbing;
 mod thresholds;
 mod upkeep;
+mod upstream;
 mod workspaces;
 
 use std::sync::Arc;
@@ -29,6 +34,7 @@ use crate::clock::Clock;
 use crate::domain::{Actor, Fact, Secret, Timestamp};
 use crate::store::Store;
 
+pub use adapters::TestResult;
 pub use agents::{STREAM_PING_SECS, StreamState};
 pub use events::{Event, Events};
 pub(crate) use pcaps::{Begun, Progress};
@@ -36,6 +42,7 @@ pub use pcaps::{CaptureLimits, Captures};
 pub use pushes::{Pushes, Subscription};
 pub use rules::Shown;
 pub use upkeep::Retention;
+pub use upstream::Upstream;
 
 /// What every use case needs.
 pub struct App {
@@ -45,13 +52,19 @@ pub struct App {
     events: Events,
     captures: Captures,
     relay: relay::Relay,
+    upstream: Upstream,
 }
 
 impl App {
     pub fn new(store: Arc<dyn Store>, clock: Arc<dyn Clock>, captures: Captures) -> Self {
         let relay = relay::Relay::default();
         let (pushes, events) = (Pushes::new(relay.clone()), Events::new(relay.clone()));
-        Self { store, clock, pushes, events, captures, relay }
+        Self { store, clock, pushes, events, captures, relay, upstream: Upstream::default() }
+    }
+
+    /// With what it takes to reach adapters; without it no secret can be kept and no private address called.
+    pub fn with_upstream(self, upstream: Upstream) -> Self {
+        Self { upstream, ..self }
     }
 
     /// The time as this server sees it.

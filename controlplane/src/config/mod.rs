@@ -55,6 +55,8 @@ struct RawConfig {
     pcap_max_bytes: Option<u64>,
     pcap_keep_days: Option<i64>,
     pcap_max_disk_bytes: Option<u64>,
+    secret_key_file: Option<PathBuf>,
+    mitigation_private_endpoints: Option<bool>,
 }
 
 /// What is in force.
@@ -97,6 +99,11 @@ pub struct Config {
     pub pcap_keep_days: i64,
     /// Bytes of all captures, at least `pcap_max_bytes`; 10 GB by default.
     pub pcap_max_disk_bytes: u64,
+    /// File of the key that secrets are sealed with; `secret.key` in `data` by default, made if missing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub secret_key_file: Option<PathBuf>,
+    /// Whether adapters may be at loopback, private and link-local addresses; false by default.
+    pub mitigation_private_endpoints: bool,
 }
 
 impl Config {
@@ -144,6 +151,8 @@ impl Config {
             pcap_max_bytes: raw.pcap_max_bytes.unwrap_or(captures.max_bytes),
             pcap_keep_days: raw.pcap_keep_days.unwrap_or(captures.keep_days),
             pcap_max_disk_bytes: raw.pcap_max_disk_bytes.unwrap_or(captures.max_disk_bytes),
+            secret_key_file: raw.secret_key_file,
+            mitigation_private_endpoints: raw.mitigation_private_endpoints.unwrap_or(false),
         };
         config.check()
     }
@@ -191,6 +200,11 @@ impl Config {
     /// The folder of captures.
     pub fn captures(&self) -> PathBuf {
         self.pcap_dir.clone().unwrap_or_else(|| self.data.join("captures"))
+    }
+
+    /// The file of the key that secrets are sealed with.
+    pub fn secret_key(&self) -> PathBuf {
+        self.secret_key_file.clone().unwrap_or_else(|| self.data.join("secret.key"))
     }
 
     /// What is taken and kept of them.
@@ -244,6 +258,10 @@ impl RawConfig {
             "pcap_dir" => self.pcap_dir = Some(value.into()),
             "pcap_max_bytes" => self.pcap_max_bytes = parsed(name, value, "a number")?,
             "pcap_keep_days" => self.pcap_keep_days = parsed(name, value, "a number")?,
+            "secret_key_file" => self.secret_key_file = Some(value.into()),
+            "mitigation_private_endpoints" => {
+                self.mitigation_private_endpoints = parsed(name, value, "true or false")?;
+            }
             "pcap_max_disk_bytes" => self.pcap_max_disk_bytes = parsed(name, value, "a number")?,
             _ => {
                 let message = "is no setting of the control plane".to_owned();

@@ -3,27 +3,38 @@
 //! Nothing here knows a clock, a task, a socket, a file or a database; whoever calls passes `now`. `app` calls this,
 //! `store` keeps it, `http` shows it (which is why the types that leave the server carry their OpenAPI schema).
 
+mod adapter;
 mod allowlist;
 mod audit;
+mod country;
+mod escalation;
 mod incident;
 mod metrics;
+mod mitigation;
 mod node;
 mod operator;
 mod page;
 mod pcap;
 mod problem;
 mod rule;
+mod scrubbing;
 mod threshold;
 mod timestamp;
 mod workspace;
 
+pub use adapter::{Adapter, AdapterConfig, AdapterStatus, AdapterType, Checked, NewAdapter, check_auth_token};
 pub use allowlist::{AllowlistEntry, AllowlistScope, NewAllowlistEntry};
 pub use audit::{AuditFilter, AuditRecord, Broken, Fact, GENESIS, Verifier};
+pub use escalation::{BaselineMode, Escalation, EscalationChange, GeoAction, GeoLockdown};
 pub use incident::{
     Closing, Incident, IncidentFilter, IncidentSummary, Note, OperatorChange, StoredIncident, accept_report,
     check_report,
 };
 pub use metrics::{MetricsPoint, MetricsWindow, check_batch};
+pub use mitigation::{
+    Course, Ending, Intent, LEASE_SECS, MAX_LIVE_RULES, MitigationRule, MitigationStatus, NewMitigation, Outcome,
+    refusal,
+};
 pub use node::{Deployment, HEARTBEAT_GRACE_SECS, Node, NodeFilter, NodePatch, node_status};
 pub(crate) use operator::hex;
 pub use operator::{Actor, NewToken, Role, Secret, SecretHash, Token};
@@ -33,6 +44,7 @@ pub use pcap::{
 };
 pub use problem::{Field, Problem};
 pub use rule::{Execution, NewRule, Rule, RulePatch, RuleScope, example_context};
+pub use scrubbing::{NewScrubbing, Provider, Scrubbing, ScrubbingPatch, ScrubbingStatus, check_credentials};
 pub use threshold::{NewThreshold, Threshold};
 pub use timestamp::Timestamp;
 pub use workspace::{Subscription, Workspace, WorkspaceId, WorkspacePatch};

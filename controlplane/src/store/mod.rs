@@ -6,6 +6,7 @@
 
 mod error;
 pub mod files;
+mod mitigations;
 pub mod sql;
 
 use async_trait::async_trait;
@@ -20,6 +21,9 @@ use crate::domain::{
 };
 
 pub use error::{Result, StoreError};
+pub use mitigations::{
+    Adapters, Claimed, Deleted, KeptAdapter, Mitigations, PolicyEdit, Scrubbings, Token as AdapterToken,
+};
 
 /// Everything that must be kept.
 #[async_trait]
@@ -35,6 +39,9 @@ pub trait Store:
     + Audits
     + Idempotency
     + Peers
+    + Adapters
+    + Mitigations
+    + Scrubbings
     + Send
     + Sync
 {

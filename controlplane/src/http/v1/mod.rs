@@ -2,15 +2,18 @@
 
 #![expect(unused_qualifications, reason = "utoipa's macros qualify the query types they are given")]
 
+mod adapters;
 mod allowlist;
 mod audit;
 mod deploy;
 mod events;
 mod export;
 mod incidents;
+mod mitigation;
 mod nodes;
 mod pcaps;
 mod rules;
+mod scrubbing;
 mod thresholds;
 mod tokens;
 mod workspace;
@@ -31,6 +34,9 @@ pub(super) fn routes() -> OpenApiRouter<Context> {
         .merge(rules::routes())
         .merge(allowlist::routes())
         .merge(thresholds::routes())
+        .merge(mitigation::routes())
+        .merge(adapters::routes())
+        .merge(scrubbing::routes())
         .merge(workspace::routes())
         .merge(tokens::routes())
         .merge(audit::routes())

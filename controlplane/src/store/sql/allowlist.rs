@@ -37,6 +37,13 @@ pub(super) async fn of_node(conn: &mut Tx, ws: WorkspaceId, node: Uuid) -> Resul
     rows.iter().map(entry).collect()
 }
 
+/// Every entry that holds on some node, in the transaction of a guard.
+pub(super) async fn everything(conn: &mut Tx, ws: WorkspaceId) -> Result<Vec<AllowlistEntry>> {
+    let query = sqlx::AssertSqlSafe(format!("SELECT a.*, n.uuid AS node {WHERE} ORDER BY a.id"));
+    let rows = sql(query).bind(ws.0).bind(None::<String>).all(conn).await?;
+    rows.iter().map(entry).collect()
+}
+
 #[async_trait]
 impl Allowlist for SqlStore {
     async fn allowlist(&self, ws: WorkspaceId, node: Option<Uuid>, page: Page) -> Result<Listed<AllowlistEntry>> {

@@ -4,6 +4,7 @@
 //! and `transaction.rs` wrap the two drivers, `sqlite.rs` and `postgres.rs` open them, and one file per resource holds
 //! its trait.
 
+mod adapters;
 mod agents;
 mod allowlist;
 mod audits;
@@ -12,6 +13,7 @@ mod columns;
 pub mod dump;
 mod idempotency;
 mod incidents;
+mod mitigations;
 mod nodes;
 mod pcaps;
 mod peers;
@@ -19,6 +21,7 @@ mod postgres;
 mod query;
 mod rules;
 mod schema;
+mod scrubbings;
 mod sqlite;
 mod thresholds;
 mod transaction;
