@@ -53,6 +53,14 @@ async fn fill(server: &Server) {
             &json!({ "order": { "type": "unblock", "source": "192.0.2.1/32" } }),
         )
         .await;
+    let hook =
+        json!({ "adapter_type": "webhook", "name": "hook", "endpoint": "https://bgp.example", "auth_token": "t" });
+    let adapter = server.made("/api/v1/mitigation/adapters", &hook).await["adapter"]["id"].clone();
+    let wanted = json!({ "target_ip": "203.0.113.9", "intent_type": "blackhole", "adapter_id": adapter });
+    server.made("/api/v1/mitigation/rules", &wanted).await;
+    server.made("/api/v1/mitigation/escalation", &json!({ "dry_run": false })).await;
+    let scrubbing = json!({ "name": "s", "provider": "vultr", "credentials": { "api_key": "k" } });
+    server.made("/api/v1/scrubbing", &scrubbing).await;
     let sample = json!({ "at": crate::support::NOW, "pps": u64::MAX, "bps": 2, "dropped_pps": 0, "tcp_pps": 1, "udp_pps": 0, "icmp_pps": 0, "other_pps": 0 });
     server.report(&node, "/metrics", &json!({ "samples": [sample] })).await;
 }
@@ -67,7 +75,20 @@ async fn a_dump_goes_from_sqlite_to_postgres_and_back_and_is_the_same() {
     assert!(moved.chains.iter().all(|chain| chain.intact && chain.records > 450), "{moved:?}");
     let kinds = String::from_utf8(dump.clone()).unwrap();
     let empty = |table: &str| kinds.contains(&format!("{{\"table\":\"{table}\",")) && !has_rows(&kinds, table);
-    for table in ["tokens", "nodes", "rules", "incidents", "incident_notes", "commands", "metrics", "audit"] {
+    for table in [
+        "tokens",
+        "nodes",
+        "rules",
+        "incidents",
+        "incident_notes",
+        "commands",
+        "metrics",
+        "audit",
+        "adapters",
+        "mitigation_rules",
+        "escalation_policies",
+        "scrubbing",
+    ] {
         assert!(!empty(table), "{table} is empty: it proves nothing");
     }
     let back = Database::Sqlite(folder.path().join("back.sqlite"));
