@@ -292,7 +292,7 @@ async fn a_backup_under_load_restores_to_what_was_acknowledged_before_it() {
     }
     let (ok, said) = told(&["restore", file.to_str().unwrap()]);
     assert!(ok && said.contains("intact"), "{said}");
-    assert_eq!(left(&data), ["captures", "controlplane.sqlite", "controlplane.sqlite.replaced"]);
+    assert_eq!(left(&data), ["captures", "controlplane.sqlite", "controlplane.sqlite.replaced", "secret.key"]);
     let restored = Process::start(&data, &[]);
     assert_eq!(restored.token(), None);
     let there = names(&restored, &token, &client).await;
@@ -345,7 +345,7 @@ async fn the_program_serves_postgres_and_never_shows_its_password() {
         let (ok, said) = run(data, &["--database", wrong, "migrate"]);
         assert!(!ok && !said.contains("sesame"), "{said}");
     }
-    assert_eq!(left(data), ["captures"], "nothing of SQLite");
+    assert_eq!(left(data), ["captures", "secret.key"], "nothing of SQLite");
 }
 
 fn mode(path: &Path) -> u32 {
