@@ -56,6 +56,7 @@ contract! {
     a_rule_is_announced_once_and_withdrawn_once,
     failures_are_tried_again_and_refusals_are_not,
     a_withdrawal_waits_for_the_announcement_under_way,
+    a_withdrawal_in_the_moment_of_the_announcement_is_not_lost,
     a_rule_ends_with_its_time_or_when_its_target_is_allowlisted,
     a_claim_is_one_processes_alone_until_it_ends,
     what_the_guard_refuses_is_never_stored,
@@ -227,6 +228,35 @@ async fn a_withdrawal_waits_for_the_announcement_under_way(server: Server) {
     let never = make(&server, "203.0.113.6", adapter).await;
     assert_eq!(end(&server, never).await["status"], "withdrawn", "it was never sent");
     assert_eq!(server.app.reconcile_due().await.unwrap(), 0);
+}
+
+async fn a_withdrawal_in_the_moment_of_the_announcement_is_not_lost(server: Server) {
+    let receiver = Receiver::start().await;
+    let adapter = webhook(&server, &receiver.url).await;
+    let mut ids = Vec::new();
+    for n in 1..=60 {
+        ids.push(make(&server, &format!("203.0.113.{n}"), adapter).await);
+    }
+    let jobs: Vec<_> = (0..3)
+        .map(|_| {
+            let app = server.app.clone();
+            tokio::spawn(async move { app.reconcile_due().await.unwrap() })
+        })
+        .collect();
+    for id in &ids {
+        end(&server, *id).await;
+    }
+    for job in jobs {
+        job.await.unwrap();
+    }
+    server.app.reconcile_due().await.unwrap();
+    assert_eq!(server.get(RULES).await.1["total"], 0);
+    let mut last = std::collections::HashMap::new();
+    for got in receiver.got() {
+        last.insert(got.body["rule_id"].as_i64().unwrap(), got.action().to_owned());
+    }
+    println!("{} of 60 were announced before their end", last.len());
+    assert!(last.values().all(|action| action == "withdraw"), "{last:?}");
 }
 
 async fn a_rule_ends_with_its_time_or_when_its_target_is_allowlisted(server: Server) {

@@ -68,13 +68,15 @@ fn rule(row: &Row) -> Result<MitigationRule> {
 
 /// The rules of an adapter that have not ended.
 pub(super) async fn live_of_adapter(conn: &mut Tx, ws: WorkspaceId, adapter: i64) -> Result<Vec<Kept>> {
-    let rows = sql("SELECT * FROM mitigation_rules WHERE workspace_id = $1 AND adapter_id = $2
-             AND status IN ('pending', 'active', 'withdrawing') ORDER BY id")
-    .bind(ws.0)
-    .bind(adapter)
-    .all(conn)
-    .await?;
-    rows.iter().map(kept).collect()
+    let mut query = Query::growing("SELECT * FROM mitigation_rules WHERE workspace_id = ");
+    query.push_bind(ws.0).push(" AND adapter_id = ").push_bind(adapter);
+    query.push(" AND status IN ('pending', 'active', 'withdrawing') ORDER BY id").push(locking(conn));
+    query.all(conn).await?.iter().map(kept).collect()
+}
+
+/// Keeps claims away until the transaction ends: a rule must not be sent after it was judged to be untried.
+const fn locking(conn: &Tx) -> &'static str {
+    if conn.is_postgres() { " FOR UPDATE" } else { "" }
 }
 
 /// Writes where a rule is now; a claim on it stays unless `release`.
@@ -132,8 +134,9 @@ fn about(rule: &MitigationRule, action: &'static str, actor: &str, now: Timestam
 }
 
 async fn one(conn: &mut Tx, ws: WorkspaceId, id: i64) -> Result<Kept> {
-    let row = sql("SELECT * FROM mitigation_rules WHERE workspace_id = $1 AND id = $2").bind(ws.0).bind(id);
-    kept(&or_missing(row.optional(conn).await?, "mitigation rule")?)
+    let mut query = Query::growing("SELECT * FROM mitigation_rules WHERE workspace_id = ");
+    query.push_bind(ws.0).push(" AND id = ").push_bind(id).push(locking(conn));
+    kept(&or_missing(query.optional(conn).await?, "mitigation rule")?)
 }
 
 /// Rules that a claim could take; the values are bound in the order of the text.
