@@ -13,6 +13,6 @@ pub mod domain;
 pub mod http;
 pub mod jobs;
 pub mod maintenance;
+pub mod outbound;
 pub mod server;
 pub mod store;
-pub mod vault;

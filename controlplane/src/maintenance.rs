@@ -44,8 +44,13 @@ pub async fn restore(config: &Config, file: &Path) -> Result<()> {
     let Some(path) = config.database.file() else {
         bail!("PostgreSQL is restored by its own programs, as psql and pg_restore, or with import");
     };
+    server::make_data_folder(config)?;
+    let kept = path.exists();
     let chains = put_back(file, path).await?;
-    println!("{} is what {} holds; what it was is in {}.replaced", path.display(), file.display(), path.display());
+    println!("{} is what {} holds", path.display(), file.display());
+    if kept {
+        println!("what it was is in {}.replaced", path.display());
+    }
     show(&chains);
     Ok(())
 }

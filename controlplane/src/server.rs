@@ -21,37 +21,46 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use crate::adapters::Outbound;
-use crate::app::{App, Captures, Retention, Upstream};
+use crate::app::{App, Captures, Retention, Sending, Vault};
 use crate::clock::SystemClock;
 use crate::config::Config;
 use crate::domain::Secret;
 use crate::http::{Context, metrics_router, router};
 use crate::jobs;
+use crate::outbound::Outbound;
 use crate::store::Store;
 use crate::store::files::CaptureFiles;
 use crate::store::sql::SqlStore;
-use crate::vault::Vault;
 
 /// How long open requests may take to finish.
 const DRAIN: Duration = Duration::from_secs(10);
+/// How often the outbox is looked at for what other processes wrote and what is due again.
+const OUTBOX_LOOK: Duration = Duration::from_secs(1);
 /// How long a connection may take to send the head of a request.
 const HEAD_TIME: Duration = Duration::from_secs(10);
 
 /// Opens the application on the configured database, made if missing.
 ///
 /// # Errors
-/// The folder cannot be made, or the database cannot be opened.
+/// The folder cannot be made, the database or the key of secrets cannot be opened.
 pub async fn open(config: &Config) -> Result<Arc<App>> {
     let store = open_store(config).await?;
     let folder = config.captures();
     let files = CaptureFiles::open(&folder)
         .with_context(|| format!("cannot use the folder of captures {}", folder.display()))?;
     let captures = Captures::new(files, config.capture_limits());
-    let upstream =
-        Upstream::new(Vault::open(&config.secret_key())?, Outbound::new(config.mitigation_private_endpoints));
-    let app = App::new(Arc::new(store) as Arc<dyn Store>, Arc::new(SystemClock), captures);
-    Ok(Arc::new(app.with_upstream(upstream)))
+    let vault = Vault::from_file(&config.secrets_key())?;
+    let sending = Sending::new(vault, Outbound::new(config.allow_private_destinations), OUTBOX_LOOK);
+    Ok(Arc::new(App::new(Arc::new(store) as Arc<dyn Store>, Arc::new(SystemClock), captures, sending)))
+}
+
+pub(crate) fn make_data_folder(config: &Config) -> Result<()> {
+    let folder = &config.data;
+    if folder.is_dir() {
+        return Ok(());
+    }
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
+    made.with_context(|| format!("cannot make the data folder {}", folder.display()))
 }
 
 /// Opens the configured database, made if missing.
@@ -59,14 +68,7 @@ pub async fn open(config: &Config) -> Result<Arc<App>> {
 /// # Errors
 /// As [`open`].
 pub(crate) async fn open_store(config: &Config) -> Result<SqlStore> {
-    let folder = &config.data;
-    if !folder.is_dir() {
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(folder)
-            .with_context(|| format!("cannot make the data folder {}", folder.display()))?;
-    }
+    make_data_folder(config)?;
     if let Some(path) = config.database.file() {
         reserve(path)?;
     }
@@ -106,6 +108,7 @@ pub async fn serve(config: &Config, token_file: Option<&Path>) -> Result<()> {
 
     let relay = tokio::spawn(app.clone().relay(draining.clone()));
     let reconciling = tokio::spawn(app.clone().reconcile(draining.clone()));
+    let outbox = tokio::spawn(app.clone().deliver(draining.clone()));
 
     let handle = Handle::new();
     let address = listener.local_addr()?;
@@ -141,6 +144,7 @@ pub async fn serve(config: &Config, token_file: Option<&Path>) -> Result<()> {
     jobs.await.context("the jobs' task panicked")?;
     relay.await.context("the relay's task panicked")?;
     reconciling.await.context("the task of mitigation rules panicked")?;
+    outbox.await.context("the outbox's task panicked")?;
     app.close().await;
     info!("stopped");
     Ok(())

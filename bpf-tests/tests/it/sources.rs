@@ -1,5 +1,7 @@
 //! Heavy sources are found by a sketch that does not see every frame, and counted frame by frame from then on.
 
+use std::time::Duration;
+
 use bpf_tests::packet::PacketBuilder;
 use bpf_tests::run::run_xdp;
 use bpf_tests::skip_without_root;
@@ -49,4 +51,21 @@ fn heavy_sources_are_told_from_light_ones_by_an_eighth_of_the_frames() {
         send(&heavy);
     }
     assert_eq!(counted(), [(source.clone(), before + 400)]);
+
+    // Two epochs later it is light again to the sketch, and still every packet of it is counted, seen or not.
+    let epoch = || mono_ns() >> 30;
+    for round in 1.. {
+        assert!(round < 20, "the machine is too busy to send 50 frames within an epoch");
+        (0..800).for_each(|_| send(&heavy));
+        let (hot, before) = (epoch(), counted()[0].1);
+        // The datapath's clock is up to a jiffy behind.
+        while mono_ns() < ((hot + 2) << 30) + 20_000_000 {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        (0..50).for_each(|_| send(&heavy));
+        if epoch() == hot + 2 {
+            assert_eq!(counted(), [(source.clone(), before + 50)]);
+            break;
+        }
+    }
 }

@@ -1,17 +1,15 @@
 //! Drivers of adapters: one trait, one file per type. They send and read; what follows from it is decided elsewhere.
 
-mod address;
-mod outbound;
 mod webhook;
 
-use std::net::IpAddr;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use ipnet::IpNet;
 use uuid::Uuid;
 
 use crate::domain::{AdapterConfig, AdapterType, Intent, Outcome, Timestamp};
-pub use outbound::Outbound;
+use crate::outbound::Outbound;
 
 /// What is to be announced or withdrawn.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,12 +50,12 @@ pub struct Settings {
     pub name: String,
     pub endpoint: String,
     /// In clear; never shown.
-    pub auth_token: Option<Vec<u8>>,
+    pub auth_token: Option<String>,
     pub config: AdapterConfig,
 }
 
 /// The driver of this type; none where there is none yet.
-pub fn driver(kind: AdapterType, settings: Settings, outbound: Outbound) -> Option<Box<dyn Adapter>> {
+pub fn driver(kind: AdapterType, settings: Settings, outbound: Arc<Outbound>) -> Option<Box<dyn Adapter>> {
     match kind {
         AdapterType::Webhook => Some(Box::new(webhook::Webhook::new(settings, outbound))),
         AdapterType::Exabgp
@@ -68,11 +66,6 @@ pub fn driver(kind: AdapterType, settings: Settings, outbound: Outbound) -> Opti
         | AdapterType::Radware
         | AdapterType::F5 => None,
     }
-}
-
-/// Whether this server may connect to `address`; see [`address::refusal`].
-fn may_connect(address: IpAddr, private: bool) -> Result<(), String> {
-    address::refusal(address, private).map_or(Ok(()), |why| Err(format!("{address} {why}")))
 }
 
 #[cfg(test)]
@@ -90,7 +83,7 @@ mod tests {
                 auth_token: None,
                 config: AdapterConfig::default(),
             };
-            let driver = driver(kind, settings, Outbound::new(false));
+            let driver = driver(kind, settings, Arc::new(Outbound::new(false)));
             assert_eq!(driver.is_some(), kind.is_built(), "{kind:?}");
         }
     }

@@ -3,28 +3,31 @@
 //! ```text
 //! POST <endpoint>
 //! Content-Type: application/json
-//! Idempotency-Key: <rule uuid>:announce           the same for every try of one action of one rule
-//! X-Flowtriq-Timestamp: 1778596200                seconds since the Unix epoch, when it was sent
-//! X-Flowtriq-Signature-Timestamped: sha256=<hex>  HMAC-SHA256(auth_token, timestamp "." body); absent without a token
+//! Idempotency-Key: <rule uuid>:announce    the same for every try of one action of one rule
 //!
 //! {"version":1,"action":"announce",…}
 //! ```
+//! With a token it is signed like every webhook of this server (`outbound/signature.rs`).
+//!
 //! 2xx is done. 404 and 410 of a withdrawal are too: what is to go is gone. 408, 425, 429 and 5xx are tried again, as
 //! is silence; anything else, redirects among it, is a refusal.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use async_trait::async_trait;
-use bytes::Bytes;
-use hyper::header::{HeaderMap, HeaderName, HeaderValue};
-use ring::hmac;
+use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
 use serde::Serialize;
 
-use super::outbound::{Answer, SendError};
-use super::{Adapter, Announcement, Outbound, Settings, Tested};
-use crate::domain::{Intent, Outcome, Timestamp, hex};
+use super::{Adapter, Announcement, Settings, Tested};
+use crate::domain::{Intent, Outcome, Timestamp, excerpt, parse_url};
+use crate::outbound::{Answered, Outbound, Outgoing, sign};
 
-const TIMESTAMP: HeaderName = HeaderName::from_static("x-flowtriq-timestamp");
-const SIGNATURE: HeaderName = HeaderName::from_static("x-flowtriq-signature-timestamped");
 const IDEMPOTENCY: HeaderName = HeaderName::from_static("idempotency-key");
+/// For one call, from the look-up of the name on. [`crate::domain::LEASE_SECS`] is twice that.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// Characters of an answer that are kept.
+const SAID: usize = 200;
 
 /// The body; every field is always there.
 #[derive(Serialize)]
@@ -42,7 +45,7 @@ struct Body<'a> {
     ttl: Option<u32>,
     expires_at: Option<Timestamp>,
     reason: &'a str,
-    asn: Option<u32>,
+    local_as: Option<u32>,
     communities: &'a [String],
     next_hop: Option<std::net::IpAddr>,
     sent_at: Timestamp,
@@ -67,109 +70,99 @@ impl Action {
 
 pub(super) struct Webhook {
     settings: Settings,
-    outbound: Outbound,
-}
-
-/// What a request is made of, ready to be sent.
-struct Prepared {
-    headers: HeaderMap,
-    body: Bytes,
+    outbound: Arc<Outbound>,
 }
 
 impl Webhook {
-    pub(super) const fn new(settings: Settings, outbound: Outbound) -> Self {
+    pub(super) const fn new(settings: Settings, outbound: Arc<Outbound>) -> Self {
         Self { settings, outbound }
     }
 
-    fn prepare(&self, action: Action, announcement: Option<&Announcement>, now: Timestamp) -> Prepared {
-        let Settings { id, name, auth_token, config, .. } = &self.settings;
+    /// # Errors
+    /// The endpoint may not be called by this server any more; the message says why.
+    fn request(&self, action: Action, about: Option<&Announcement>, now: Timestamp) -> Result<Outgoing, String> {
+        let Settings { id, name, endpoint, auth_token, config } = &self.settings;
         let body = Body {
             version: 1,
             action: action.as_str(),
-            rule_id: announcement.map(|a| a.rule_id),
-            rule_uuid: announcement.map(|a| a.rule_uuid),
+            rule_id: about.map(|a| a.rule_id),
+            rule_uuid: about.map(|a| a.rule_uuid),
             adapter_id: *id,
             adapter_name: name,
-            target: announcement.map(|a| a.target.to_string()),
-            intent: announcement.map(|a| a.intent),
-            ttl: announcement.map(|a| a.ttl_secs),
-            expires_at: announcement.and_then(|a| a.expires_at),
-            reason: announcement.map_or("", |a| a.reason.as_str()),
-            asn: config.asn,
+            target: about.map(|a| a.target.to_string()),
+            intent: about.map(|a| a.intent),
+            ttl: about.map(|a| a.ttl_secs),
+            expires_at: about.and_then(|a| a.expires_at),
+            reason: about.map_or("", |a| a.reason.as_str()),
+            local_as: config.local_as,
             communities: &config.communities,
             next_hop: config.next_hop,
             sent_at: now,
         };
         let body = serde_json::to_vec(&body).expect("strings and numbers always serialise");
         let mut headers = HeaderMap::new();
-        if let Some(announcement) = announcement {
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(USER_AGENT, HeaderValue::from_static(concat!("ftagent/", env!("CARGO_PKG_VERSION"))));
+        if let Some(announcement) = about {
             let key = format!("{}:{}", announcement.rule_uuid, action.as_str());
             headers.insert(IDEMPOTENCY, HeaderValue::try_from(key).expect("a uuid and a word"));
         }
-        let timestamp = now.secs();
-        headers.insert(TIMESTAMP, HeaderValue::from(timestamp));
         if let Some(token) = auth_token {
-            let value = format!("sha256={}", signature(token, timestamp, &body));
-            headers.insert(SIGNATURE, HeaderValue::try_from(value).expect("hex characters"));
+            sign(&mut headers, token.as_bytes(), &body, now);
         }
-        Prepared { headers, body: body.into() }
+        let url = parse_url(endpoint, self.outbound.allows_private())?;
+        Ok(Outgoing { url, headers, body: body.into(), timeout: TIMEOUT })
     }
 
-    async fn send(&self, action: Action, about: Option<&Announcement>, now: Timestamp) -> Result<Answer, SendError> {
-        let Prepared { headers, body } = self.prepare(action, about, now);
-        self.outbound.post(&self.settings.endpoint, headers, body).await
+    async fn send(&self, action: Action, about: Option<&Announcement>, now: Timestamp) -> Result<Answered, String> {
+        let outgoing = self.request(action, about, now)?;
+        self.outbound.post(&outgoing).await.map_err(|fault| fault.to_string())
     }
-}
 
-/// HMAC-SHA256 over the time stamp, a full stop and the body, as hex.
-fn signature(key: &[u8], timestamp: i64, body: &[u8]) -> String {
-    let mut context = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, key));
-    context.update(timestamp.to_string().as_bytes());
-    context.update(b".");
-    context.update(body);
-    hex(context.sign().as_ref())
-}
-
-/// What an answer means for a rule.
-fn judge(action: Action, answer: Result<Answer, SendError>) -> Outcome {
-    let answer = match answer {
-        Ok(answer) => answer,
-        Err(fault) => return Outcome::Failed(fault.to_string()),
-    };
-    match answer.status {
-        200..=299 => Outcome::Done,
-        404 | 410 if action == Action::Withdraw => Outcome::Done,
-        408 | 425 | 429 | 500..=599 => Outcome::Failed(said(&answer)),
-        _ => Outcome::Refused(said(&answer)),
+    /// What an answer means for a rule.
+    fn judge(&self, action: Action, answer: Result<Answered, String>) -> Outcome {
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(fault) => return Outcome::Failed(fault),
+        };
+        match answer.status {
+            200..=299 => Outcome::Done,
+            404 | 410 if action == Action::Withdraw => Outcome::Done,
+            408 | 425 | 429 | 500..=599 => Outcome::Failed(self.said(&answer)),
+            _ => Outcome::Refused(self.said(&answer)),
+        }
     }
-}
 
-fn said(answer: &Answer) -> String {
-    let what = if (300..400).contains(&answer.status) { " (redirects are not followed)" } else { "" };
-    if answer.text.is_empty() {
-        format!("the receiver answered {}{what}", answer.status)
-    } else {
-        format!("the receiver answered {}{what}: {}", answer.status, answer.text)
+    /// The status and the beginning of the text, fit for a line of a log.
+    fn said(&self, answer: &Answered) -> String {
+        let what = if (300..400).contains(&answer.status) { " (redirects are not followed)" } else { "" };
+        let text = excerpt(&answer.body, self.settings.auth_token.as_deref().into_iter());
+        let text: String = text.trim().chars().map(|c| if c == '\n' { ' ' } else { c }).take(SAID).collect();
+        if text.is_empty() {
+            format!("the receiver answered {}{what}", answer.status)
+        } else {
+            format!("the receiver answered {}{what}: {text}", answer.status)
+        }
     }
 }
 
 #[async_trait]
 impl Adapter for Webhook {
     async fn announce(&self, announcement: &Announcement, now: Timestamp) -> Outcome {
-        judge(Action::Announce, self.send(Action::Announce, Some(announcement), now).await)
+        self.judge(Action::Announce, self.send(Action::Announce, Some(announcement), now).await)
     }
 
     async fn withdraw(&self, announcement: &Announcement, now: Timestamp) -> Outcome {
-        judge(Action::Withdraw, self.send(Action::Withdraw, Some(announcement), now).await)
+        self.judge(Action::Withdraw, self.send(Action::Withdraw, Some(announcement), now).await)
     }
 
     async fn test(&self, now: Timestamp) -> Tested {
         match self.send(Action::Test, None, now).await {
             Ok(answer) => {
-                let error = (!(200..300).contains(&answer.status)).then(|| said(&answer));
+                let error = (!(200..300).contains(&answer.status)).then(|| self.said(&answer));
                 Tested { error, http_status: Some(answer.status) }
             }
-            Err(fault) => Tested { error: Some(fault.to_string()), http_status: None },
+            Err(fault) => Tested { error: Some(fault), http_status: None },
         }
     }
 }
@@ -181,10 +174,11 @@ mod tests {
 
     fn webhook(auth_token: Option<&str>) -> Webhook {
         let config =
-            AdapterConfig { asn: Some(64_500), communities: vec!["65535:666".to_owned()], ..Default::default() };
-        let auth_token = auth_token.map(|t| t.as_bytes().to_vec());
+            AdapterConfig { local_as: Some(64_500), communities: vec!["65535:666".to_owned()], ..Default::default() };
+        let auth_token = auth_token.map(str::to_owned);
         let endpoint = "https://bgp.example/hook".to_owned();
-        Webhook::new(Settings { id: 3, name: "edge".to_owned(), endpoint, auth_token, config }, Outbound::new(false))
+        let settings = Settings { id: 3, name: "edge".to_owned(), endpoint, auth_token, config };
+        Webhook::new(settings, Arc::new(Outbound::new(false)))
     }
 
     fn announcement() -> Announcement {
@@ -202,32 +196,27 @@ mod tests {
     #[test]
     fn the_request_is_as_documented() {
         let now = Timestamp::from_secs(1_000);
-        let Prepared { headers, body } = webhook(Some("sesame")).prepare(Action::Announce, Some(&announcement()), now);
+        let outgoing = webhook(Some("sesame")).request(Action::Announce, Some(&announcement()), now).expect("complete");
         let expected = concat!(
             r#"{"version":1,"action":"announce","rule_id":7,"rule_uuid":"0f9619ff-8b86-4011-b42d-00cf4fc964ff","#,
             r#""adapter_id":3,"adapter_name":"edge","target":"203.0.113.5/32","intent":"blackhole","ttl":600,"#,
-            r#""expires_at":"1970-01-01T00:26:40Z","reason":"flood","asn":64500,"communities":["65535:666"],"#,
+            r#""expires_at":"1970-01-01T00:26:40Z","reason":"flood","local_as":64500,"communities":["65535:666"],"#,
             r#""next_hop":null,"sent_at":"1970-01-01T00:16:40Z"}"#,
         );
-        assert_eq!(std::str::from_utf8(&body), Ok(expected));
-        assert_eq!(headers["idempotency-key"], "0f9619ff-8b86-4011-b42d-00cf4fc964ff:announce");
-        assert_eq!(headers["x-flowtriq-timestamp"], "1000");
-        let signed = format!("sha256={}", signature(b"sesame", 1_000, &body));
-        assert_eq!(headers["x-flowtriq-signature-timestamped"], signed.as_str());
-        let unsigned = webhook(None).prepare(Action::Test, None, now).headers;
-        assert!(!unsigned.contains_key(SIGNATURE) && !unsigned.contains_key(IDEMPOTENCY));
-    }
-
-    #[test]
-    fn the_signature_is_the_one_that_others_compute() {
-        // printf '1000.{}' | openssl dgst -sha256 -hmac key
-        let expected = "c32de42341dece79a1511c9e7f74a2734112edcfcf48943c976faf07047065db";
-        assert_eq!(signature(b"key", 1_000, b"{}"), expected);
+        assert_eq!(std::str::from_utf8(&outgoing.body), Ok(expected));
+        assert_eq!(outgoing.headers["idempotency-key"], "0f9619ff-8b86-4011-b42d-00cf4fc964ff:announce");
+        let mut signed = HeaderMap::new();
+        sign(&mut signed, b"sesame", expected.as_bytes(), now);
+        assert!(signed.iter().all(|(name, value)| outgoing.headers[name] == value));
+        let unsigned = webhook(None).request(Action::Test, None, now).expect("complete").headers;
+        assert!(signed.keys().all(|name| !unsigned.contains_key(name)) && !unsigned.contains_key(IDEMPOTENCY));
     }
 
     #[test]
     fn every_answer_has_its_meaning() {
-        let judged = |action, status| match judge(action, Ok(Answer { status, text: String::new() })) {
+        let hook = webhook(Some("sesame"));
+        let answered = |status, text: &str| Ok(Answered { status, retry_after: None, body: text.as_bytes().to_vec() });
+        let judged = |action, status| match hook.judge(action, answered(status, "")) {
             Outcome::Done => "done",
             Outcome::Refused(_) => "refused",
             Outcome::Failed(_) => "failed",
@@ -250,6 +239,8 @@ mod tests {
             assert_eq!(judged(Action::Announce, status), announce, "{status}");
             assert_eq!(judged(Action::Withdraw, status), withdraw, "{status}");
         }
-        assert!(matches!(judge(Action::Announce, Err(SendError::TotalTime)), Outcome::Failed(_)));
+        assert!(matches!(hook.judge(Action::Announce, Err("silence".to_owned())), Outcome::Failed(_)));
+        let said = Outcome::Refused("the receiver answered 403: no [secret] here".to_owned());
+        assert_eq!(hook.judge(Action::Announce, answered(403, "no sesame\nhere\n")), said);
     }
 }

@@ -4,12 +4,10 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::App;
+use super::vault::Purpose;
 use crate::adapters::{Adapter as Driver, Settings, driver};
 use crate::domain::{Actor, Adapter, AdapterStatus, Checked, Listed, NewAdapter, Page, Timestamp, check_auth_token};
-use crate::store::{Deleted, KeptAdapter, Result};
-
-/// What tokens of adapters are sealed for.
-const PURPOSE: &str = "adapter";
+use crate::store::{Deleted, KeptAdapter, Result, SealedChange};
 
 /// What a test of an adapter or an integration found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
@@ -30,10 +28,15 @@ impl App {
 
     /// Saves an adapter; `token` absent stays as it is, null goes.
     pub async fn save_adapter(&self, actor: &Actor, new: NewAdapter, token: Option<Option<String>>) -> Result<Adapter> {
-        if let Some(Some(token)) = &token {
-            check_auth_token(token)?;
-        }
-        let sealed = self.upstream.seal_change(PURPOSE, token.as_ref().map(|t| t.as_ref().map(String::as_bytes)))?;
+        let new = new.check(self.sending.outbound.allows_private())?;
+        let sealed = match &token {
+            None => SealedChange::Keep,
+            Some(None) => SealedChange::Remove,
+            Some(Some(token)) => {
+                check_auth_token(token)?;
+                SealedChange::Set(self.sending.vault.seal(Purpose::Adapter, token)?)
+            }
+        };
         let fact = self.fact(actor, "adapter.save", "adapter").with(json!({
             "adapter_type": new.adapter_type, "name": new.name, "endpoint": new.endpoint, "config": new.config,
             "capabilities": new.capabilities, "auth_token_given": matches!(token, Some(Some(_))),
@@ -47,7 +50,7 @@ impl App {
     pub async fn delete_adapter(&self, actor: &Actor, id: i64) -> Result<u64> {
         let fact = self.fact(actor, "adapter.delete", format!("adapter/{id}"));
         let Deleted { withdrawing, rules } = self.store.delete_adapter(actor.workspace(), id, fact).await?;
-        self.upstream.due.notify_one();
+        self.mitigation_due.notify_one();
         for rule in &rules {
             self.events.announce(actor.workspace(), "mitigation", json!({ "what": "withdraw", "rule": rule }));
         }
@@ -93,13 +96,13 @@ impl App {
         let KeptAdapter { adapter, auth_token } = kept;
         let auth_token = match auth_token {
             None => None,
-            Some(sealed) => Some(self.upstream.unseal(PURPOSE, &sealed).ok_or_else(|| {
+            Some(sealed) => Some(self.sending.vault.open(Purpose::Adapter, &sealed).ok_or_else(|| {
                 "the adapter's token was sealed with another key than this server's: save it again".to_owned()
             })?),
         };
         let kind = adapter.adapter_type;
         let Adapter { id, name, endpoint, config, .. } = adapter;
-        driver(kind, Settings { id, name, endpoint, auth_token, config }, self.upstream.outbound)
+        driver(kind, Settings { id, name, endpoint, auth_token, config }, self.sending.outbound.clone())
             .ok_or_else(|| format!("this version has no driver for {}", kind.as_str()))
     }
 }

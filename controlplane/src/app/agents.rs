@@ -51,6 +51,7 @@ impl App {
     pub async fn record_incident(&self, actor: &Actor, node: Uuid, report: IncidentReport) -> Result<Recorded> {
         let recorded = self.store.record(node, check_report(report), self.now()).await?;
         if recorded.applied {
+            self.sending.wake();
             let incident = IncidentSummary::from(&recorded.incident);
             let what = if recorded.opened { "opened" } else { "updated" };
             self.events.announce(actor.workspace(), "incident", json!({ "what": what, "incident": incident }));

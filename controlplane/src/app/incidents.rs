@@ -46,6 +46,7 @@ impl App {
             "status": change.status, "severity": change.severity,
         }));
         let (stored, command) = self.store.change(ws, id, change, &actor.to_string(), fact).await?;
+        self.sending.wake();
         if command.is_some() {
             self.pushes.wake(&[stored.node]);
         }

@@ -18,7 +18,7 @@ impl App {
             "reason": new.reason,
         }));
         let rule = self.store.create_mitigation(actor.workspace(), new, fact).await?;
-        self.upstream.due.notify_one();
+        self.mitigation_due.notify_one();
         self.events.announce(actor.workspace(), "mitigation", json!({ "what": "created", "rule": rule }));
         Ok(rule)
     }
@@ -26,7 +26,7 @@ impl App {
     pub async fn withdraw_mitigation(&self, actor: &Actor, id: i64) -> Result<MitigationRule> {
         let fact = self.fact(actor, "mitigation.withdraw", format!("mitigation/{id}"));
         let rule = self.store.withdraw_mitigation(actor.workspace(), id, fact).await?;
-        self.upstream.due.notify_one();
+        self.mitigation_due.notify_one();
         self.events.announce(actor.workspace(), "mitigation", json!({ "what": "withdraw", "rule": rule }));
         Ok(rule)
     }

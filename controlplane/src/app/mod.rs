@@ -11,9 +11,13 @@ mod allowlist;
 mod analyses;
 mod audit;
 mod events;
+mod feeds;
 mod incidents;
+mod indicators;
+mod maintenance;
 mod mitigations;
 mod nodes;
+mod outbox;
 mod pcaps;
 mod pushes;
 mod reconcile;
@@ -22,12 +26,13 @@ mod rules;
 mod scrubbing;
 mod thresholds;
 mod upkeep;
-mod upstream;
+mod vault;
 mod workspaces;
 
 use std::sync::Arc;
 
 use rand::TryRngCore;
+use tokio::sync::Notify;
 use uuid::Uuid;
 
 use crate::clock::Clock;
@@ -37,12 +42,13 @@ use crate::store::Store;
 pub use adapters::TestResult;
 pub use agents::{STREAM_PING_SECS, StreamState};
 pub use events::{Event, Events};
+pub use outbox::{Made, Sending};
 pub(crate) use pcaps::{Begun, Progress};
 pub use pcaps::{CaptureLimits, Captures};
 pub use pushes::{Pushes, Subscription};
 pub use rules::Shown;
 pub use upkeep::Retention;
-pub use upstream::Upstream;
+pub use vault::{KeyError, Vault};
 
 /// What every use case needs.
 pub struct App {
@@ -51,20 +57,17 @@ pub struct App {
     pushes: Pushes,
     events: Events,
     captures: Captures,
+    sending: Sending,
     relay: relay::Relay,
-    upstream: Upstream,
+    /// Told after a commit that made a mitigation rule due.
+    mitigation_due: Notify,
 }
 
 impl App {
-    pub fn new(store: Arc<dyn Store>, clock: Arc<dyn Clock>, captures: Captures) -> Self {
+    pub fn new(store: Arc<dyn Store>, clock: Arc<dyn Clock>, captures: Captures, sending: Sending) -> Self {
         let relay = relay::Relay::default();
         let (pushes, events) = (Pushes::new(relay.clone()), Events::new(relay.clone()));
-        Self { store, clock, pushes, events, captures, relay, upstream: Upstream::default() }
-    }
-
-    /// With what it takes to reach adapters; without it no secret can be kept and no private address called.
-    pub fn with_upstream(self, upstream: Upstream) -> Self {
-        Self { upstream, ..self }
+        Self { store, clock, pushes, events, captures, sending, relay, mitigation_due: Notify::new() }
     }
 
     /// The time as this server sees it.

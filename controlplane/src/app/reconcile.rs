@@ -23,7 +23,7 @@ use super::App;
 use super::adapters::millis;
 use crate::adapters::Announcement;
 use crate::domain::{Checked, LEASE_SECS, MitigationRule, MitigationStatus, Outcome, Problem};
-use crate::store::{Claimed, Result, StoreError};
+use crate::store::{ClaimedRule, Result, StoreError};
 
 /// Calls at once.
 const AT_ONCE: usize = 16;
@@ -67,7 +67,7 @@ impl App {
         loop {
             let sweeps = tokio::select! {
                 _ = ticks.tick() => true,
-                () = self.upstream.due.notified() => false,
+                () = self.mitigation_due.notified() => false,
                 Some(done) = work.tasks.join_next_with_id() => {
                     work.finished(done);
                     false
@@ -123,8 +123,8 @@ impl App {
     }
 
     /// Announces or withdraws one rule.
-    async fn attempt(&self, claimed: &Claimed) -> Result<()> {
-        let Claimed { ws, rule, .. } = claimed;
+    async fn attempt(&self, claimed: &ClaimedRule) -> Result<()> {
+        let ClaimedRule { ws, rule, .. } = claimed;
         let began = self.now();
         let outcome = match self.store.adapter(*ws, rule.adapter_id).await {
             Ok(kept) => match self.driver(kept) {

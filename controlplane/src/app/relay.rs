@@ -33,6 +33,12 @@ const BATCH: usize = 32;
 const MAX_PARTS: usize = 64;
 /// Nodes named in one notice.
 const NODES: usize = 1_000;
+/// Processes whose notices can be half heard at the same time.
+const SENDERS: usize = 64;
+/// How often a process that has nothing to tell says so.
+const ALIVE: Duration = Duration::from_secs(20);
+/// After a silence of this length, one's own word included, the channel is broken.
+const SILENCE: Duration = Duration::from_secs(60);
 /// How long to wait before the channel is tried again.
 const AGAIN: Duration = Duration::from_millis(500);
 
@@ -51,6 +57,8 @@ pub(super) enum Notice {
     },
     /// More happened than could be told.
     Missed,
+    /// Nothing happened.
+    Alive,
 }
 
 /// Where notices are left; without other processes they go nowhere.
@@ -111,7 +119,11 @@ impl App {
     /// Hears until the channel breaks.
     async fn hear_all(&self, listener: &mut dyn Listener, hearing: &mut Hearing) -> StoreError {
         loop {
-            match listener.next().await {
+            let Ok(heard) = tokio::time::timeout(SILENCE, listener.next()).await else {
+                let source = std::io::Error::from(std::io::ErrorKind::TimedOut);
+                return StoreError::Unavailable { reason: "it is silent", source: Box::new(source) };
+            };
+            match heard {
                 Ok(Some(text)) => {
                     if let Some(notice) = hearing.take(&text) {
                         self.hear(notice);
@@ -144,7 +156,12 @@ impl App {
     async fn tell(&self, ours: String, mut outbox: mpsc::Receiver<Notice>) {
         let mut number = 0_u64;
         let mut notices = Vec::new();
-        while outbox.recv_many(&mut notices, BATCH).await > 0 {
+        loop {
+            match tokio::time::timeout(ALIVE, outbox.recv_many(&mut notices, BATCH)).await {
+                Ok(0) => return,
+                Ok(_) => {}
+                Err(_) => notices.push(Notice::Alive),
+            }
             if self.relay.0.overflowed.swap(false, Ordering::Relaxed) {
                 notices.push(Notice::Missed);
             }
@@ -169,6 +186,7 @@ impl App {
             Notice::Event { workspace, kind, data } => {
                 self.events.announce_here(Some(WorkspaceId(workspace)), kind.into(), data);
             }
+            Notice::Alive => {}
             Notice::Missed => {
                 self.pushes.wake_all_here();
                 self.events.announce_here(None, "missed".into(), serde_json::json!({}));
@@ -213,7 +231,7 @@ struct Hearing {
 }
 
 impl Hearing {
-    /// The notice, once this text completes one of another process.
+    /// The notice, once this text completes one of another process; `Missed` where a part of it is.
     fn take(&mut self, text: &str) -> Option<Notice> {
         let mut words = text.splitn(5, ' ');
         let sender = words.next().filter(|sender| !sender.starts_with(&self.ours))?;
@@ -224,14 +242,17 @@ impl Hearing {
         if parts == 1 {
             return serde_json::from_str(piece).ok();
         }
-        if part == 0 && self.partial.len() < OUTBOX {
+        if part == 0 {
+            // Those who died in the middle never end theirs.
+            if self.partial.len() >= SENDERS {
+                self.partial.clear();
+            }
             self.partial.insert(sender.to_owned(), (0, String::new()));
         }
-        let (have, whole) = self.partial.get_mut(sender)?;
-        if *have != part {
+        let Some((have, whole)) = self.partial.get_mut(sender).filter(|(have, _)| *have == part) else {
             self.partial.remove(sender);
-            return None;
-        }
+            return Some(Notice::Missed);
+        };
         *have += 1;
         whole.push_str(piece);
         if *have < parts {
@@ -274,15 +295,15 @@ mod tests {
     }
 
     #[test]
-    fn a_part_that_is_missing_makes_no_notice() {
+    fn a_part_that_is_missing_is_told() {
         let data = Value::String("x".repeat(20_000));
         let texts = texts_of("a", 1, &Notice::Event { workspace: 1, kind: "rule".to_owned(), data });
         let mut hearing = Hearing { ours: "b".to_owned(), partial: HashMap::new() };
         assert!(texts.len() > 2);
         assert_eq!(hearing.take(&texts[0]), None);
-        assert_eq!(hearing.take(&texts[2]), None);
+        assert_eq!(hearing.take(&texts[2]), Some(Notice::Missed));
         assert!(hearing.partial.is_empty());
-        for junk in ["", "a", "a 1 0 1 {", "a 1 0 99999 {}", "a b c d e", "a 1 9 2 x"] {
+        for junk in ["", "a", "a 1 0 1 {", "a 1 0 99999 {}", "a b c d e"] {
             assert_eq!(hearing.take(junk), None, "{junk}");
         }
     }

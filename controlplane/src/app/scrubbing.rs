@@ -5,10 +5,9 @@ use std::collections::BTreeMap;
 use serde_json::json;
 
 use super::App;
+use super::vault::Purpose;
 use crate::domain::{Actor, Fact, Listed, NewScrubbing, Page, Problem, Scrubbing, ScrubbingPatch, check_credentials};
-use crate::store::Result;
-
-const PURPOSE: &str = "scrubbing";
+use crate::store::{Result, SealedChange};
 
 impl App {
     pub async fn scrubbings(&self, actor: &Actor, page: Page) -> Result<Listed<Scrubbing>> {
@@ -27,7 +26,7 @@ impl App {
     ) -> Result<Scrubbing> {
         let new = new.check()?;
         check_credentials(new.provider, &credentials)?;
-        let sealed = self.upstream.seal(PURPOSE, json!(credentials).to_string().as_bytes())?;
+        let sealed = self.sending.vault.seal(Purpose::Scrubbing, &credentials)?;
         let fact = self.fact(actor, "scrubbing.create", "scrubbing").with(json!({
             "name": new.name, "provider": new.provider, "prefixes": new.prefixes,
         }));
@@ -44,16 +43,15 @@ impl App {
         credentials: Option<BTreeMap<String, String>>,
     ) -> Result<Scrubbing> {
         let provider = self.store.scrubbing(actor.workspace(), id).await?.provider;
-        let text = match &credentials {
-            None => None,
+        let sealed = match &credentials {
+            None => SealedChange::Keep,
             Some(credentials) => {
                 check_credentials(provider, credentials)?;
-                Some(json!(credentials).to_string())
+                SealedChange::Set(self.sending.vault.seal(Purpose::Scrubbing, credentials)?)
             }
         };
-        let sealed = self.upstream.seal_change(PURPOSE, text.as_ref().map(|t| Some(t.as_bytes())))?;
         let fact = self.fact(actor, "scrubbing.update", format!("scrubbing/{id}")).with(json!({
-            "name": patch.name, "prefixes": patch.prefixes, "credentials_given": text.is_some(),
+            "name": patch.name, "prefixes": patch.prefixes, "credentials_given": credentials.is_some(),
         }));
         let saved = self.store.patch_scrubbing(actor.workspace(), id, patch, sealed, fact).await?;
         self.events.announce(actor.workspace(), "scrubbing", json!({ "what": "updated", "integration": saved }));

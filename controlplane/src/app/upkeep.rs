@@ -16,6 +16,9 @@ const ANSWER_SECS: i64 = 86_400;
 /// Commands that nobody acknowledged for a day are given up: an order that old would surprise.
 const COMMAND_SECS: i64 = 86_400;
 
+/// A value that no feed had for so long gets another sid when it comes back: half a year.
+const SID_SECS: i64 = 180 * 86_400;
+
 /// For how long metrics are kept.
 #[derive(Clone, Copy, Debug)]
 pub struct Retention {
@@ -72,7 +75,10 @@ impl App {
         let metrics = self.store.prune_metrics(seconds_before, minutes_before).await?;
         let answers = self.store.forget_answers(now.plus_secs(-ANSWER_SECS)).await?;
         let commands = self.store.expire_commands(now.plus_secs(-COMMAND_SECS)).await?;
-        debug!(metrics, answers, commands, "pruned");
+        let indicators = self.store.forget_indicators(now).await?;
+        let sids = self.store.forget_sids(now.plus_secs(-SID_SECS)).await?;
+        let deliveries = self.prune_deliveries(now).await?;
+        debug!(indicators, sids, metrics, answers, commands, deliveries, "pruned");
         self.prune_pcaps().await?;
         self.sweep_captures().await
     }
@@ -103,9 +109,10 @@ mod tests {
     use ftagent_common::api::DeployRequest;
 
     use super::*;
-    use crate::app::{CaptureLimits, Captures};
+    use crate::app::{CaptureLimits, Captures, Sending, Vault};
     use crate::clock::ManualClock;
-    use crate::domain::{Actor, Deployment, Timestamp};
+    use crate::domain::{Actor, Deployment, Secret, Timestamp};
+    use crate::outbound::Outbound;
     use crate::store::files::CaptureFiles;
     use crate::store::sql::{Database, SqlStore};
 
@@ -116,7 +123,9 @@ mod tests {
         let clock = Arc::new(ManualClock::new(Timestamp::from_secs(1_000)));
         let files = CaptureFiles::open(&folder.path().join("captures")).expect("a folder");
         let captures = Captures::new(files, CaptureLimits::default());
-        let app = App::new(Arc::new(store), clock.clone(), captures);
+        let vault = Vault::new(&Secret::from_random([7; 32]));
+        let sending = Sending::new(vault, Outbound::new(false), Duration::from_secs(1));
+        let app = App::new(Arc::new(store), clock.clone(), captures, sending);
         app.bootstrap().await.expect("a workspace");
         let system = Actor::System { workspace: app.first_workspace().await.expect("a workspace") };
         let request: DeployRequest = serde_json::from_str(r#"{"name":"edge-1"}"#).expect("a request");

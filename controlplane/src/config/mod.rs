@@ -55,8 +55,8 @@ struct RawConfig {
     pcap_max_bytes: Option<u64>,
     pcap_keep_days: Option<i64>,
     pcap_max_disk_bytes: Option<u64>,
-    secret_key_file: Option<PathBuf>,
-    mitigation_private_endpoints: Option<bool>,
+    secrets_key_file: Option<PathBuf>,
+    allow_private_destinations: Option<bool>,
 }
 
 /// What is in force.
@@ -71,7 +71,7 @@ pub struct Config {
     pub data: PathBuf,
     /// `sqlite:PATH` or `postgres://USER:PASSWORD@HOST/NAME`; `controlplane.sqlite` in `data` by default.
     pub database: DatabaseUrl,
-    /// Connections to PostgreSQL for requests, 2 to 1,000; 16 by default. Four more listen, lead and migrate.
+    /// Connections to PostgreSQL for requests, 2 to 1,000; 16 by default. Up to three more listen, lead and migrate.
     pub database_connections: u32,
     /// Seconds that PostgreSQL may take for one statement, 1 to 600; 15 by default.
     pub database_statement_secs: u64,
@@ -99,11 +99,11 @@ pub struct Config {
     pub pcap_keep_days: i64,
     /// Bytes of all captures, at least `pcap_max_bytes`; 10 GB by default.
     pub pcap_max_disk_bytes: u64,
-    /// File of the key that secrets are sealed with; `secret.key` in `data` by default, made if missing.
+    /// File with the key that seals secrets of channels, integrations and adapters; `secrets.key` in `data`, made if missing.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub secret_key_file: Option<PathBuf>,
-    /// Whether adapters may be at loopback, private and link-local addresses; false by default.
-    pub mitigation_private_endpoints: bool,
+    pub secrets_key_file: Option<PathBuf>,
+    /// Whether channels, integrations and adapters may have addresses that are not public; false by default.
+    pub allow_private_destinations: bool,
 }
 
 impl Config {
@@ -151,8 +151,8 @@ impl Config {
             pcap_max_bytes: raw.pcap_max_bytes.unwrap_or(captures.max_bytes),
             pcap_keep_days: raw.pcap_keep_days.unwrap_or(captures.keep_days),
             pcap_max_disk_bytes: raw.pcap_max_disk_bytes.unwrap_or(captures.max_disk_bytes),
-            secret_key_file: raw.secret_key_file,
-            mitigation_private_endpoints: raw.mitigation_private_endpoints.unwrap_or(false),
+            secrets_key_file: raw.secrets_key_file,
+            allow_private_destinations: raw.allow_private_destinations.unwrap_or(false),
         };
         config.check()
     }
@@ -202,9 +202,9 @@ impl Config {
         self.pcap_dir.clone().unwrap_or_else(|| self.data.join("captures"))
     }
 
-    /// The file of the key that secrets are sealed with.
-    pub fn secret_key(&self) -> PathBuf {
-        self.secret_key_file.clone().unwrap_or_else(|| self.data.join("secret.key"))
+    /// The file with the key of secrets.
+    pub fn secrets_key(&self) -> PathBuf {
+        self.secrets_key_file.clone().unwrap_or_else(|| self.data.join("secrets.key"))
     }
 
     /// What is taken and kept of them.
@@ -258,11 +258,11 @@ impl RawConfig {
             "pcap_dir" => self.pcap_dir = Some(value.into()),
             "pcap_max_bytes" => self.pcap_max_bytes = parsed(name, value, "a number")?,
             "pcap_keep_days" => self.pcap_keep_days = parsed(name, value, "a number")?,
-            "secret_key_file" => self.secret_key_file = Some(value.into()),
-            "mitigation_private_endpoints" => {
-                self.mitigation_private_endpoints = parsed(name, value, "true or false")?;
-            }
             "pcap_max_disk_bytes" => self.pcap_max_disk_bytes = parsed(name, value, "a number")?,
+            "secrets_key_file" => self.secrets_key_file = Some(value.into()),
+            "allow_private_destinations" => {
+                self.allow_private_destinations = parsed(name, value, "true or false")?;
+            }
             _ => {
                 let message = "is no setting of the control plane".to_owned();
                 return Err(ConfigError::Variable { name: name.to_owned(), message });

@@ -1,13 +1,13 @@
 //! Adapters: how a mitigation rule reaches a BGP speaker, a cloud or an appliance.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::mitigation::{Intent, words};
 use super::problem::Check;
-use super::{Problem, Timestamp};
+use super::{Problem, Timestamp, parse_url};
 
 /// What an adapter speaks to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
@@ -57,7 +57,7 @@ pub struct AdapterConfig {
     /// The autonomous system that announces, 1 to 4,294,967,295.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1)]
-    pub asn: Option<u32>,
+    pub local_as: Option<u32>,
     /// BGP communities such as `65535:666`, or large ones such as `64500:1:666`; at most 32.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schema(max_items = 32)]
@@ -65,10 +65,17 @@ pub struct AdapterConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub next_hop: Option<IpAddr>,
-    /// The prefixes that may be announced, and parts of them; any if there are none. At most 256.
+    /// The workspace's own prefixes: they and parts of them may be announced, and nothing else. At most 256.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schema(value_type = Vec<String>, max_items = 256)]
     pub prefixes: Vec<IpNet>,
+}
+
+impl AdapterConfig {
+    /// Whether `target` is the workspace's own, as far as is configured.
+    pub fn may_announce(&self, target: &IpNet) -> bool {
+        self.prefixes.iter().any(|prefix| prefix.contains(target))
+    }
 }
 
 /// An adapter to be saved.
@@ -78,27 +85,35 @@ pub struct NewAdapter {
     pub name: String,
     pub endpoint: String,
     pub config: AdapterConfig,
+    /// All that its type can do if there are none.
+    pub capabilities: Option<Vec<Intent>>,
+}
+
+/// An adapter within bounds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CheckedAdapter {
+    pub adapter_type: AdapterType,
+    pub name: String,
+    pub endpoint: String,
+    pub config: AdapterConfig,
     /// Sorted, without repeats.
     pub capabilities: Vec<Intent>,
 }
 
 impl NewAdapter {
+    /// `allow_private`: whether the endpoint may be an address that is not public.
+    ///
     /// # Errors
     /// A name of other than 1 to 128 characters, an endpoint or a configuration out of bounds, a capability that the
     /// type does not have.
-    pub fn parse(
-        adapter_type: AdapterType,
-        name: String,
-        endpoint: String,
-        config: AdapterConfig,
-        capabilities: Option<Vec<Intent>>,
-    ) -> Result<Self, Problem> {
+    pub fn check(self, allow_private: bool) -> Result<CheckedAdapter, Problem> {
+        let Self { adapter_type, name, endpoint, config, capabilities } = self;
         let mut check = Check::default();
         check.line("name", &name, 1, 128);
-        if let Err(why) = check_endpoint(&endpoint, adapter_type.needs_url()) {
-            check.that(false, "endpoint", || why.to_owned());
+        if let Err(why) = check_endpoint(&endpoint, adapter_type.needs_url(), allow_private) {
+            check.that(false, "endpoint", || why);
         }
-        check.that(config.asn != Some(0), "config.asn", || "must be 1 to 4294967295".to_owned());
+        check.that(config.local_as != Some(0), "config.local_as", || "must be 1 to 4294967295".to_owned());
         check.that(config.communities.len() <= 32, "config.communities", || "must be at most 32".to_owned());
         check.that(config.communities.iter().all(|c| is_community(c)), "config.communities", || {
             "must be like 65535:666 or 64500:1:666".to_owned()
@@ -114,7 +129,7 @@ impl NewAdapter {
             });
         }
         check.done()?;
-        Ok(Self { adapter_type, name, endpoint, config, capabilities })
+        Ok(CheckedAdapter { adapter_type, name, endpoint, config, capabilities })
     }
 }
 
@@ -143,50 +158,14 @@ fn is_community(text: &str) -> bool {
         }
 }
 
-/// A URL of http or https without credentials, query or fragment; or, where none is needed, an address with port.
-fn check_endpoint(endpoint: &str, needs_url: bool) -> Result<(), &'static str> {
-    if endpoint.is_empty() || endpoint.len() > 2_048 {
-        return Err("must be 1 to 2048 characters");
+/// A URL as destinations have it; or, where none is needed, an address with port. Speakers of BGP are where they are:
+/// whether that may be private is not asked of them.
+fn check_endpoint(endpoint: &str, needs_url: bool, allow_private: bool) -> Result<(), String> {
+    if !needs_url && !endpoint.contains("://") {
+        let fits = endpoint.parse::<SocketAddr>().is_ok_and(|address| address.port() > 0);
+        return if fits { Ok(()) } else { Err("must be a URL, or an IP address with port".to_owned()) };
     }
-    if !endpoint.bytes().all(|b| b.is_ascii_graphic()) {
-        return Err("must be printable ASCII without spaces");
-    }
-    let Some((scheme, rest)) = endpoint.split_once("://") else {
-        if needs_url {
-            return Err("must be a URL that begins with https:// or http://");
-        }
-        return if endpoint.parse::<std::net::SocketAddr>().is_ok_and(|a| a.port() > 0) {
-            Ok(())
-        } else {
-            Err("must be a URL, or an IP address with port")
-        };
-    };
-    if !matches!(scheme, "http" | "https") {
-        return Err("must begin with https:// or http://");
-    }
-    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
-    if authority.contains('@') {
-        return Err("must not contain credentials: use auth_token");
-    }
-    let (host, port) = match authority.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-        Some((host, port)) => (host.parse::<std::net::Ipv6Addr>().is_ok(), port.strip_prefix(':').unwrap_or(port)),
-        None => {
-            let (host, port) = authority.split_once(':').unwrap_or((authority, "443"));
-            let named =
-                !host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'));
-            (named, port)
-        }
-    };
-    if !host {
-        return Err("names no host");
-    }
-    if !port.is_empty() && !port.parse::<u16>().is_ok_and(|p| p > 0) {
-        return Err("has a port that is none");
-    }
-    if endpoint.contains('#') {
-        return Err("must not have a fragment");
-    }
-    Ok(())
+    parse_url(endpoint, allow_private).map(drop)
 }
 
 /// Whether an adapter can be used, as far as is known.
@@ -249,11 +228,12 @@ impl AdapterStatus {
 }
 
 impl Adapter {
-    /// Why a rule of this intent cannot use the adapter, as a field and what is wrong with it.
+    /// Why a rule of this intent for this target cannot use the adapter, as a field and what is wrong with it.
     ///
     /// # Errors
-    /// The type has no driver here, the adapter is about to go, or does not have the capability.
-    pub fn check_use(&self, intent: Intent) -> Result<(), Problem> {
+    /// The type has no driver here, the adapter is about to go, does not have the capability, or may not announce the
+    /// target.
+    pub fn check_use(&self, intent: Intent, target: &IpNet) -> Result<(), Problem> {
         match self.status {
             AdapterStatus::NotConnected => {
                 let kind = self.adapter_type.as_str();
@@ -268,6 +248,14 @@ impl Adapter {
             let why = format!("is none of the adapter's capabilities: {}", intent.as_str());
             return Err(Problem::field("intent_type", why));
         }
+        if self.config.prefixes.is_empty() {
+            let why = "the adapter may announce nothing: name the workspace's own prefixes in its config.prefixes";
+            return Err(Problem::field("adapter_id", why));
+        }
+        if !self.config.may_announce(target) {
+            let why = "is in none of the prefixes that the adapter may announce (config.prefixes)";
+            return Err(Problem::field("target_ip", why));
+        }
         Ok(())
     }
 }
@@ -276,9 +264,14 @@ impl Adapter {
 mod tests {
     use super::*;
 
-    fn parsed(kind: AdapterType, endpoint: &str, config: &str) -> Result<NewAdapter, String> {
+    fn new(adapter_type: AdapterType, endpoint: &str, config: AdapterConfig) -> NewAdapter {
+        let (name, endpoint) = ("edge".to_owned(), endpoint.to_owned());
+        NewAdapter { adapter_type, name, endpoint, config, capabilities: None }
+    }
+
+    fn parsed(kind: AdapterType, endpoint: &str, config: &str) -> Result<CheckedAdapter, String> {
         let config = serde_json::from_str(config).map_err(|e| e.to_string())?;
-        NewAdapter::parse(kind, "edge".to_owned(), endpoint.to_owned(), config, None).map_err(|e| match e {
+        new(kind, endpoint, config).check(false).map_err(|e| match e {
             Problem::Invalid(fields) => fields[0].field.clone(),
             other => other.to_string(),
         })
@@ -289,7 +282,9 @@ mod tests {
         use AdapterType::{Exabgp, F5, Webhook};
         for (kind, endpoint, fine) in [
             (Webhook, "https://bgp.example/hook", true),
-            (Webhook, "http://[2001:db8::1]:8080/hook?team=a", true),
+            (Webhook, "http://[2606:4700::1]:8080/hook?team=a", true),
+            (Webhook, "http://[2001:db8::1]:8080/", false),
+            (Webhook, "http://127.0.0.1/", false),
             (Webhook, "203.0.113.1:179", false),
             (Exabgp, "203.0.113.1:179", true),
             (Exabgp, "[2001:db8::1]:179", true),
@@ -303,7 +298,6 @@ mod tests {
             (Webhook, "https://user:sesame@bgp.example", false),
             (Webhook, "https://sesame@bgp.example", false),
             (Webhook, "https://", false),
-            (Webhook, "https:///hook", false),
             (Webhook, "https://bgp.example:0/", false),
             (Webhook, "https://bgp.example:x/", false),
             (Webhook, "https://bgp.example/#a", false),
@@ -329,9 +323,9 @@ mod tests {
                 (got, _) => panic!("{config}: {got:?}"),
             }
         };
-        check(r#"{"asn":64500,"communities":["65535:666","64500:1:666"],"next_hop":"192.0.2.1"}"#, Ok(()));
+        check(r#"{"local_as":64500,"communities":["65535:666","64500:1:666"],"next_hop":"192.0.2.1"}"#, Ok(()));
         check(r#"{"prefixes":["203.0.113.0/24"]}"#, Ok(()));
-        check(r#"{"asn":0}"#, Err("config.asn"));
+        check(r#"{"local_as":0}"#, Err("config.local_as"));
         check(r#"{"communities":["65536:1"]}"#, Err("config.communities"));
         check(r#"{"communities":["+1:1"]}"#, Err("config.communities"));
         check(r#"{"communities":["1"]}"#, Err("config.communities"));
@@ -342,8 +336,8 @@ mod tests {
     #[test]
     fn a_type_has_the_capabilities_that_it_can_have() {
         let parse = |kind, capabilities: Option<Vec<Intent>>| {
-            NewAdapter::parse(kind, "a".into(), "https://a".into(), AdapterConfig::default(), capabilities)
-                .map(|new| new.capabilities)
+            let new = NewAdapter { capabilities, ..new(kind, "https://a", AdapterConfig::default()) };
+            new.check(false).map(|new| new.capabilities)
         };
         use Intent::{Blackhole, Flowspec, Scrubbing};
         assert_eq!(parse(AdapterType::Frr, None), Ok(vec![Blackhole]));

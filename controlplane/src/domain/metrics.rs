@@ -22,7 +22,7 @@ pub struct MetricsWindow {
 }
 
 impl MetricsWindow {
-    /// The window asked for; by default the last hour, in as many seconds per point as give at most 500 points.
+    /// The window asked for; by default the last hour, in as many seconds per point as give some 500 points.
     ///
     /// # Errors
     /// `from` not before `to`, a step of other than 1 to 86,400 s, more than 2,000 points.
@@ -38,11 +38,13 @@ impl MetricsWindow {
             return Err(Problem::parameter("from", "must be before to"));
         }
         let span = to.secs_since(from).max(1);
-        let step = step.unwrap_or_else(|| span.div_euclid(500).clamp(1, 86_400));
+        let step = step.unwrap_or_else(|| (span + 499).div_euclid(500).clamp(1, 86_400));
         if !(1..=86_400).contains(&step) {
             return Err(Problem::parameter("step", format!("must be 1 to 86400 seconds, got {step}")));
         }
-        if span / step > MAX_POINTS {
+        // Points begin at multiples of the step: a window that begins between two has one more.
+        let points = (to.secs() - 1).div_euclid(step) - from.secs().div_euclid(step) + 1;
+        if points > MAX_POINTS {
             return Err(Problem::parameter("step", format!("gives more than {MAX_POINTS} points: take a longer step")));
         }
         Ok(Self { from, to, step })
@@ -87,7 +89,12 @@ mod tests {
         let now = Timestamp::from_secs(1_000_000);
         let at = |secs| Some(Timestamp::from_secs(secs));
         let table = [
-            ("default", None, None, None, Some(7)),
+            ("default", None, None, None, Some(8)),
+            ("at most 500 by default", at(999_001), None, None, Some(2)),
+            ("2,000 points", at(998_000), None, Some(1), Some(1)),
+            ("2,001 points", at(997_999), None, Some(1), None),
+            ("2,001 points, since it begins within a step", at(994_001), None, Some(3), None),
+            ("2,000 points of three seconds", at(994_002), None, Some(3), Some(3)),
             ("an hour by the second", at(996_400), None, Some(2), Some(2)),
             ("too fine", at(900_000), None, Some(1), None),
             ("no step", at(999_000), None, Some(0), None),

@@ -4,11 +4,18 @@
 //! `store` keeps it, `http` shows it (which is why the types that leave the server carry their OpenAPI schema).
 
 mod adapter;
+mod address;
 mod allowlist;
 mod audit;
+mod circuit;
 mod country;
+mod delivery;
+mod destination;
 mod escalation;
+mod feed;
 mod incident;
+mod indicator;
+mod maintenance;
 mod metrics;
 mod mitigation;
 mod node;
@@ -22,18 +29,36 @@ mod threshold;
 mod timestamp;
 mod workspace;
 
-pub use adapter::{Adapter, AdapterConfig, AdapterStatus, AdapterType, Checked, NewAdapter, check_auth_token};
+pub use adapter::{
+    Adapter, AdapterConfig, AdapterStatus, AdapterType, Checked, CheckedAdapter, NewAdapter, check_auth_token,
+};
+pub use address::{no_destination, parse_url};
 pub use allowlist::{AllowlistEntry, AllowlistScope, NewAllowlistEntry};
 pub use audit::{AuditFilter, AuditRecord, Broken, Fact, GENESIS, Verifier};
+pub use circuit::{Circuit, CircuitState};
+pub use delivery::{
+    Attempt, Delivery, DeliveryStatus, EventKind, Patience, Standing, WEBHOOK_PATIENCE, excerpt, incident_body,
+    next_attempt, parse_retry_after, test_body,
+};
+pub use destination::{
+    Destination, DestinationKind, DestinationPatch, DestinationStatus, Duty, Health, MAX_DESTINATIONS, NewDestination,
+    Secrets, Setting, Settings, secrets_set,
+};
 pub use escalation::{BaselineMode, Escalation, EscalationChange, GeoAction, GeoLockdown};
+pub use feed::{FeedEntry, FeedFormat, FeedQuery, FeedToken, MAX_ENTRIES, NewFeedToken, Sightings, assemble_feed};
 pub use incident::{
     Closing, Incident, IncidentFilter, IncidentSummary, Note, OperatorChange, StoredIncident, accept_report,
     check_report,
 };
+pub use indicator::{
+    GivenIndicator, Indicator, IndicatorFilter, IndicatorKind, IndicatorValue, NewIndicator, check_allowed,
+    check_confidence, check_import,
+};
+pub use maintenance::{MaintenanceWindow, NewWindow, Schedule, Weekday, WindowPatch, held_until};
 pub use metrics::{MetricsPoint, MetricsWindow, check_batch};
 pub use mitigation::{
-    Course, Ending, Intent, LEASE_SECS, MAX_LIVE_RULES, MitigationRule, MitigationStatus, NewMitigation, Outcome,
-    refusal,
+    COOLDOWN_SECS, Course, Ending, Intent, LEASE_SECS, MAX_LIVE_RULES, MitigationRule, MitigationStatus, NewMitigation,
+    Outcome, Pace, WINDOW_SECS, refusal,
 };
 pub use node::{Deployment, HEARTBEAT_GRACE_SECS, Node, NodeFilter, NodePatch, node_status};
 pub(crate) use operator::hex;

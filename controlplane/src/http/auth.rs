@@ -12,8 +12,8 @@ use uuid::Uuid;
 
 use super::Context;
 use super::error::ApiError;
-use super::limits::{Bucket, GENERAL, HEARTBEATS, METRICS, Rate, RateSlot};
-use crate::domain::{Actor, Problem, Role, Secret, Subscription};
+use super::limits::{Bucket, FEEDS, GENERAL, HEARTBEATS, METRICS, Rate, RateSlot};
+use crate::domain::{Actor, Problem, Role, Secret, Subscription, WorkspaceId};
 use crate::store::Known;
 
 /// What a handler asks of its caller.
@@ -104,6 +104,35 @@ impl FromRequestParts<Context> for NodeReader {
     }
 }
 
+/// A caller with a feed token.
+pub(crate) struct FeedReader {
+    pub(crate) workspace: WorkspaceId,
+}
+
+impl FromRequestParts<Context> for FeedReader {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, context: &Context) -> Result<Self, ApiError> {
+        let secret = presented(parts, context)?;
+        if let Some(workspace) = feed_workspace(parts, context, &secret).await? {
+            return Ok(Self { workspace });
+        }
+        // A credential of another kind is told from one that is none.
+        authenticate(parts, context).await?;
+        Err(Problem::Forbidden("the feeds need a feed token: create one at /workspace/feed-tokens".to_owned()).into())
+    }
+}
+
+/// The workspace that a feed token is for, or none if it is no feed token; counted against the token's limit.
+async fn feed_workspace(parts: &Parts, context: &Context, secret: &Secret) -> Result<Option<WorkspaceId>, ApiError> {
+    let Some(known) = context.app.feed_token_of(secret).await? else { return Ok(None) };
+    if known.expires_at.is_some_and(|at| at <= context.app.now()) {
+        return Err(ApiError::expired());
+    }
+    pace(parts, context, Bucket::Feed(known.id), FEEDS)?;
+    Ok(Some(known.workspace))
+}
+
 /// Which of a node's limits a call counts against.
 pub(crate) trait Pace: Send + Sync {
     fn bucket(node: Uuid) -> (Bucket, u32);
@@ -169,6 +198,9 @@ pub(crate) async fn authenticate(parts: &mut Parts, context: &Context) -> Result
         (known_node(parts, context, node, &secret).await?, Bucket::Node(node), GENERAL)
     } else {
         let Some(known) = context.app.token_of(&secret).await? else {
+            if feed_workspace(parts, context, &secret).await?.is_some() {
+                return Err(Problem::Forbidden("a feed token may only read the feeds".to_owned()).into());
+            }
             return Err(refuse(parts, context, "the token is unknown or revoked"));
         };
         if known.expires_at.is_some_and(|at| at <= context.app.now()) {

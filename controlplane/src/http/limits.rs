@@ -24,10 +24,14 @@ pub(crate) const HEARTBEATS: u32 = 5;
 /// Metrics batches a minute and node.
 pub(crate) const METRICS: u32 = 120;
 
+/// Feeds a minute and feed token.
+pub(crate) const FEEDS: u32 = 60;
+
 /// Whose requests are counted together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Bucket {
     Token(i64),
+    Feed(i64),
     Node(Uuid),
     Heartbeats(Uuid),
     Metrics(Uuid),

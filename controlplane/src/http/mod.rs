@@ -56,7 +56,7 @@ macro_rules! answers {
 
         impl $name {
             #[allow(clippy::too_many_arguments, reason = "one argument for each field")]
-            fn new($($field: $ty),+) -> axum::Json<Self> {
+            pub(crate) fn new($($field: $ty),+) -> axum::Json<Self> {
                 axum::Json(Self { ok: true, $($field),+ })
             }
         })+

@@ -59,10 +59,11 @@ pub(super) fn complete(mut document: OpenApi) -> OpenApi {
     let mut schemas = vec![(ErrorAnswer::name().into_owned(), ErrorAnswer::schema())];
     ErrorAnswer::schemas(&mut schemas);
     components.schemas.extend(schemas);
-    for name in ["Action", "Trigger", "RuleScope"] {
+    for name in ["Action", "Trigger", "RuleScope", "Schedule"] {
         close_variants(components.schemas.get_mut(name));
     }
     components.add_security_scheme("token", SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer)));
+    components.add_security_scheme("feed_token", SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer)));
     components.add_security_scheme("node_key", SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer)));
     components
         .add_security_scheme("node_uuid", SecurityScheme::ApiKey(ApiKey::Header(ApiKeyValue::new("X-Node-UUID"))));
@@ -95,7 +96,7 @@ fn close_variants(schema: Option<&mut RefOr<Schema>>) {
 
 /// A name of its own for each operation: `get_nodes_uuid_metrics`.
 fn operation_id(method: &str, path: &str) -> String {
-    let words = path.split(['/', '-', '{', '}']).filter(|w| !matches!(*w, "" | "api" | "v1"));
+    let words = path.split(['/', '-', '{', '}', '.']).filter(|w| !matches!(*w, "" | "api" | "v1"));
     let version = if path.starts_with("/api/v1/deploy") { Some("v1") } else { None };
     [method].into_iter().chain(words).chain(version).collect::<Vec<_>>().join("_")
 }
@@ -106,6 +107,8 @@ fn complete_operation(operation: &mut Operation, writes: bool, posts: bool) {
     if agent {
         let node = SecurityRequirement::new("node_key", [] as [&str; 0]).add("node_uuid", [] as [&str; 0]);
         operation.security = Some(vec![node]);
+    } else if has_tag("feeds") {
+        operation.security = Some(vec![SecurityRequirement::new("feed_token", [] as [&str; 0])]);
     } else if !system {
         let token = SecurityRequirement::new("token", [] as [&str; 0]);
         operation.security.get_or_insert_default().push(token);

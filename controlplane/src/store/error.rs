@@ -8,7 +8,8 @@ pub enum StoreError {
     /// The rules of the domain, or what is in the database, stand against it.
     #[error(transparent)]
     Problem(#[from] Problem),
-    /// The database is locked, full, broken or gone: nothing was written, and a later try may succeed.
+    /// The database is locked, full, broken or gone, and a later try may succeed. Nothing was written, unless the
+    /// connection broke at the very commit: then nobody knows.
     #[error("the database cannot answer: {reason}")]
     Unavailable {
         reason: &'static str,

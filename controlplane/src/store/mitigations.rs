@@ -5,13 +5,13 @@ use uuid::Uuid;
 
 use super::Result;
 use crate::domain::{
-    Adapter, Checked, Ending, Escalation, Fact, Listed, MitigationRule, MitigationStatus, NewAdapter, NewMitigation,
-    NewScrubbing, Outcome, Page, Problem, Scrubbing, ScrubbingPatch, Timestamp, WorkspaceId,
+    Adapter, Checked, CheckedAdapter, Ending, Escalation, Fact, Listed, MitigationRule, MitigationStatus,
+    NewMitigation, NewScrubbing, Outcome, Page, Problem, Scrubbing, ScrubbingPatch, Timestamp, WorkspaceId,
 };
 
 /// What becomes of a sealed secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Token {
+pub enum SealedChange {
     Keep,
     Remove,
     Set(Vec<u8>),
@@ -39,7 +39,13 @@ pub trait Adapters {
     async fn adapters(&self, ws: WorkspaceId, page: Page) -> Result<Listed<Adapter>>;
     async fn adapter(&self, ws: WorkspaceId, id: i64) -> Result<KeptAdapter>;
     /// Creates the adapter, or replaces the one of the same name, unless that has rules and would go elsewhere.
-    async fn save_adapter(&self, ws: WorkspaceId, new: NewAdapter, token: Token, fact: Fact) -> Result<Adapter>;
+    async fn save_adapter(
+        &self,
+        ws: WorkspaceId,
+        new: CheckedAdapter,
+        token: SealedChange,
+        fact: Fact,
+    ) -> Result<Adapter>;
     /// Keeps what a call told; with a fact where somebody asked for it.
     async fn note_adapter(&self, ws: WorkspaceId, id: i64, checked: &Checked, fact: Option<Fact>) -> Result<()>;
     /// Withdraws the adapter's rules, and deletes it when none is left.
@@ -48,7 +54,7 @@ pub trait Adapters {
 
 /// A rule that this process alone tries now.
 #[derive(Clone, Debug)]
-pub struct Claimed {
+pub struct ClaimedRule {
     pub ws: WorkspaceId,
     pub rule: MitigationRule,
     /// Which claim it is: what comes of a lost one is not taken.
@@ -71,11 +77,11 @@ pub trait Mitigations {
     /// Wishes the end of a rule; a rule that is ending or has ended stays as it is.
     async fn withdraw_mitigation(&self, ws: WorkspaceId, id: i64, fact: Fact) -> Result<MitigationRule>;
     /// Takes the rule that is due for longest, of none of the adapters in `busy`, for this process alone.
-    async fn claim_mitigation(&self, now: Timestamp, busy: &[i64]) -> Result<Option<Claimed>>;
+    async fn claim_mitigation(&self, now: Timestamp, busy: &[i64]) -> Result<Option<ClaimedRule>>;
     /// Keeps what came of a claim; none if the claim was lost. `tried` is the rule's status when it was claimed.
     async fn settle_mitigation(
         &self,
-        claimed: &Claimed,
+        claimed: &ClaimedRule,
         tried: MitigationStatus,
         outcome: &Outcome,
         now: Timestamp,
@@ -104,7 +110,7 @@ pub trait Scrubbings {
         ws: WorkspaceId,
         id: i64,
         patch: ScrubbingPatch,
-        credentials: Token,
+        credentials: SealedChange,
         fact: Fact,
     ) -> Result<Scrubbing>;
     async fn delete_scrubbing(&self, ws: WorkspaceId, id: i64, fact: Fact) -> Result<()>;

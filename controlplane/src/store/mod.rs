@@ -7,23 +7,26 @@
 mod error;
 pub mod files;
 mod mitigations;
+mod outbox;
 pub mod sql;
+
+use std::collections::HashMap;
 
 use async_trait::async_trait;
 use ftagent_common::api::{CommandAck, Heartbeat, IncidentReport, MetricsSample, NodeCommand, NodeConfig, Order};
 use uuid::Uuid;
 
 use crate::domain::{
-    Actor, AllowlistEntry, AuditFilter, AuditRecord, Broken, Deployment, Execution, Fact, IncidentFilter, Listed,
-    MetricsPoint, MetricsWindow, NewAllowlistEntry, NewChunk, NewRule, NewThreshold, NewToken, Node, NodeFilter,
-    NodePatch, Note, OperatorChange, Page, Pcap, PcapFormat, Quota, Rule, SecretHash, StoredIncident, Subscription,
-    Threshold, Timestamp, Token, Verifier, Workspace, WorkspaceId, WorkspacePatch,
+    Actor, AllowlistEntry, AuditFilter, AuditRecord, Broken, Deployment, Execution, Fact, FeedToken, IncidentFilter,
+    Indicator, IndicatorFilter, Listed, MaintenanceWindow, MetricsPoint, MetricsWindow, NewAllowlistEntry, NewChunk,
+    NewFeedToken, NewIndicator, NewRule, NewThreshold, NewToken, NewWindow, Node, NodeFilter, NodePatch, Note,
+    OperatorChange, Page, Pcap, PcapFormat, Quota, Rule, SecretHash, StoredIncident, Subscription, Threshold,
+    Timestamp, Token, Verifier, Workspace, WorkspaceId, WorkspacePatch,
 };
 
 pub use error::{Result, StoreError};
-pub use mitigations::{
-    Adapters, Claimed, Deleted, KeptAdapter, Mitigations, PolicyEdit, Scrubbings, Token as AdapterToken,
-};
+pub use mitigations::{Adapters, ClaimedRule, Deleted, KeptAdapter, Mitigations, PolicyEdit, Scrubbings, SealedChange};
+pub use outbox::{Claimed, DestinationEdit, Draft, Outbox, Sealed, Settled, TestMade, Waiting};
 
 /// Everything that must be kept.
 #[async_trait]
@@ -32,6 +35,7 @@ pub trait Store:
     + Nodes
     + Agents
     + Incidents
+    + Outbox
     + Pcaps
     + Rules
     + Allowlist
@@ -42,6 +46,9 @@ pub trait Store:
     + Adapters
     + Mitigations
     + Scrubbings
+    + Indicators
+    + Feeds
+    + Windows
     + Send
     + Sync
 {
@@ -293,6 +300,87 @@ pub trait Idempotency {
     async fn release(&self, actor: &str, key_hash: [u8; 32]) -> Result<()>;
     async fn forget_answers(&self, before: Timestamp) -> Result<u64>;
 }
+
+/// What became of an import.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Imported {
+    pub created: u64,
+    pub updated: u64,
+    /// In the order of the call.
+    pub indicators: Vec<Indicator>,
+}
+
+/// Imported indicators.
+#[async_trait]
+pub trait Indicators {
+    /// Keeps all of them or none: a value that the allowlist holds refuses the call. The same value of the same source
+    /// again replaces what was said of it.
+    async fn import_indicators(&self, ws: WorkspaceId, new: &[NewIndicator], fact: Fact) -> Result<Imported>;
+    async fn indicators(&self, ws: WorkspaceId, filter: &IndicatorFilter, page: Page) -> Result<Listed<Indicator>>;
+    async fn delete_indicator(&self, ws: WorkspaceId, id: i64, fact: Fact) -> Result<()>;
+    /// At most `most` of those seen since `since` that hold at `now`, the surest first.
+    async fn surest_indicators(
+        &self,
+        ws: WorkspaceId,
+        since: Timestamp,
+        now: Timestamp,
+        most: u32,
+    ) -> Result<Vec<Indicator>>;
+    /// Deletes those that hold no more.
+    async fn forget_indicators(&self, now: Timestamp) -> Result<u64>;
+}
+
+/// Whose feed token it is.
+#[derive(Clone, Debug)]
+pub struct KnownFeed {
+    pub id: i64,
+    pub workspace: WorkspaceId,
+    pub hash: SecretHash,
+    pub expires_at: Option<Timestamp>,
+}
+
+/// Feeds: their tokens, and the numbers that their rules keep.
+#[async_trait]
+pub trait Feeds {
+    async fn feed_tokens(&self, ws: WorkspaceId, page: Page) -> Result<Listed<FeedToken>>;
+    async fn create_feed_token(
+        &self,
+        ws: WorkspaceId,
+        new: &NewFeedToken,
+        hash: &SecretHash,
+        fact: Fact,
+    ) -> Result<FeedToken>;
+    async fn revoke_feed_token(&self, ws: WorkspaceId, id: i64, fact: Fact) -> Result<FeedToken>;
+    /// The unrevoked tokens whose hash begins like this one; the caller compares the whole.
+    async fn feed_token_candidates(&self, hash: &SecretHash) -> Result<Vec<KnownFeed>>;
+    /// The number of each value, given to it the first time and never to another.
+    async fn sids(&self, ws: WorkspaceId, values: &[String], now: Timestamp) -> Result<HashMap<String, i64>>;
+    /// Forgets the numbers that no feed had since `before`.
+    async fn forget_sids(&self, before: Timestamp) -> Result<u64>;
+}
+
+/// Maintenance windows.
+#[async_trait]
+pub trait Windows {
+    /// With `node`: the workspace's windows and that node's.
+    async fn windows(&self, ws: WorkspaceId, node: Option<Uuid>, page: Page) -> Result<Listed<MaintenanceWindow>>;
+    /// Every enabled window.
+    async fn all_windows(&self, ws: WorkspaceId) -> Result<Vec<MaintenanceWindow>>;
+    async fn window(&self, ws: WorkspaceId, id: i64) -> Result<MaintenanceWindow>;
+    async fn create_window(&self, ws: WorkspaceId, new: NewWindow, fact: Fact) -> Result<MaintenanceWindow>;
+    /// Replaces the window by what `edit` makes of it, read and written in one transaction.
+    async fn edit_window(
+        &self,
+        ws: WorkspaceId,
+        id: i64,
+        edit: EditWindow<'_>,
+        fact: Fact,
+    ) -> Result<MaintenanceWindow>;
+    async fn delete_window(&self, ws: WorkspaceId, id: i64, fact: Fact) -> Result<()>;
+}
+
+/// What to make of a maintenance window.
+pub type EditWindow<'a> = Box<dyn FnOnce(&MaintenanceWindow) -> Result<NewWindow, crate::domain::Problem> + Send + 'a>;
 
 /// Other control planes on the same database.
 #[async_trait]

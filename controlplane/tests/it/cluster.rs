@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use controlplane::store::sql::{Database, PostgresSettings};
-use nix::unistd::{Gid, Uid, User};
+use nix::unistd::{Gid, Pid, Uid, User};
 
 const FOLDER: &str = "FTAGENT_TEST_CLUSTER";
 
@@ -24,16 +24,17 @@ struct Programs {
 
 impl Programs {
     fn find() -> Option<Self> {
-        let mut versions: Vec<_> = std::fs::read_dir("/usr/lib/postgresql").ok()?.flatten().map(|e| e.path()).collect();
-        versions.sort();
-        let folder = versions.pop()?.join("bin");
+        // Debian has a folder for each version, others have the programs where all are.
+        let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+        let folders = versions.map(|version| version.path().join("bin")).chain(["/usr/bin".into()]);
+        let folder = folders.filter(|folder| folder.join("initdb").exists()).max()?;
         let user = if Uid::effective().is_root() {
             let user = ["postgres", "nobody"].iter().find_map(|name| User::from_name(name).ok().flatten())?;
             Some((user.uid, user.gid))
         } else {
             None
         };
-        folder.join("initdb").exists().then_some(Self { folder, user })
+        Some(Self { folder, user })
     }
 
     fn command(&self, program: &str) -> Command {
@@ -80,8 +81,12 @@ impl Cluster {
     /// A cluster for one test, which may treat it badly.
     pub(crate) fn start() -> Option<Arc<Self>> {
         let Some(programs) = Programs::find() else {
-            assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "PostgreSQL is not installed: cargo xtask setup");
-            println!("skipped: PostgreSQL is not installed (cargo xtask setup installs it)");
+            assert_ne!(
+                std::env::var("CI").as_deref(),
+                Ok("true"),
+                "PostgreSQL is not installed: cargo xtask setup --databases"
+            );
+            println!("skipped: PostgreSQL is not installed (cargo xtask setup --databases installs it)");
             return None;
         };
         let folder = tempfile::Builder::new().prefix("ftagent-pg-").tempdir().unwrap().keep();
@@ -137,10 +142,16 @@ impl Cluster {
         self.control(&["start", "-w"]);
     }
 
-    /// The process of the whole server, whose children serve connections.
-    pub(crate) fn postmaster(&self) -> u32 {
+    /// The processes that serve connections from programs.
+    pub(crate) fn sessions(&self) -> Vec<Pid> {
         let text = std::fs::read_to_string(self.folder.join("data/postmaster.pid")).unwrap();
-        text.lines().next().unwrap().trim().parse().unwrap()
+        let server = text.lines().next().unwrap().trim();
+        let children = std::fs::read_to_string(format!("/proc/{server}/task/{server}/children")).unwrap();
+        let serves = |pid: &i32| {
+            let command = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            command.contains("ftagent") && command.contains("127.0.0.1")
+        };
+        children.split_whitespace().map(|pid| pid.parse().unwrap()).filter(serves).map(Pid::from_raw).collect()
     }
 }
 

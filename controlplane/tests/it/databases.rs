@@ -53,14 +53,21 @@ async fn fill(server: &Server) {
             &json!({ "order": { "type": "unblock", "source": "192.0.2.1/32" } }),
         )
         .await;
-    let hook =
-        json!({ "adapter_type": "webhook", "name": "hook", "endpoint": "https://bgp.example", "auth_token": "t" });
+    let hook = json!({ "adapter_type": "webhook", "name": "hook", "endpoint": "https://bgp.example", "auth_token": "t",
+        "config": { "prefixes": ["203.0.113.0/24"] } });
     let adapter = server.made("/api/v1/mitigation/adapters", &hook).await["adapter"]["id"].clone();
     let wanted = json!({ "target_ip": "203.0.113.9", "intent_type": "blackhole", "adapter_id": adapter });
     server.made("/api/v1/mitigation/rules", &wanted).await;
     server.made("/api/v1/mitigation/escalation", &json!({ "dry_run": false })).await;
     let scrubbing = json!({ "name": "s", "provider": "vultr", "credentials": { "api_key": "k" } });
     server.made("/api/v1/scrubbing", &scrubbing).await;
+    let indicator = json!({ "value": "192.0.2.7", "confidence": 0.29, "source": "a source" });
+    server.made("/api/v1/threat-intel/import", &json!({ "indicators": [indicator] })).await;
+    let feed = server.made("/api/v1/workspace/feed-tokens", &json!({ "name": "ids" })).await;
+    let rules = server.client.get(format!("{}/api/v1/feeds/suricata.rules?min_confidence=0", server.url));
+    assert_eq!(rules.bearer_auth(feed["value"].as_str().unwrap()).send().await.unwrap().status(), 200);
+    let weekly = json!({ "type": "weekly", "weekday": "monday", "start": "04:00", "minutes": 60 });
+    server.made("/api/v1/maintenance", &json!({ "name": "patches", "node": node.uuid, "schedule": weekly })).await;
     let sample = json!({ "at": crate::support::NOW, "pps": u64::MAX, "bps": 2, "dropped_pps": 0, "tcp_pps": 1, "udp_pps": 0, "icmp_pps": 0, "other_pps": 0 });
     server.report(&node, "/metrics", &json!({ "samples": [sample] })).await;
 }
@@ -75,20 +82,12 @@ async fn a_dump_goes_from_sqlite_to_postgres_and_back_and_is_the_same() {
     assert!(moved.chains.iter().all(|chain| chain.intact && chain.records > 450), "{moved:?}");
     let kinds = String::from_utf8(dump.clone()).unwrap();
     let empty = |table: &str| kinds.contains(&format!("{{\"table\":\"{table}\",")) && !has_rows(&kinds, table);
-    for table in [
-        "tokens",
-        "nodes",
-        "rules",
-        "incidents",
-        "incident_notes",
-        "commands",
-        "metrics",
-        "audit",
-        "adapters",
-        "mitigation_rules",
-        "escalation_policies",
-        "scrubbing",
-    ] {
+    for table in
+        ["tokens", "nodes", "rules", "incidents", "incident_notes", "commands", "metrics", "audit", "indicators"]
+            .into_iter()
+            .chain(["feed_tokens", "suricata_sids", "maintenance_windows"])
+            .chain(["adapters", "mitigation_rules", "escalation_policies", "scrubbing"])
+    {
         assert!(!empty(table), "{table} is empty: it proves nothing");
     }
     let back = Database::Sqlite(folder.path().join("back.sqlite"));
@@ -292,7 +291,7 @@ async fn a_backup_under_load_restores_to_what_was_acknowledged_before_it() {
     }
     let (ok, said) = told(&["restore", file.to_str().unwrap()]);
     assert!(ok && said.contains("intact"), "{said}");
-    assert_eq!(left(&data), ["captures", "controlplane.sqlite", "controlplane.sqlite.replaced", "secret.key"]);
+    assert_eq!(left(&data), ["captures", "controlplane.sqlite", "controlplane.sqlite.replaced", "secrets.key"]);
     let restored = Process::start(&data, &[]);
     assert_eq!(restored.token(), None);
     let there = names(&restored, &token, &client).await;
@@ -309,6 +308,18 @@ async fn a_backup_under_load_restores_to_what_was_acknowledged_before_it() {
     let (ok, said) = told(&["restore", file.to_str().unwrap()]);
     assert!(ok, "{said}");
     assert_eq!(names(&Process::start(&data, &[]), &token, &client).await, there);
+
+    // On another machine, of another user, there is not even the folder.
+    let fresh = folder.path().join("fresh");
+    if nix::unistd::Uid::effective().is_root() {
+        std::fs::create_dir(&fresh).unwrap();
+        std::os::unix::fs::chown(&fresh, Some(65_534), Some(65_534)).unwrap();
+    }
+    let (ok, said) = run(&fresh, &["restore", file.to_str().unwrap()]);
+    assert!(ok && !said.contains("replaced"), "{said}");
+    let owner = |path: &Path| std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(path).unwrap());
+    assert_eq!(owner(&fresh.join("controlplane.sqlite")), owner(&fresh));
+    assert_eq!(mode(&fresh.join("controlplane.sqlite")), 0o600);
 
     let other = folder.path().join("other");
     let (ok, said) = run(&other, &["import", dump.to_str().unwrap()]);
@@ -345,7 +356,7 @@ async fn the_program_serves_postgres_and_never_shows_its_password() {
         let (ok, said) = run(data, &["--database", wrong, "migrate"]);
         assert!(!ok && !said.contains("sesame"), "{said}");
     }
-    assert_eq!(left(data), ["captures", "secret.key"], "nothing of SQLite");
+    assert_eq!(left(data), ["captures", "secrets.key"], "nothing of SQLite");
 }
 
 fn mode(path: &Path) -> u32 {

@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use controlplane::app::CaptureLimits;
+use controlplane::store::sql::{Database, PostgresSettings};
 use ftagent_common::api::Heartbeat;
+use nix::sys::signal::{Signal, kill};
 use reqwest::{Client, Method};
 use serde_json::json;
 
@@ -66,7 +68,7 @@ async fn many_writers(server: Server) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn twenty_writers_keep_chain_and_versions_on_sqlite() {
     let folder = tempfile::tempdir().unwrap();
-    let database = controlplane::store::sql::Database::Sqlite(folder.path().join("cp.sqlite"));
+    let database = Database::Sqlite(folder.path().join("cp.sqlite"));
     let server = Server::start_on(&database, folder, None, CaptureLimits::default()).await;
     many_writers(server).await;
 }
@@ -135,13 +137,7 @@ async fn a_database_that_dies_in_the_middle_gives_503_and_loses_nothing() {
     }
     pause().await;
     // One session's process is killed: PostgreSQL ends all others and recovers.
-    let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", cluster.postmaster())).unwrap();
-    let serving = children.split_whitespace().map(|pid| pid.parse::<i32>().unwrap()).find(|pid| {
-        let command = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        command.contains("ftagent") && command.contains("127.0.0.1")
-    });
-    let pid = nix::unistd::Pid::from_raw(serving.expect("a session of the server"));
-    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+    kill(cluster.sessions()[0], Signal::SIGKILL).unwrap();
     pause().await;
     pause().await;
     cluster.crash();
@@ -176,5 +172,36 @@ async fn a_database_that_is_away_is_503_and_readiness_says_so() {
     assert_eq!(server.get("/api/health").await.0, 200);
     cluster.start_again();
     assert_eq!(server.get("/api/ready").await.0, 200);
+    assert_eq!(server.post("/api/v1/firewall-rules", &rule("r")).await.0, 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sessions_that_hang_are_given_up_and_their_places_used_again() {
+    let Some(cluster) = Cluster::start() else { return };
+    let url = cluster.database().await;
+    let settings = PostgresSettings::parse(&url, 4, Duration::from_secs(1)).unwrap();
+    let database = Database::Postgres(settings);
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start_on(&database, folder, Some(cluster.clone()), CaptureLimits::default()).await;
+    let ask = || checked(server.request(Method::GET, "/api/v1/firewall-rules"));
+    assert_eq!(futures_util::future::join_all((0..8).map(|_| ask())).await.len(), 8, "every place is taken");
+    let hanging = cluster.sessions();
+    assert!(hanging.len() >= 4, "{hanging:?}");
+    for pid in &hanging {
+        kill(*pid, Signal::SIGSTOP).unwrap();
+    }
+    let answers = futures_util::future::join_all((0..8).map(|_| ask())).await;
+    for (status, answer) in &answers {
+        assert_eq!((*status, &answer["error"]["code"]), (503, &json!("unavailable")), "{answer}");
+    }
+    let mut tries = 0;
+    while ask().await.0 != 200 {
+        tries += 1;
+        assert!(tries < 10, "the sessions that hang hold every place");
+    }
+    println!("served again after {tries} more answers of 503");
+    for pid in &hanging {
+        kill(*pid, Signal::SIGCONT).unwrap();
+    }
     assert_eq!(server.post("/api/v1/firewall-rules", &rule("r")).await.0, 200);
 }

@@ -5,10 +5,11 @@ use std::time::{Duration, Instant};
 
 use controlplane::app::CaptureLimits;
 use ftagent_common::api::StreamMessage;
-use reqwest::Method;
+use reqwest::{Client, Method};
 use serde_json::{Value, json};
 
 use crate::cluster::{Cluster, settings};
+use crate::process::{Process, json_of};
 use crate::stream::Lines;
 use crate::support::{Server, checked, rule};
 
@@ -155,5 +156,72 @@ async fn the_same_key_at_both_is_answered_once() {
     }
     assert_eq!(first.get("/api/v1/firewall-rules").await.1["total"], 10);
     let (_, verdict) = second.get("/api/v1/audit/verify").await;
+    assert_eq!(verdict["intact"], json!(true));
+}
+
+/// Reads a stream of lines or events until `wanted` is in it.
+async fn until(answer: &mut reqwest::Response, wanted: &str) -> String {
+    let mut text = String::new();
+    while !text.contains(wanted) {
+        let piece = tokio::time::timeout(Duration::from_secs(20), answer.chunk()).await.unwrap().unwrap();
+        text.push_str(&String::from_utf8_lossy(&piece.expect("it goes on")));
+    }
+    text
+}
+
+#[tokio::test]
+#[expect(clippy::disallowed_methods, reason = "it measures time")]
+async fn one_of_two_programs_is_killed_and_its_agents_go_over() {
+    let Some(cluster) = Cluster::shared() else { return };
+    let url = cluster.database().await;
+    let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut first = Process::start(one.path(), &["--database", &url]);
+    let second = Process::start(other.path(), &["--database", &url]);
+    let (token, client) = (first.token().unwrap(), Client::new());
+    let post = async |at: &str, path: &str, body: &Value| {
+        let answer = client.post(format!("{at}{path}")).bearer_auth(&token).json(body).send().await.unwrap();
+        assert_eq!(answer.status(), 200, "{path}");
+        answer.json::<Value>().await.unwrap()
+    };
+    let node = post(&first.url, "/api/deploy", &json!({ "name": "edge-1" })).await;
+    let (uuid, key) = (node["node_uuid"].as_str().unwrap(), node["api_key"].as_str().unwrap());
+    let stream = async |at: &str, from: u64| {
+        let request = client.get(format!("{at}/api/v1/agent/stream?from={from}")).bearer_auth(key);
+        request.header("X-Node-UUID", uuid).send().await.unwrap()
+    };
+    let mut there = stream(&first.url, 1).await;
+    let mut watcher = client.get(format!("{}/api/v1/events", second.url)).bearer_auth(&token).send().await.unwrap();
+    // Both listen from their start on, but perhaps not yet.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    post(&second.url, "/api/v1/firewall-rules", &rule("at the second")).await;
+    until(&mut there, "at the second").await;
+    post(&first.url, "/api/v1/firewall-rules", &rule("at the first")).await;
+    until(&mut there, "at the first").await;
+    until(&mut watcher, "at the first").await;
+    let leads = async || {
+        let pool = sqlx::PgPool::connect(&url).await.unwrap();
+        let query = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND objid = 1000 AND granted
+                     AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+        sqlx::query_scalar::<_, i32>(query).fetch_optional(&pool).await.unwrap()
+    };
+    let before = leads().await.expect("one leads");
+    first.child.kill().unwrap();
+    let killed = Instant::now();
+    while there.chunk().await.is_ok_and(|piece| piece.is_some()) {}
+    let mut here = stream(&second.url, 3).await;
+    post(&second.url, "/api/v1/firewall-rules", &rule("afterwards")).await;
+    let lines = until(&mut here, "afterwards").await;
+    println!("the agent has a change of after the kill {:?} after it", killed.elapsed());
+    let last: Value = serde_json::from_str(lines.lines().last().unwrap()).unwrap();
+    assert_eq!(last["config"]["version"], json!(4), "{last}");
+    let leader = loop {
+        if let Some(leader) = leads().await.filter(|leader| *leader != before) {
+            break leader;
+        }
+        assert!(killed.elapsed() < Duration::from_secs(15), "nobody leads");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    };
+    println!("another leads (session {leader}) {:?} after the kill", killed.elapsed());
+    let verdict = json_of(&client, &format!("{}/api/v1/audit/verify", second.url), &token).await;
     assert_eq!(verdict["intact"], json!(true));
 }

@@ -7,11 +7,12 @@ use std::process::{Child, Command, Stdio};
 use reqwest::Client;
 use serde_json::{Value, json};
 
+use crate::cluster::Cluster;
 use crate::support::rule;
 
 /// A running server; killed when dropped.
 pub(crate) struct Process {
-    child: Child,
+    pub(crate) child: Child,
     pub(crate) url: String,
     lines: Vec<String>,
 }
@@ -104,8 +105,20 @@ async fn the_first_start_shows_a_token_once_and_a_signal_ends_it() {
 
 #[tokio::test]
 async fn acknowledged_writes_survive_kill_9_and_the_chain_verifies() {
+    kill_9(&[]).await;
+}
+
+#[tokio::test]
+async fn acknowledged_writes_survive_kill_9_on_postgres_too() {
+    let Some(cluster) = Cluster::shared() else { return };
+    let url = cluster.database().await;
+    kill_9(&["--database", &url]).await;
+}
+
+/// Kills the program in the middle of writes, four times.
+async fn kill_9(database: &[&str]) {
     let folder = tempfile::tempdir().unwrap();
-    let mut process = Process::start(folder.path(), &[]);
+    let mut process = Process::start(folder.path(), database);
     let token = process.token().unwrap();
     let client = Client::new();
     let mut acknowledged = Vec::new();
@@ -133,7 +146,7 @@ async fn acknowledged_writes_survive_kill_9_and_the_chain_verifies() {
         for writer in writers {
             acknowledged.extend(writer.await.unwrap());
         }
-        process = Process::start(folder.path(), &[]);
+        process = Process::start(folder.path(), database);
         assert_eq!(process.token(), None);
     }
     assert!(acknowledged.len() >= 8, "only {} writes were acknowledged", acknowledged.len());

@@ -101,10 +101,13 @@ impl Receiver {
 /// Whether it was signed with [`TOKEN`].
 fn is_signed(headers: &HeaderMap, body: &[u8]) -> bool {
     let text = |name: &str| headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default();
-    let signed = [text("x-flowtriq-timestamp").as_bytes(), b".", body].concat();
-    let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, TOKEN.as_bytes()), &signed);
-    let hex: String = tag.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-    text("x-flowtriq-signature-timestamped") == format!("sha256={hex}")
+    let signed = [text("x-ftagent-timestamp").as_bytes(), b".", body].concat();
+    let hex = |what: &[u8]| -> String {
+        let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, TOKEN.as_bytes()), what);
+        tag.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    };
+    text("x-ftagent-signature") == format!("v1={}", hex(&signed))
+        && text("x-flowtriq-signature") == format!("sha256={}", hex(body))
 }
 
 async fn take(State(inner): State<Arc<Inner>>, headers: HeaderMap, body: Bytes) -> Response {

@@ -3,116 +3,17 @@
 use std::sync::Arc;
 
 use controlplane::domain::{
-    Actor, AllowlistScope, Deployment, Fact, IncidentFilter, MetricsWindow, NewAllowlistEntry, NewChunk, NewRule,
-    NewThreshold, NewToken, NodeFilter, Page, PcapFormat, Problem, Role, RuleScope, Secret, Timestamp, WorkspaceId,
+    Actor, AllowlistScope, Fact, IncidentFilter, MetricsWindow, NewAllowlistEntry, NewChunk, NewRule, NewThreshold,
+    NewToken, NodeFilter, Page, PcapFormat, Problem, Role, RuleScope, Secret, Timestamp, WorkspaceId,
 };
-use controlplane::store::sql::{Database, SqlStore};
-use controlplane::store::{Answered, Assembled, CLAIM_SECS, Claim, Key, Store, StoreError, UnderWay};
-use ftagent_common::api::{DeployRequest, Heartbeat, MetricsSample, Order};
+use controlplane::store::sql::SqlStore;
+use controlplane::store::{Answered, Assembled, CLAIM_SECS, Claim, Idempotency, Key, Store, StoreError, UnderWay};
+use ftagent_common::api::{MetricsSample, Order};
 use ftagent_common::vocab::NodeStatus;
 use uuid::Uuid;
 
-use crate::cluster::{Cluster, raw, settings};
-use crate::support::{NOW, UUID, report};
-
-/// A fresh store with one workspace and one node.
-struct Fixture {
-    store: Arc<dyn Store>,
-    ws: WorkspaceId,
-    node: Uuid,
-    now: Timestamp,
-    database: Database,
-    /// What the database lives in.
-    _home: Home,
-}
-
-enum Home {
-    Folder { _folder: tempfile::TempDir },
-    Cluster { _cluster: Arc<Cluster> },
-}
-
-impl Fixture {
-    async fn sqlite() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let database = Database::Sqlite(folder.path().join("cp.sqlite"));
-        Self::on(database, Home::Folder { _folder: folder }).await
-    }
-
-    async fn postgres() -> Option<Self> {
-        let cluster = Cluster::shared()?;
-        let database = settings(&cluster.database().await);
-        Some(Self::on(database, Home::Cluster { _cluster: cluster }).await)
-    }
-
-    async fn on(database: Database, home: Home) -> Self {
-        let store: Arc<dyn Store> = Arc::new(SqlStore::open(&database).await.unwrap());
-        let now = NOW.parse().unwrap();
-        assert!(store.bootstrap(now, &Secret::from_random([1; 32]).hash()).await.unwrap());
-        assert!(!store.bootstrap(now, &Secret::from_random([2; 32]).hash()).await.unwrap());
-        let ws = store.first_workspace().await.unwrap();
-        let fixture = Self { store, ws, node: Uuid::nil(), now, database, _home: home };
-        let node = fixture.deploy("edge-1").await.unwrap();
-        Self { node, ..fixture }
-    }
-
-    fn fact(&self) -> Fact {
-        Fact::new(self.now, &Actor::System { workspace: self.ws }, "test", "test")
-    }
-
-    async fn deploy(&self, name: &str) -> Result<Uuid, StoreError> {
-        let request = DeployRequest {
-            name: name.to_owned(),
-            ip: String::new(),
-            location: String::new(),
-            os: String::new(),
-            interface: String::new(),
-        };
-        let key = Secret::from_random([3; 32]).hash();
-        self.store.deploy(self.ws, &Deployment::check(request)?, &key, self.fact()).await
-    }
-
-    async fn heartbeat(&self, node: Uuid, ratio: f64, at: Timestamp) {
-        let text =
-            format!(r#"{{"protocol_version":1,"agent_version":"1","mode":"enforce","threshold_ratio":{ratio}}}"#);
-        let heartbeat: Heartbeat = serde_json::from_str(&text).unwrap();
-        self.store.heartbeat(node, &heartbeat, at).await.unwrap();
-    }
-
-    /// Runs a statement beside the store.
-    async fn raw(&self, statement: &str) {
-        raw(&self.database, statement).await.unwrap();
-    }
-
-    fn is_postgres(&self) -> bool {
-        matches!(self.database, Database::Postgres(_))
-    }
-
-    async fn audited(&self) -> i64 {
-        let (verifier, broken) = self.store.verify(self.ws).await.unwrap();
-        assert_eq!(broken, None);
-        verifier.seq()
-    }
-}
-
-macro_rules! contract {
-    ($($test:ident),+ $(,)?) => {
-        mod sqlite {
-            $(#[tokio::test]
-            async fn $test() {
-                super::$test(super::Fixture::sqlite().await).await;
-            })+
-        }
-
-        mod postgres {
-            $(#[tokio::test]
-            async fn $test() {
-                if let Some(fixture) = super::Fixture::postgres().await {
-                    super::$test(fixture).await;
-                }
-            })+
-        }
-    };
-}
+use crate::fixture::{Fixture, contract};
+use crate::support::{UUID, report};
 
 contract! {
     a_refused_write_leaves_neither_row_nor_record,
@@ -125,7 +26,12 @@ contract! {
     a_workspace_has_no_more_thresholds_than_nodes_take,
     captures_belong_to_their_node_and_workspace_and_end_by_age_and_bytes,
     a_store_opens_again_with_what_was_kept,
+    a_table_that_a_newer_program_changed_is_read_again,
+    pruning_is_in_nobodys_way,
 }
+
+mod intel;
+mod series;
 
 const PAGE: Page = Page { limit: 100, offset: 0 };
 
@@ -258,14 +164,21 @@ async fn answers_are_kept_for_their_time(fixture: Fixture) {
         fixture.store.claim(actor, &key(1), fixture.now, fixture.now.plus_secs(since)).await.unwrap()
     };
     assert_eq!(claim("token/1", 0).await, Claim::Taken);
-    // On PostgreSQL another process may ask; a single process keeps its own requests in line.
-    let under_way = if fixture.is_postgres() { Claim::UnderWay } else { Claim::Taken };
-    assert_eq!(claim("token/1", -9).await, under_way);
+    assert_eq!(claim("token/1", -9).await, Claim::Taken, "a process keeps its own requests in line");
+    if fixture.is_postgres() {
+        let other = SqlStore::open(&fixture.database).await.unwrap();
+        let asked = async |now| Idempotency::claim(&other, "token/1", &key(1), now, fixture.now.plus_secs(-9)).await;
+        assert_eq!(asked(fixture.now).await.unwrap(), Claim::UnderWay, "it is another process's");
+        let late = fixture.now.plus_secs(CLAIM_SECS + 1);
+        assert_eq!(asked(late).await.unwrap(), Claim::Taken, "whose has died");
+        assert_eq!(claim("token/1", -9).await, Claim::UnderWay);
+        fixture.store.release("token/1", [2; 32]).await.unwrap();
+        assert_eq!(claim("token/1", -9).await, Claim::UnderWay, "it is not this one's to give free");
+        Idempotency::release(&other, "token/1", [2; 32]).await.unwrap();
+        other.close().await;
+    }
     fixture.store.release("token/1", [2; 32]).await.unwrap();
     assert_eq!(claim("token/1", 0).await, Claim::Taken);
-    let late = fixture.now.plus_secs(CLAIM_SECS + 1);
-    let again = fixture.store.claim("token/1", &key(1), late, fixture.now.plus_secs(-9)).await.unwrap();
-    assert_eq!(again, Claim::Taken, "whoever took it has died");
     let answered = Answered { request_hash: [1; 32], status: 200, answer: vec![1, 2, 3] };
     fixture.store.remember("token/1", [2; 32], &answered, fixture.now).await.unwrap();
     assert_eq!(claim("token/1", 0).await, Claim::Answered(answered.clone()));
@@ -319,10 +232,64 @@ async fn a_store_opens_again_with_what_was_kept(fixture: Fixture) {
     fixture.store.close().await;
     assert!(matches!(fixture.store.check().await, Err(StoreError::Unavailable { .. })));
     let store: Arc<dyn Store> = Arc::new(SqlStore::open(&fixture.database).await.unwrap());
-    let second = Fixture { store, ..fixture };
+    let mut second = fixture;
+    second.store = store;
     assert!(!second.store.bootstrap(second.now, &Secret::from_random([2; 32]).hash()).await.unwrap());
     second.store.check().await.unwrap();
     assert_eq!(second.audited().await, records);
+}
+
+async fn a_table_that_a_newer_program_changed_is_read_again(fixture: Fixture) {
+    let store = &fixture.store;
+    let read = async || store.thresholds(fixture.ws, PAGE).await.map(|listed| listed.total);
+    for _ in 0..20 {
+        assert_eq!(read().await.unwrap(), 0);
+    }
+    fixture.raw("ALTER TABLE thresholds ADD COLUMN tomorrow TEXT").await;
+    let mut tries = 0;
+    while let Err(fault) = read().await {
+        assert!(matches!(fault, StoreError::Unavailable { .. }), "{fault:?}");
+        tries += 1;
+        assert!(tries <= 20, "once for each connection at most");
+    }
+    let rates = [("pps".to_owned(), 5)].into_iter().collect();
+    let new = NewThreshold::parse("192.0.2.1", "", rates).unwrap();
+    store.save_threshold(fixture.ws, new, fixture.fact()).await.unwrap();
+}
+
+async fn pruning_is_in_nobodys_way(fixture: Fixture) {
+    let fixture = Arc::new(fixture);
+    let start = fixture.now.secs();
+    let mut tasks = Vec::new();
+    for task in 0..8_i64 {
+        let fixture = fixture.clone();
+        tasks.push(tokio::spawn(async move {
+            for round in 0..10 {
+                let node = fixture.deploy(&format!("n{task}-{round}")).await.unwrap();
+                let sample = |secs: i64| MetricsSample {
+                    at: Timestamp::from_secs(start + secs).into(),
+                    pps: 1,
+                    bps: 1,
+                    dropped_pps: 0,
+                    tcp_pps: 0,
+                    udp_pps: 0,
+                    icmp_pps: 0,
+                    other_pps: 0,
+                };
+                let samples: Vec<_> = (0..120).rev().map(sample).collect();
+                fixture.store.record_metrics(node, &samples).await.unwrap();
+                fixture.store.record_metrics(fixture.node, &samples).await.unwrap();
+                fixture.store.prune_metrics(fixture.now.plus_secs(60), fixture.now).await.unwrap();
+                if round % 2 == 0 {
+                    fixture.store.delete_node(fixture.ws, node, fixture.fact()).await.unwrap();
+                }
+            }
+        }));
+    }
+    for task in tasks {
+        task.await.unwrap();
+    }
+    fixture.audited().await;
 }
 
 async fn captures_belong_to_their_node_and_workspace_and_end_by_age_and_bytes(fixture: Fixture) {

@@ -2,16 +2,16 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
-use controlplane::adapters::Outbound;
-use controlplane::app::{App, CaptureLimits, Captures, Upstream};
+use controlplane::app::{App, CaptureLimits, Captures, Sending, Vault};
 use controlplane::clock::ManualClock;
-use controlplane::domain::Timestamp;
+use controlplane::domain::{Secret, Timestamp};
 use controlplane::http::{Context, router};
+use controlplane::outbound::Outbound;
 use controlplane::store::Store;
 use controlplane::store::files::CaptureFiles;
 use controlplane::store::sql::{Database, SqlStore};
-use controlplane::vault::Vault;
 use reqwest::{Client, Method, RequestBuilder, Response};
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -74,8 +74,9 @@ impl Server {
         let clock = Arc::new(ManualClock::new(NOW.parse::<Timestamp>().unwrap()));
         let files = CaptureFiles::open(&folder.path().join("captures")).unwrap();
         let captures = Captures::new(files, limits);
-        let upstream = Upstream::new(Vault::new(&[7; 32]), Outbound::new(true));
-        let app = Arc::new(App::new(store.clone(), clock.clone(), captures).with_upstream(upstream));
+        let vault = Vault::new(&Secret::from_random([7; 32]));
+        let sending = Sending::new(vault, Outbound::new(true), Duration::from_millis(20));
+        let app = Arc::new(App::new(store.clone(), clock.clone(), captures, sending));
         let owner = app.bootstrap().await.unwrap().map(|token| token.reveal().to_owned()).unwrap_or_default();
         let (drain, draining) = watch::channel(false);
         let service =

@@ -183,12 +183,25 @@ pub extern "C" fn ftagent_answer_xdp(ctx: *mut xdp_md) -> u32 {
 fn verdict<H: Hook>(hook: &H) -> Option<Reason> {
     let (scratch, desk) = (crate::scratch()?, desk()?);
     let judged = Judged::new(maps::SETTINGS.get(0)?, desk.now_ns, desk.bytes);
+    let gate = flows::GATE.get(0)?;
+    let packet = &scratch.packet;
+    let ends = Ends {
+        remote: &packet.src,
+        local: &packet.dst,
+        ports: [packet.src_port, packet.dst_port],
+        protocol: proto::TCP,
+    };
+    let hash = ends.hash(gate, 0);
+    // Most segments are of connections that are known, and a look into an array costs less than one into a trie.
+    if flows::set(&flows::FLOWS, FLOW_SETS, hash)?.knows(hash, judged.now_ns) {
+        return None;
+    }
     scratch.key = Key::new(128, scratch.packet.dst);
     let target = GATED.get(&scratch.key)?;
     if !block::is_in_force(target.expires_at_ns, target.flags, &judged) {
         return None;
     }
-    let reason = judge(hook, &scratch.packet, target, &judged)?;
+    let reason = judge(hook, &scratch.packet, hash, target, &judged)?;
     if target.flags & EVALUATE != 0 {
         count::rule(target.rule, judged.now_ns, judged.bytes);
         scratch.verdict.would_drop = target.rule;
@@ -198,8 +211,9 @@ fn verdict<H: Hook>(hook: &H) -> Option<Reason> {
     Some(reason)
 }
 
+/// What a segment of no known connection is.
 #[inline(always)]
-fn judge<H: Hook>(hook: &H, packet: &Packet, target: &GatedTarget, judged: &Judged<'_>) -> Option<Reason> {
+fn judge<H: Hook>(hook: &H, packet: &Packet, hash: u64, target: &GatedTarget, judged: &Judged<'_>) -> Option<Reason> {
     use tcp_flag::{ACK, FIN, RST, SYN};
     let now_ns = judged.now_ns;
     let gate = flows::GATE.get(0)?;
@@ -209,10 +223,6 @@ fn judge<H: Hook>(hook: &H, packet: &Packet, target: &GatedTarget, judged: &Judg
         ports: [packet.src_port, packet.dst_port],
         protocol: proto::TCP,
     };
-    let hash = ends.hash(gate, 0);
-    if flows::set(&flows::FLOWS, FLOW_SETS, hash)?.knows(hash, now_ns) {
-        return None;
-    }
     let desk = desk()?;
     // SAFETY: 20 of 64 bytes.
     if !unsafe { hook.load(u32::from(packet.l4_offset), (&raw mut desk.tcp).cast(), 20) } {

@@ -61,15 +61,14 @@ pub(super) fn note(src_hash: u64, target: Option<Found>, cpu: &mut CpuState, jud
     cpu.weyl = cpu.weyl.wrapping_add(GOLDEN);
     // The seed hides from a sender which of its packets are seen.
     let drawn = (cpu.weyl.wrapping_add(judged.settings.seed) >> 32) as u32;
-    if drawn > judged.settings.sketch_below {
-        let age = epoch.wrapping_sub(sketch.heavy[place]);
-        return if age < SKETCH_HEAVY_EPOCHS { Weight::Perhaps } else { Weight::Light };
-    }
-    if add(&mut sketch.lines[src_hash as usize & (SKETCH_LINES - 1)], src_hash, judged) {
+    if drawn <= judged.settings.sketch_below
+        && add(&mut sketch.lines[src_hash as usize & (SKETCH_LINES - 1)], src_hash, judged)
+    {
         sketch.heavy[place] = epoch;
         return Weight::Heavy;
     }
-    Weight::Light
+    // Seen or not: while a place holds, every packet counts.
+    if epoch.wrapping_sub(sketch.heavy[place]) < SKETCH_HEAVY_EPOCHS { Weight::Perhaps } else { Weight::Light }
 }
 
 /// Adds a packet to its line of the sketch and says whether its source reached the threshold within the last epoch's

@@ -7,10 +7,11 @@
 //! Input -> sample -> baseline -> detect -> classify -> incident -> policy -> guard -> rules -> Command
 //! ```
 //!
-//! `tick` reads counters and opens incidents, `learn` shows the calm ones to their baselines, `web` judges requests and connections, `life` leads them to their end,
-//! `reopen` brings them back. `response` turns plans into rules, `contain` looks whether they hold the attack, `steps`
-//! says when wide ones go, `gate` says which targets stand behind the TCP gate, `firewall` fires the operator's rules,
-//! `orders` does what people ask for. `silence` knows which interfaces see nothing any more.
+//! `tick` reads counters and opens incidents, `learn` shows calm targets to their baselines, `web` judges requests and
+//! connections, `life` leads incidents to their end, `reopen` brings them back. `response` turns plans into rules,
+//! `contain` looks whether they hold the attack, `steps` says when wide ones go, `gate` says which targets stand behind
+//! the TCP gate, `firewall` fires the operator's rules, `orders` does what people ask for. `silence` knows which
+//! interfaces see nothing any more.
 
 pub mod baseline;
 pub mod classify;

@@ -27,13 +27,16 @@ use crate::repo;
 pub(crate) struct Options {
     /// Only report what is there and what is missing; exit status 1 when something is
     #[arg(long)]
-    check: bool,
+    pub(crate) check: bool,
     /// Take the compiler for BPF from there instead of from whichever has one
     #[arg(long, value_enum)]
-    compiler: Option<Source>,
+    pub(crate) compiler: Option<Source>,
     /// Also install what the drop ladder compares with: iptables, ipset and xdp-filter
     #[arg(long)]
     pub(crate) peers: bool,
+    /// Also install the database server that the tests start for themselves: PostgreSQL
+    #[arg(long)]
+    pub(crate) databases: bool,
 }
 
 /// Where a compiler for BPF can come from.
@@ -68,7 +71,10 @@ pub(crate) fn ensure(options: &Options) -> Result<Record> {
             eprintln!("  going on without: {error:#}");
         }
     }
-    let missing = tools::missing(tools::TOOLS);
+    let mut missing = tools::missing(tools::TOOLS);
+    if options.databases {
+        missing.extend(tools::missing(tools::DATABASES));
+    }
     if missing.is_empty()
         && let Some(record) = record::read().filter(|record| record.is_usable(options.compiler))
     {
@@ -90,7 +96,8 @@ pub(crate) fn ensure(options: &Options) -> Result<Record> {
 fn check(options: &Options) -> Result<ExitCode> {
     let mut complete = true;
     let peers = if options.peers { tools::PEERS } else { &[] };
-    for tool in tools::TOOLS.iter().chain(peers) {
+    let databases = if options.databases { tools::DATABASES } else { &[] };
+    for tool in tools::TOOLS.iter().chain(databases).chain(peers) {
         match tool.find() {
             Some(path) => println!("ok       {:<10} {}", tool.program, path.display()),
             None => {

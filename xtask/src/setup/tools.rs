@@ -29,6 +29,13 @@ pub(crate) const TOOLS: &[Tool] = &[
     Tool { program: "tshark", purpose: "reads captures back", debian: "tshark", fedora: "wireshark-cli", arch: "wireshark-cli", alpine: "tshark" },
 ];
 
+/// What only the tests start, each time for themselves. Debian's package also makes and starts a server of the machine's
+/// own: nobody who only builds or tries the demo should get one.
+#[rustfmt::skip]
+pub(crate) const DATABASES: &[Tool] = &[
+    Tool { program: "initdb", purpose: "makes the PostgreSQL of the control plane's tests", debian: "postgresql", fedora: "postgresql-server", arch: "postgresql", alpine: "postgresql" },
+];
+
 /// What `ftagent lab` and the benches compare with, and leave out where it is missing.
 #[rustfmt::skip]
 pub(crate) const PEERS: &[Tool] = &[
@@ -39,7 +46,11 @@ pub(crate) const PEERS: &[Tool] = &[
 
 impl Tool {
     pub(crate) fn find(&self) -> Option<PathBuf> {
-        process::find_program(self.program)
+        process::find_program(self.program).or_else(|| {
+            // Debian keeps the server's programs of each version of PostgreSQL out of the search path.
+            let versions = std::fs::read_dir("/usr/lib/postgresql").ok()?.flatten();
+            versions.map(|version| version.path().join("bin").join(self.program)).find(|path| path.exists())
+        })
     }
 
     /// The package on this distribution; Debian's name where we do not know the distribution.
@@ -76,9 +87,9 @@ mod tests {
 
     #[test]
     fn every_program_stands_once_in_the_table() {
-        let mut programs: Vec<_> = TOOLS.iter().chain(PEERS).map(|tool| tool.program).collect();
+        let mut programs: Vec<_> = TOOLS.iter().chain(DATABASES).chain(PEERS).map(|tool| tool.program).collect();
         programs.sort_unstable();
         programs.dedup();
-        assert_eq!(programs.len(), TOOLS.len() + PEERS.len());
+        assert_eq!(programs.len(), TOOLS.len() + DATABASES.len() + PEERS.len());
     }
 }

@@ -48,7 +48,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         return kernels::run(&kernels::Options { only, allow_missing: *allow_missing, refresh: *refresh });
     }
     let began = Instant::now();
-    setup::ensure(&setup::Options::default())?;
+    setup::ensure(&setup::Options { databases: true, ..setup::Options::default() })?;
     let mut programs = compile()?;
     // Pure tests first: a mistake there explains those of the lab.
     programs.sort_by(|a, b| (a.kind, &a.package, &a.name).cmp(&(b.kind, &b.package, &b.name)));
@@ -61,6 +61,12 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         }
         let command = program.command(&options.filters)?;
         rows.push((program.kind, execute(&program.to_string(), command)?));
+        if program.is_of_databases() {
+            // Everything that goes over HTTP once more, on the other database.
+            let mut command = program.command(&options.filters)?;
+            command.env("FTAGENT_TEST_DATABASE", "postgres");
+            rows.push((program.kind, execute(&format!("{program} on PostgreSQL"), command)?));
+        }
     }
     let mut doc = repo::cargo();
     doc.args(["test", "--workspace", "--doc", "--quiet", "--"]).args(&options.filters).arg("--show-output");

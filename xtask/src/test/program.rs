@@ -65,6 +65,11 @@ impl Program {
         Some(Self { kind, package, name: text(&message["target"]["name"])?, folder, path })
     }
 
+    /// Whether its tests take another database where `FTAGENT_TEST_DATABASE` asks for it.
+    pub(crate) fn is_of_databases(&self) -> bool {
+        self.kind == Kind::Integration && self.package == "controlplane"
+    }
+
     /// The command that runs it; as root and one test at a time where the kernel's state is shared.
     pub(crate) fn command(&self, filters: &[OsString]) -> Result<Command> {
         let programs = repo::target().join("debug");

@@ -39,8 +39,8 @@ pub(super) fn never(target: &IpNet) -> Option<String> {
     })
 }
 
-/// Why a workspace with this allowlist may not announce `target`; `prefixes` are those of the adapter, all if empty.
-pub fn refusal(target: &IpNet, allowlist: &[AllowlistEntry], prefixes: &[IpNet]) -> Option<String> {
+/// Why a workspace with this allowlist may not announce `target`.
+pub fn refusal(target: &IpNet, allowlist: &[AllowlistEntry]) -> Option<String> {
     if let Some(why) = never(target) {
         return Some(why);
     }
@@ -54,9 +54,6 @@ pub fn refusal(target: &IpNet, allowlist: &[AllowlistEntry], prefixes: &[IpNet])
             format!("contains {allowed}, which is allowlisted")
         });
     }
-    if !prefixes.is_empty() && !prefixes.iter().any(|p| p.contains(target)) {
-        return Some("is in none of the prefixes that the adapter may announce (config.prefixes)".to_owned());
-    }
     None
 }
 
@@ -65,7 +62,7 @@ mod tests {
     use super::*;
     use crate::domain::{AllowlistScope, Timestamp};
 
-    fn check(target: &str, allowed: &[&str], prefixes: &[&str], expected: Option<&str>) {
+    fn check(target: &str, allowed: &[&str], expected: Option<&str>) {
         let target: IpNet = target.parse().expect("a prefix");
         let entries: Vec<_> = allowed
             .iter()
@@ -78,23 +75,22 @@ mod tests {
                 created_at: Timestamp::from_secs(1),
             })
             .collect();
-        let prefixes: Vec<_> = prefixes.iter().map(|p| p.parse().expect("a prefix")).collect();
-        let got = refusal(&target, &entries, &prefixes);
+        let got = refusal(&target, &entries);
         match (&got, expected) {
             (None, None) => {}
             (Some(got), Some(part)) => assert!(got.contains(part), "{target}: {got}"),
-            _ => panic!("{target} with {allowed:?} and {prefixes:?}: {got:?}, expected {expected:?}"),
+            _ => panic!("{target} with {allowed:?}: {got:?}, expected {expected:?}"),
         }
     }
 
     #[test]
     fn the_allowlist_beats_every_rule() {
-        check("203.0.113.5/32", &[], &[], None);
-        check("203.0.113.5/32", &["203.0.113.6/32"], &[], None);
-        check("203.0.113.5/32", &["203.0.113.5/32"], &[], Some("is allowlisted"));
-        check("203.0.113.5/32", &["203.0.113.0/24"], &[], Some("is within 203.0.113.0/24"));
-        check("203.0.113.0/24", &["198.51.100.1/32", "203.0.113.6/32"], &[], Some("contains 203.0.113.6"));
-        check("2001:db8::/32", &["2001:db8::1/128"], &[], Some("contains 2001:db8::1"));
+        check("203.0.113.5/32", &[], None);
+        check("203.0.113.5/32", &["203.0.113.6/32"], None);
+        check("203.0.113.5/32", &["203.0.113.5/32"], Some("is allowlisted"));
+        check("203.0.113.5/32", &["203.0.113.0/24"], Some("is within 203.0.113.0/24"));
+        check("203.0.113.0/24", &["198.51.100.1/32", "203.0.113.6/32"], Some("contains 203.0.113.6"));
+        check("2001:db8::/32", &["2001:db8::1/128"], Some("contains 2001:db8::1"));
     }
 
     #[test]
@@ -118,17 +114,7 @@ mod tests {
             ("fe80::1/128", Some("link-local")),
             ("ff02::1/128", Some("multicast")),
         ] {
-            check(target, &[], &[], expected);
+            check(target, &[], expected);
         }
-    }
-
-    #[test]
-    fn an_adapter_announces_its_prefixes_alone() {
-        let own = ["203.0.113.0/24", "2001:db8::/32"];
-        check("203.0.113.5/32", &[], &own, None);
-        check("203.0.113.0/24", &[], &own, None);
-        check("203.0.112.0/23", &[], &own, Some("none of the prefixes"));
-        check("198.51.100.1/32", &[], &own, Some("none of the prefixes"));
-        check("2001:db8:1::/48", &[], &own, None);
     }
 }

@@ -2,6 +2,7 @@
 
 mod course;
 mod guard;
+mod pace;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -11,6 +12,7 @@ use super::problem::Check;
 use super::{Problem, Timestamp};
 pub use course::{Course, Ending, LEASE_SECS, Outcome};
 pub use guard::refusal;
+pub use pace::{COOLDOWN_SECS, Pace, WINDOW_SECS};
 
 /// The most rules of a workspace that have not ended.
 pub const MAX_LIVE_RULES: u32 = 200;

@@ -35,7 +35,8 @@ struct AdapterBody {
     /// 1 to 128 characters; an adapter of this name is replaced.
     #[schema(min_length = 1, max_length = 128)]
     name: String,
-    /// URL of http or https without credentials; of `exabgp`, `gobgp`, `bird2` and `frr` also an IP address with port.
+    /// URL of http or https without credentials, to a public address unless the server's configuration allows others; of
+    /// `exabgp`, `gobgp`, `bird2` and `frr` also an IP address with port.
     #[schema(min_length = 1, max_length = 2_048)]
     endpoint: String,
     /// 1 to 4,096 printable ASCII characters; never shown again. Absent: as it was. Null: none. A `webhook` signs with it.
@@ -71,7 +72,7 @@ async fn save(
     JsonBody(body): JsonBody<AdapterBody>,
 ) -> Result<impl IntoResponse, ApiError> {
     let AdapterBody { adapter_type, name, endpoint, auth_token, config, capabilities } = body;
-    let new = NewAdapter::parse(adapter_type, name, endpoint, config, capabilities)?;
+    let new = NewAdapter { adapter_type, name, endpoint, config, capabilities };
     Ok(AdapterAnswer::new(context.app.save_adapter(&operator.actor, new, auth_token).await?))
 }
 

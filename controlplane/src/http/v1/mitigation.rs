@@ -29,7 +29,7 @@ struct MitigationBody {
     /// Address, or prefix in CIDR notation; at least /8 (IPv6 /19), and nothing that is allowlisted or contains what is.
     target_ip: String,
     intent_type: Intent,
-    /// An adapter that is connected and has the intent among its capabilities.
+    /// An adapter that is connected, has the intent among its capabilities and the target within its `config.prefixes`.
     adapter_id: i64,
     /// Seconds from now, 0 to 31,536,000; 0 by default: until it is withdrawn.
     #[serde(default)]
@@ -89,7 +89,8 @@ async fn history(
 }
 
 /// Makes a mitigation rule. It is `pending` in the answer, and `active` when the adapter confirmed it. 422 names
-/// `adapter_id` where the adapter is not connected, and `target_ip` where the guard refuses. Role: admin.
+/// `adapter_id` where the adapter cannot be used, and `target_ip` where the guard refuses. 429: more than 100 rules
+/// within a minute, or the target's last announcement ended less than 60 s ago. Role: admin.
 #[utoipa::path(post, path = "/mitigation/rules", tag = "mitigation", request_body = MitigationBody,
     responses((status = 200, description = "The rule", body = MitigationAnswer)))]
 async fn create(

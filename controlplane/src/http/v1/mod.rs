@@ -5,10 +5,17 @@
 mod adapters;
 mod allowlist;
 mod audit;
+mod channels;
 mod deploy;
+mod destinations;
 mod events;
 mod export;
+mod feed_tokens;
+mod feeds;
 mod incidents;
+mod indicators;
+mod integrations;
+mod maintenance;
 mod mitigation;
 mod nodes;
 mod pcaps;
@@ -39,6 +46,12 @@ pub(super) fn routes() -> OpenApiRouter<Context> {
         .merge(scrubbing::routes())
         .merge(workspace::routes())
         .merge(tokens::routes())
+        .merge(feed_tokens::routes())
+        .merge(feeds::routes())
+        .merge(indicators::routes())
+        .merge(maintenance::routes())
+        .merge(channels::routes())
+        .merge(integrations::routes())
         .merge(audit::routes())
         .merge(events::routes())
 }

@@ -3,13 +3,13 @@
 use async_trait::async_trait;
 
 use super::audits::append;
-use super::mitigations::{end_rule, live_of_adapter};
+use super::mitigations::{Kept, end_rule, live_of_adapter};
 use super::transaction::On;
 use super::{Row, SqlStore, Tx, amount, at, json, leave_room, maybe_at, or_missing, sql, to_json, unless_taken, word};
 use crate::domain::{
-    Adapter, AdapterStatus, AdapterType, Checked, Ending, Fact, Listed, NewAdapter, Page, Problem, WorkspaceId,
+    Adapter, AdapterStatus, AdapterType, Checked, CheckedAdapter, Ending, Fact, Listed, Page, Problem, WorkspaceId,
 };
-use crate::store::{AdapterToken, Adapters, Deleted, KeptAdapter, Result};
+use crate::store::{Adapters, Deleted, KeptAdapter, Result, SealedChange};
 
 /// The most adapters of a workspace.
 const MAX_ADAPTERS: i64 = 100;
@@ -50,16 +50,20 @@ pub(super) async fn remove(conn: &mut Tx, ws: WorkspaceId, id: i64) -> Result<bo
 }
 
 /// Refuses to lead rules that are announced elsewhere, or a token that was given for another receiver.
-fn check_change(before: &Adapter, new: &NewAdapter, token: &AdapterToken, live: usize) -> Result<(), Problem> {
+fn check_change(before: &Adapter, new: &CheckedAdapter, token: &SealedChange, live: &[Kept]) -> Result<(), Problem> {
     if before.status == AdapterStatus::Deleting {
         return Err(Problem::field("name", "the adapter of this name is being deleted"));
     }
     let moves = before.endpoint != new.endpoint || before.adapter_type != new.adapter_type;
-    if moves && live > 0 {
+    if moves && !live.is_empty() {
         let field = if before.endpoint == new.endpoint { "adapter_type" } else { "endpoint" };
-        return Err(Problem::field(field, format!("{live} rules use the adapter: withdraw them first")));
+        return Err(Problem::field(field, format!("{} rules use the adapter: withdraw them first", live.len())));
     }
-    if moves && before.has_auth_token && *token == AdapterToken::Keep {
+    if let Some(kept) = live.iter().find(|kept| !new.config.may_announce(&kept.rule.target_ip)) {
+        let target = kept.rule.target_ip;
+        return Err(Problem::field("config.prefixes", format!("must contain {target}, which is announced")));
+    }
+    if moves && before.has_auth_token && *token == SealedChange::Keep {
         return Err(Problem::field("auth_token", "must be given again for another endpoint or type, or be null"));
     }
     Ok(())
@@ -84,7 +88,13 @@ impl Adapters for SqlStore {
         one(&self.pools, ws, id, "adapter").await
     }
 
-    async fn save_adapter(&self, ws: WorkspaceId, new: NewAdapter, token: AdapterToken, fact: Fact) -> Result<Adapter> {
+    async fn save_adapter(
+        &self,
+        ws: WorkspaceId,
+        new: CheckedAdapter,
+        token: SealedChange,
+        fact: Fact,
+    ) -> Result<Adapter> {
         let mut tx = self.write_to(ws).await?;
         let known = sql("SELECT * FROM adapters WHERE workspace_id = $1 AND name = $2")
             .bind(ws.0)
@@ -94,8 +104,8 @@ impl Adapters for SqlStore {
         let kept = match &known {
             Some(row) => {
                 let before = adapter(row)?;
-                let live = live_of_adapter(&mut tx, ws, before.id).await?.len();
-                check_change(&before, &new, &token, live)?;
+                let live = live_of_adapter(&mut tx, ws, before.id).await?;
+                check_change(&before, &new, &token, &live)?;
                 row.try_get::<Option<Vec<u8>>>("auth_token")?
             }
             None => {
@@ -104,9 +114,9 @@ impl Adapters for SqlStore {
             }
         };
         let sealed = match token {
-            AdapterToken::Keep => kept,
-            AdapterToken::Remove => None,
-            AdapterToken::Set(sealed) => Some(sealed),
+            SealedChange::Keep => kept,
+            SealedChange::Remove => None,
+            SealedChange::Set(sealed) => Some(sealed),
         };
         // What was known of the other side may be so no longer.
         let row = sql("INSERT INTO adapters (workspace_id, kind, name, endpoint, auth_token, config, capabilities,

@@ -1,5 +1,7 @@
 //! What nodes say and ask,.
 
+use std::collections::BTreeMap;
+
 use async_trait::async_trait;
 use ftagent_common::api::{AckStatus, CommandAck, Heartbeat, MetricsSample, NodeCommand, NodeConfig};
 use uuid::Uuid;
@@ -7,10 +9,14 @@ use uuid::Uuid;
 use super::audits::append;
 use super::workspaces::subscription;
 use super::{
-    SqlStore, allowlist, amount, count, hash, json, or_missing, own_node, rules, sql, thresholds, to_json, uuid,
+    Alone, Query, SqlStore, again, allowlist, amount, count, hash, json, or_missing, own_node, rules, sql, thresholds,
+    to_json, uuid,
 };
 use crate::domain::{Actor, AllowlistEntry, Fact, Problem, Rule, SecretHash, Threshold, Timestamp, WorkspaceId};
 use crate::store::{Agents, Known, Result};
+
+/// Samples of one statement.
+const SAMPLES: usize = 100;
 
 /// The columns that seconds and minutes share.
 const MEANS: [&str; 7] = ["pps", "bps", "dropped_pps", "tcp_pps", "udp_pps", "icmp_pps", "other_pps"];
@@ -50,34 +56,7 @@ impl Agents for SqlStore {
     }
 
     async fn record_metrics(&self, node: Uuid, samples: &[MetricsSample]) -> Result<()> {
-        let mut tx = self.write().await?;
-        let id: Option<i64> =
-            sql("SELECT id FROM nodes WHERE uuid = $1").bind(node.to_string()).optional_scalar(&mut tx).await?;
-        let id = or_missing(id, "node")?;
-        let columns = MEANS.join(", ");
-        let replaced = MEANS.map(|c| format!("{c} = excluded.{c}")).join(", ");
-        let insert = format!(
-            "INSERT INTO metrics (node_id, at_secs, {columns}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
-             ON CONFLICT (node_id, at_secs) DO UPDATE SET {replaced}"
-        );
-        // One order for everybody: two batches of a node then wait for each other instead of dead-locking.
-        let mut samples: Vec<_> = samples.iter().collect();
-        samples.sort_by_key(|sample| Timestamp::from(sample.at));
-        for sample in samples {
-            sql(sqlx::AssertSqlSafe(insert.as_str()))
-                .bind(id)
-                .bind(Timestamp::from(sample.at).secs())
-                .bind(count(sample.pps))
-                .bind(count(sample.bps))
-                .bind(count(sample.dropped_pps))
-                .bind(count(sample.tcp_pps))
-                .bind(count(sample.udp_pps))
-                .bind(count(sample.icmp_pps))
-                .bind(count(sample.other_pps))
-                .run(&mut tx)
-                .await?;
-        }
-        Ok(tx.commit().await?)
+        again(|| self.keep_metrics(node, samples)).await
     }
 
     async fn config_version(&self, node: Uuid) -> Result<u64> {
@@ -152,33 +131,7 @@ impl Agents for SqlStore {
     }
 
     async fn prune_metrics(&self, seconds_before: Timestamp, minutes_before: Timestamp) -> Result<u64> {
-        // Whole minutes only: a minute that is split would be merged later, but needs not be.
-        let before = seconds_before.secs().div_euclid(60) * 60;
-        let mut tx = self.write().await?;
-        let columns = MEANS.join(", ");
-        let mean = |c| self.dialect().whole(&format!("avg(CAST({c} AS DOUBLE PRECISION))"));
-        let means = MEANS.map(mean).join(", ");
-        let merged = MEANS
-            .map(|c| {
-                let sum = format!("CAST(m.{c} AS DOUBLE PRECISION) * m.samples + CAST(excluded.{c} AS DOUBLE PRECISION) * excluded.samples");
-                format!("{c} = {}", self.dialect().whole(&format!("({sum}) / (m.samples + excluded.samples)")))
-            })
-            .join(", ");
-        let peak = |c| format!("{c} = CASE WHEN m.{c} > excluded.{c} THEN m.{c} ELSE excluded.{c} END");
-        let peaks = ["peak_pps", "peak_bps"].map(peak).join(", ");
-        let query = sqlx::AssertSqlSafe(format!(
-            "INSERT INTO metrics_minutes AS m (node_id, at_secs, samples, {columns}, peak_pps, peak_bps)
-             SELECT node_id, at_secs / 60 * 60, count(*), {means}, max(pps), max(bps)
-             FROM metrics WHERE at_secs < $1 GROUP BY 1, 2
-             ON CONFLICT (node_id, at_secs) DO UPDATE
-             SET {merged}, samples = m.samples + excluded.samples, {peaks}"
-        ));
-        sql(query).bind(before).run(&mut tx).await?;
-        let seconds = sql("DELETE FROM metrics WHERE at_secs < $1").bind(before).run(&mut tx).await?;
-        let minutes =
-            sql("DELETE FROM metrics_minutes WHERE at_secs < $1").bind(minutes_before.secs()).run(&mut tx).await?;
-        tx.commit().await?;
-        Ok(seconds + minutes)
+        again(|| self.thin_out(seconds_before, minutes_before)).await
     }
 
     async fn expire_commands(&self, before: Timestamp) -> Result<u64> {
@@ -191,6 +144,76 @@ impl Agents for SqlStore {
         .await?;
         tx.commit().await?;
         Ok(done)
+    }
+}
+
+impl SqlStore {
+    async fn keep_metrics(&self, node: Uuid, samples: &[MetricsSample]) -> Result<()> {
+        let mut tx = self.write().await?;
+        let id: Option<i64> =
+            sql("SELECT id FROM nodes WHERE uuid = $1").bind(node.to_string()).optional_scalar(&mut tx).await?;
+        let id = or_missing(id, "node")?;
+        // In one order, so that two batches of a node wait for each other; of the same second the last one counts.
+        let by_second: BTreeMap<_, _> = samples.iter().map(|s| (Timestamp::from(s.at).secs(), s)).collect();
+        let by_second: Vec<_> = by_second.into_iter().collect();
+        for some in by_second.chunks(SAMPLES) {
+            let mut insert = Query::growing("INSERT INTO metrics (node_id, at_secs, ");
+            insert.push(MEANS.join(", ")).push(") VALUES ");
+            for (n, (at, sample)) in some.iter().enumerate() {
+                insert.push(if n == 0 { "(" } else { ", (" }).push_bind(id).push(", ").push_bind(*at);
+                let MetricsSample { pps, bps, dropped_pps, tcp_pps, udp_pps, icmp_pps, other_pps, .. } = **sample;
+                for value in [pps, bps, dropped_pps, tcp_pps, udp_pps, icmp_pps, other_pps] {
+                    insert.push(", ").push_bind(count(value));
+                }
+                insert.push(")");
+            }
+            let replaced = MEANS.map(|c| format!("{c} = excluded.{c}")).join(", ");
+            insert.push(" ON CONFLICT (node_id, at_secs) DO UPDATE SET ").push(replaced);
+            insert.run(&mut tx).await?;
+        }
+        Ok(tx.commit().await?)
+    }
+
+    async fn thin_out(&self, seconds_before: Timestamp, minutes_before: Timestamp) -> Result<u64> {
+        // Whole minutes only: a minute that is split would be merged later, but needs not be.
+        let before = seconds_before.secs().div_euclid(60) * 60;
+        let mut tx = self.write().await?;
+        tx.take_time().await?;
+        tx.alone(Alone::Pruning).await?;
+        let columns = MEANS.join(", ");
+        let mean = |c| self.dialect().whole(&format!("avg(CAST({c} AS DOUBLE PRECISION))"));
+        let means = MEANS.map(mean).join(", ");
+        let merged = MEANS
+            .map(|c| {
+                let sum = format!("CAST(m.{c} AS DOUBLE PRECISION) * m.samples + CAST(excluded.{c} AS DOUBLE PRECISION) * excluded.samples");
+                format!("{c} = {}", self.dialect().whole(&format!("({sum}) / (m.samples + excluded.samples)")))
+            })
+            .join(", ");
+        let peak = |c| format!("{c} = CASE WHEN m.{c} > excluded.{c} THEN m.{c} ELSE excluded.{c} END");
+        let peaks = ["peak_pps", "peak_bps"].map(peak).join(", ");
+        let merge = format!(
+            "INSERT INTO metrics_minutes AS m (node_id, at_secs, samples, {columns}, peak_pps, peak_bps)
+             SELECT node_id, at_secs / 60 * 60, count(*), {means}, max(pps), max(bps)
+             FROM gone WHERE at_secs < $1 GROUP BY 1, 2
+             ON CONFLICT (node_id, at_secs) DO UPDATE
+             SET {merged}, samples = m.samples + excluded.samples, {peaks}"
+        );
+        let delete = "DELETE FROM metrics WHERE at_secs < $1";
+        // What is deleted must be what was merged. A late sample in between waits in SQLite, which has one writer; in
+        // PostgreSQL one statement does both, and leaves it for the next time.
+        let seconds = if tx.is_postgres() {
+            let both = format!("WITH gone AS ({delete} RETURNING *), merged AS ({merge}) SELECT count(*) FROM gone");
+            let seconds: i64 = sql(sqlx::AssertSqlSafe(both)).bind(before).scalar(&mut tx).await?;
+            u64::try_from(seconds).unwrap_or(0)
+        } else {
+            let merge = merge.replace("FROM gone", "FROM metrics");
+            sql(sqlx::AssertSqlSafe(merge)).bind(before).run(&mut tx).await?;
+            sql(delete).bind(before).run(&mut tx).await?
+        };
+        let minutes =
+            sql("DELETE FROM metrics_minutes WHERE at_secs < $1").bind(minutes_before.secs()).run(&mut tx).await?;
+        tx.commit().await?;
+        Ok(seconds + minutes)
     }
 }
 

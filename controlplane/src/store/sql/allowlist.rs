@@ -4,6 +4,7 @@ use async_trait::async_trait;
 use uuid::Uuid;
 
 use super::audits::append;
+use super::transaction::On;
 use super::{
     Row, SqlStore, Tx, advance, advance_all, amount, at, leave_room, node_id, or_missing, sql, unless_taken, word,
 };
@@ -37,10 +38,10 @@ pub(super) async fn of_node(conn: &mut Tx, ws: WorkspaceId, node: Uuid) -> Resul
     rows.iter().map(entry).collect()
 }
 
-/// Every entry that holds on some node, in the transaction of a guard.
-pub(super) async fn everything(conn: &mut Tx, ws: WorkspaceId) -> Result<Vec<AllowlistEntry>> {
+/// What holds on any node, oldest first, as the transaction sees it.
+pub(super) async fn all(on: impl Into<On<'_>>, ws: WorkspaceId) -> Result<Vec<AllowlistEntry>> {
     let query = sqlx::AssertSqlSafe(format!("SELECT a.*, n.uuid AS node {WHERE} ORDER BY a.id"));
-    let rows = sql(query).bind(ws.0).bind(None::<String>).all(conn).await?;
+    let rows = sql(query).bind(ws.0).bind(None::<String>).all(on).await?;
     rows.iter().map(entry).collect()
 }
 
@@ -62,9 +63,7 @@ impl Allowlist for SqlStore {
     }
 
     async fn all_allowed(&self, ws: WorkspaceId) -> Result<Vec<AllowlistEntry>> {
-        let query = sqlx::AssertSqlSafe(format!("SELECT a.*, n.uuid AS node {WHERE} ORDER BY a.id"));
-        let rows = sql(query).bind(ws.0).bind(None::<String>).all(&self.pools).await?;
-        rows.iter().map(entry).collect()
+        all(&self.pools, ws).await
     }
 
     async fn allow(&self, ws: WorkspaceId, new: NewAllowlistEntry, fact: Fact) -> Result<(AllowlistEntry, Changed)> {

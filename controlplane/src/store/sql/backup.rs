@@ -11,7 +11,7 @@
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use sqlx::{ConnectOptions as _, Connection as _, Row as _, SqliteConnection};
@@ -72,10 +72,14 @@ fn create(path: &Path) -> Result<File, BackupError> {
     at(path, OpenOptions::new().write(true).create_new(true).mode(0o600).open(path))
 }
 
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
 /// Brings a file and its name in its folder to the disk.
 fn sync(path: &Path) -> Result<(), BackupError> {
     at(path, File::open(path).and_then(|file| file.sync_all()))?;
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = folder_of(path);
     at(folder, File::open(folder).and_then(|folder| folder.sync_all()))
 }
 
@@ -130,12 +134,14 @@ pub async fn restore(from: &Path, to: &Path) -> Result<Vec<Chain>, BackupError> 
 }
 
 async fn place(from: &Path, copy: &Path, to: &Path) -> Result<Vec<Chain>, BackupError> {
-    at(from, File::open(from).and_then(|mut from| io::copy(&mut from, &mut create_io(copy)?)))?;
+    let mut source = at(from, File::open(from))?;
+    at(copy, io::copy(&mut source, &mut create(copy)?))?;
     let chains = verify(copy).await?;
     let mut lone = lone(copy).await?;
     if let Some(connection) = lone.take() {
         connection.close().await.map_err(StoreError::from)?;
     }
+    hand_over(copy, to)?;
     sync(copy)?;
     // Held until the new file is in place, so that nobody writes into the old one meanwhile.
     let held = if to.exists() { lone_or_damaged(to).await? } else { None };
@@ -150,8 +156,14 @@ async fn place(from: &Path, copy: &Path, to: &Path) -> Result<Vec<Chain>, Backup
     Ok(chains)
 }
 
-fn create_io(path: &Path) -> io::Result<File> {
-    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
+/// Gives the copy to whom the database belongs: the service is another user than root, who restores.
+fn hand_over(copy: &Path, to: &Path) -> Result<(), BackupError> {
+    let like = if to.exists() { to } else { folder_of(to) };
+    let (is, should) = (at(copy, fs::metadata(copy))?, at(like, fs::metadata(like))?);
+    if (is.uid(), is.gid()) == (should.uid(), should.gid()) {
+        return Ok(());
+    }
+    at(copy, std::os::unix::fs::chown(copy, Some(should.uid()), Some(should.gid())))
 }
 
 /// Opens the copy as the server would, and looks at all of it.

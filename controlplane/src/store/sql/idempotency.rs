@@ -9,7 +9,8 @@ use crate::store::{Answered, CLAIM_SECS, Claim, Idempotency, Key, Result};
 #[async_trait]
 impl Idempotency for SqlStore {
     async fn claim(&self, actor: &str, key: &Key, now: Timestamp, since: Timestamp) -> Result<Claim> {
-        // One process alone answers a key once anyway: its requests wait for each other before they come here.
+        // One process answers a key once anyway: its requests wait for each other before they come here. So one that it
+        // took, and could not give free while the database was away, is its own to take again; `answer` says whose.
         if self.pools.is_postgres() {
             let mut tx = self.write().await?;
             let taken = sql("INSERT INTO idempotency AS i (actor, key_hash, request_hash, status, answer, created_at)
@@ -17,11 +18,11 @@ impl Idempotency for SqlStore {
                  ON CONFLICT (actor, key_hash) DO UPDATE
                  SET request_hash = excluded.request_hash, status = 0, answer = excluded.answer,
                      created_at = excluded.created_at
-                 WHERE i.created_at < $6 OR (i.status = 0 AND i.created_at < $7)")
+                 WHERE i.created_at < $6 OR (i.status = 0 AND (i.created_at < $7 OR i.answer = $4))")
             .bind(actor)
             .bind(key.hash.as_slice())
             .bind(key.request_hash.as_slice())
-            .bind([0_u8; 0].as_slice())
+            .bind(self.instance.as_bytes().as_slice())
             .bind(now.micros())
             .bind(since.micros())
             .bind(now.plus_secs(-CLAIM_SECS).micros())
@@ -53,9 +54,10 @@ impl Idempotency for SqlStore {
     async fn release(&self, actor: &str, key_hash: [u8; 32]) -> Result<()> {
         if self.pools.is_postgres() {
             let mut tx = self.write().await?;
-            sql("DELETE FROM idempotency WHERE actor = $1 AND key_hash = $2 AND status = 0")
+            sql("DELETE FROM idempotency WHERE actor = $1 AND key_hash = $2 AND status = 0 AND answer = $3")
                 .bind(actor)
                 .bind(key_hash.as_slice())
+                .bind(self.instance.as_bytes().as_slice())
                 .run(&mut tx)
                 .await?;
             tx.commit().await?;

@@ -8,10 +8,11 @@ use uuid::Uuid;
 use super::agents::{MAX_OUTPUT, not_yours};
 use super::audits::append;
 use super::nodes::leave_order;
+use super::outbox::leave_messages;
 use super::{Query, Row, SqlStore, Tx, amount, at, json, maybe_at, or_missing, own_node, rules, sql, to_json, uuid};
 use crate::domain::{
-    Actor, Closing, Execution, Fact, IncidentFilter, Listed, Note, OperatorChange, Page, Problem, StoredIncident,
-    Timestamp, WorkspaceId,
+    Actor, Closing, Execution, Fact, IncidentFilter, Listed, Note, OperatorChange, Page, Problem, Standing,
+    StoredIncident, Timestamp, WorkspaceId,
 };
 use crate::store::{Incidents, Recorded, Result};
 
@@ -167,12 +168,14 @@ impl Incidents for SqlStore {
             if kept.node != node {
                 return Err(not_yours().into());
             }
-            let before = kept.status();
+            let before = Standing::of(&kept);
             let applied = kept.take(report);
             if applied {
                 save(&mut tx, &kept).await?;
+                leave_messages(&mut tx, ws, Some(before), &kept, now).await?;
             }
-            let action = match (before == IncidentStatus::Active, kept.status() == IncidentStatus::Active) {
+            let active = |status| status == IncidentStatus::Active;
+            let action = match (active(before.status), active(kept.status())) {
                 (true, false) => Some("incident.resolve"),
                 (false, true) => Some("incident.reopen"),
                 _ => None,
@@ -204,6 +207,7 @@ impl Incidents for SqlStore {
             append(&mut tx, ws, fact).await?;
             let node_name = row.try_get("name")?;
             let incident = StoredIncident { id, node, node_name, report, closing: None, severity: None };
+            leave_messages(&mut tx, ws, None, &incident, now).await?;
             Recorded { incident, opened: true, applied: true }
         };
         record_executions(&mut tx, ws, recorded.incident.id, &actor, node, executions, now).await?;
@@ -279,7 +283,8 @@ impl Incidents for SqlStore {
     ) -> Result<(StoredIncident, Option<NodeCommand>)> {
         let mut tx = self.write_to(ws).await?;
         let mut kept = by_id(&mut tx, ws, id).await?;
-        let (status, severity) = (kept.status(), kept.severity());
+        let before = Standing::of(&kept);
+        let (status, severity) = (before.status, before.severity);
         let change = change.check(status)?;
         let mut command = None;
         if let Some(wanted) = change.status.filter(|wanted| *wanted != status) {
@@ -298,6 +303,7 @@ impl Incidents for SqlStore {
             insert_note(&mut tx, id, fact.at, "severity", author, &format!("{severity} to {wanted}")).await?;
         }
         save(&mut tx, &kept).await?;
+        leave_messages(&mut tx, ws, Some(before), &kept, fact.at).await?;
         append(&mut tx, ws, fact).await?;
         tx.commit().await?;
         Ok((kept, command))

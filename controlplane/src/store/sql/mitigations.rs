@@ -15,17 +15,17 @@ use super::{
     unless_taken, uuid, word,
 };
 use crate::domain::{
-    Actor, Course, Ending, Escalation, Fact, LEASE_SECS, Listed, MAX_LIVE_RULES, MitigationRule, MitigationStatus,
-    NewMitigation, Outcome, Page, Problem, Timestamp, WorkspaceId, refusal,
+    Actor, COOLDOWN_SECS, Course, Ending, Escalation, Fact, LEASE_SECS, Listed, MAX_LIVE_RULES, MitigationRule,
+    MitigationStatus, NewMitigation, Outcome, Pace, Page, Problem, Timestamp, WINDOW_SECS, WorkspaceId, refusal,
 };
-use crate::store::{Claimed, Mitigations, PolicyEdit, Result, StoreError};
+use crate::store::{ClaimedRule, Mitigations, PolicyEdit, Result, StoreError};
 
 /// The most rules that one look ends: the next look goes on.
 const SWEEP: i64 = 200;
 
 /// A rule and where it is.
 pub(super) struct Kept {
-    rule: MitigationRule,
+    pub(super) rule: MitigationRule,
     course: Course,
 }
 
@@ -149,6 +149,28 @@ fn due(query: &mut Query, now: Timestamp, busy: &[i64]) {
     }
 }
 
+/// What the workspace did lately, to `new`'s target and at all.
+async fn pace(conn: &mut Tx, ws: WorkspaceId, new: &NewMitigation, now: Timestamp) -> Result<Pace> {
+    let ended = sql("SELECT max(ended_at) AS ended_at FROM mitigation_rules
+         WHERE workspace_id = $1 AND target = $2 AND announced_at IS NOT NULL AND ended_at > $3")
+    .bind(ws.0)
+    .bind(new.target.to_string())
+    .bind(now.plus_secs(-COOLDOWN_SECS).micros())
+    .one(&mut *conn)
+    .await?;
+    let made = sql("SELECT count(*) AS made, min(created_at) AS first_at FROM mitigation_rules
+         WHERE workspace_id = $1 AND created_at > $2")
+    .bind(ws.0)
+    .bind(now.plus_secs(-WINDOW_SECS).micros())
+    .one(conn)
+    .await?;
+    Ok(Pace {
+        ended_at: maybe_at(&ended, "ended_at")?,
+        made: amount(&made, "made")?,
+        first_at: maybe_at(&made, "first_at")?,
+    })
+}
+
 #[async_trait]
 impl Mitigations for SqlStore {
     async fn mitigations(&self, ws: WorkspaceId, live: bool, page: Page) -> Result<Listed<MitigationRule>> {
@@ -172,9 +194,9 @@ impl Mitigations for SqlStore {
             }
             found => found?.adapter,
         };
-        adapter.check_use(new.intent)?;
-        let allowed = allowlist::everything(&mut tx, ws).await?;
-        if let Some(why) = refusal(&new.target, &allowed, &adapter.config.prefixes) {
+        adapter.check_use(new.intent, &new.target)?;
+        let allowed = allowlist::all(&mut tx, ws).await?;
+        if let Some(why) = refusal(&new.target, &allowed) {
             return Err(Problem::field("target_ip", why).into());
         }
         let live: i64 = sql("SELECT count(*) FROM mitigation_rules WHERE workspace_id = $1
@@ -187,6 +209,7 @@ impl Mitigations for SqlStore {
             return Err(Problem::field("target_ip", why).into());
         }
         let now = fact.at;
+        pace(&mut tx, ws, &new, now).await?.check(now)?;
         let expires_at = (new.ttl_secs > 0).then(|| now.plus_secs(i64::from(new.ttl_secs)).micros());
         let course = Course::new(now);
         let row =
@@ -221,7 +244,7 @@ impl Mitigations for SqlStore {
         Ok(after)
     }
 
-    async fn claim_mitigation(&self, now: Timestamp, busy: &[i64]) -> Result<Option<Claimed>> {
+    async fn claim_mitigation(&self, now: Timestamp, busy: &[i64]) -> Result<Option<ClaimedRule>> {
         let mut looking = Query::growing("SELECT id");
         due(&mut looking, now, busy);
         looking.push(" LIMIT 1");
@@ -244,12 +267,12 @@ impl Mitigations for SqlStore {
         let row = query.optional(&mut tx).await?;
         tx.commit().await?;
         let Some(row) = row else { return Ok(None) };
-        Ok(Some(Claimed { ws: WorkspaceId(row.try_get("workspace_id")?), rule: rule(&row)?, claim, until }))
+        Ok(Some(ClaimedRule { ws: WorkspaceId(row.try_get("workspace_id")?), rule: rule(&row)?, claim, until }))
     }
 
     async fn settle_mitigation(
         &self,
-        claimed: &Claimed,
+        claimed: &ClaimedRule,
         tried: MitigationStatus,
         outcome: &Outcome,
         now: Timestamp,
@@ -305,10 +328,10 @@ impl Mitigations for SqlStore {
             let (ws, rule) = (WorkspaceId(row.try_get("workspace_id")?), rule(row)?);
             if let Entry::Vacant(entry) = allowed.entry(ws) {
                 let mut tx = self.read().await?;
-                entry.insert(allowlist::everything(&mut tx, ws).await?);
+                entry.insert(allowlist::all(&mut tx, ws).await?);
                 tx.rollback().await?;
             }
-            if let Some(why) = refusal(&rule.target_ip, &allowed[&ws], &[]) {
+            if let Some(why) = refusal(&rule.target_ip, &allowed[&ws]) {
                 wanted.push((ws, rule.id, Ending::Withdrawn, format!("the target {why}")));
             }
         }

@@ -1,6 +1,6 @@
 //! The store in a database that speaks SQL: SQLite in a file of ours, or PostgreSQL.
 //!
-//! Each query is written once, in words that both understand ([`Dialect`] has the few that they do not share); `query.rs`
+//! Each query is written once, in words that both understand (`Dialect` has the few that they do not share); `query.rs`
 //! and `transaction.rs` wrap the two drivers, `sqlite.rs` and `postgres.rs` open them, and one file per resource holds
 //! its trait.
 
@@ -10,11 +10,15 @@ mod allowlist;
 mod audits;
 mod backup;
 mod columns;
+mod destinations;
 pub mod dump;
+mod feeds;
 mod idempotency;
 mod incidents;
+mod indicators;
 mod mitigations;
 mod nodes;
+mod outbox;
 mod pcaps;
 mod peers;
 mod postgres;
@@ -25,6 +29,7 @@ mod scrubbings;
 mod sqlite;
 mod thresholds;
 mod transaction;
+mod windows;
 mod workspaces;
 
 use std::collections::HashMap;
@@ -66,6 +71,8 @@ enum Opening {
 pub struct SqlStore {
     pools: Pools,
     lead: peers::Lead,
+    /// Tells this process from others on the same database.
+    instance: Uuid,
 }
 
 impl SqlStore {
@@ -90,7 +97,7 @@ impl SqlStore {
             Database::Sqlite(path) => sqlite::open(path, opening).await?,
             Database::Postgres(settings) => postgres::open(settings, opening).await?,
         };
-        Ok(Self { pools, lead: peers::Lead::default() })
+        Ok(Self { pools, lead: peers::Lead::default(), instance: Uuid::new_v4() })
     }
 
     /// A transaction that writes, and that others who write to the workspace wait for.
@@ -169,6 +176,19 @@ impl From<sqlx::Error> for StoreError {
             None => Self::Unexpected { what: "a query failed", source: Box::new(source) },
         }
     }
+}
+
+/// Tries once more what another transaction was in the way of: nothing of it was kept.
+///
+/// Writes to one workspace wait for each other and need it not; what touches rows of many does.
+async fn again<T, W: Future<Output = Result<T>>>(mut work: impl FnMut() -> W) -> Result<T> {
+    for _ in 0..3 {
+        match work().await {
+            Err(StoreError::Unavailable { reason: postgres::CONTENTION, .. }) => {}
+            done => return done,
+        }
+    }
+    work().await
 }
 
 /// Turns a violated uniqueness into what already exists, and passes everything else on.

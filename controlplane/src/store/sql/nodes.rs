@@ -8,7 +8,8 @@ use uuid::Uuid;
 use super::audits::append;
 use super::transaction::On;
 use super::{
-    Row, SqlStore, Tx, amount, at, maybe_at, node_id, number, or_missing, sql, to_json, unexpected, unless_taken, uuid,
+    Row, SqlStore, Tx, again, amount, at, maybe_at, node_id, number, or_missing, sql, to_json, unexpected,
+    unless_taken, uuid,
 };
 use crate::domain::{
     Deployment, Fact, HEARTBEAT_GRACE_SECS, Listed, MetricsPoint, MetricsWindow, Node, NodeFilter, NodePatch, Page,
@@ -164,15 +165,7 @@ impl Nodes for SqlStore {
     }
 
     async fn delete_node(&self, ws: WorkspaceId, node: Uuid, fact: Fact) -> Result<()> {
-        let mut tx = self.write_to(ws).await?;
-        let name: Option<String> = sql("DELETE FROM nodes WHERE workspace_id = $1 AND uuid = $2 RETURNING name")
-            .bind(ws.0)
-            .bind(node.to_string())
-            .optional_scalar(&mut tx)
-            .await?;
-        let name = or_missing(name, "node")?;
-        append(&mut tx, ws, fact.with(serde_json::json!({ "name": name }))).await?;
-        Ok(tx.commit().await?)
+        again(|| self.remove_node(ws, node, fact.clone())).await
     }
 
     async fn metrics(&self, ws: WorkspaceId, node: Uuid, window: MetricsWindow) -> Result<Vec<MetricsPoint>> {
@@ -217,5 +210,19 @@ impl Nodes for SqlStore {
             .all(&self.pools)
             .await?;
         rows.iter().map(|row| Ok((WorkspaceId(row.try_get("workspace_id")?), node(row, now)?))).collect()
+    }
+}
+
+impl SqlStore {
+    async fn remove_node(&self, ws: WorkspaceId, node: Uuid, fact: Fact) -> Result<()> {
+        let mut tx = self.write_to(ws).await?;
+        let name: Option<String> = sql("DELETE FROM nodes WHERE workspace_id = $1 AND uuid = $2 RETURNING name")
+            .bind(ws.0)
+            .bind(node.to_string())
+            .optional_scalar(&mut tx)
+            .await?;
+        let name = or_missing(name, "node")?;
+        append(&mut tx, ws, fact.with(serde_json::json!({ "name": name }))).await?;
+        Ok(tx.commit().await?)
     }
 }

@@ -85,10 +85,18 @@ async fn is_sound(conn: &mut PgConnection) -> Result<bool, sqlx::Error> {
     }
 }
 
+/// Said where one of two transactions had to give way.
+pub(super) const CONTENTION: &str = "another write was in the way";
+
+/// A statement was prepared before a newer program changed a table: the plan must be made anew.
+pub(super) const STALE: &str = "0A000";
+
 /// What an SQLSTATE means, if a later try may succeed.
 pub(super) fn trouble(code: &str) -> Option<&'static str> {
     Some(match code {
-        "40001" | "40P01" => "another write was in the way",
+        // The last one: what a row belongs to was deleted meanwhile. The next try finds out.
+        "40001" | "40P01" | "23503" => CONTENTION,
+        STALE => "its schema has just changed",
         "55P03" => "another write took too long",
         "57014" => "it took too long",
         "25P03" | "25P04" => "the transaction took too long",

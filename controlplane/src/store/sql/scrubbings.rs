@@ -6,7 +6,7 @@ use super::audits::append;
 use super::transaction::On;
 use super::{Row, SqlStore, amount, at, json, leave_room, or_missing, sql, to_json, unless_taken, word};
 use crate::domain::{Fact, Listed, NewScrubbing, Page, Scrubbing, ScrubbingPatch, ScrubbingStatus, WorkspaceId};
-use crate::store::{AdapterToken, Result, Scrubbings};
+use crate::store::{Result, Scrubbings, SealedChange};
 
 /// The most integrations of a workspace.
 const MAX_SCRUBBINGS: i64 = 100;
@@ -80,16 +80,16 @@ impl Scrubbings for SqlStore {
         ws: WorkspaceId,
         id: i64,
         patch: ScrubbingPatch,
-        credentials: AdapterToken,
+        credentials: SealedChange,
         fact: Fact,
     ) -> Result<Scrubbing> {
         let mut tx = self.write_to(ws).await?;
         let row = one(&mut tx, ws, id).await?;
         let new = patch.applied_to(&scrubbing(&row)?).check()?;
         let sealed = match credentials {
-            AdapterToken::Keep => row.try_get::<Option<Vec<u8>>>("credentials")?,
-            AdapterToken::Remove => None,
-            AdapterToken::Set(sealed) => Some(sealed),
+            SealedChange::Keep => row.try_get::<Option<Vec<u8>>>("credentials")?,
+            SealedChange::Remove => None,
+            SealedChange::Set(sealed) => Some(sealed),
         };
         let row = sql("UPDATE scrubbing SET name = $1, prefixes = $2, credentials = $3, updated_at = $4
              WHERE workspace_id = $5 AND id = $6 RETURNING *")

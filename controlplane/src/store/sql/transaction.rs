@@ -12,7 +12,9 @@
 use std::time::Duration;
 
 use futures_util::TryStreamExt as _;
-use sqlx::{PgPool, Postgres, Sqlite, SqlitePool, Transaction};
+use sqlx::{Connection as _, PgConnection, PgPool, Postgres, Sqlite, SqliteConnection, SqlitePool, Transaction};
+
+use super::postgres;
 
 use super::query::{Query, Row, sql};
 use crate::domain::WorkspaceId;
@@ -24,6 +26,8 @@ pub(super) enum Alone {
     Bootstrap = 1,
     /// Room for uploads is given away.
     Uploads = 2,
+    /// Seconds become minutes.
+    Pruning = 3,
 }
 
 /// The first half of the numbers of our advisory locks: "ftag".
@@ -145,13 +149,12 @@ impl Tx {
         Ok(())
     }
 
-    /// Lets statements take as long as they need: for work on the whole database.
+    /// Lets statements take ten minutes: for work on the whole database.
     pub(super) async fn take_time(&mut self) -> Result<(), sqlx::Error> {
         if self.is_postgres() {
-            self.patience = None;
-            sql("SET LOCAL statement_timeout = 0").run(&mut *self).await?;
-            sql("SET LOCAL lock_timeout = 0").run(&mut *self).await?;
-            sql("SET LOCAL idle_in_transaction_session_timeout = 0").run(self).await?;
+            self.patience = Some(Duration::from_secs(610));
+            sql("SET LOCAL statement_timeout = '600s'").run(&mut *self).await?;
+            sql("SET LOCAL idle_in_transaction_session_timeout = '600s'").run(self).await?;
         }
         Ok(())
     }
@@ -205,57 +208,67 @@ async fn within<T>(
         .unwrap_or_else(|_| Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()))
 }
 
+/// Forgets prepared statements when one was refused for being older than its table, so that the next try succeeds.
+async fn unless_stale<T>(
+    conn: &mut PgConnection,
+    patience: Option<Duration>,
+    query: Query,
+    run: impl AsyncFnOnce(&mut PgConnection, Query) -> Result<T, sqlx::Error>,
+) -> Result<T, sqlx::Error> {
+    let done = within(patience, run(conn, query)).await;
+    if let Err(sqlx::Error::Database(fault)) = &done
+        && fault.code().as_deref() == Some(postgres::STALE)
+    {
+        within(patience, conn.clear_cached_statements()).await?;
+    }
+    done
+}
+
 impl On<'_> {
-    pub(super) async fn run(self, query: Query) -> Result<u64, sqlx::Error> {
+    /// Runs a query on whichever connection it is for.
+    async fn with<T, S, P>(self, query: Query, sqlite: S, postgres: P) -> Result<T, sqlx::Error>
+    where
+        S: AsyncFnOnce(&mut SqliteConnection, Query) -> Result<T, sqlx::Error>,
+        P: AsyncFnOnce(&mut PgConnection, Query) -> Result<T, sqlx::Error>,
+    {
         match self {
-            On::Transaction(Tx { inner: Inner::Sqlite(tx), .. }) => {
-                Ok(query.for_sqlite().execute(&mut **tx).await?.rows_affected())
-            }
+            On::Transaction(Tx { inner: Inner::Sqlite(tx), .. }) => sqlite(tx, query).await,
             On::Transaction(Tx { inner: Inner::Postgres(tx), patience, .. }) => {
-                Ok(within(*patience, query.for_postgres().execute(&mut **tx)).await?.rows_affected())
+                unless_stale(tx, *patience, query, postgres).await
             }
-            On::Pools(Pools::Sqlite { readers, .. }) => Ok(query.for_sqlite().execute(readers).await?.rows_affected()),
+            On::Pools(Pools::Sqlite { readers, .. }) => sqlite(&mut *readers.acquire().await?, query).await,
             On::Pools(Pools::Postgres { pool, patience, .. }) => {
-                Ok(within(Some(*patience), query.for_postgres().execute(pool)).await?.rows_affected())
+                unless_stale(&mut *pool.acquire().await?, Some(*patience), query, postgres).await
             }
         }
+    }
+
+    pub(super) async fn run(self, query: Query) -> Result<u64, sqlx::Error> {
+        self.with(
+            query,
+            async |conn, query| Ok(query.for_sqlite().execute(conn).await?.rows_affected()),
+            async |conn, query| Ok(query.for_postgres().execute(conn).await?.rows_affected()),
+        )
+        .await
     }
 
     pub(super) async fn all(self, query: Query) -> Result<Vec<Row>, sqlx::Error> {
-        fn sqlite(rows: Vec<sqlx::sqlite::SqliteRow>) -> Vec<Row> {
-            rows.into_iter().map(Row::Sqlite).collect()
-        }
-        fn postgres(rows: Vec<sqlx::postgres::PgRow>) -> Vec<Row> {
-            rows.into_iter().map(Row::Postgres).collect()
-        }
-        match self {
-            On::Transaction(Tx { inner: Inner::Sqlite(tx), .. }) => {
-                query.for_sqlite().fetch_all(&mut **tx).await.map(sqlite)
-            }
-            On::Transaction(Tx { inner: Inner::Postgres(tx), patience, .. }) => {
-                within(*patience, query.for_postgres().fetch_all(&mut **tx)).await.map(postgres)
-            }
-            On::Pools(Pools::Sqlite { readers, .. }) => query.for_sqlite().fetch_all(readers).await.map(sqlite),
-            On::Pools(Pools::Postgres { pool, patience, .. }) => {
-                within(Some(*patience), query.for_postgres().fetch_all(pool)).await.map(postgres)
-            }
-        }
+        self.with(
+            query,
+            async |conn, query| Ok(query.for_sqlite().fetch_all(conn).await?.into_iter().map(Row::Sqlite).collect()),
+            async |conn, query| {
+                Ok(query.for_postgres().fetch_all(conn).await?.into_iter().map(Row::Postgres).collect())
+            },
+        )
+        .await
     }
 
     pub(super) async fn optional(self, query: Query) -> Result<Option<Row>, sqlx::Error> {
-        Ok(match self {
-            On::Transaction(Tx { inner: Inner::Sqlite(tx), .. }) => {
-                query.for_sqlite().fetch_optional(&mut **tx).await?.map(Row::Sqlite)
-            }
-            On::Transaction(Tx { inner: Inner::Postgres(tx), patience, .. }) => {
-                within(*patience, query.for_postgres().fetch_optional(&mut **tx)).await?.map(Row::Postgres)
-            }
-            On::Pools(Pools::Sqlite { readers, .. }) => {
-                query.for_sqlite().fetch_optional(readers).await?.map(Row::Sqlite)
-            }
-            On::Pools(Pools::Postgres { pool, patience, .. }) => {
-                within(Some(*patience), query.for_postgres().fetch_optional(pool)).await?.map(Row::Postgres)
-            }
-        })
+        self.with(
+            query,
+            async |conn, query| Ok(query.for_sqlite().fetch_optional(conn).await?.map(Row::Sqlite)),
+            async |conn, query| Ok(query.for_postgres().fetch_optional(conn).await?.map(Row::Postgres)),
+        )
+        .await
     }
 }

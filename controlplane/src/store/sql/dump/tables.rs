@@ -83,6 +83,28 @@ tables! {
     scrubbing by "id" numbered {
         Int: id workspace_id created_at updated_at; Text: name provider prefixes; Bytes: credentials;
     }
+    indicators by "id" numbered {
+        Int: id workspace_id first_seen last_seen expires_at created_at updated_at;
+        Text: source value kind description; Real: confidence;
+    }
+    feed_tokens by "id" numbered {
+        Int: id workspace_id created_at expires_at revoked_at; Text: name; Bytes: lookup hash;
+    }
+    suricata_sids by "id" numbered { Int: id workspace_id used_at; Text: value; }
+    maintenance_windows by "id" numbered {
+        Int: id workspace_id node_id created_at updated_at; Text: name schedule; Flag: enabled;
+    }
+    destinations by "id" numbered {
+        Int: id workspace_id created_at updated_at failures open_until paused_until delivered_at failed_at lease_until
+             claimed_at;
+        Text: duty kind name min_severity settings secret_names last_error lease;
+        Flag: enabled; Bytes: sealed;
+    }
+    deliveries by "id" numbered {
+        Int: id workspace_id destination_id incident_id attempts next_at created_at attempted_at ended_at http_status
+             latency_ms;
+        Text: uuid event body status error answer;
+    }
 }
 
 impl Table {
