@@ -3,6 +3,7 @@
 //! `http` parses requests and writes answers, `app` is what callers may do, `store` keeps it, `domain` decides.
 #![forbid(unsafe_code)]
 
+pub mod adapters;
 pub mod analysis;
 pub mod app;
 pub mod cli;

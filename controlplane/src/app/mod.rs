@@ -5,6 +5,7 @@
 //! next look, at most 10 s later. Other processes on the same database hear of it through `relay`.
 
 mod access;
+mod adapters;
 mod agents;
 mod allowlist;
 mod analyses;
@@ -14,33 +15,40 @@ mod feeds;
 mod incidents;
 mod indicators;
 mod maintenance;
+mod mitigations;
 mod nodes;
 mod outbox;
 mod pcaps;
 mod pushes;
+mod reconcile;
 mod relay;
 mod rules;
+mod scrubbing;
 mod thresholds;
 mod upkeep;
+mod vault;
 mod workspaces;
 
 use std::sync::Arc;
 
 use rand::TryRngCore;
+use tokio::sync::Notify;
 use uuid::Uuid;
 
 use crate::clock::Clock;
 use crate::domain::{Actor, Fact, Secret, Timestamp};
 use crate::store::Store;
 
+pub use adapters::TestResult;
 pub use agents::{STREAM_PING_SECS, StreamState};
 pub use events::{Event, Events};
-pub use outbox::{KeyError, Made, Sending, Vault};
+pub use outbox::{Made, Sending};
 pub(crate) use pcaps::{Begun, Progress};
 pub use pcaps::{CaptureLimits, Captures};
 pub use pushes::{Pushes, Subscription};
 pub use rules::Shown;
 pub use upkeep::Retention;
+pub use vault::{KeyError, Vault};
 
 /// What every use case needs.
 pub struct App {
@@ -51,13 +59,15 @@ pub struct App {
     captures: Captures,
     sending: Sending,
     relay: relay::Relay,
+    /// Told after a commit that made a mitigation rule due.
+    mitigation_due: Notify,
 }
 
 impl App {
     pub fn new(store: Arc<dyn Store>, clock: Arc<dyn Clock>, captures: Captures, sending: Sending) -> Self {
         let relay = relay::Relay::default();
         let (pushes, events) = (Pushes::new(relay.clone()), Events::new(relay.clone()));
-        Self { store, clock, pushes, events, captures, sending, relay }
+        Self { store, clock, pushes, events, captures, sending, relay, mitigation_due: Notify::new() }
     }
 
     /// The time as this server sees it.

@@ -99,10 +99,10 @@ pub struct Config {
     pub pcap_keep_days: i64,
     /// Bytes of all captures, at least `pcap_max_bytes`; 10 GB by default.
     pub pcap_max_disk_bytes: u64,
-    /// File with the key that seals secrets of channels and integrations; `secrets.key` in `data`, made if missing.
+    /// File with the key that seals secrets of channels, integrations and adapters; `secrets.key` in `data`, made if missing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub secrets_key_file: Option<PathBuf>,
-    /// Whether channels and integrations may have addresses that are not public; false by default.
+    /// Whether channels, integrations and adapters may have addresses that are not public; false by default.
     pub allow_private_destinations: bool,
 }
 

@@ -7,9 +7,23 @@ use url::{Host, Url};
 /// Longest URL, bytes.
 const MAX_URL: usize = 2_048;
 
+/// Why nothing is sent to `address`, fit to follow its text and "which"; `allow_private` says whether networks that are
+/// not the Internet may be sent to.
+///
+/// Asked of every address that is connected to, after names were resolved: a name that answers differently the second
+/// time leads nowhere else.
+pub fn no_destination(address: IpAddr, allow_private: bool) -> Option<&'static str> {
+    let plain = address.to_canonical();
+    if plain.is_unspecified() || plain.is_multicast() || plain == IpAddr::V4(Ipv4Addr::BROADCAST) {
+        return Some("is no address of a host");
+    }
+    let allowed = allow_private || is_public(address);
+    (!allowed).then_some("is no public address: allow_private_destinations in this server's configuration allows it")
+}
+
 /// Whether `address` can be one of the public Internet: not loopback, private, link-local, shared, multicast, reserved,
 /// nor any of these in the clothes of IPv6.
-pub fn is_public(address: IpAddr) -> bool {
+fn is_public(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => is_public_v4(v4),
         IpAddr::V6(v6) => is_public_v6(v6),
@@ -86,10 +100,9 @@ pub fn parse_url(text: &str, allow_private: bool) -> Result<Url, String> {
         return Err("port 0 is none".to_owned());
     }
     if let Some(address) = literal
-        && !allow_private
-        && !is_public(address)
+        && let Some(why) = no_destination(address, allow_private)
     {
-        return Err(format!("{address} is not a public address, which this server's configuration does not allow"));
+        return Err(format!("leads to {address}, which {why}"));
     }
     Ok(url)
 }
@@ -129,6 +142,30 @@ mod tests {
             "fec0::1",
         ] {
             assert!(!is_public(special.parse().expect("an address")), "{special}");
+        }
+    }
+
+    #[test]
+    fn private_addresses_need_leave_and_some_have_none() {
+        let table = [
+            ("8.8.8.8", false, false),
+            ("127.0.0.1", true, false),
+            ("10.0.0.1", true, false),
+            ("::1", true, false),
+            ("fe80::1", true, false),
+            ("::ffff:10.0.0.1", true, false),
+            ("::ffff:8.8.8.8", false, false),
+            ("0.0.0.0", true, true),
+            ("::", true, true),
+            ("224.0.0.1", true, true),
+            ("255.255.255.255", true, true),
+            ("::ffff:0.0.0.0", true, true),
+            ("ff02::1", true, true),
+        ];
+        for (text, refused, always) in table {
+            let address = text.parse().expect("an address");
+            assert_eq!(no_destination(address, false).is_some(), refused, "{text}");
+            assert_eq!(no_destination(address, true).is_some(), always, "{text}");
         }
     }
 

@@ -3,28 +3,36 @@
 //! Nothing here knows a clock, a task, a socket, a file or a database; whoever calls passes `now`. `app` calls this,
 //! `store` keeps it, `http` shows it (which is why the types that leave the server carry their OpenAPI schema).
 
+mod adapter;
 mod address;
 mod allowlist;
 mod audit;
 mod circuit;
+mod country;
 mod delivery;
 mod destination;
+mod escalation;
 mod feed;
 mod incident;
 mod indicator;
 mod maintenance;
 mod metrics;
+mod mitigation;
 mod node;
 mod operator;
 mod page;
 mod pcap;
 mod problem;
 mod rule;
+mod scrubbing;
 mod threshold;
 mod timestamp;
 mod workspace;
 
-pub use address::{is_public, parse_url};
+pub use adapter::{
+    Adapter, AdapterConfig, AdapterStatus, AdapterType, Checked, CheckedAdapter, NewAdapter, check_auth_token,
+};
+pub use address::{no_destination, parse_url};
 pub use allowlist::{AllowlistEntry, AllowlistScope, NewAllowlistEntry};
 pub use audit::{AuditFilter, AuditRecord, Broken, Fact, GENESIS, Verifier};
 pub use circuit::{Circuit, CircuitState};
@@ -36,6 +44,7 @@ pub use destination::{
     Destination, DestinationKind, DestinationPatch, DestinationStatus, Duty, Health, MAX_DESTINATIONS, NewDestination,
     Secrets, Setting, Settings, secrets_set,
 };
+pub use escalation::{BaselineMode, Escalation, EscalationChange, GeoAction, GeoLockdown};
 pub use feed::{FeedEntry, FeedFormat, FeedQuery, FeedToken, MAX_ENTRIES, NewFeedToken, Sightings, assemble_feed};
 pub use incident::{
     Closing, Incident, IncidentFilter, IncidentSummary, Note, OperatorChange, StoredIncident, accept_report,
@@ -47,6 +56,10 @@ pub use indicator::{
 };
 pub use maintenance::{MaintenanceWindow, NewWindow, Schedule, Weekday, WindowPatch, held_until};
 pub use metrics::{MetricsPoint, MetricsWindow, check_batch};
+pub use mitigation::{
+    COOLDOWN_SECS, Course, Ending, Intent, LEASE_SECS, MAX_LIVE_RULES, MitigationRule, MitigationStatus, NewMitigation,
+    Outcome, Pace, WINDOW_SECS, refusal,
+};
 pub use node::{Deployment, HEARTBEAT_GRACE_SECS, Node, NodeFilter, NodePatch, node_status};
 pub(crate) use operator::hex;
 pub use operator::{Actor, NewToken, Role, Secret, SecretHash, Token};
@@ -56,6 +69,7 @@ pub use pcap::{
 };
 pub use problem::{Field, Problem};
 pub use rule::{Execution, NewRule, Rule, RulePatch, RuleScope, example_context};
+pub use scrubbing::{NewScrubbing, Provider, Scrubbing, ScrubbingPatch, ScrubbingStatus, check_credentials};
 pub use threshold::{NewThreshold, Threshold};
 pub use timestamp::Timestamp;
 pub use workspace::{Subscription, Workspace, WorkspaceId, WorkspacePatch};

@@ -58,6 +58,21 @@ fn is_key(key: &str) -> bool {
     matches!(key, "pps" | "bps") || tier(key.as_bytes())
 }
 
+/// Checks thresholds that are tiers alone.
+pub(super) fn check_tiers(check: &mut Check, thresholds: &BTreeMap<String, u64>) {
+    for (key, rate) in thresholds {
+        let known = is_key(key) && key.starts_with("tier");
+        let field = if known { format!("thresholds.{key}") } else { "thresholds".to_owned() };
+        check.that(known, &field, || "keys are tier1_bps to tier9_bps and tier1_pps to tier9_pps".to_owned());
+        check.that((1..=MAX_RATE).contains(rate), &field, || format!("must be 1 to {MAX_RATE}, got {rate}"));
+    }
+    for unit in ["bps", "pps"] {
+        check.that(tiers(thresholds, unit).windows(2).all(|w| w[0] < w[1]), "thresholds", || {
+            format!("tiers in {unit} must grow from one to the next")
+        });
+    }
+}
+
 /// The rates of the tiers in `unit`, tier 1 first.
 fn tiers(thresholds: &BTreeMap<String, u64>, unit: &str) -> Vec<u64> {
     (1..=9).filter_map(|n| thresholds.get(&format!("tier{n}_{unit}"))).copied().collect()

@@ -3,6 +3,7 @@
 //! An operator's URL must not lead to what only this machine can reach: unless the configuration allows it, every
 //! address that a name has is looked at, and the one that was looked at is the one that is connected to.
 
+mod signature;
 mod webhook;
 
 use std::net::{IpAddr, SocketAddr};
@@ -24,8 +25,9 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use url::{Host, Url};
 
-use crate::domain::is_public;
-pub use webhook::{SIGNATURE, webhook};
+use crate::domain::no_destination;
+pub use signature::{SIGNATURE, sign};
+pub use webhook::webhook;
 
 /// How long one connection may take to be made.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -58,8 +60,8 @@ pub struct Answered {
 pub enum NoAnswer {
     #[error("the name cannot be resolved: {0}")]
     Name(std::io::Error),
-    #[error("the name leads to {0}, no public address, which this server's configuration does not allow")]
-    NotPublic(IpAddr),
+    #[error("the name leads to {0}, which {1}")]
+    NoDestination(IpAddr, &'static str),
     #[error("cannot connect: {0}")]
     Connect(std::io::Error),
     #[error("no TLS: {0}")]
@@ -126,8 +128,8 @@ impl Outbound {
         };
         let mut fault = NoAnswer::Name(std::io::ErrorKind::NotFound.into());
         for address in addresses {
-            if !self.allow_private && !is_public(address.ip()) {
-                fault = NoAnswer::NotPublic(address.ip());
+            if let Some(why) = no_destination(address.ip(), self.allow_private) {
+                fault = NoAnswer::NoDestination(address.ip(), why);
                 continue;
             }
             match timeout(CONNECT, TcpStream::connect(address)).await {

@@ -3,23 +3,17 @@
 //! ```text
 //! X-Ftagent-Delivery: <uuid>               the same with every try: drop what you have seen
 //! X-Ftagent-Event: attack_open
-//! X-Ftagent-Timestamp: <seconds>           of this try: refuse what is too old
-//! X-Ftagent-Signature: v1=<hex>            HMAC-SHA256 over timestamp, "." and body
-//! X-Flowtriq-Signature: sha256=<hex>       HMAC-SHA256 over the body alone
 //! ```
+//! and the signatures of `signature`.
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
-use ring::hmac;
 use uuid::Uuid;
 
-use super::Outgoing;
-use crate::domain::{Secrets, Setting, Settings, Timestamp, hex, parse_url};
-
-/// The header with the signature over timestamp and body.
-pub const SIGNATURE: &str = "x-ftagent-signature";
+use super::{Outgoing, sign};
+use crate::domain::{Secrets, Setting, Settings, Timestamp, parse_url};
 
 /// The request of one try at `now`.
 ///
@@ -47,24 +41,11 @@ pub fn webhook(
         value.set_sensitive(true);
         headers.insert(name, value);
     }
-    let stamp = now.secs().to_string();
-    let key = hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());
-    let signed = |parts: &[&[u8]]| {
-        let mut context = hmac::Context::with_key(&key);
-        parts.iter().for_each(|part| context.update(part));
-        hex(context.sign().as_ref())
-    };
-    let ours = [
-        ("x-ftagent-delivery", delivery.to_string()),
-        ("x-ftagent-event", event.to_owned()),
-        (SIGNATURE, format!("v1={}", signed(&[stamp.as_bytes(), b".", body.as_bytes()]))),
-        ("x-flowtriq-signature", format!("sha256={}", signed(&[body.as_bytes()]))),
-        ("x-ftagent-timestamp", stamp),
-    ];
-    for (name, value) in ours {
+    for (name, value) in [("x-ftagent-delivery", delivery.to_string()), ("x-ftagent-event", event.to_owned())] {
         let value = HeaderValue::try_from(value).map_err(|_| "a header's value is none".to_owned())?;
         headers.insert(HeaderName::from_static(name), value);
     }
+    sign(&mut headers, secret.as_bytes(), body.as_bytes(), now);
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(USER_AGENT, HeaderValue::from_static(concat!("ftagent/", env!("CARGO_PKG_VERSION"))));
     Ok(Outgoing {
@@ -82,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_signatures_are_over_timestamp_and_body() {
+    fn a_try_is_signed_and_has_the_headers_that_were_given() {
         let settings = BTreeMap::from([("url".to_owned(), Setting::Text("https://example.net/a?b=c".to_owned()))]);
         let mut secrets = Secrets::default();
         secrets.set("secret", "sesame".to_owned());
@@ -90,12 +71,8 @@ mod tests {
         let now = Timestamp::from_secs(1_778_596_200);
         let sent = webhook(&settings, &secrets, Uuid::nil(), "test", r#"{"a":1}"#, false, now).expect("complete");
         let header = |name: &str| sent.headers[name].to_str().expect("text");
-        // Made with `printf '%s' '1778596200.{"a":1}' | openssl dgst -sha256 -hmac sesame`, and without the time.
-        assert_eq!(header(SIGNATURE), "v1=094f08f94f44bd067ab4dd8a3e348282ba91b350e7d067346bd89ca952df764e");
-        assert_eq!(
-            header("x-flowtriq-signature"),
-            "sha256=8e6033a502f8c683d8d9a9cb5ac42d00fa5a4e9ab83cb4ce403eba9e11b0bc24"
-        );
+        let signed = "v1=094f08f94f44bd067ab4dd8a3e348282ba91b350e7d067346bd89ca952df764e";
+        assert_eq!(header("x-ftagent-signature"), signed);
         assert_eq!(header("x-ftagent-delivery"), Uuid::nil().to_string());
         assert_eq!((header("x-ftagent-timestamp"), header("x-api-key")), ("1778596200", "open"));
         assert_eq!(sent.timeout, Duration::from_secs(10));

@@ -6,6 +6,7 @@
 
 mod error;
 pub mod files;
+mod mitigations;
 mod outbox;
 pub mod sql;
 
@@ -24,6 +25,7 @@ use crate::domain::{
 };
 
 pub use error::{Result, StoreError};
+pub use mitigations::{Adapters, ClaimedRule, Deleted, KeptAdapter, Mitigations, PolicyEdit, Scrubbings, SealedChange};
 pub use outbox::{Claimed, DestinationEdit, Draft, Outbox, Sealed, Settled, TestMade, Waiting};
 
 /// Everything that must be kept.
@@ -41,6 +43,9 @@ pub trait Store:
     + Audits
     + Idempotency
     + Peers
+    + Adapters
+    + Mitigations
+    + Scrubbings
     + Indicators
     + Feeds
     + Windows

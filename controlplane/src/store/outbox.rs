@@ -10,8 +10,7 @@ use uuid::Uuid;
 
 use super::Result;
 use crate::domain::{
-    Attempt, Delivery, Destination, DestinationKind, Duty, Fact, Health, Listed, Page, Problem, Settings, Timestamp,
-    WorkspaceId,
+    Attempt, Delivery, Destination, DestinationKind, Duty, Fact, Health, Listed, Page, Settings, Timestamp, WorkspaceId,
 };
 
 /// A destination to be kept.
@@ -35,7 +34,7 @@ pub struct Sealed {
 }
 
 /// What to make of a destination.
-pub type DestinationEdit<'a> = Box<dyn FnOnce(&Sealed) -> Result<Draft, Problem> + Send + 'a>;
+pub type DestinationEdit<'a> = Box<dyn FnOnce(&Sealed) -> Result<Draft> + Send + 'a>;
 
 /// A sample that was sent.
 #[derive(Clone, Debug)]

@@ -53,6 +53,14 @@ async fn fill(server: &Server) {
             &json!({ "order": { "type": "unblock", "source": "192.0.2.1/32" } }),
         )
         .await;
+    let hook = json!({ "adapter_type": "webhook", "name": "hook", "endpoint": "https://bgp.example", "auth_token": "t",
+        "config": { "prefixes": ["203.0.113.0/24"] } });
+    let adapter = server.made("/api/v1/mitigation/adapters", &hook).await["adapter"]["id"].clone();
+    let wanted = json!({ "target_ip": "203.0.113.9", "intent_type": "blackhole", "adapter_id": adapter });
+    server.made("/api/v1/mitigation/rules", &wanted).await;
+    server.made("/api/v1/mitigation/escalation", &json!({ "dry_run": false })).await;
+    let scrubbing = json!({ "name": "s", "provider": "vultr", "credentials": { "api_key": "k" } });
+    server.made("/api/v1/scrubbing", &scrubbing).await;
     let indicator = json!({ "value": "192.0.2.7", "confidence": 0.29, "source": "a source" });
     server.made("/api/v1/threat-intel/import", &json!({ "indicators": [indicator] })).await;
     let feed = server.made("/api/v1/workspace/feed-tokens", &json!({ "name": "ids" })).await;
@@ -78,6 +86,7 @@ async fn a_dump_goes_from_sqlite_to_postgres_and_back_and_is_the_same() {
         ["tokens", "nodes", "rules", "incidents", "incident_notes", "commands", "metrics", "audit", "indicators"]
             .into_iter()
             .chain(["feed_tokens", "suricata_sids", "maintenance_windows"])
+            .chain(["adapters", "mitigation_rules", "escalation_policies", "scrubbing"])
     {
         assert!(!empty(table), "{table} is empty: it proves nothing");
     }

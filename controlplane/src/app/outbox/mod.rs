@@ -1,8 +1,8 @@
 //! Channels and integrations: what operators do with them, and the worker that sends.
 
-mod vault;
 mod worker;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
@@ -11,21 +11,21 @@ use uuid::Uuid;
 
 use super::App;
 use super::nodes::fresh_secret;
+use super::vault::{Purpose, Vault};
 use crate::domain::{
     Actor, Attempt, Delivery, Destination, DestinationKind, DestinationPatch, Duty, EventKind, Listed, NewDestination,
     Page, Problem, Secrets, Settings, Timestamp, excerpt, parse_retry_after, test_body,
 };
 use crate::outbound::{Outbound, webhook};
 use crate::store::{Draft, Result, Sealed, TestMade};
-pub use vault::{KeyError, Vault};
 
 /// Samples that may be under way at a time.
 const TESTS: usize = 8;
 
-/// What sending needs.
+/// What sending needs, to destinations and adapters alike.
 pub struct Sending {
-    vault: Vault,
-    outbound: Outbound,
+    pub(super) vault: Vault,
+    pub(super) outbound: Arc<Outbound>,
     /// How often the worker looks for what others wrote or what is due again.
     look_every: Duration,
     wake: Notify,
@@ -34,7 +34,7 @@ pub struct Sending {
 
 impl Sending {
     pub fn new(vault: Vault, outbound: Outbound, look_every: Duration) -> Self {
-        Self { vault, outbound, look_every, wake: Notify::new(), tests: Semaphore::new(TESTS) }
+        Self { vault, outbound: Arc::new(outbound), look_every, wake: Notify::new(), tests: Semaphore::new(TESTS) }
     }
 
     /// Looks for what is due, soon.
@@ -42,14 +42,14 @@ impl Sending {
         self.wake.notify_one();
     }
 
-    fn draft(&self, new: NewDestination) -> Result<Draft, Problem> {
+    fn draft(&self, new: NewDestination) -> Result<Draft> {
         let NewDestination { kind, name, enabled, min_severity, settings, secrets } = new;
-        let sealed = self.vault.seal(&secrets).ok_or_else(|| Problem::field("secrets", "cannot be sealed now"))?;
+        let sealed = self.vault.seal(Purpose::Destination, &secrets)?;
         Ok(Draft { kind, name, enabled, min_severity, settings, secret_names: secrets.names(), sealed })
     }
 
     fn open(&self, sealed: &[u8]) -> Result<Secrets, Problem> {
-        let secrets = self.vault.open(sealed);
+        let secrets = self.vault.open(Purpose::Destination, sealed);
         secrets.ok_or_else(|| Problem::field("secrets", "cannot be opened: they were sealed with another key"))
     }
 
@@ -66,7 +66,7 @@ impl Sending {
         if !kind.is_connected() {
             return failed(not_connected(kind));
         }
-        let Some(secrets) = self.vault.open(sealed) else {
+        let Some(secrets) = self.vault.open::<Secrets>(Purpose::Destination, sealed) else {
             return failed("its secrets cannot be opened: they were sealed with another key".to_owned());
         };
         let (delivery, event, body) = what;

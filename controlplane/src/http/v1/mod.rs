@@ -2,6 +2,7 @@
 
 #![expect(unused_qualifications, reason = "utoipa's macros qualify the query types they are given")]
 
+mod adapters;
 mod allowlist;
 mod audit;
 mod channels;
@@ -16,9 +17,11 @@ mod indicators;
 mod integrations;
 mod lines;
 mod maintenance;
+mod mitigation;
 mod nodes;
 mod pcaps;
 mod rules;
+mod scrubbing;
 mod thresholds;
 mod tokens;
 mod workspace;
@@ -39,6 +42,9 @@ pub(super) fn routes() -> OpenApiRouter<Context> {
         .merge(rules::routes())
         .merge(allowlist::routes())
         .merge(thresholds::routes())
+        .merge(mitigation::routes())
+        .merge(adapters::routes())
+        .merge(scrubbing::routes())
         .merge(workspace::routes())
         .merge(tokens::routes())
         .merge(feed_tokens::routes())

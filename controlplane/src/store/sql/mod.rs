@@ -4,6 +4,7 @@
 //! and `transaction.rs` wrap the two drivers, `sqlite.rs` and `postgres.rs` open them, and one file per resource holds
 //! its trait.
 
+mod adapters;
 mod agents;
 mod allowlist;
 mod audits;
@@ -15,6 +16,7 @@ mod feeds;
 mod idempotency;
 mod incidents;
 mod indicators;
+mod mitigations;
 mod nodes;
 mod outbox;
 mod pcaps;
@@ -23,6 +25,7 @@ mod postgres;
 mod query;
 mod rules;
 mod schema;
+mod scrubbings;
 mod sqlite;
 mod thresholds;
 mod transaction;

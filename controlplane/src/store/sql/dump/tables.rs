@@ -70,6 +70,19 @@ tables! {
         Int: id workspace_id node_id incident_id part packets bytes created_at; Text: upload format; Bytes: sha256;
     }
     pcap_uploads by "id" numbered { Int: id node_id incident_id chunks touched_at; Text: key upload; }
+    adapters by "id" numbered {
+        Int: id workspace_id deleting_at checked_at latency_ms created_at updated_at;
+        Text: kind name endpoint config capabilities check_error; Bytes: auth_token;
+    }
+    mitigation_rules by "id" numbered {
+        Int: id workspace_id adapter_id ttl_secs since attempts next_at leased_until created_at announced_at
+             expires_at ended_at;
+        Text: uuid target intent adapter_name reason status ending last_error claim;
+    }
+    escalation_policies by "workspace_id" { Int: workspace_id updated_at; Text: policy; }
+    scrubbing by "id" numbered {
+        Int: id workspace_id created_at updated_at; Text: name provider prefixes; Bytes: credentials;
+    }
     indicators by "id" numbered {
         Int: id workspace_id first_seen last_seen expires_at created_at updated_at;
         Text: source value kind description; Real: confidence;
