@@ -11,6 +11,7 @@ mod node;
 mod preview;
 mod rule;
 mod sync;
+mod tools;
 
 pub use action::*;
 pub use incident::*;
@@ -18,6 +19,9 @@ pub use node::*;
 pub use preview::*;
 pub use rule::*;
 pub use sync::*;
+pub use tools::*;
 
 /// The protocol's version, sent in every heartbeat; raised when a change is not understood by the other side.
-pub const PROTOCOL_VERSION: u32 = 1;
+///
+/// 2: rules and orders with actions of other tools than the agent's own.
+pub const PROTOCOL_VERSION: u32 = 2;

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{AllowEntry, FirewallRule, HostThreshold};
+use super::{Action, AllowEntry, FirewallRule, HostThreshold};
 use crate::vocab::Mode;
 
 /// Everything that the control plane decides for one node. Always sent whole: the newest one is enough.
@@ -12,8 +12,12 @@ use crate::vocab::Mode;
 pub struct NodeConfig {
     /// Grows with every change; also the `ETag` of `GET /agent/config`.
     pub version: u64,
+    /// Firewall rules whose actions are native: XDP and nftables.
     #[serde(default)]
     pub rules: Vec<FirewallRule>,
+    /// The other ones: apart, because an agent of protocol 1 that met one of them would refuse the whole configuration.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tool_rules: Vec<FirewallRule>,
     #[serde(default)]
     pub allowlist: Vec<AllowEntry>,
     #[serde(default)]
@@ -85,6 +89,18 @@ pub enum Order {
     },
     /// Ends an incident by hand and undoes what was done.
     ResolveIncident { incident: Uuid, false_positive: bool },
+    /// Carries out an action that an operator approved. Needs protocol 2.
+    Apply {
+        /// Its sources are named: what was shown is what is run.
+        action: Action,
+        /// The incident that it is about.
+        incident: Uuid,
+        /// Whether it is undone when the incident ends, or only when `ttl_secs` are over.
+        undo_at_resolve: bool,
+        /// Seconds until it is undone in any case, 1 to 86,400.
+        #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 86_400))]
+        ttl_secs: u32,
+    },
 }
 
 /// `POST /agent/commands/ack`.
