@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{Action, AllowEntry, FirewallRule, HostThreshold};
+use super::{Action, AllowEntry, CustomRule, FirewallRule, HostThreshold, ProfileRule, Suite};
 use crate::vocab::Mode;
 
 /// Everything that the control plane decides for one node. Always sent whole: the newest one is enough.
@@ -101,6 +101,34 @@ pub enum Order {
         #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 86_400))]
         ttl_secs: u32,
     },
+    /// Puts a profile in force on trial. Needs protocol 2.
+    ApplyProfile {
+        application: Uuid,
+        suite: Suite,
+        rules: Vec<ProfileRule>,
+        /// The operator's own, behind those of the profile.
+        custom: Vec<CustomRule>,
+        /// Seconds until it is rolled back unless it is confirmed, 30 to 3,600.
+        #[cfg_attr(feature = "openapi", schema(minimum = 30, maximum = 3_600))]
+        confirm_secs: u32,
+    },
+    /// Keeps a profile that is on trial. Needs protocol 2.
+    ConfirmProfile { application: Uuid },
+    /// Undoes a profile, on trial or kept. Needs protocol 2.
+    RollBackProfile { application: Uuid },
+}
+
+impl Order {
+    /// The protocol that the node's agent must speak to understand it.
+    pub const fn needs_protocol(&self) -> u32 {
+        match self {
+            Self::Block { .. } | Self::Unblock { .. } | Self::ResolveIncident { .. } => 1,
+            Self::Apply { .. }
+            | Self::ApplyProfile { .. }
+            | Self::ConfirmProfile { .. }
+            | Self::RollBackProfile { .. } => 2,
+        }
+    }
 }
 
 /// `POST /agent/commands/ack`.

@@ -61,6 +61,9 @@ impl Engine {
                 }
                 Order::Unblock { source } => self.unblock(source.trunc(), now),
                 Order::Apply { action, .. } => Err(unsupported(&action)),
+                Order::ApplyProfile { .. } | Order::ConfirmProfile { .. } | Order::RollBackProfile { .. } => {
+                    Err("unsupported: this agent does not apply attack profiles, nothing was done".to_owned())
+                }
                 Order::ResolveIncident { incident, false_positive } => {
                     self.resolve_by_hand(incident, false_positive, now)
                 }
