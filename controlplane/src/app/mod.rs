@@ -20,6 +20,7 @@ mod pcaps;
 mod pushes;
 mod relay;
 mod rules;
+mod staged;
 mod thresholds;
 mod upkeep;
 mod workspaces;

@@ -20,6 +20,7 @@ mod page;
 mod pcap;
 mod problem;
 mod rule;
+mod staged;
 mod threshold;
 mod timestamp;
 mod workspace;
@@ -56,6 +57,7 @@ pub use pcap::{
 };
 pub use problem::{Field, Problem};
 pub use rule::{Execution, NewRule, Rule, RulePatch, RuleScope, example_context};
+pub use staged::{Decision, MAX_STAGED, StagedRule, StagedStatus, Staging, action_to_stage, preview_staged};
 pub use threshold::{NewThreshold, Threshold};
 pub use timestamp::Timestamp;
 pub use workspace::{Subscription, Workspace, WorkspaceId, WorkspacePatch};

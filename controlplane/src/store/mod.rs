@@ -8,6 +8,7 @@ mod error;
 pub mod files;
 mod outbox;
 pub mod sql;
+mod staged;
 
 use std::collections::HashMap;
 
@@ -25,6 +26,7 @@ use crate::domain::{
 
 pub use error::{Result, StoreError};
 pub use outbox::{Claimed, DestinationEdit, Draft, Outbox, Sealed, Settled, TestMade, Waiting};
+pub use staged::Staged;
 
 /// Everything that must be kept.
 #[async_trait]
@@ -36,6 +38,7 @@ pub trait Store:
     + Outbox
     + Pcaps
     + Rules
+    + Staged
     + Allowlist
     + Thresholds
     + Audits
@@ -135,6 +138,10 @@ pub struct Recorded {
     pub opened: bool,
     /// Whether it was newer than what was known.
     pub applied: bool,
+    /// Rules that it staged, or whose incident it ended.
+    pub staged: usize,
+    /// Whether it left the node an order.
+    pub ordered: bool,
 }
 
 /// Incidents.

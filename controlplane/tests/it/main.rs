@@ -20,6 +20,7 @@ mod peers;
 mod process;
 mod resources;
 mod roles;
+mod staged;
 mod store;
 mod stream;
 mod support;

@@ -32,6 +32,7 @@ contract! {
 
 mod intel;
 mod series;
+mod staged;
 
 const PAGE: Page = Page { limit: 100, offset: 0 };
 

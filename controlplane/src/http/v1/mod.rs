@@ -18,6 +18,7 @@ mod maintenance;
 mod nodes;
 mod pcaps;
 mod rules;
+mod staged;
 mod thresholds;
 mod tokens;
 mod workspace;
@@ -36,6 +37,7 @@ pub(super) fn routes() -> OpenApiRouter<Context> {
         .merge(export::routes())
         .merge(pcaps::routes())
         .merge(rules::routes())
+        .merge(staged::routes())
         .merge(allowlist::routes())
         .merge(thresholds::routes())
         .merge(workspace::routes())

@@ -24,6 +24,7 @@ mod query;
 mod rules;
 mod schema;
 mod sqlite;
+mod staged;
 mod thresholds;
 mod transaction;
 mod windows;
