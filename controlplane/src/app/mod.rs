@@ -17,6 +17,7 @@ mod maintenance;
 mod nodes;
 mod outbox;
 mod pcaps;
+mod profiles;
 mod pushes;
 mod relay;
 mod rules;

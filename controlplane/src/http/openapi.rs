@@ -61,7 +61,7 @@ pub(super) fn complete(mut document: OpenApi) -> OpenApi {
     ErrorAnswer::schemas(&mut schemas);
     components.schemas.extend(schemas);
     let named = components.schemas.clone();
-    for name in ["Action", "Trigger", "RuleScope", "Schedule"] {
+    for name in ["Action", "Trigger", "RuleScope", "Schedule", "ProfileVerdict"] {
         close_variants(components.schemas.get_mut(name), &named);
     }
     components.add_security_scheme("token", SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer)));

@@ -7,6 +7,7 @@
 mod error;
 pub mod files;
 mod outbox;
+mod profiles;
 pub mod sql;
 mod staged;
 
@@ -26,6 +27,7 @@ use crate::domain::{
 
 pub use error::{Result, StoreError};
 pub use outbox::{Claimed, DestinationEdit, Draft, Outbox, Sealed, Settled, TestMade, Waiting};
+pub use profiles::Profiles;
 pub use staged::Staged;
 
 /// Everything that must be kept.
@@ -39,6 +41,7 @@ pub trait Store:
     + Pcaps
     + Rules
     + Staged
+    + Profiles
     + Allowlist
     + Thresholds
     + Audits

@@ -31,6 +31,7 @@ contract! {
 }
 
 mod intel;
+mod profiles;
 mod series;
 mod staged;
 

@@ -17,6 +17,7 @@ mod integrations;
 mod maintenance;
 mod nodes;
 mod pcaps;
+mod profiles;
 mod rules;
 mod staged;
 mod thresholds;
@@ -38,6 +39,7 @@ pub(super) fn routes() -> OpenApiRouter<Context> {
         .merge(pcaps::routes())
         .merge(rules::routes())
         .merge(staged::routes())
+        .merge(profiles::routes())
         .merge(allowlist::routes())
         .merge(thresholds::routes())
         .merge(workspace::routes())

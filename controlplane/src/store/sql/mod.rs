@@ -20,6 +20,7 @@ mod outbox;
 mod pcaps;
 mod peers;
 mod postgres;
+mod profiles;
 mod query;
 mod rules;
 mod schema;
