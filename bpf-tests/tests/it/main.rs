@@ -29,6 +29,7 @@ mod stages;
 mod sum;
 mod survival;
 mod targets;
+mod tools;
 mod upload;
 mod versions;
 mod visible;

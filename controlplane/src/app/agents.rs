@@ -56,6 +56,13 @@ impl App {
             let what = if recorded.opened { "opened" } else { "updated" };
             self.events.announce(actor.workspace(), "incident", json!({ "what": what, "incident": incident }));
         }
+        if recorded.ordered {
+            self.wake(&[node]);
+        }
+        if recorded.staged > 0 {
+            let data = json!({ "what": "changed", "incident": recorded.incident.report.uuid });
+            self.events.announce(actor.workspace(), "staged", data);
+        }
         Ok(recorded)
     }
 

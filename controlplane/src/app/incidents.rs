@@ -45,11 +45,10 @@ impl App {
         let fact = self.fact(actor, "incident.update", format!("incident/{id}")).with(json!({
             "status": change.status, "severity": change.severity,
         }));
-        let (stored, command) = self.store.change(ws, id, change, &actor.to_string(), fact).await?;
+        let (stored, _) = self.store.change(ws, id, change, &actor.to_string(), fact).await?;
         self.sending.wake();
-        if command.is_some() {
-            self.pushes.wake(&[stored.node]);
-        }
+        // It may have an order now: to end the incident, or of an integration that asks nobody.
+        self.pushes.wake(&[stored.node]);
         let summary = IncidentSummary::from(&stored);
         self.events.announce(ws, "incident", json!({ "what": "updated", "incident": summary }));
         self.incident(actor, &id.to_string()).await

@@ -49,6 +49,29 @@ impl App {
     pub async fn order(&self, actor: &Actor, node: Uuid, order: &Order) -> Result<NodeCommand> {
         let ws = actor.workspace();
         let fact = self.fact(actor, "command.create", format!("node/{node}")).with(order);
+        if let Order::ApplyProfile { .. } | Order::ConfirmProfile { .. } | Order::RollBackProfile { .. } = order {
+            let message = "profiles are applied, confirmed and rolled back under /attack-profiles";
+            return Err(Problem::field("order.type", message).into());
+        }
+        if let Order::Apply { action, ttl_secs, .. } = order {
+            action.validate().map_err(|e| Problem::field(format!("order.action.{}", e.field), e.message))?;
+            if !(1..=86_400).contains(ttl_secs) {
+                return Err(Problem::field("order.ttl_secs", "must be 1 to 86400 seconds").into());
+            }
+            let sources = action.sources().unwrap_or_default();
+            if action.sources().is_some() && sources.is_empty() {
+                return Err(Problem::field("order.action.sources", "an order must name them").into());
+            }
+            let allowed = self.store.all_allowed(ws).await?;
+            let holds = |e: &&crate::domain::AllowlistEntry| {
+                e.node.is_none_or(|n| n == node) && sources.iter().any(|s| e.overlaps(s))
+            };
+            if let Some(entry) = allowed.iter().find(holds) {
+                let message = format!("entry {} ({}) of the allowlist is among them", entry.id, entry.ip_address);
+                self.store.append(ws, fact.result("refused")).await?;
+                return Err(Problem::field("order.action.sources", message).into());
+            }
+        }
         if let Order::Block { source, ttl_secs } = order {
             if !(1..=86_400).contains(ttl_secs) {
                 return Err(Problem::field("order.ttl_secs", "must be 1 to 86400 seconds").into());

@@ -75,10 +75,11 @@ impl App {
         let metrics = self.store.prune_metrics(seconds_before, minutes_before).await?;
         let answers = self.store.forget_answers(now.plus_secs(-ANSWER_SECS)).await?;
         let commands = self.store.expire_commands(now.plus_secs(-COMMAND_SECS)).await?;
+        let staged = self.store.expire_staged(now).await?;
         let indicators = self.store.forget_indicators(now).await?;
         let sids = self.store.forget_sids(now.plus_secs(-SID_SECS)).await?;
         let deliveries = self.prune_deliveries(now).await?;
-        debug!(indicators, sids, metrics, answers, commands, deliveries, "pruned");
+        debug!(staged, indicators, sids, metrics, answers, commands, deliveries, "pruned");
         self.prune_pcaps().await?;
         self.sweep_captures().await
     }

@@ -23,8 +23,10 @@ mod operator;
 mod page;
 mod pcap;
 mod problem;
+mod profile;
 mod rule;
 mod scrubbing;
+mod staged;
 mod threshold;
 mod timestamp;
 mod workspace;
@@ -68,8 +70,10 @@ pub use pcap::{
     CHUNK_BYTES, MAX_UNDER_WAY, NewChunk, Pcap, PcapFormat, Quota, UPLOADS_PER_HOUR, parse_sha256, sha256_text,
 };
 pub use problem::{Field, Problem};
+pub use profile::{Application, ApplicationStatus, NewApplication, Profile, ProfileId, Verdict, Word, compile_profile};
 pub use rule::{Execution, NewRule, Rule, RulePatch, RuleScope, example_context};
 pub use scrubbing::{NewScrubbing, Provider, Scrubbing, ScrubbingPatch, ScrubbingStatus, check_credentials};
+pub use staged::{Decision, MAX_STAGED, StagedRule, StagedStatus, Staging, action_to_stage, preview_staged};
 pub use threshold::{NewThreshold, Threshold};
 pub use timestamp::Timestamp;
 pub use workspace::{Subscription, Workspace, WorkspaceId, WorkspacePatch};

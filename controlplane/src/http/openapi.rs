@@ -1,5 +1,6 @@
 //! The OpenAPI document: what the handlers do not say themselves, and where it can be read.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Router;
@@ -59,8 +60,9 @@ pub(super) fn complete(mut document: OpenApi) -> OpenApi {
     let mut schemas = vec![(ErrorAnswer::name().into_owned(), ErrorAnswer::schema())];
     ErrorAnswer::schemas(&mut schemas);
     components.schemas.extend(schemas);
-    for name in ["Action", "Trigger", "RuleScope", "Schedule"] {
-        close_variants(components.schemas.get_mut(name));
+    let named = components.schemas.clone();
+    for name in ["Action", "Trigger", "RuleScope", "Schedule", "ProfileVerdict"] {
+        close_variants(components.schemas.get_mut(name), &named);
     }
     components.add_security_scheme("token", SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer)));
     components.add_security_scheme("feed_token", SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer)));
@@ -84,13 +86,48 @@ pub(super) fn complete(mut document: OpenApi) -> OpenApi {
     document
 }
 
-/// Says that the variants of a tagged enum refuse unknown fields, which the derive says of structs alone.
-fn close_variants(schema: Option<&mut RefOr<Schema>>) {
+/// Says that the variants of a tagged enum refuse unknown fields, which the derive says of structs alone. A variant that
+/// is a struct of its own becomes one object with its tag: as a struct that refuses unknown fields it would refuse the
+/// tag.
+fn close_variants(schema: Option<&mut RefOr<Schema>>, named: &BTreeMap<String, RefOr<Schema>>) {
     let Some(RefOr::T(Schema::OneOf(variants))) = schema else { return };
     for variant in &mut variants.items {
+        if let RefOr::T(Schema::AllOf(parts)) = variant {
+            let mut merged = None::<utoipa::openapi::Object>;
+            for part in &parts.items {
+                let Some(object) = as_object(part, named) else { continue };
+                let whole = merged.get_or_insert_with(|| {
+                    let mut whole = object.clone();
+                    whole.description.clone_from(&parts.description);
+                    whole.properties.clear();
+                    whole.required.clear();
+                    whole
+                });
+                whole.properties.extend(object.properties.clone());
+                whole.required.extend(object.required.iter().cloned());
+            }
+            if let Some(whole) = merged {
+                *variant = RefOr::T(Schema::Object(whole));
+            }
+        }
         if let RefOr::T(Schema::Object(object)) = variant {
             object.additional_properties = Some(Box::new(AdditionalProperties::FreeForm(false)));
         }
+    }
+}
+
+/// The object that a schema is or refers to.
+fn as_object<'a>(
+    schema: &'a RefOr<Schema>,
+    named: &'a BTreeMap<String, RefOr<Schema>>,
+) -> Option<&'a utoipa::openapi::Object> {
+    let schema = match schema {
+        RefOr::Ref(reference) => named.get(reference.ref_location.rsplit('/').next()?)?,
+        schema => schema,
+    };
+    match schema {
+        RefOr::T(Schema::Object(object)) => Some(object),
+        _ => None,
     }
 }
 

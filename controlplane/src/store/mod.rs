@@ -8,7 +8,9 @@ mod error;
 pub mod files;
 mod mitigations;
 mod outbox;
+mod profiles;
 pub mod sql;
+mod staged;
 
 use std::collections::HashMap;
 
@@ -27,6 +29,8 @@ use crate::domain::{
 pub use error::{Result, StoreError};
 pub use mitigations::{Adapters, ClaimedRule, Deleted, KeptAdapter, Mitigations, PolicyEdit, Scrubbings, SealedChange};
 pub use outbox::{Claimed, DestinationEdit, Draft, Outbox, Sealed, Settled, TestMade, Waiting};
+pub use profiles::Profiles;
+pub use staged::Staged;
 
 /// Everything that must be kept.
 #[async_trait]
@@ -38,6 +42,8 @@ pub trait Store:
     + Outbox
     + Pcaps
     + Rules
+    + Staged
+    + Profiles
     + Allowlist
     + Thresholds
     + Audits
@@ -140,6 +146,10 @@ pub struct Recorded {
     pub opened: bool,
     /// Whether it was newer than what was known.
     pub applied: bool,
+    /// Rules that it staged, or whose incident it ended.
+    pub staged: usize,
+    /// Whether it left the node an order.
+    pub ordered: bool,
 }
 
 /// Incidents.

@@ -68,6 +68,10 @@ async fn fill(server: &Server) {
     assert_eq!(rules.bearer_auth(feed["value"].as_str().unwrap()).send().await.unwrap().status(), 200);
     let weekly = json!({ "type": "weekly", "weekday": "monday", "start": "04:00", "minutes": 60 });
     server.made("/api/v1/maintenance", &json!({ "name": "patches", "node": node.uuid, "schedule": weekly })).await;
+    server.made("/api/v1/integrations", &json!({ "kind": "iptables", "name": "blocks" })).await;
+    server.report(&node, &format!("/incidents/{UUID}"), &report(UUID, 2, "active")).await;
+    let profile = json!({ "profile_id": "saas", "suite": "ufw", "node_ids": [node.uuid] });
+    server.made("/api/v1/attack-profiles/apply", &profile).await;
     let sample = json!({ "at": crate::support::NOW, "pps": u64::MAX, "bps": 2, "dropped_pps": 0, "tcp_pps": 1, "udp_pps": 0, "icmp_pps": 0, "other_pps": 0 });
     server.report(&node, "/metrics", &json!({ "samples": [sample] })).await;
 }
@@ -87,6 +91,7 @@ async fn a_dump_goes_from_sqlite_to_postgres_and_back_and_is_the_same() {
             .into_iter()
             .chain(["feed_tokens", "suricata_sids", "maintenance_windows"])
             .chain(["adapters", "mitigation_rules", "escalation_policies", "scrubbing"])
+            .chain(["staged_rules", "profile_applications"])
     {
         assert!(!empty(table), "{table} is empty: it proves nothing");
     }

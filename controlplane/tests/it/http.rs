@@ -94,6 +94,42 @@ async fn a_rule_is_created_shown_changed_toggled_and_deleted() {
 }
 
 #[tokio::test]
+async fn rules_of_every_tool_are_checked_and_go_to_nodes_apart() {
+    let server = Server::start().await;
+    let node = server.deploy("edge-1").await;
+    for (action, field) in [
+        (json!({ "type": "iptables_drop_port", "protocol": "udp", "port": 0 }), "action.port"),
+        (json!({ "type": "iptables_rate_limit_source", "pps": 0 }), "action.pps"),
+        (json!({ "type": "cloudflare_block" }), "action.zone"),
+        (json!({ "type": "ipset_ban", "set": "a", "ttl_secs": 0 }), "action.ttl_secs"),
+    ] {
+        let body = json!({ "name": "r", "trigger": { "type": "any" }, "action": action });
+        let (status, answer) = server.post("/api/v1/firewall-rules", &body).await;
+        assert_eq!((status, &answer["error"]["details"][0]["field"]), (422, &json!(field)), "{answer}");
+        assert_eq!(server.post("/api/v1/firewall-rules/preview", &json!({ "action": action })).await.0, 422);
+    }
+    for (action, part) in [
+        (json!({ "type": "ipset_ban", "set": "a; reboot" }), "set must be"),
+        (json!({ "type": "tc_police_interface", "interface": "-x", "bps": 9_000 }), "interface must be"),
+        (json!({ "type": "iptables_drop_source", "colour": 1 }), "colour"),
+        (json!({ "type": "run", "cmd": "id" }), "run"),
+    ] {
+        let body = json!({ "name": "r", "trigger": { "type": "any" }, "action": action });
+        let (status, answer) = server.post("/api/v1/firewall-rules", &body).await;
+        assert_eq!(status, 400, "{answer}");
+        assert!(answer["error"]["message"].as_str().unwrap().contains(part), "{answer}");
+    }
+    let action = json!({ "type": "iptables_drop_protocol", "protocol": "udp" });
+    let body = json!({ "name": "udp", "trigger": { "type": "any" }, "action": action });
+    let made = server.made("/api/v1/firewall-rules", &body).await;
+    assert!(made["rule"]["warnings"].to_string().contains("drops all udp"), "{made}");
+    server.made("/api/v1/firewall-rules", &rule("native")).await;
+    let (_, config) = checked(server.agent(&node, Method::GET, "/config")).await;
+    let names = |list: &Value| list.as_array().unwrap().iter().map(|r| r["name"].clone()).collect::<Vec<_>>();
+    assert_eq!((names(&config["rules"]), names(&config["tool_rules"])), (vec![json!("native")], vec![json!("udp")]));
+}
+
+#[tokio::test]
 async fn a_preview_shows_commands_for_an_example_and_for_a_real_incident() {
     let server = Server::start().await;
     let node = server.deploy("edge-1").await;
@@ -108,6 +144,14 @@ async fn a_preview_shows_commands_for_an_example_and_for_a_real_incident() {
     assert_eq!((&real["fires"], &real["context"]["target"]), (&json!(true), &json!("203.0.113.5/32")));
     let warnings = real["preview"]["warnings"].to_string();
     assert!(warnings.contains("198.51.100.0/24 is allowlisted"), "{warnings}");
+    let action = json!({ "type": "iptables_drop_source" });
+    let tool = server.made("/api/v1/firewall-rules/preview", &json!({ "action": action, "incident": UUID })).await;
+    let words =
+        |list: &Value| list[0].as_array().unwrap().iter().map(|w| w.as_str().unwrap().to_owned()).collect::<Vec<_>>();
+    let (run, undo) = (words(&tool["preview"]["do"]), words(&tool["preview"]["undo"]));
+    assert_eq!(run.join(" "), "iptables -w 5 -I INPUT -s 198.51.100.7/32 -m comment --comment ftagent -j DROP");
+    assert_eq!(undo.join(" "), run.join(" ").replace("-I", "-D"));
+    assert!(tool["preview"]["warnings"].to_string().contains("is allowlisted"), "{tool}");
     assert_eq!(server.get("/api/v1/firewall-rules").await.1["total"], 0, "nothing is stored");
 }
 

@@ -31,7 +31,9 @@ contract! {
 }
 
 mod intel;
+mod profiles;
 mod series;
+mod staged;
 
 const PAGE: Page = Page { limit: 100, offset: 0 };
 

@@ -3,6 +3,8 @@
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use super::tools::{self, Parameters};
+
 /// Why an action's parameters are refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{field}: {message}")]
@@ -13,7 +15,7 @@ pub struct ParameterError {
 }
 
 impl ParameterError {
-    fn new(field: &'static str, message: impl Into<String>) -> Self {
+    pub(super) fn new(field: &'static str, message: impl Into<String>) -> Self {
         Self { field, message: message.into() }
     }
 }
@@ -211,10 +213,46 @@ pub enum Action {
         #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 86_400))]
         ttl_secs: u32,
     },
+    /// Drops a protocol in iptables, whatever its destination on the node.
+    IptablesDropProtocol(tools::IptablesDropProtocol),
+    /// Drops the sources in iptables, a rule each.
+    IptablesDropSource(tools::IptablesDropSource),
+    /// Drops a destination port in iptables.
+    IptablesDropPort(tools::IptablesDropPort),
+    /// Limits every source to a rate in iptables, by hashlimit.
+    IptablesRateLimitSource(tools::IptablesRateLimitSource),
+    /// Limits the TCP connections of every source in iptables, by connlimit.
+    IptablesLimitConnections(tools::IptablesLimitConnections),
+    /// Limits new TCP connections to each address of the node in iptables.
+    IptablesLimitSyn(tools::IptablesLimitSyn),
+    /// Rejects a protocol in iptables.
+    IptablesRejectProtocol(tools::IptablesRejectProtocol),
+    /// Adds the sources to an ipset whose members iptables drops.
+    IpsetBan(tools::IpsetBan),
+    /// Denies a protocol in ufw.
+    UfwDenyProtocol(tools::UfwDenyProtocol),
+    /// Denies the sources in ufw.
+    UfwDenySource(tools::UfwDenySource),
+    /// Drops the sources in firewalld, by rich rules with a timeout.
+    FirewalldDropSource(tools::FirewalldDropSource),
+    /// Limits what an interface receives, by tc.
+    TcPoliceInterface(tools::TcPoliceInterface),
+    /// Routes the sources to nowhere.
+    NullRouteSource(tools::NullRouteSource),
+    /// Bans the sources in a jail of fail2ban.
+    Fail2banBan(tools::Fail2banBan),
+    /// Blocks the sources at Cloudflare.
+    CloudflareBlock(tools::CloudflareBlock),
+    /// Excludes the sources from what a DigitalOcean cloud firewall allows.
+    DigitaloceanBlock(tools::DigitaloceanBlock),
+    /// Excludes the sources from what a Vultr firewall group accepts.
+    VultrBlock(tools::VultrBlock),
+    /// Turns SYN cookies on.
+    SynCookies(tools::SynCookies),
 }
 
 /// One hour: long enough for most attacks, short enough for a block nobody remembers.
-const fn default_ttl() -> u32 {
+pub(super) const fn default_ttl() -> u32 {
     3_600
 }
 
@@ -222,8 +260,33 @@ const fn default_ttl() -> u32 {
 pub const MAX_SOURCES: usize = 1_024;
 
 impl Action {
+    /// The parameters of an action of another tool than the kernel's own; none for XDP and nftables.
+    pub(super) fn parameters(&self) -> Option<&dyn Parameters> {
+        Some(match self {
+            Self::IptablesDropProtocol(p) => p,
+            Self::IptablesDropSource(p) => p,
+            Self::IptablesDropPort(p) => p,
+            Self::IptablesRateLimitSource(p) => p,
+            Self::IptablesLimitConnections(p) => p,
+            Self::IptablesLimitSyn(p) => p,
+            Self::IptablesRejectProtocol(p) => p,
+            Self::IpsetBan(p) => p,
+            Self::UfwDenyProtocol(p) => p,
+            Self::UfwDenySource(p) => p,
+            Self::FirewalldDropSource(p) => p,
+            Self::TcPoliceInterface(p) => p,
+            Self::NullRouteSource(p) => p,
+            Self::Fail2banBan(p) => p,
+            Self::CloudflareBlock(p) => p,
+            Self::DigitaloceanBlock(p) => p,
+            Self::VultrBlock(p) => p,
+            Self::SynCookies(p) => p,
+            _ => return None,
+        })
+    }
+
     /// The type's name on the wire.
-    pub const fn kind(&self) -> &'static str {
+    pub fn kind(&self) -> &'static str {
         match self {
             Self::XdpDropSource { .. } => "xdp_drop_source",
             Self::XdpRateLimitSource { .. } => "xdp_rate_limit_source",
@@ -234,19 +297,26 @@ impl Action {
             Self::NftDropPort { .. } => "nft_drop_port",
             Self::NftDropSource { .. } => "nft_drop_source",
             Self::NftRateLimitSource { .. } => "nft_rate_limit_source",
+            other => other.parameters().map_or("unknown", Parameters::kind),
         }
     }
 
     /// The tool that carries the action out.
-    pub const fn tool(&self) -> &'static str {
+    pub fn tool(&self) -> &'static str {
         match self {
             Self::XdpDropSource { .. }
             | Self::XdpRateLimitSource { .. }
             | Self::XdpDropProtocol { .. }
             | Self::XdpDropPort { .. }
             | Self::XdpRateLimitTarget { .. } => "xdp",
-            _ => "nftables",
+            other => other.parameters().map_or("nftables", Parameters::tool),
         }
+    }
+
+    /// Whether the agent's own rule set carries it out, in XDP or its nftables table; the rest needs other programs or
+    /// servers.
+    pub fn is_native(&self) -> bool {
+        self.parameters().is_none()
     }
 
     /// The sources that the parameters name, if the action is about sources.
@@ -256,6 +326,26 @@ impl Action {
             | Self::XdpRateLimitSource { sources, .. }
             | Self::NftDropSource { sources, .. }
             | Self::NftRateLimitSource { sources, .. } => Some(sources),
+            other => other.parameters()?.sources(),
+        }
+    }
+
+    /// The same, to be filled in from an incident.
+    pub fn sources_mut(&mut self) -> Option<&mut Vec<IpNet>> {
+        match self {
+            Self::XdpDropSource { sources, .. }
+            | Self::XdpRateLimitSource { sources, .. }
+            | Self::NftDropSource { sources, .. }
+            | Self::NftRateLimitSource { sources, .. } => Some(sources),
+            Self::IptablesDropSource(p) => Some(&mut p.sources),
+            Self::IpsetBan(p) => Some(&mut p.sources),
+            Self::UfwDenySource(p) => Some(&mut p.sources),
+            Self::FirewalldDropSource(p) => Some(&mut p.sources),
+            Self::NullRouteSource(p) => Some(&mut p.sources),
+            Self::Fail2banBan(p) => Some(&mut p.sources),
+            Self::CloudflareBlock(p) => Some(&mut p.sources),
+            Self::DigitaloceanBlock(p) => Some(&mut p.sources),
+            Self::VultrBlock(p) => Some(&mut p.sources),
             _ => None,
         }
     }
@@ -272,7 +362,7 @@ impl Action {
         }
     }
 
-    /// Seconds until the kernel drops the effect by itself, where the tool can.
+    /// Seconds until the effect ends by itself, where the tool can do that.
     pub fn ttl_secs(&self) -> Option<u32> {
         match self {
             Self::XdpDropSource { ttl_secs, .. }
@@ -282,7 +372,7 @@ impl Action {
             | Self::XdpRateLimitTarget { ttl_secs, .. }
             | Self::NftDropSource { ttl_secs, .. }
             | Self::NftRateLimitSource { ttl_secs, .. } => Some(*ttl_secs),
-            Self::NftDropProtocol { .. } | Self::NftDropPort { .. } => None,
+            other => other.parameters()?.ttl_secs(),
         }
     }
 
@@ -292,11 +382,9 @@ impl Action {
     /// The first parameter out of bounds, by name.
     pub fn validate(&self) -> Result<(), ParameterError> {
         if let Some(sources) = self.sources() {
-            if sources.len() > MAX_SOURCES {
-                return Err(ParameterError::new(
-                    "sources",
-                    format!("at most {MAX_SOURCES} addresses, got {}", sources.len()),
-                ));
+            let most = self.parameters().map_or(MAX_SOURCES, Parameters::max_sources);
+            if sources.len() > most {
+                return Err(ParameterError::new("sources", format!("at most {most} addresses, got {}", sources.len())));
             }
             if let Some(whole) = sources.iter().find(|s| s.prefix_len() == 0) {
                 return Err(ParameterError::new("sources", format!("{whole} is everybody: name a longer prefix")));
@@ -320,7 +408,7 @@ impl Action {
                 one_rate(Some(*pps), None)?;
                 burst_in_bounds(*burst)
             }
-            _ => Ok(()),
+            other => other.parameters().map_or(Ok(()), Parameters::check),
         }
     }
 }

@@ -9,15 +9,21 @@ mod action;
 mod incident;
 mod node;
 mod preview;
+mod profile;
 mod rule;
 mod sync;
+mod tools;
 
 pub use action::*;
 pub use incident::*;
 pub use node::*;
 pub use preview::*;
+pub use profile::*;
 pub use rule::*;
 pub use sync::*;
+pub use tools::*;
 
 /// The protocol's version, sent in every heartbeat; raised when a change is not understood by the other side.
-pub const PROTOCOL_VERSION: u32 = 1;
+///
+/// 2: rules and orders with actions of other tools than the agent's own.
+pub const PROTOCOL_VERSION: u32 = 2;

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use super::tools::Ground;
 use super::{Action, PortSide, Protocol};
 
 /// What an action may take from the incident that fires it.
@@ -18,14 +19,19 @@ pub struct PreviewContext {
     pub spoofed: bool,
 }
 
-/// The equivalent commands of doing and undoing, the kernel objects, and what an operator should know first.
+/// The commands of doing and undoing, the kernel objects, and what an operator should know first.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Preview {
-    /// Argument vectors, in order.
+    /// Argument vectors, in order; for actions at cloud providers method, URL and JSON body of each request.
     #[serde(rename = "do")]
     pub do_: Vec<Vec<String>>,
+    /// One for each of `do`, run from the last to the first. An empty one: nothing is to be undone.
     pub undo: Vec<Vec<String>>,
+    /// One for each of `do`, or none at all: a command whose success says that the step's object is there already, so
+    /// that neither the step nor its undo is run. An empty one: the step is always run.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unless: Vec<Vec<String>>,
     /// What appears in the kernel.
     pub objects: Vec<String>,
     pub warnings: Vec<String>,
@@ -34,7 +40,7 @@ pub struct Preview {
     pub refused: Option<String>,
 }
 
-fn argv(words: &[&str]) -> Vec<String> {
+pub(super) fn argv(words: &[&str]) -> Vec<String> {
     words.iter().map(|w| (*w).to_owned()).collect()
 }
 
@@ -72,6 +78,16 @@ pub fn preview(action: &Action, context: &PreviewContext) -> Preview {
         for broad in sources.iter().filter(|s| is_broad(s)) {
             shown.warnings.push(format!("{broad} is a broad prefix: everyone in it is affected"));
         }
+    }
+    if let Some(parameters) = action.parameters() {
+        let most = parameters.max_sources();
+        if sources.len() > most {
+            shown.warnings.push(format!(
+                "of {} sources the first {most} are blocked: the tool has a rule for each",
+                sources.len()
+            ));
+        }
+        parameters.show(&Ground { sources: &sources[..sources.len().min(most)], target }, &mut shown);
     }
     match action {
         Action::XdpDropSource { ttl_secs, .. } => {
@@ -113,7 +129,10 @@ pub fn preview(action: &Action, context: &PreviewContext) -> Preview {
         Action::NftDropProtocol { protocol, .. } => {
             let family = nft_family(&target);
             let meta = nft_protocol(*protocol);
-            shown.nft_rule(&[family, "daddr", &target.to_string(), "meta", "l4proto", meta, "counter", "drop"]);
+            shown.nft_rule(
+                "network",
+                &[family, "daddr", &target.to_string(), "meta", "l4proto", meta, "counter", "drop"],
+            );
             shown.warn_protocol(*protocol, &target);
         }
         Action::NftDropPort { protocol, port, side, .. } => {
@@ -121,55 +140,56 @@ pub fn preview(action: &Action, context: &PreviewContext) -> Preview {
                 PortSide::Source => "sport",
                 PortSide::Destination => "dport",
             };
-            shown.nft_rule(&[
-                nft_family(&target),
-                "daddr",
-                &target.to_string(),
-                protocol.protocol().as_str(),
-                side_word,
-                &port.to_string(),
-                "counter",
-                "drop",
-            ]);
+            shown.nft_rule(
+                "transport",
+                &[
+                    nft_family(&target),
+                    "daddr",
+                    &target.to_string(),
+                    protocol.protocol().as_str(),
+                    side_word,
+                    &port.to_string(),
+                    "counter",
+                    "drop",
+                ],
+            );
             shown.warn_port(*port, *side, &target);
         }
         Action::NftDropSource { ttl_secs, .. } => {
             for source in &sources {
-                let set = if source.addr().is_ipv4() { "blocked4" } else { "blocked6" };
+                let set = format!("blocked{}_{}", if source.addr().is_ipv4() { 4 } else { 6 }, source.prefix_len());
+                let network = source.network();
+                let element = |verb, element: &str| argv(&["nft", verb, "element", "inet", "ftagent", &set, element]);
                 shown.step(
-                    argv(&[
-                        "nft",
-                        "add",
-                        "element",
-                        "inet",
-                        "ftagent",
-                        set,
-                        &format!("{{ {source} timeout {ttl_secs}s }}"),
-                    ]),
-                    argv(&["nft", "delete", "element", "inet", "ftagent", set, &format!("{{ {source} }}")]),
-                    format!("element {source} of set inet ftagent {set}, timeout {ttl_secs} s"),
+                    element("add", &format!("{{ {network} timeout {ttl_secs}s }}")),
+                    element("delete", &format!("{{ {network} }}")),
+                    format!("element {network} of set inet ftagent {set}, timeout {ttl_secs} s"),
                 );
             }
         }
         Action::NftRateLimitSource { pps, burst, .. } => {
             let burst = burst.unwrap_or_else(|| pps.div_ceil(10).max(5));
             for source in &sources {
-                shown.nft_rule(&[
-                    nft_family(source),
-                    "saddr",
-                    &source.to_string(),
-                    "limit",
-                    "rate",
-                    "over",
-                    &format!("{pps}/second"),
-                    "burst",
-                    &burst.to_string(),
-                    "packets",
-                    "counter",
-                    "drop",
-                ]);
+                shown.nft_rule(
+                    "network",
+                    &[
+                        nft_family(source),
+                        "saddr",
+                        &source.to_string(),
+                        "limit",
+                        "rate",
+                        "over",
+                        &format!("{pps}/second"),
+                        "burst",
+                        &burst.to_string(),
+                        "packets",
+                        "counter",
+                        "drop",
+                    ],
+                );
             }
         }
+        _ => {}
     }
     if action.sources().is_some() && sources.is_empty() {
         shown.refused = Some("the incident has no sources and the rule names none".to_owned());
@@ -202,7 +222,7 @@ const fn nft_protocol(protocol: Protocol) -> &'static str {
 }
 
 impl Preview {
-    fn step(&mut self, do_: Vec<String>, undo: Vec<String>, object: String) {
+    pub(super) fn step(&mut self, do_: Vec<String>, undo: Vec<String>, object: String) {
         self.do_.push(do_);
         self.undo.push(undo);
         self.objects.push(object);
@@ -227,12 +247,13 @@ impl Preview {
         }
     }
 
-    fn nft_rule(&mut self, rule: &[&str]) {
-        let mut add = argv(&["nft", "add", "rule", "inet", "ftagent", "mitigate"]);
+    /// A rule of one of the two chains of our table: `transport` is for what looks into ports.
+    fn nft_rule(&mut self, chain: &str, rule: &[&str]) {
+        let mut add = argv(&["nft", "add", "rule", "inet", "ftagent", chain]);
         add.extend(argv(rule));
-        let mut delete = argv(&["nft", "delete", "rule", "inet", "ftagent", "mitigate", "handle"]);
+        let mut delete = argv(&["nft", "delete", "rule", "inet", "ftagent", chain, "handle"]);
         delete.push("<handle of the rule>".to_owned());
-        self.step(add, delete, format!("rule of chain inet ftagent mitigate: {}", rule.join(" ")));
+        self.step(add, delete, format!("rule of chain inet ftagent {chain}: {}", rule.join(" ")));
     }
 
     fn warn_protocol(&mut self, protocol: Protocol, target: &IpNet) {

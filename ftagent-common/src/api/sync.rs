@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{AllowEntry, FirewallRule, HostThreshold};
+use super::{Action, AllowEntry, CustomRule, FirewallRule, HostThreshold, ProfileRule, Suite};
 use crate::vocab::Mode;
 
 /// Everything that the control plane decides for one node. Always sent whole: the newest one is enough.
@@ -12,8 +12,12 @@ use crate::vocab::Mode;
 pub struct NodeConfig {
     /// Grows with every change; also the `ETag` of `GET /agent/config`.
     pub version: u64,
+    /// Firewall rules whose actions are native: XDP and nftables.
     #[serde(default)]
     pub rules: Vec<FirewallRule>,
+    /// The other ones: apart, because an agent of protocol 1 that met one of them would refuse the whole configuration.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tool_rules: Vec<FirewallRule>,
     #[serde(default)]
     pub allowlist: Vec<AllowEntry>,
     #[serde(default)]
@@ -85,6 +89,46 @@ pub enum Order {
     },
     /// Ends an incident by hand and undoes what was done.
     ResolveIncident { incident: Uuid, false_positive: bool },
+    /// Carries out an action that an operator approved. Needs protocol 2.
+    Apply {
+        /// Its sources are named: what was shown is what is run.
+        action: Action,
+        /// The incident that it is about.
+        incident: Uuid,
+        /// Whether it is undone when the incident ends, or only when `ttl_secs` are over.
+        undo_at_resolve: bool,
+        /// Seconds until it is undone in any case, 1 to 86,400.
+        #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 86_400))]
+        ttl_secs: u32,
+    },
+    /// Puts a profile in force on trial. Needs protocol 2.
+    ApplyProfile {
+        application: Uuid,
+        suite: Suite,
+        rules: Vec<ProfileRule>,
+        /// The operator's own, behind those of the profile.
+        custom: Vec<CustomRule>,
+        /// Seconds until it is rolled back unless it is confirmed, 30 to 3,600.
+        #[cfg_attr(feature = "openapi", schema(minimum = 30, maximum = 3_600))]
+        confirm_secs: u32,
+    },
+    /// Keeps a profile that is on trial. Needs protocol 2.
+    ConfirmProfile { application: Uuid },
+    /// Undoes a profile, on trial or kept. Needs protocol 2.
+    RollBackProfile { application: Uuid },
+}
+
+impl Order {
+    /// The protocol that the node's agent must speak to understand it.
+    pub const fn needs_protocol(&self) -> u32 {
+        match self {
+            Self::Block { .. } | Self::Unblock { .. } | Self::ResolveIncident { .. } => 1,
+            Self::Apply { .. }
+            | Self::ApplyProfile { .. }
+            | Self::ConfirmProfile { .. }
+            | Self::RollBackProfile { .. } => 2,
+        }
+    }
 }
 
 /// `POST /agent/commands/ack`.

@@ -63,6 +63,12 @@ impl Check<'_> {
             }
             self.within(&format!("rule[{i}].cooldown_minutes"), rule.cooldown_minutes, 1, 1_440)?;
             rule.action.validate().map_err(|e| self.error(&format!("rule[{i}].action.{}", e.field), e.message))?;
+            if !rule.action.is_native() {
+                let kind = rule.action.kind();
+                return Err(
+                    self.error(&format!("rule[{i}].action.type"), format!("this agent does not carry out {kind}"))
+                );
+            }
         }
         for (i, threshold) in raw.threshold.iter().enumerate() {
             if threshold.pps.is_none() && threshold.bps.is_none() {

@@ -34,6 +34,10 @@ fn what_is_wrong_is_named_with_its_key_and_bounds() {
         "[[rule]]\nname = \"x\"\ntrigger = { type = \"any\" }\naction = { type = \"xdp_rate_limit_target\" }",
         Err("rule[0].action.pps"),
     );
+    check(
+        "[[rule]]\nname = \"x\"\ntrigger = { type = \"any\" }\naction = { type = \"iptables_drop_source\" }",
+        Err("this agent does not carry out iptables_drop_source"),
+    );
     check("[[lists]]\nname = \"a\"\npath = \"a.txt\"", Err("lists[0].path: must be an absolute path"));
     check("[[threshold]]\ntarget = \"192.0.2.1/32\"", Err("threshold[0]"));
 }

@@ -57,9 +57,17 @@ impl Engine {
         );
         let shown = preview(&action, &context);
         let key = format!("rule {}", rule.id);
+        let execution_uuid = incident.execution_uuid(&key, "do");
         if let Some(why) = shown.refused {
             let text = format!("firewall rule {}: {why}", rule.name);
-            let execution = refused(incident.execution_uuid(&key, "do"), rule.id, uuid, &action, &text, now);
+            let execution = refused(execution_uuid, rule.id, uuid, &action, &text, now);
+            incident.refuse(Some(execution), text, now);
+            return;
+        }
+        if !action.is_native() {
+            let text = format!("firewall rule {}: {}", rule.name, unsupported(&action));
+            let execution = refused(execution_uuid, rule.id, uuid, &action, &text, now);
+            let execution = RuleExecution { outcome: ExecutionOutcome::Failed, ..execution };
             incident.refuse(Some(execution), text, now);
             return;
         }
@@ -69,6 +77,11 @@ impl Engine {
         let deed = Deed::new(key, rule.id, action, shown.do_, shown.undo);
         self.install(uuid, deed, rules, &origin, ttl, now);
     }
+}
+
+/// Why this agent cannot carry an action out.
+pub(super) fn unsupported(action: &Action) -> String {
+    format!("unsupported: this agent does not carry out {}, nothing was done", action.kind())
 }
 
 pub(super) fn refused(uuid: Uuid, rule_id: i64, incident: Uuid, action: &Action, why: &str, now: Now) -> RuleExecution {
@@ -87,11 +100,7 @@ pub(super) fn refused(uuid: Uuid, rule_id: i64, incident: Uuid, action: &Action,
 
 /// Gives an action about the incident's sources their addresses; those of several vectors once each.
 fn name_sources(action: &mut Action, found: BTreeSet<IpNet>) {
-    if let Action::XdpDropSource { sources, .. }
-    | Action::XdpRateLimitSource { sources, .. }
-    | Action::NftDropSource { sources, .. }
-    | Action::NftRateLimitSource { sources, .. } = action
-    {
+    if let Some(sources) = action.sources_mut() {
         sources.extend(found.into_iter().take(MAX_SOURCES));
     }
 }
@@ -134,6 +143,8 @@ pub(super) fn expand(action: &Action, context: &PreviewContext) -> Vec<(Matches,
             let burst = burst.unwrap_or_else(|| pps.div_ceil(10).max(5));
             per_source(Verdict::LimitPps { pps: *pps, burst }, Point::Nftables)
         }
+        // Refused before: see `fire_one`.
+        _ => Vec::new(),
     }
 }
 

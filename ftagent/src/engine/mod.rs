@@ -214,7 +214,7 @@ impl Engine {
             merged.detection.multiplier =
                 o.multiplier.filter(|m| (1.1..=100.0).contains(m)).unwrap_or(merged.detection.multiplier);
             merged.response.automatic = o.auto_respond.unwrap_or(merged.response.automatic);
-            merged.rules.extend(remote.rules.iter().cloned());
+            merged.rules.extend(remote.rules.iter().chain(&remote.tool_rules).cloned());
             merged.thresholds.extend(remote.thresholds.iter().cloned());
         }
         if merged.mode != self.effective.mode {

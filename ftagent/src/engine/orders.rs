@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use uuid::Uuid;
 
 use super::Engine;
-use super::firewall::rate;
+use super::firewall::{rate, unsupported};
 use super::guard;
 use super::input::{Command, Now, OperatorOrder, OrderOutcome};
 use super::rules::{Matches, Origin, Point, Rule, Verdict};
@@ -60,6 +60,10 @@ impl Engine {
                     self.block(source.trunc(), Some(ttl_secs), Verdict::Drop, origin, now)
                 }
                 Order::Unblock { source } => self.unblock(source.trunc(), now),
+                Order::Apply { action, .. } => Err(unsupported(&action)),
+                Order::ApplyProfile { .. } | Order::ConfirmProfile { .. } | Order::RollBackProfile { .. } => {
+                    Err("unsupported: this agent does not apply attack profiles, nothing was done".to_owned())
+                }
                 Order::ResolveIncident { incident, false_positive } => {
                     self.resolve_by_hand(incident, false_positive, now)
                 }

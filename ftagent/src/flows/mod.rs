@@ -194,6 +194,7 @@ impl Flows {
     fn on_remote(&mut self, mut config: NodeConfig, now: Now) -> Outcome {
         // Rules would be fired, and their blocks claimed, where no packet of these attacks passes.
         config.rules.clear();
+        config.tool_rules.clear();
         config.detection.auto_respond = Some(false);
         self.floors = Floors::of(&self.settings, Some(&config));
         self.remote = Some(config.clone());

@@ -8,6 +8,7 @@
 
 mod compiler;
 mod distribution;
+mod firewalls;
 mod linker;
 mod record;
 mod tools;
@@ -37,6 +38,9 @@ pub(crate) struct Options {
     /// Also install the database server that the tests start for themselves: PostgreSQL
     #[arg(long)]
     pub(crate) databases: bool,
+    /// Also fetch, but not install, the firewalls that the tests start for themselves: ufw, firewalld, fail2ban
+    #[arg(long)]
+    pub(crate) firewalls: bool,
 }
 
 /// Where a compiler for BPF can come from.
@@ -68,6 +72,12 @@ pub(crate) fn ensure(options: &Options) -> Result<Record> {
     if options.peers {
         // The ladder leaves out what cannot be had here, and says so.
         if let Err(error) = tools::install(&tools::missing(tools::PEERS)) {
+            eprintln!("  going on without: {error:#}");
+        }
+    }
+    if options.firewalls {
+        // The tests that need them are skipped and say so.
+        if let Err(error) = firewalls::fetch() {
             eprintln!("  going on without: {error:#}");
         }
     }

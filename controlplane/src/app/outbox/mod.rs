@@ -186,6 +186,10 @@ impl App {
     pub async fn test_destination(&self, actor: &Actor, duty: Duty, id: i64) -> Result<Delivery> {
         let kept = self.store.destination(actor.workspace(), duty, id, self.now()).await?;
         let Destination { kind, settings, .. } = kept.destination;
+        if kind.is_local() {
+            let message = "nothing is sent to it: `POST /firewall-rules/preview` shows what nodes would do".to_owned();
+            return Err(Problem::field("kind", message).into());
+        }
         if !kind.is_connected() {
             return Err(Problem::field("kind", not_connected(kind)).into());
         }

@@ -6,7 +6,8 @@ use super::Duty;
 
 macro_rules! kinds {
     ($($(#[$meta:meta])* $kind:ident = $word:literal: $($duty:ident)|+ { $($field:expr),* $(,)? })+) => {
-        /// What a destination is. Only `webhook` is sent to yet; the others are kept and answer `not_connected`.
+        /// What a destination is. Only `webhook` is sent to yet, and `iptables` acted on by nodes; the others are kept
+        /// and answer `not_connected`.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
         pub enum DestinationKind {
             $($(#[$meta])* #[serde(rename = $word)] $kind),+
@@ -42,6 +43,11 @@ impl DestinationKind {
     pub const fn is_connected(self) -> bool {
         matches!(self, Self::Webhook)
     }
+
+    /// Whether it is no server at all, but what nodes are told to do.
+    pub const fn is_local(self) -> bool {
+        matches!(self, Self::Iptables)
+    }
 }
 
 /// One setting or secret of a kind.
@@ -61,6 +67,8 @@ pub(super) enum Form {
     Word(&'static [&'static str]),
     /// From, to, and what it is if it is not given.
     Number(i64, i64, i64),
+    /// What it is if it is not given.
+    Switch(bool),
     /// 1 to this many lines of at most 320 characters.
     List(usize),
     /// Never shown again.
@@ -126,6 +134,11 @@ kinds! {
         must("url", Form::Url), may("username", Form::Line(255)), may("password", Form::Secret),
     }
     Misp = "misp": Integration { must("url", Form::Url), must("api_key", Form::Secret) }
+    /// Rules that drop the sources of incidents at the nodes that reported them.
+    Iptables = "iptables": Integration {
+        may("auto_apply", Form::Switch(false)), may("remove_on_resolve", Form::Switch(true)),
+        may("ttl_secs", Form::Number(60, 86_400, 3_600)), may("approve_within_minutes", Form::Number(1, 1_440, 60)),
+    }
     Abuseipdb = "abuseipdb": Integration { must("api_key", Form::Secret) }
     Crowdsec = "crowdsec": Integration {
         must("url", Form::Url), may("machine_id", Form::Line(255)), may("password", Form::Secret),

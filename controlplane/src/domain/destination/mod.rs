@@ -45,6 +45,7 @@ impl Duty {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(untagged)]
 pub enum Setting {
+    Flag(bool),
     Number(i64),
     Text(String),
     List(Vec<String>),
@@ -148,6 +149,9 @@ impl NewDestination {
                 (None, Form::Number(_, _, default)) => {
                     self.settings.insert(field.name.to_owned(), Setting::Number(default));
                 }
+                (None, Form::Switch(default)) => {
+                    self.settings.insert(field.name.to_owned(), Setting::Flag(default));
+                }
                 (None, _) => check.that(!field.required, &path, || "is required".to_owned()),
             }
         }
@@ -191,6 +195,8 @@ fn check_setting(check: &mut Check, path: &str, form: Form, value: &Setting, all
                 check.line(&format!("{path}[{index}]"), line, 1, 320);
             }
         }
+        (Form::Switch(_), Setting::Flag(_)) => {}
+        (Form::Switch(_), _) => check.that(false, path, || "must be true or false".to_owned()),
         (Form::Number(..), _) => check.that(false, path, || "must be a number".to_owned()),
         (Form::List(_), _) => check.that(false, path, || "must be a list of texts".to_owned()),
         _ => check.that(false, path, || "must be text".to_owned()),
@@ -287,7 +293,7 @@ pub struct Health {
 
 impl Health {
     pub fn status(&self, kind: DestinationKind, enabled: bool) -> DestinationStatus {
-        if !kind.is_connected() {
+        if !kind.is_connected() && !kind.is_local() {
             return DestinationStatus::NotConnected;
         }
         if !enabled {

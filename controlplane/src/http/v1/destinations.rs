@@ -36,7 +36,8 @@ pub(super) struct DestinationBody {
     #[serde(default = "low")]
     #[schema(default = "low")]
     min_severity: Severity,
-    /// By kind. Of `webhook`: `url`, and `timeout_secs`, 1 to 30, 10 by default.
+    /// By kind. Of `webhook`: `url`, and `timeout_secs`, 1 to 30, 10 by default. Of `iptables`: `auto_apply` (false),
+    /// `remove_on_resolve` (true), `ttl_secs` (60 to 86,400; 3,600), `approve_within_minutes` (1 to 1,440; 60).
     #[serde(default)]
     settings: BTreeMap<String, Setting>,
     /// By kind, never shown again. Of `webhook`: `secret`, which signs; one is made if it is not given.

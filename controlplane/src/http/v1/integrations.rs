@@ -35,7 +35,7 @@ async fn list(
     Ok(IntegrationList::new(listed.entries, listed.total))
 }
 
-/// Makes an integration. Only webhooks are sent to yet; other kinds are kept as `not_connected`. Role: admin.
+/// Makes an integration. Webhooks are sent to, `iptables` stages rules for nodes; other kinds are kept as `not_connected`. Role: admin.
 #[utoipa::path(post, path = "/integrations", tag = "integrations", request_body = DestinationBody,
     responses((status = 200, description = "The integration", body = IntegrationMade)))]
 async fn create(

@@ -20,8 +20,10 @@ mod maintenance;
 mod mitigation;
 mod nodes;
 mod pcaps;
+mod profiles;
 mod rules;
 mod scrubbing;
+mod staged;
 mod thresholds;
 mod tokens;
 mod workspace;
@@ -40,6 +42,8 @@ pub(super) fn routes() -> OpenApiRouter<Context> {
         .merge(export::routes())
         .merge(pcaps::routes())
         .merge(rules::routes())
+        .merge(staged::routes())
+        .merge(profiles::routes())
         .merge(allowlist::routes())
         .merge(thresholds::routes())
         .merge(mitigation::routes())

@@ -76,9 +76,12 @@ impl Agents for SqlStore {
         .await?;
         let row = or_missing(row, "node")?;
         let ws = WorkspaceId(row.try_get("workspace_id")?);
+        let rules = rules::of_node(&mut tx, ws, node).await?;
+        let (rules, tool_rules) = rules.iter().map(Rule::to_wire).partition(|rule| rule.action.is_native());
         Ok(NodeConfig {
             version: amount(&row, "config_version")?,
-            rules: rules::of_node(&mut tx, ws, node).await?.iter().map(Rule::to_wire).collect(),
+            rules,
+            tool_rules,
             allowlist: allowlist::of_node(&mut tx, ws, node).await?.iter().map(AllowlistEntry::to_wire).collect(),
             thresholds: thresholds::of_workspace(&mut tx, ws).await?.iter().map(Threshold::to_wire).collect(),
             detection: json(&row, "detection")?,

@@ -9,6 +9,7 @@ use super::agents::{MAX_OUTPUT, not_yours};
 use super::audits::append;
 use super::nodes::leave_order;
 use super::outbox::leave_messages;
+use super::staged::stage;
 use super::{Query, Row, SqlStore, Tx, amount, at, json, maybe_at, or_missing, own_node, rules, sql, to_json, uuid};
 use crate::domain::{
     Actor, Closing, Execution, Fact, IncidentFilter, Listed, Note, OperatorChange, Page, Problem, Standing,
@@ -160,7 +161,7 @@ impl Incidents for SqlStore {
             .bind(report.target.to_string())
             .optional(&mut tx)
             .await?;
-        let recorded = if let Some(row) = known {
+        let mut recorded = if let Some(row) = known {
             let mut kept = incident(&row)?;
             if kept.node != node {
                 return Err(not_yours().into());
@@ -180,7 +181,7 @@ impl Incidents for SqlStore {
             if let Some(action) = action {
                 append(&mut tx, ws, Fact::new(now, &actor, action, format!("incident/{}", kept.id))).await?;
             }
-            Recorded { incident: kept, opened: false, applied }
+            Recorded { incident: kept, opened: false, applied, staged: 0, ordered: false }
         } else {
             let id: i64 =
                 sql("INSERT INTO incidents (workspace_id, uuid, node_id, target, started_at, status, severity, family,
@@ -205,8 +206,12 @@ impl Incidents for SqlStore {
             let node_name = row.try_get("name")?;
             let incident = StoredIncident { id, node, node_name, report, closing: None, severity: None };
             leave_messages(&mut tx, ws, None, &incident, now).await?;
-            Recorded { incident, opened: true, applied: true }
+            Recorded { incident, opened: true, applied: true, staged: 0, ordered: false }
         };
+        if recorded.applied {
+            let effect = stage(&mut tx, ws, &recorded.incident, &actor, now).await?;
+            (recorded.staged, recorded.ordered) = (effect.changed, effect.ordered);
+        }
         record_executions(&mut tx, ws, recorded.incident.id, &actor, node, executions, now).await?;
         tx.commit().await?;
         Ok(recorded)
@@ -301,7 +306,9 @@ impl Incidents for SqlStore {
         }
         save(&mut tx, &kept).await?;
         leave_messages(&mut tx, ws, Some(before), &kept, fact.at).await?;
+        let (now, system) = (fact.at, Actor::System { workspace: ws });
         append(&mut tx, ws, fact).await?;
+        stage(&mut tx, ws, &kept, &system, now).await?;
         tx.commit().await?;
         Ok((kept, command))
     }

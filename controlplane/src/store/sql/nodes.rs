@@ -195,6 +195,9 @@ impl Nodes for SqlStore {
     async fn order(&self, ws: WorkspaceId, node: Uuid, order: &Order, fact: Fact) -> Result<NodeCommand> {
         let mut tx = self.write_to(ws).await?;
         let id = node_id(&mut tx, ws, node).await?;
+        if order.needs_protocol() > 1 {
+            super::staged::check_agent(&mut tx, ws, node).await?;
+        }
         let command = leave_order(&mut tx, id, order, fact.at).await?;
         append(&mut tx, ws, fact).await?;
         tx.commit().await?;

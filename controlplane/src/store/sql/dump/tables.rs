@@ -105,6 +105,14 @@ tables! {
              latency_ms;
         Text: uuid event body status error answer;
     }
+    staged_rules by "id" numbered {
+        Int: id workspace_id destination_id incident_id ttl_secs created_at expires_at decided_at;
+        Text: action status decided_by reason command; Flag: undo_at_resolve;
+    }
+    profile_applications by "id" numbered {
+        Int: id workspace_id node_id confirm_secs created_at decided_at;
+        Text: uuid profile suite custom decision command last_command;
+    }
 }
 
 impl Table {

@@ -1,0 +1,269 @@
+//! Every action: its words, its undo, and that no parameter becomes another word than it should.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use proptest::prelude::*;
+
+use crate::api::{Action, Preview, PreviewContext, preview};
+
+const ZONE: &str = "0123456789abcdef0123456789abcdef";
+const GROUP: &str = "0f9619ff-8b86-4011-b42d-00cf4fc964ff";
+
+/// One of each, with the fewest parameters.
+pub(super) fn all() -> Vec<String> {
+    let mut all: Vec<String> = [
+        r#"{"type":"iptables_drop_protocol","protocol":"udp"}"#,
+        r#"{"type":"iptables_drop_source"}"#,
+        r#"{"type":"iptables_drop_port","protocol":"udp","port":53}"#,
+        r#"{"type":"iptables_rate_limit_source","pps":100}"#,
+        r#"{"type":"iptables_limit_connections","connections":50}"#,
+        r#"{"type":"iptables_limit_syn","pps":1000}"#,
+        r#"{"type":"iptables_reject_protocol","protocol":"icmp"}"#,
+        r#"{"type":"ipset_ban","set":"banned"}"#,
+        r#"{"type":"ufw_deny_protocol","protocol":"gre"}"#,
+        r#"{"type":"ufw_deny_source"}"#,
+        r#"{"type":"firewalld_drop_source"}"#,
+        r#"{"type":"tc_police_interface","interface":"eth0","bps":1000000000}"#,
+        r#"{"type":"null_route_source"}"#,
+        r#"{"type":"fail2ban_ban","jail":"sshd"}"#,
+        r#"{"type":"syn_cookies"}"#,
+    ]
+    .map(str::to_owned)
+    .into();
+    all.push(format!(r#"{{"type":"cloudflare_block","zone":"{ZONE}"}}"#));
+    all.push(format!(r#"{{"type":"digitalocean_block","firewall_id":"{GROUP}"}}"#));
+    all.push(format!(r#"{{"type":"vultr_block","group_id":"{GROUP}"}}"#));
+    all
+}
+
+fn context(target: &str, sources: &[&str]) -> PreviewContext {
+    PreviewContext {
+        target: target.parse().expect("a prefix"),
+        sources: sources.iter().map(|s| s.parse().expect("an address")).collect(),
+        spoofed: false,
+    }
+}
+
+fn action(json: &str) -> Result<Action, String> {
+    let action: Action = serde_json::from_str(json).map_err(|e| e.to_string())?;
+    action.validate().map_err(|e| e.to_string())?;
+    Ok(action)
+}
+
+fn shown(json: &str, context: &PreviewContext) -> Preview {
+    preview(&action(json).expect(json), context)
+}
+
+fn check(json: &str, expected: &[(&str, &str)]) {
+    let shown = shown(json, &context("203.0.113.5/32", &["198.51.100.7", "2001:db8::7"]));
+    let lines: Vec<_> = shown.do_.iter().zip(&shown.undo).map(|(d, u)| (d.join(" "), u.join(" "))).collect();
+    let expected: Vec<_> = expected.iter().map(|(d, u)| ((*d).to_owned(), (*u).to_owned())).collect();
+    assert_eq!(lines, expected, "{json}");
+}
+
+#[test]
+fn the_commands_are_the_tools_own() {
+    check(
+        r#"{"type":"iptables_drop_source"}"#,
+        &[
+            (
+                "iptables -w 5 -I INPUT -s 198.51.100.7/32 -m comment --comment ftagent -j DROP",
+                "iptables -w 5 -D INPUT -s 198.51.100.7/32 -m comment --comment ftagent -j DROP",
+            ),
+            (
+                "ip6tables -w 5 -I INPUT -s 2001:db8::7/128 -m comment --comment ftagent -j DROP",
+                "ip6tables -w 5 -D INPUT -s 2001:db8::7/128 -m comment --comment ftagent -j DROP",
+            ),
+        ],
+    );
+    check(
+        r#"{"type":"ufw_deny_source"}"#,
+        &[
+            ("ufw prepend deny from 198.51.100.7 to any", "ufw delete deny from 198.51.100.7 to any"),
+            ("ufw prepend deny from 2001:db8::7 to any", "ufw delete deny from 2001:db8::7 to any"),
+        ],
+    );
+    check(
+        r#"{"type":"fail2ban_ban","jail":"sshd","sources":["192.0.2.1/32"]}"#,
+        &[("fail2ban-client set sshd banip 192.0.2.1", "fail2ban-client set sshd unbanip 192.0.2.1")],
+    );
+    check(
+        r#"{"type":"firewalld_drop_source","sources":["192.0.2.0/24"],"ttl_secs":60}"#,
+        &[(
+            "firewall-cmd --add-rich-rule=rule family=\"ipv4\" source address=\"192.0.2.0/24\" drop --timeout=60",
+            "firewall-cmd --remove-rich-rule=rule family=\"ipv4\" source address=\"192.0.2.0/24\" drop",
+        )],
+    );
+}
+
+#[test]
+fn every_action_has_its_name_its_tool_and_an_undo_for_each_step() {
+    let context = context("203.0.113.5/32", &["198.51.100.7"]);
+    let tools = "iptables ipset ufw firewalld tc null_route fail2ban cloudflare digitalocean vultr sysctl";
+    for json in all() {
+        let action = action(&json).expect(&json);
+        assert!(json.contains(&format!("\"{}\"", action.kind())) && !action.is_native(), "{json}");
+        assert!(tools.split(' ').any(|tool| tool == action.tool()), "{json}");
+        assert_eq!(
+            serde_json::from_str::<Action>(&serde_json::to_string(&action).expect("JSON")).expect("read"),
+            action
+        );
+        let shown = preview(&action, &context);
+        assert!(!shown.do_.is_empty() && shown.refused.is_none(), "{json}");
+        assert_eq!((shown.do_.len(), shown.do_.len()), (shown.undo.len(), shown.objects.len()), "{json}");
+        assert!(shown.unless.is_empty() || shown.unless.len() == shown.do_.len(), "{json}");
+    }
+    assert_eq!(all().len() + 9, 27, "with XDP and nftables");
+}
+
+#[test]
+fn unknown_fields_and_values_out_of_bounds_are_refused_by_name() {
+    for json in all() {
+        let unknown = json.replacen("{\"type\"", "{\"colour\":1,\"type\"", 1);
+        assert!(action(&unknown).is_err_and(|e| e.contains("colour")), "{unknown}");
+    }
+    for (json, part) in [
+        (r#"{"type":"iptables_drop_port","protocol":"udp","port":0}"#, "port"),
+        (r#"{"type":"iptables_drop_port","protocol":"icmp","port":1}"#, "icmp"),
+        (r#"{"type":"iptables_rate_limit_source","pps":0}"#, "pps"),
+        (r#"{"type":"iptables_rate_limit_source","pps":1000001}"#, "pps"),
+        (r#"{"type":"iptables_limit_syn","pps":1,"burst":0}"#, "burst"),
+        (r#"{"type":"iptables_limit_connections","connections":0}"#, "connections"),
+        (r#"{"type":"iptables_drop_source","sources":["0.0.0.0/0"]}"#, "sources"),
+        (r#"{"type":"ipset_ban","set":"-exist"}"#, "set"),
+        (r#"{"type":"ipset_ban","set":"a b"}"#, "set"),
+        (r#"{"type":"ipset_ban","set":"a","ttl_secs":86401}"#, "ttl_secs"),
+        (r#"{"type":"ufw_deny_protocol","protocol":"icmp"}"#, "icmp"),
+        (r#"{"type":"fail2ban_ban","jail":""}"#, "jail"),
+        (r#"{"type":"fail2ban_ban","jail":"sshd","sources":["10.0.0.0/24"]}"#, "prefix"),
+        (r#"{"type":"tc_police_interface","interface":"eth0;reboot","bps":9000}"#, "interface"),
+        (r#"{"type":"tc_police_interface","interface":"abcdefghijklmnop","bps":9000}"#, "interface"),
+        (r#"{"type":"tc_police_interface","interface":"eth0","bps":7999}"#, "bps"),
+        (r#"{"type":"cloudflare_block"}"#, "zone"),
+        (r#"{"type":"cloudflare_block","zone":"../../user"}"#, "zone"),
+        (r#"{"type":"digitalocean_block","firewall_id":"x"}"#, "firewall_id"),
+        (r#"{"type":"vultr_block","group_id":"0F9619FF-8B86-4011-B42D-00CF4FC964FF"}"#, "group_id"),
+    ] {
+        let refused = action(json);
+        assert!(refused.clone().is_err_and(|e| e.contains(part)), "{json}: {refused:?} lacks {part:?}");
+    }
+}
+
+#[test]
+fn the_family_of_a_rule_is_that_of_the_target_or_of_the_protocol() {
+    let (v4, v6) = (context("203.0.113.5/32", &[]), context("2001:db8::5/128", &[]));
+    for (json, four, six) in [
+        (r#"{"type":"iptables_drop_protocol","protocol":"udp"}"#, "iptables", "ip6tables"),
+        (r#"{"type":"iptables_drop_protocol","protocol":"icmp"}"#, "iptables", "iptables"),
+        (r#"{"type":"iptables_drop_protocol","protocol":"icmpv6"}"#, "ip6tables", "ip6tables"),
+        (r#"{"type":"iptables_limit_connections","connections":5}"#, "iptables", "ip6tables"),
+    ] {
+        assert_eq!(shown(json, &v4).do_[0][0], four, "{json}");
+        assert_eq!(shown(json, &v6).do_[0][0], six, "{json}");
+    }
+}
+
+#[test]
+fn broad_rules_say_what_they_risk() {
+    let here = context("203.0.113.5/32", &["198.51.100.7"]);
+    for (json, part) in [
+        (r#"{"type":"iptables_drop_protocol","protocol":"udp"}"#, "all udp"),
+        (r#"{"type":"iptables_drop_protocol","protocol":"tcp"}"#, "sessions of operators"),
+        (r#"{"type":"iptables_drop_source","sources":["10.0.0.0/8"]}"#, "10.0.0.0/8 is a broad prefix"),
+        (r#"{"type":"iptables_drop_port","protocol":"tcp","port":443}"#, "known only to the node"),
+        (r#"{"type":"iptables_reject_protocol","protocol":"udp"}"#, "the node floods others"),
+        (r#"{"type":"ufw_deny_protocol","protocol":"udp"}"#, "all udp"),
+        (r#"{"type":"tc_police_interface","interface":"eth0","bps":8000}"#, "wanted traffic"),
+        (r#"{"type":"null_route_source"}"#, "reverse-path"),
+    ] {
+        let warnings = shown(json, &here).warnings;
+        assert!(warnings.iter().any(|w| w.contains(part)), "{json}: {warnings:?}");
+    }
+    let mut many = context("203.0.113.5/32", &[]);
+    many.sources = (0..300_u32).map(|n| IpAddr::from((0xc633_6400 + n).to_be_bytes())).collect();
+    let cut = shown(r#"{"type":"iptables_drop_source"}"#, &many);
+    assert_eq!(cut.do_.len(), 256);
+    assert!(cut.warnings.iter().any(|w| w.contains("the first 256")));
+    many.spoofed = true;
+    assert!(shown(r#"{"type":"ipset_ban","set":"a"}"#, &many).refused.is_some());
+}
+
+/// Programs of the first word, options that the folder's files write out, and what else may stand in a vector.
+fn is_plain(word: &str, sources: &[IpNet]) -> bool {
+    let named = |s: &IpNet| word == s.to_string() || word == s.addr().to_string();
+    word == "hash:net"
+        || sources.iter().any(named)
+        || word
+            .strip_prefix("--add-rich-rule=")
+            .or(word.strip_prefix("--remove-rich-rule="))
+            .is_some_and(|rich| rich.bytes().all(|b| b.is_ascii_alphanumeric() || b" =\"./:".contains(&b)))
+        || (!word.is_empty()
+            && word.len() <= 64
+            && word.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-/=".contains(&b)))
+}
+
+/// Names that are hostile, harmless, or something in between.
+fn name() -> impl Strategy<Value = String> {
+    prop_oneof![
+        "[A-Za-z][A-Za-z0-9_.-]{0,20}",
+        "-{1,2}[a-z]{1,8}",
+        "\\PC{0,40}",
+        Just("x;reboot".to_owned()),
+        Just("$(id)".to_owned()),
+        Just("a\0b".to_owned()),
+        Just("a\nb".to_owned()),
+        Just("../../etc/passwd".to_owned()),
+    ]
+}
+
+fn source() -> impl Strategy<Value = IpNet> {
+    prop_oneof![
+        (any::<[u8; 4]>(), 1_u8..=32).prop_map(|(a, l)| IpNet::new(a.into(), l).expect("within bounds").trunc()),
+        (any::<[u8; 16]>(), 1_u8..=128).prop_map(|(a, l)| IpNet::new(a.into(), l).expect("within bounds").trunc()),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn no_word_of_a_vector_holds_what_was_not_checked(
+        name in name(), sources in prop::collection::vec(source(), 1..5), number in any::<u64>(), which in 0_usize..8,
+    ) {
+        let value = match which {
+            0 => serde_json::json!({ "type": "ipset_ban", "set": name, "sources": sources }),
+            1 => serde_json::json!({ "type": "fail2ban_ban", "jail": name, "sources": sources }),
+            2 => serde_json::json!({ "type": "tc_police_interface", "interface": name, "bps": number }),
+            3 => serde_json::json!({ "type": "iptables_drop_source", "sources": sources }),
+            4 => serde_json::json!({ "type": "ufw_deny_source", "sources": sources }),
+            5 => serde_json::json!({ "type": "firewalld_drop_source", "sources": sources }),
+            6 => serde_json::json!({ "type": "null_route_source", "sources": sources }),
+            _ => serde_json::json!({ "type": "iptables_rate_limit_source", "pps": number % 1_000_001, "burst": 7 }),
+        };
+        if let Ok(action) = action(&value.to_string()) {
+            let target = "203.0.113.5/32".parse().expect("a prefix");
+            let shown = preview(&action, &PreviewContext { target, sources: vec![], spoofed: false });
+            for vector in shown.do_.iter().chain(&shown.undo).chain(&shown.unless) {
+                for word in vector {
+                    prop_assert!(is_plain(word, &sources), "{word:?} of {vector:?}");
+                    prop_assert!(*word != name || !name.starts_with('-'));
+                }
+            }
+            // Undoing names the same thing: it differs in the verb, and in what only making takes.
+            for (run, undo) in shown.do_.iter().zip(&shown.undo) {
+                prop_assert_eq!(&run[0], &undo[0]);
+                if run[0].ends_with("tables") {
+                    let swapped: Vec<_> = run.iter().map(|w| if w == "-I" { "-D" } else { w.as_str() }).collect();
+                    prop_assert_eq!(swapped, undo.iter().map(String::as_str).collect::<Vec<_>>());
+                }
+                for source in &sources {
+                    let names = |v: &[String]| v.iter().any(|w| is_named(w, source));
+                    prop_assert_eq!(names(run), names(undo), "{:?} {:?}", run, undo);
+                }
+            }
+        }
+    }
+}
+
+fn is_named(word: &str, source: &IpNet) -> bool {
+    word == source.to_string() || word == source.addr().to_string() || word.contains(&format!("\"{source}\""))
+}

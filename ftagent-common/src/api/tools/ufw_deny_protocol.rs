@@ -1,0 +1,60 @@
+//! `ufw_deny_protocol`.
+
+use serde::{Deserialize, Serialize};
+
+use super::xtables::warn_protocol;
+use super::{Ground, Parameters};
+use crate::api::Protocol;
+use crate::api::preview::{Preview, argv};
+
+/// The protocols that ufw has words for; ICMP it leaves to files of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub enum UfwProtocol {
+    Tcp,
+    Udp,
+    Gre,
+    Esp,
+}
+
+impl UfwProtocol {
+    /// The same protocol among all.
+    pub const fn protocol(self) -> Protocol {
+        match self {
+            Self::Tcp => Protocol::Tcp,
+            Self::Udp => Protocol::Udp,
+            Self::Gre => Protocol::Gre,
+            Self::Esp => Protocol::Esp,
+        }
+    }
+}
+
+/// Denies a protocol in IPv4 and IPv6.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct UfwDenyProtocol {
+    pub protocol: UfwProtocol,
+}
+
+impl Parameters for UfwDenyProtocol {
+    fn kind(&self) -> &'static str {
+        "ufw_deny_protocol"
+    }
+
+    fn tool(&self) -> &'static str {
+        "ufw"
+    }
+
+    fn show(&self, _: &Ground<'_>, shown: &mut Preview) {
+        let protocol = self.protocol.protocol();
+        // `prepend` comes first also where there is no rule yet, which `insert 1` refuses.
+        let rule = ["deny", "proto", protocol.as_str(), "from", "any", "to", "any"];
+        let run = [["ufw", "prepend"].as_slice(), &rule].concat();
+        let undo = [["ufw", "delete"].as_slice(), &rule].concat();
+        shown.step(argv(&run), argv(&undo), format!("ufw rule, before all others: {}", rule.join(" ")));
+        warn_protocol(shown, protocol, "drops");
+        shown.warnings.push("ufw lets established connections pass before its rules".to_owned());
+    }
+}

@@ -1,0 +1,47 @@
+//! `ufw_deny_source`.
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use super::{Ground, Parameters, short};
+use crate::api::preview::{Preview, argv};
+
+/// Denies the sources, a rule each, before all others.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct UfwDenySource {
+    /// Addresses or prefixes, at most 64; empty: the incident's sources.
+    #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(value_type = Vec<String>))]
+    pub sources: Vec<IpNet>,
+}
+
+impl Parameters for UfwDenySource {
+    fn kind(&self) -> &'static str {
+        "ufw_deny_source"
+    }
+
+    fn tool(&self) -> &'static str {
+        "ufw"
+    }
+
+    fn sources(&self) -> Option<&[IpNet]> {
+        Some(&self.sources)
+    }
+
+    /// Each is a run of ufw, which reads and writes all of its rules.
+    fn max_sources(&self) -> usize {
+        64
+    }
+
+    fn show(&self, on: &Ground<'_>, shown: &mut Preview) {
+        for source in on.sources {
+            let source = short(source);
+            let run = argv(&["ufw", "prepend", "deny", "from", &source, "to", "any"]);
+            let undo = argv(&["ufw", "delete", "deny", "from", &source, "to", "any"]);
+            shown.step(run, undo, format!("ufw rule, before all others: deny from {source} to any"));
+        }
+        shown.warnings.push("ufw lets established connections pass before its rules".to_owned());
+    }
+}

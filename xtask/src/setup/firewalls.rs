@@ -1,0 +1,74 @@
+//! Firewalls that tests start for themselves: fetched and unpacked, never installed.
+//!
+//! Installed, they would close the machine that the tests run on. Unpacked they lie in `target/firewalls/root`, which a
+//! test lays over `/usr` and `/etc` in a mount namespace of its own.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+use super::distribution::Family;
+use crate::{process, repo};
+
+/// The firewalls, and what of theirs a machine without them lacks.
+const PACKAGES: &[&str] = &[
+    "ufw",
+    "fail2ban",
+    "firewalld",
+    "python3-firewall",
+    "python3-nftables",
+    "python3-dbus",
+    "python3-gi",
+    "python3-cap-ng",
+    "gir1.2-glib-2.0",
+    "libgirepository-1.0-1",
+    "libcap-ng0",
+    "libdbus-1-3",
+    "libapparmor1",
+    "libexpat1",
+    "dbus-bin",
+    "dbus-daemon",
+    "dbus-system-bus-common",
+];
+
+/// Where the tests look.
+pub(crate) fn root() -> PathBuf {
+    repo::target().join("firewalls").join("root")
+}
+
+/// Fetches and unpacks them, unless that was done.
+///
+/// # Errors
+/// This is no Debian, or a package cannot be fetched or unpacked.
+pub(crate) fn fetch() -> Result<()> {
+    let root = root();
+    if root.exists() {
+        return Ok(());
+    }
+    ensure!(Family::here() == Family::Debian, "firewalls for the tests are fetched from Debian alone");
+    let packages = repo::target().join("firewalls").join("packages");
+    let unpacked = packages.join("root");
+    fs::create_dir_all(&unpacked).with_context(|| format!("cannot make {}", unpacked.display()))?;
+    let step = "fetching ufw, firewalld and fail2ban for the tests";
+    let mut download = Command::new("apt-get");
+    download.arg("download").args(PACKAGES).current_dir(&packages);
+    process::run_long(step, &mut download, None)?;
+    for entry in fs::read_dir(&packages).with_context(|| format!("cannot read {}", packages.display()))? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|e| e == "deb") {
+            let mut unpack = Command::new("dpkg-deb");
+            unpack.arg("--extract").arg(&path).arg(&unpacked);
+            process::run_long("unpacking", &mut unpack, None)?;
+        }
+    }
+    // What packages still put into /lib lies in /usr/lib on the machine.
+    let (old, new) = (unpacked.join("lib"), unpacked.join("usr/lib"));
+    if old.exists() {
+        let mut merge = Command::new("cp");
+        merge.arg("-a").arg(old.join(".")).arg(&new);
+        process::run_long("merging /lib", &mut merge, None)?;
+    }
+    fs::rename(&unpacked, &root).with_context(|| format!("cannot make {}", root.display()))
+}
