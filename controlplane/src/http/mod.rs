@@ -1,5 +1,6 @@
 //! HTTP: parse the request, call `app`, write the answer. No SQL, no decisions.
 
+mod access;
 pub(crate) mod agent;
 mod auth;
 mod error;

@@ -3,9 +3,11 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
 mod agent;
+mod authorization;
 mod captures;
 mod cluster;
 mod databases;
+mod document;
 mod faults;
 mod fixture;
 mod hostile;
@@ -23,3 +25,4 @@ mod roles;
 mod store;
 mod stream;
 mod support;
+mod world;

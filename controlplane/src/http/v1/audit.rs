@@ -5,9 +5,9 @@ use axum::response::IntoResponse;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
 
 use crate::domain::{AuditFilter, AuditRecord, Broken, Page, Timestamp};
+use crate::http::access::routes;
 use crate::http::auth::{Inspect, Operator};
 use crate::http::error::ApiError;
 use crate::http::extract::Query;

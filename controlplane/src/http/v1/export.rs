@@ -13,12 +13,12 @@ use serde::Deserialize;
 use tracing::warn;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
 use uuid::Uuid;
 
 use crate::app::App;
 use crate::domain::{IncidentFilter, IncidentSummary, Timestamp, WorkspaceId};
 use crate::http::Context;
+use crate::http::access::routes;
 use crate::http::auth::{Operator, Read};
 use crate::http::error::ApiError;
 use crate::http::extract::Query;
