@@ -55,7 +55,7 @@ pub use pcap::{
     CHUNK_BYTES, MAX_UNDER_WAY, NewChunk, Pcap, PcapFormat, Quota, UPLOADS_PER_HOUR, parse_sha256, sha256_text,
 };
 pub use problem::{Field, Problem};
-pub use rule::{Execution, NewRule, Rule, RulePatch, RuleScope, example_context};
+pub use rule::{Execution, NewRule, Rule, RulePatch, RuleScope, check_trigger, example_context};
 pub use threshold::{NewThreshold, Threshold};
 pub use timestamp::Timestamp;
 pub use workspace::{Subscription, Workspace, WorkspaceId, WorkspacePatch};

@@ -5,6 +5,7 @@ pub(crate) mod agent;
 mod auth;
 mod error;
 mod extract;
+mod json;
 mod layers;
 mod limits;
 mod openapi;

@@ -107,6 +107,10 @@ async fn a_preview_shows_commands_for_an_example_and_for_a_real_incident() {
     assert_eq!((&real["fires"], &real["context"]["target"]), (&json!(true), &json!("203.0.113.5/32")));
     let warnings = real["preview"]["warnings"].to_string();
     assert!(warnings.contains("198.51.100.0/24 is allowlisted"), "{warnings}");
+    let nothing = json!({ "type": "pps_threshold", "pps": 0 });
+    let (status, refused) =
+        server.post("/api/v1/firewall-rules/preview", &json!({ "action": action, "trigger": nothing })).await;
+    assert_eq!((status, &refused["error"]["details"][0]["field"]), (422, &json!("trigger.pps")));
     assert_eq!(server.get("/api/v1/firewall-rules").await.1["total"], 0, "nothing is stored");
 }
 
