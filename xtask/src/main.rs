@@ -54,7 +54,7 @@ enum Command {
     Openapi(openapi::Options),
     /// Build what is installed on a machine into target/dist
     Dist,
-    /// Run what CI runs: setup, lint, test, openapi --check
+    /// Run what CI runs: setup, lint, test, openapi --check, a share of test --api
     Ci,
 }
 

@@ -10,7 +10,7 @@ mod compiler;
 mod distribution;
 mod linker;
 mod record;
-mod tools;
+pub(crate) mod tools;
 
 use std::fs::{self, File};
 use std::process::ExitCode;
