@@ -108,7 +108,13 @@ fn leave_unsigned(schema: &mut RefOr<Schema>) {
     match schema {
         Schema::Object(object) => {
             let signed = object.format == Some(SchemaFormat::KnownFormat(KnownFormat::Int64));
-            if signed && matches!(object.minimum, Some(Number::Int(0) | Number::UInt(0))) {
+            let from_zero = match object.minimum {
+                Some(Number::Int(least)) => least == 0,
+                Some(Number::UInt(least)) => least == 0,
+                Some(Number::Float(least)) => least == 0.0,
+                None => false,
+            };
+            if signed && from_zero {
                 object.format = None;
             }
             object.properties.values_mut().for_each(leave_unsigned);

@@ -139,6 +139,8 @@ fn words_are_spelled_as_on_the_wire() {
         assert!(spelled, "{word} is how Rust spells it, not the wire");
     });
     assert!(seen > 100, "only {seen} words");
+    let number = &document["components"]["schemas"]["Heartbeat"]["properties"]["uptime_secs"];
+    assert_eq!((&number["minimum"], number.get("format")), (&Value::from(0), None), "2^63 and more are numbers too");
 }
 
 /// Every word of every enumeration.

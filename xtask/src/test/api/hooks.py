@@ -19,6 +19,7 @@ KEPT = WORLD["kept"]
 SPARE = WORLD["spare"]
 NUMBER = re.compile(r"[0-9]{1,18}")
 UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+keys = itertools.count()
 turns = itertools.count()
 
 
@@ -37,7 +38,7 @@ def before_call(context, case, kwargs):
     key = case.headers.get("Idempotency-Key")
     if key and len(key) <= 200:
         # A key that was used for another body is refused, which is all that would be seen.
-        case.headers["Idempotency-Key"] = f"{key}-{next(turns)}"
+        case.headers["Idempotency-Key"] = f"{key}-{next(keys)}"
     collection = case.path.split("/{")[0]
     for name, value in (case.path_parameters or {}).items():
         form = UUID if name == "uuid" else NUMBER
@@ -45,9 +46,11 @@ def before_call(context, case, kwargs):
             continue
         if case.method.upper() == "DELETE":
             spare = SPARE.get(collection)
-            case.path_parameters[name] = spare.pop() if spare else "9" * 12 if form is NUMBER else UNKNOWN
+            there = spare.pop() if spare else 999_999_999 if form is NUMBER else UNKNOWN
+            case.path_parameters[name] = type(value)(there)
         elif collection in KEPT and next(turns) % 2 == 0:
-            case.path_parameters[name] = KEPT[collection]
+            # A number stays one, and text stays text: the case is judged by its schema afterwards.
+            case.path_parameters[name] = type(value)(KEPT[collection])
 
 
 def stay_here(body):

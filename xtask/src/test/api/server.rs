@@ -108,7 +108,9 @@ impl Drop for Server {
 }
 
 fn command(data: &Path, database: Option<&str>) -> Command {
-    let mut command = Command::new(repo::target().join("debug/controlplane"));
+    // It ends with us, however we end.
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "--"]).arg(repo::target().join("debug/controlplane"));
     command.arg("--data").arg(data);
     if let Some(url) = database {
         command.args(["--database", url]);

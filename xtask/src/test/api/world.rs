@@ -12,7 +12,7 @@ use super::server::Server;
 /// So many nodes share the calls of the agents' part: each has 5 heartbeats a minute.
 const NODES: usize = 120;
 /// So many of each kind are there to be deleted.
-const SPARES: usize = 3;
+const SPARES: usize = 9;
 
 /// How one of a collection is made: by POST to where, with which body, and where its id is in the answer. `$n` is
 /// another number each time. What the document does not have is left out.
