@@ -10,7 +10,7 @@ use crate::{lint, openapi, setup, test};
 type Step = fn() -> Result<ExitCode>;
 
 const STEPS: &[(&str, Step)] =
-    &[("setup", prepared), ("lint", lint::run), ("test", tested), ("openapi", openapi::check)];
+    &[("setup", prepared), ("lint", lint::run), ("test", tested), ("openapi", openapi::check), ("api", fuzzed)];
 
 /// Runs the steps in turn, stops at the first that fails, and says how long each took.
 pub(crate) fn run() -> Result<ExitCode> {
@@ -33,6 +33,11 @@ fn prepared() -> Result<ExitCode> {
 
 fn tested() -> Result<ExitCode> {
     test::run(&test::Options::default())
+}
+
+/// A share of `cargo xtask test --api`.
+fn fuzzed() -> Result<ExitCode> {
+    test::api::run(&test::api::SHARE)
 }
 
 fn report(durations: &[(&str, Duration)]) {

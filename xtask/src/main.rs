@@ -5,6 +5,7 @@
 #![expect(clippy::disallowed_methods, reason = "nothing is decided here: clocks only measure how long steps take")]
 #![forbid(unsafe_code)]
 
+mod authorization;
 mod bench;
 mod ci;
 mod demo;
@@ -49,11 +50,11 @@ enum Command {
     Demo(demo::Options),
     /// Measure every goal of the datapath's specification against the floor and the peers
     Bench(bench::Options),
-    /// Write docs/openapi.json as the control plane prints it
+    /// Write docs/openapi.json as the control plane prints it, and docs/authorization.md from it
     Openapi(openapi::Options),
     /// Build what is installed on a machine into target/dist
     Dist,
-    /// Run what CI runs: setup, lint, test, openapi --check
+    /// Run what CI runs: setup, lint, test, openapi --check, a share of test --api
     Ci,
 }
 

@@ -1,4 +1,5 @@
-//! `cargo xtask openapi`: the REST description in `docs/openapi.json`, as the control plane prints it.
+//! `cargo xtask openapi`: the REST description in `docs/openapi.json`, as the control plane prints it, and the table of
+//! who may call what in `docs/authorization.md`, which is made of it.
 
 use std::fs;
 use std::process::ExitCode;
@@ -6,9 +7,10 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::Args;
 
-use crate::{process, repo};
+use crate::{authorization, process, repo};
 
 const FILE: &str = "docs/openapi.json";
+const TABLE: &str = "docs/authorization.md";
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -28,19 +30,21 @@ pub(crate) fn check() -> Result<ExitCode> {
 
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let arguments = ["run", "--quiet", "--package", "controlplane", "--bin", "controlplane", "--", "openapi"];
-    let printed = process::capture(repo::cargo().args(arguments))?;
-    let path = repo::root().join(FILE);
-    let written = fs::read_to_string(&path).unwrap_or_default();
-    if written == printed {
-        eprintln!("openapi: {FILE} is up to date");
-        return Ok(ExitCode::SUCCESS);
+    let document = process::capture(repo::cargo().args(arguments))?;
+    let table = authorization::table(&document)?;
+    let mut current = true;
+    for (file, made) in [(FILE, document), (TABLE, table)] {
+        let path = repo::root().join(file);
+        if fs::read_to_string(&path).unwrap_or_default() == made {
+            eprintln!("openapi: {file} is up to date");
+        } else if options.check {
+            eprintln!("openapi: {file} is not what `controlplane openapi` prints: run `cargo xtask openapi`");
+            current = false;
+        } else {
+            fs::create_dir_all(repo::root().join("docs"))?;
+            fs::write(&path, made).with_context(|| format!("cannot write {}", path.display()))?;
+            eprintln!("openapi: {file} written");
+        }
     }
-    if options.check {
-        eprintln!("openapi: {FILE} is not what `controlplane openapi` prints: run `cargo xtask openapi`");
-        return Ok(ExitCode::FAILURE);
-    }
-    fs::create_dir_all(repo::root().join("docs"))?;
-    fs::write(&path, printed).with_context(|| format!("cannot write {}", path.display()))?;
-    eprintln!("openapi: {FILE} written");
-    Ok(ExitCode::SUCCESS)
+    Ok(if current { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::App;
 use crate::domain::{
-    Actor, Execution, Listed, NewRule, Page, Problem, Rule, RulePatch, StoredIncident, example_context,
+    Actor, Execution, Listed, NewRule, Page, Problem, Rule, RulePatch, StoredIncident, check_trigger, example_context,
 };
 use crate::store::Result;
 
@@ -85,6 +85,7 @@ impl App {
         example: Option<PreviewContext>,
     ) -> Result<Shown> {
         action.validate().map_err(|e| Problem::field(format!("action.{}", e.field), e.message))?;
+        trigger.as_ref().map_or(Ok(()), check_trigger)?;
         let mut fires = None;
         let context = match (incident, example) {
             (Some(_), Some(_)) => return Err(Problem::field("example", "give incident or example, not both").into()),

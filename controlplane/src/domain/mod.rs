@@ -71,7 +71,7 @@ pub use pcap::{
 };
 pub use problem::{Field, Problem};
 pub use profile::{Application, ApplicationStatus, NewApplication, Profile, ProfileId, Verdict, Word, compile_profile};
-pub use rule::{Execution, NewRule, Rule, RulePatch, RuleScope, example_context};
+pub use rule::{Execution, NewRule, Rule, RulePatch, RuleScope, check_trigger, example_context};
 pub use scrubbing::{NewScrubbing, Provider, Scrubbing, ScrubbingPatch, ScrubbingStatus, check_credentials};
 pub use staged::{Decision, MAX_STAGED, StagedRule, StagedStatus, Staging, action_to_stage, preview_staged};
 pub use threshold::{NewThreshold, Threshold};

@@ -13,21 +13,27 @@ use super::{Problem, Timestamp};
 const MAX_NODES: usize = 10_000;
 
 /// Where a rule is in force.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(tag = "type", rename_all = "lowercase", deny_unknown_fields)]
 pub enum RuleScope {
     /// On every node of the workspace, later ones included.
-    #[default]
-    All,
+    // With braces: serde lets a variant without them have unknown fields.
+    All {},
     /// On the nodes named, 1 to 10,000.
     Nodes { nodes: BTreeSet<Uuid> },
+}
+
+impl Default for RuleScope {
+    fn default() -> Self {
+        Self::All {}
+    }
 }
 
 impl RuleScope {
     /// Whether the rule is in force on `node`.
     pub fn covers(&self, node: Uuid) -> bool {
         match self {
-            Self::All => true,
+            Self::All {} => true,
             Self::Nodes { nodes } => nodes.contains(&node),
         }
     }
@@ -54,11 +60,7 @@ impl NewRule {
         check.that((1..=1_440).contains(&self.cooldown_minutes), "cooldown_minutes", || {
             format!("must be 1 to 1440 minutes, got {}", self.cooldown_minutes)
         });
-        if let Trigger::PpsThreshold { pps } = self.trigger {
-            check.that((1..=1_000_000_000).contains(&pps), "trigger.pps", || {
-                format!("must be 1 to 1000000000 packets/s, got {pps}")
-            });
-        }
+        trigger_into(&mut check, &self.trigger);
         if let Err(e) = self.action.validate() {
             check.that(false, &format!("action.{}", e.field), || e.message);
         }
@@ -148,6 +150,22 @@ pub struct Execution {
     pub execution: RuleExecution,
 }
 
+fn trigger_into(check: &mut Check, trigger: &Trigger) {
+    if let Trigger::PpsThreshold { pps } = trigger {
+        check.that((1..=1_000_000_000).contains(pps), "trigger.pps", || {
+            format!("must be 1 to 1000000000 packets/s, got {pps}")
+        });
+    }
+}
+
+/// # Errors
+/// A threshold of other than 1 to 10^9 packets/s.
+pub fn check_trigger(trigger: &Trigger) -> Result<(), Problem> {
+    let mut check = Check::default();
+    trigger_into(&mut check, trigger);
+    check.done()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -157,7 +175,7 @@ mod tests {
             name: "block UDP floods".to_owned(),
             trigger: Trigger::PpsThreshold { pps: 50_000 },
             action: serde_json::from_str(r#"{"type":"xdp_drop_source"}"#).expect("an action"),
-            scope: RuleScope::All,
+            scope: RuleScope::All {},
             cooldown_minutes: 5,
             enabled: true,
         }

@@ -11,6 +11,7 @@ use axum::http::{HeaderMap, header};
 use uuid::Uuid;
 
 use super::Context;
+use super::access::{Access, Asks};
 use super::error::ApiError;
 use super::limits::{Bucket, FEEDS, GENERAL, HEARTBEATS, METRICS, Rate, RateSlot};
 use crate::domain::{Actor, Problem, Role, Secret, Subscription, WorkspaceId};
@@ -59,6 +60,10 @@ pub(crate) struct Operator<N: Need> {
     need: PhantomData<N>,
 }
 
+impl<N: Need> Asks for Operator<N> {
+    const ACCESS: Access = Access::Token(N::ROLE);
+}
+
 impl<N: Need> FromRequestParts<Context> for Operator<N> {
     type Rejection = ApiError;
 
@@ -96,6 +101,10 @@ impl NodeReader {
     }
 }
 
+impl Asks for NodeReader {
+    const ACCESS: Access = Access::TokenOrOwnNode(Role::Readonly);
+}
+
 impl FromRequestParts<Context> for NodeReader {
     type Rejection = ApiError;
 
@@ -107,6 +116,10 @@ impl FromRequestParts<Context> for NodeReader {
 /// A caller with a feed token.
 pub(crate) struct FeedReader {
     pub(crate) workspace: WorkspaceId,
+}
+
+impl Asks for FeedReader {
+    const ACCESS: Access = Access::Feed;
 }
 
 impl FromRequestParts<Context> for FeedReader {
@@ -165,6 +178,10 @@ pub(crate) struct Agent<P: Pace = GeneralPace> {
     pub(crate) node: Uuid,
     pub(crate) actor: Actor,
     pace: PhantomData<P>,
+}
+
+impl<P: Pace> Asks for Agent<P> {
+    const ACCESS: Access = Access::Node;
 }
 
 impl<P: Pace> FromRequestParts<Context> for Agent<P> {

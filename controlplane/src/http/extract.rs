@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::{FromRequest, FromRequestParts, Request};
+use axum::extract::{FromRequest, FromRequestParts, MatchedPath, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 use bytes::{Bytes, BytesMut};
@@ -11,6 +11,7 @@ use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
 
 use super::error::ApiError;
+use super::json::Strict;
 
 /// The largest body: 1 MiB.
 pub(crate) const MAX_BODY: usize = 1_048_576;
@@ -61,19 +62,31 @@ fn is_json(headers: &HeaderMap) -> bool {
 }
 
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
-    // serde also reads a struct from a list of its fields' values, which no document promises.
     if bytes.trim_ascii_start().first() == Some(&b'[') {
         return Err(ApiError::invalid("the body must be a JSON object"));
     }
     let mut json = serde_json::Deserializer::from_slice(bytes);
-    let value = serde_path_to_error::deserialize(&mut json).map_err(|e| {
+    let value = serde_path_to_error::deserialize(Strict(&mut json)).map_err(|e| {
         let path = e.path().to_string();
-        let inner = e.into_inner();
-        let message = shorten(&inner.to_string());
-        if inner.is_data() && path != "." { ApiError::invalid_field(path, message) } else { ApiError::invalid(message) }
+        unreadable(&path, &e.into_inner().to_string())
     })?;
     json.end().map_err(|e| ApiError::invalid(shorten(&e.to_string())))?;
     Ok(value)
+}
+
+/// Refuses what lies at `path`, and names the field that serde names in its message only.
+fn unreadable(path: &str, message: &str) -> ApiError {
+    let quoted = ["missing field `", "duplicate field `", "unknown field `"];
+    let named = quoted.iter().find_map(|begin| message.strip_prefix(begin)).and_then(|rest| rest.split('`').next());
+    let field = match (path, named) {
+        (".", None) => return ApiError::invalid(shorten(message)),
+        (".", Some(name)) => name.to_owned(),
+        (path, None) => path.to_owned(),
+        (path, Some(name)) if path == name || path.ends_with(&format!(".{name}")) => path.to_owned(),
+        (path, Some(name)) => format!("{path}.{name}"),
+    };
+    // An unknown field's name is the caller's.
+    ApiError::invalid_field(field.chars().take(128).collect::<String>(), shorten(message))
 }
 
 /// Keeps a message that quotes the caller's text at a length fit for an answer.
@@ -92,11 +105,23 @@ impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Path<T>
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        // Rust reads a sign before a number; an id has one spelling.
+        let raw = axum::extract::RawPathParams::from_request_parts(parts, state).await;
+        if raw.is_ok_and(|raw| raw.iter().any(|(_, value)| value.starts_with('+'))) {
+            return Err(ApiError::invalid_field(last_parameter(parts), "must not begin with a sign"));
+        }
         match axum::extract::Path::from_request_parts(parts, state).await {
             Ok(axum::extract::Path(value)) => Ok(Self(value)),
-            Err(rejection) => Err(ApiError::invalid_field("path", shorten(&rejection.body_text()))),
+            Err(rejection) => Err(ApiError::invalid_field(last_parameter(parts), shorten(&rejection.body_text()))),
         }
     }
+}
+
+/// The name of the route's last parameter; our routes have one each.
+fn last_parameter(parts: &Parts) -> String {
+    let route = parts.extensions.get::<MatchedPath>().map(MatchedPath::as_str).unwrap_or_default();
+    let name = route.rsplit('/').find_map(|part| part.strip_prefix('{')?.strip_suffix('}'));
+    name.unwrap_or("path").to_owned()
 }
 
 /// Parameters of the query.
@@ -105,10 +130,11 @@ pub(crate) struct Query<T>(pub(crate) T);
 impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Query<T> {
     type Rejection = ApiError;
 
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
-        match axum::extract::Query::from_request_parts(parts, state).await {
-            Ok(axum::extract::Query(value)) => Ok(Self(value)),
-            Err(rejection) => Err(ApiError::invalid_field("query", shorten(&rejection.body_text()))),
-        }
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        let query = parts.uri.query().unwrap_or_default();
+        let pairs = serde_urlencoded::Deserializer::new(url::form_urlencoded::parse(query.as_bytes()));
+        serde_path_to_error::deserialize(pairs)
+            .map(Self)
+            .map_err(|e| unreadable(&e.path().to_string(), &e.inner().to_string()))
     }
 }

@@ -1,9 +1,11 @@
 //! HTTP: parse the request, call `app`, write the answer. No SQL, no decisions.
 
+mod access;
 pub(crate) mod agent;
 mod auth;
 mod error;
 mod extract;
+mod json;
 mod layers;
 mod limits;
 mod openapi;

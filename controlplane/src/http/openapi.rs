@@ -8,17 +8,19 @@ use axum::extract::Path;
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use serde_json::Value;
+use utoipa::Number;
 use utoipa::openapi::path::{Operation, ParameterBuilder, ParameterIn};
-use utoipa::openapi::schema::{AdditionalProperties, Schema};
-use utoipa::openapi::security::{ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityRequirement, SecurityScheme};
+use utoipa::openapi::schema::{AdditionalProperties, ArrayItems, KnownFormat, Schema, SchemaFormat};
+use utoipa::openapi::security::{ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityScheme};
 use utoipa::openapi::{
     ContentBuilder, Header, InfoBuilder, License, ObjectBuilder, OpenApi, OpenApiBuilder, Ref, RefOr, Required,
     Response as Described, ResponseBuilder, Type,
 };
 use utoipa::{PartialSchema, ToSchema};
 
-use super::Context;
 use super::error::{ApiError, ErrorAnswer};
+use super::{Context, access};
 
 /// The document before the handlers add themselves.
 pub(super) fn base() -> OpenApi {
@@ -33,6 +35,9 @@ pub(super) fn base() -> OpenApi {
         .license(Some(License::new("Apache-2.0 OR MIT")));
     OpenApiBuilder::new().info(info.build()).build()
 }
+
+/// Bodies by operation.
+const EXAMPLES: &str = include_str!("examples.json");
 
 /// The errors that every operation can answer, by the reason why.
 const ERRORS: [(&str, &str); 8] = [
@@ -54,7 +59,7 @@ const WRITE_ERRORS: [(&str, &str); 4] = [
     ("422", "`validation_error`: values are out of bounds, `details` names them"),
 ];
 
-/// Adds what holds for every operation: errors, headers, security.
+/// Adds what holds for every operation: errors and headers.
 pub(super) fn complete(mut document: OpenApi) -> OpenApi {
     let components = document.components.get_or_insert_default();
     let mut schemas = vec![(ErrorAnswer::name().into_owned(), ErrorAnswer::schema())];
@@ -69,6 +74,8 @@ pub(super) fn complete(mut document: OpenApi) -> OpenApi {
     components.add_security_scheme("node_key", SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer)));
     components
         .add_security_scheme("node_uuid", SecurityScheme::ApiKey(ApiKey::Header(ApiKeyValue::new("X-Node-UUID"))));
+    components.schemas.values_mut().for_each(leave_unsigned);
+    let examples: Value = serde_json::from_str(EXAMPLES).expect("a test reads every example");
     for (path, item) in &mut document.paths.paths {
         let operations = [
             ("get", &mut item.get, false),
@@ -79,6 +86,7 @@ pub(super) fn complete(mut document: OpenApi) -> OpenApi {
         for (method, operation, writes) in operations {
             if let Some(operation) = operation {
                 operation.operation_id = Some(operation_id(method, path));
+                give_example(operation, &examples[format!("{} {path}", method.to_uppercase())]);
                 complete_operation(operation, writes, method == "post");
             }
         }
@@ -131,6 +139,46 @@ fn as_object<'a>(
     }
 }
 
+/// Takes the format `int64` from numbers that begin at 0: they end at 2^64 - 1, for which OpenAPI has no word.
+fn leave_unsigned(schema: &mut RefOr<Schema>) {
+    let RefOr::T(schema) = schema else { return };
+    match schema {
+        Schema::Object(object) => {
+            let signed = object.format == Some(SchemaFormat::KnownFormat(KnownFormat::Int64));
+            let from_zero = match object.minimum {
+                Some(Number::Int(least)) => least == 0,
+                Some(Number::UInt(least)) => least == 0,
+                Some(Number::Float(least)) => least == 0.0,
+                None => false,
+            };
+            if signed && from_zero {
+                object.format = None;
+            }
+            object.properties.values_mut().for_each(leave_unsigned);
+        }
+        Schema::Array(array) => {
+            if let ArrayItems::RefOrSchema(items) = &mut array.items {
+                leave_unsigned(items);
+            }
+        }
+        Schema::OneOf(of) => of.items.iter_mut().for_each(leave_unsigned),
+        Schema::AllOf(of) => of.items.iter_mut().for_each(leave_unsigned),
+        Schema::AnyOf(of) => of.items.iter_mut().for_each(leave_unsigned),
+        _ => {}
+    }
+}
+
+/// Shows a body that the operation takes.
+fn give_example(operation: &mut Operation, example: &Value) {
+    if example.is_null() {
+        return;
+    }
+    let Some(RefOr::T(body)) = &mut operation.request_body else { return };
+    if let Some(RefOr::T(content)) = body.content.get_mut("application/json") {
+        content.example = Some(example.clone());
+    }
+}
+
 /// A name of its own for each operation: `get_nodes_uuid_metrics`.
 fn operation_id(method: &str, path: &str) -> String {
     let words = path.split(['/', '-', '{', '}', '.']).filter(|w| !matches!(*w, "" | "api" | "v1"));
@@ -139,19 +187,10 @@ fn operation_id(method: &str, path: &str) -> String {
 }
 
 fn complete_operation(operation: &mut Operation, writes: bool, posts: bool) {
-    let has_tag = |tag: &str| operation.tags.as_ref().is_some_and(|tags| tags.iter().any(|t| t == tag));
-    let (agent, system) = (has_tag("agent"), has_tag("system"));
-    if agent {
-        let node = SecurityRequirement::new("node_key", [] as [&str; 0]).add("node_uuid", [] as [&str; 0]);
-        operation.security = Some(vec![node]);
-    } else if has_tag("feeds") {
-        operation.security = Some(vec![SecurityRequirement::new("feed_token", [] as [&str; 0])]);
-    } else if !system {
-        let token = SecurityRequirement::new("token", [] as [&str; 0]);
-        operation.security.get_or_insert_default().push(token);
-    }
+    let callers = access::callers(operation);
+    let (agent, open) = (callers == ["node"], callers == ["anyone"]);
     let mut errors: Vec<_> = ERRORS.to_vec();
-    if !system {
+    if !open {
         errors.extend(AUTH_ERRORS);
     }
     if writes {

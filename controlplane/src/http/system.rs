@@ -6,8 +6,8 @@ use axum::http::header;
 use axum::response::IntoResponse;
 use axum::routing::get;
 use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
 
+use super::access::routes;
 use super::error::ApiError;
 use super::{Context, answers};
 
@@ -20,13 +20,13 @@ answers! {
 }
 
 /// Says that the server is alive.
-#[utoipa::path(get, path = "/api/health", tag = "system", security(()), responses((status = 200, description = "Alive", body = Health)))]
+#[utoipa::path(get, path = "/api/health", tag = "system", responses((status = 200, description = "Alive", body = Health)))]
 async fn health() -> impl IntoResponse {
     Health::new(env!("CARGO_PKG_VERSION"))
 }
 
 /// Says whether the database can be read and written, and its schema is up to date.
-#[utoipa::path(get, path = "/api/ready", tag = "system", security(()), responses((status = 200, description = "Ready", body = Health)))]
+#[utoipa::path(get, path = "/api/ready", tag = "system", responses((status = 200, description = "Ready", body = Health)))]
 async fn ready(State(context): State<Context>) -> Result<impl IntoResponse, ApiError> {
     if *context.draining.borrow() {
         return Err(ApiError::unavailable("the server is stopping"));

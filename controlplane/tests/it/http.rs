@@ -152,6 +152,10 @@ async fn a_preview_shows_commands_for_an_example_and_for_a_real_incident() {
     assert_eq!(run.join(" "), "iptables -w 5 -I INPUT -s 198.51.100.7/32 -m comment --comment ftagent -j DROP");
     assert_eq!(undo.join(" "), run.join(" ").replace("-I", "-D"));
     assert!(tool["preview"]["warnings"].to_string().contains("is allowlisted"), "{tool}");
+    let nothing = json!({ "type": "pps_threshold", "pps": 0 });
+    let (status, refused) =
+        server.post("/api/v1/firewall-rules/preview", &json!({ "action": action, "trigger": nothing })).await;
+    assert_eq!((status, &refused["error"]["details"][0]["field"]), (422, &json!("trigger.pps")));
     assert_eq!(server.get("/api/v1/firewall-rules").await.1["total"], 0, "nothing is stored");
 }
 

@@ -3,15 +3,18 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
 mod agent;
+mod authorization;
 mod captures;
 mod cluster;
 mod databases;
+mod document;
 mod faults;
 mod firewalls;
 mod fixture;
 mod hostile;
 mod http;
 mod intel;
+mod junk;
 mod mitigation;
 mod openapi;
 mod outbox;
@@ -22,9 +25,11 @@ mod peers;
 mod process;
 mod profiles;
 mod receiver;
+mod reference;
 mod resources;
 mod roles;
 mod staged;
 mod store;
 mod stream;
 mod support;
+mod world;

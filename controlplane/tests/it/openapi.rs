@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use reqwest::Method;
 use serde_json::Value;
 
-use crate::support::Server;
+use crate::support::{Server, checked};
+use crate::world::World;
 
 const METHODS: [&str; 8] = ["get", "post", "put", "patch", "delete", "head", "options", "trace"];
 
@@ -94,6 +95,30 @@ async fn every_path_of_the_document_is_routed() {
     }
 }
 
+#[tokio::test]
+async fn every_example_is_a_body_that_is_taken() {
+    let world = World::make().await;
+    let examples: Value = serde_json::from_str(include_str!("../../src/http/examples.json")).unwrap();
+    let examples = examples.as_object().unwrap();
+    for (name, body) in examples {
+        let (method, path) = name.split_once(' ').unwrap();
+        let operation = world.document.operation(method, path).unwrap_or_else(|| panic!("{name} is no operation"));
+        let shown = &operation.value["requestBody"]["content"]["application/json"]["example"];
+        assert_eq!(shown, body, "{name}");
+        let path = operation.path_of(world.id(&operation).unwrap_or_default());
+        let server = &world.server;
+        let request = match path.strip_prefix("/api/v1/agent") {
+            Some(path) => server.agent(&world.node, operation.method.clone(), path),
+            None => server.request(operation.method.clone(), &path),
+        };
+        let (status, answer) = checked(request.json(body)).await;
+        // The world may hold the same already.
+        assert!(status == 200 || status == 409, "{name}: {status} {answer}");
+    }
+    let with_body = world.document.operations().iter().filter(|o| world.document.body_schema(o).is_some()).count();
+    println!("{} of {with_body} operations with a JSON body have an example", examples.len());
+}
+
 #[test]
 fn words_are_spelled_as_on_the_wire() {
     let document = serde_json::to_value(controlplane::http::document()).unwrap();
@@ -102,8 +127,34 @@ fn words_are_spelled_as_on_the_wire() {
         ("Severity", "critical"),
         ("IncidentStatus", "false_positive"),
         ("Role", "readonly"),
+        ("DestinationKind", "splunk_hec"),
     ] {
         let words = document["components"]["schemas"][name]["enum"].as_array().unwrap();
         assert!(words.contains(&Value::from(word)), "{name}: {words:?}");
+    }
+    let mut seen = 0;
+    words_in(&document, &mut |word| {
+        seen += 1;
+        let spelled = word.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
+        assert!(spelled, "{word} is how Rust spells it, not the wire");
+    });
+    assert!(seen > 100, "only {seen} words");
+    let number = &document["components"]["schemas"]["Heartbeat"]["properties"]["uptime_secs"];
+    assert_eq!((&number["minimum"], number.get("format")), (&Value::from(0), None), "2^63 and more are numbers too");
+}
+
+/// Every word of every enumeration.
+fn words_in(value: &Value, on_word: &mut impl FnMut(&str)) {
+    match value {
+        Value::Object(object) => {
+            for (key, inner) in object {
+                match (key.as_str(), inner) {
+                    ("enum", Value::Array(words)) => words.iter().filter_map(Value::as_str).for_each(&mut *on_word),
+                    _ => words_in(inner, on_word),
+                }
+            }
+        }
+        Value::Array(list) => list.iter().for_each(|inner| words_in(inner, on_word)),
+        _ => {}
     }
 }

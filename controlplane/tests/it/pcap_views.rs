@@ -49,8 +49,8 @@ async fn packets_are_listed_in_pages_of_a_hundred() {
         ("?limit=1001", "limit"),
         ("?limit=-1", "limit"),
         ("?offset=-1", "offset"),
-        ("?limit=x", "query"),
-        ("?offset=9223372036854775808", "query"),
+        ("?limit=x", "limit"),
+        ("?offset=9223372036854775808", "offset"),
     ] {
         let (status, answer) = get(query).await;
         assert_eq!((status, &answer["error"]["code"]), (400, &json!("invalid_parameter")), "{query}");

@@ -198,7 +198,7 @@ async fn an_incident_is_found_changed_noted_and_exported(fixture: Fixture) {
 
 async fn executions_are_kept_once_with_their_record(fixture: Fixture) {
     let store = &fixture.store;
-    let (made, _) = store.create_rule(fixture.ws, rule("r", RuleScope::All), fixture.fact()).await.unwrap();
+    let (made, _) = store.create_rule(fixture.ws, rule("r", RuleScope::All {}), fixture.fact()).await.unwrap();
     let execution = |n: u128, outcome: &str| {
         json!({
             "uuid": Uuid::from_u128(n), "rule_id": made.id, "incident": UUID, "action": { "type": "xdp_drop_source" },

@@ -202,7 +202,7 @@ async fn a_transaction_that_sqlite_ended_by_itself_leaves_the_store_writing() {
         name: "r".to_owned(),
         trigger: serde_json::from_str(r#"{"type":"any"}"#).unwrap(),
         action: serde_json::from_str(r#"{"type":"xdp_drop_source"}"#).unwrap(),
-        scope: RuleScope::All,
+        scope: RuleScope::All {},
         cooldown_minutes: 5,
         enabled: true,
     };

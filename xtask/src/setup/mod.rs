@@ -11,7 +11,7 @@ mod distribution;
 mod firewalls;
 mod linker;
 mod record;
-mod tools;
+pub(crate) mod tools;
 
 use std::fs::{self, File};
 use std::process::ExitCode;

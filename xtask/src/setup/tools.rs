@@ -36,6 +36,12 @@ pub(crate) const DATABASES: &[Tool] = &[
     Tool { program: "initdb", purpose: "makes the PostgreSQL of the control plane's tests", debian: "postgresql", fedora: "postgresql-server", arch: "postgresql", alpine: "postgresql" },
 ];
 
+/// What only the fuzzing of the API needs (`cargo xtask test --api`); the rest comes into an environment of its own.
+#[rustfmt::skip]
+pub(crate) const PYTHON: &[Tool] = &[
+    Tool { program: "python3", purpose: "runs the fuzzer of the API in an environment of its own", debian: "python3-venv", fedora: "python3", arch: "python", alpine: "python3" },
+];
+
 /// What `ftagent lab` and the benches compare with, and leave out where it is missing.
 #[rustfmt::skip]
 pub(crate) const PEERS: &[Tool] = &[
@@ -87,9 +93,10 @@ mod tests {
 
     #[test]
     fn every_program_stands_once_in_the_table() {
-        let mut programs: Vec<_> = TOOLS.iter().chain(DATABASES).chain(PEERS).map(|tool| tool.program).collect();
+        let mut programs: Vec<_> =
+            TOOLS.iter().chain(DATABASES).chain(PYTHON).chain(PEERS).map(|tool| tool.program).collect();
         programs.sort_unstable();
         programs.dedup();
-        assert_eq!(programs.len(), TOOLS.len() + DATABASES.len() + PEERS.len());
+        assert_eq!(programs.len(), TOOLS.len() + DATABASES.len() + PYTHON.len() + PEERS.len());
     }
 }

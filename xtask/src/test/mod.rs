@@ -3,6 +3,7 @@
 //! cargo compiles the test programs and says where they are; we run them one by one, because those of the lab need
 //! root and one thread, and because only then each can be counted by its kind.
 
+pub(crate) mod api;
 mod program;
 mod tally;
 
@@ -29,6 +30,15 @@ pub(crate) struct Options {
     /// Boot Debian's kernels under emulation and print what works on each; runs nothing else
     #[arg(long, conflicts_with_all = ["no_root", "filters"])]
     kernels: bool,
+    /// Fuzz the REST API as its OpenAPI document describes it, on both databases; runs nothing else
+    #[arg(long, conflicts_with_all = ["no_root", "filters", "kernels"])]
+    api: bool,
+    /// Random bodies and parameters for each operation
+    #[arg(long, requires = "api", default_value_t = 40, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    examples: u32,
+    /// The same seed gives the same calls
+    #[arg(long, requires = "api", default_value_t = 1)]
+    seed: u64,
     /// Only this kernel of the matrix; may be given more than once
     #[arg(long, value_name = "KERNEL", requires = "kernels", value_parser = clap::builder::PossibleValuesParser::new(kernels::names()))]
     only: Vec<String>,
@@ -43,6 +53,9 @@ pub(crate) struct Options {
 }
 
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
+    if options.api {
+        return api::run(&api::Extent::all(options.examples, options.seed));
+    }
     if options.kernels {
         let Options { only, allow_missing, refresh, .. } = options;
         return kernels::run(&kernels::Options { only, allow_missing: *allow_missing, refresh: *refresh });

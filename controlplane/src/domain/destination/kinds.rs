@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::Duty;
 
 macro_rules! kinds {
-    ($($(#[$meta:meta])* $kind:ident = $word:literal: $($duty:ident)|+ { $($field:expr),* $(,)? })+) => {
+    ($($(#[$meta:meta])* $kind:ident = $word:tt: $($duty:ident)|+ { $($field:expr),* $(,)? })+) => {
         /// What a destination is. Only `webhook` is sent to yet, and `iptables` acted on by nodes; the others are kept
         /// and answer `not_connected`.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]

@@ -5,8 +5,8 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use ftagent_common::api::{CommandAck, NodeCommand, NodeConfig};
 use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
 
+use crate::http::access::routes;
 use crate::http::auth::Agent;
 use crate::http::error::ApiError;
 use crate::http::extract::JsonBody;

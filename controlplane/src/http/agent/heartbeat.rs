@@ -4,9 +4,9 @@ use axum::extract::State;
 use axum::response::IntoResponse;
 use ftagent_common::api::{Heartbeat, MetricsBatch};
 use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
 
 use crate::domain::Timestamp;
+use crate::http::access::routes;
 use crate::http::auth::{Agent, HeartbeatPace, MetricsPace};
 use crate::http::error::ApiError;
 use crate::http::extract::JsonBody;

@@ -5,9 +5,9 @@ use axum::extract::State;
 use ftagent_common::api::IncidentReport;
 use ftagent_common::vocab::IncidentStatus;
 use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
 use uuid::Uuid;
 
+use crate::http::access::routes;
 use crate::http::auth::Agent;
 use crate::http::error::ApiError;
 use crate::http::extract::{JsonBody, Path};

@@ -8,12 +8,12 @@ use axum::extract::{Extension, State};
 use axum::http::{HeaderMap, header};
 use http_body_util::BodyExt;
 use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::multipart;
 use crate::app::{Begun, Progress};
 use crate::domain::{CHUNK_BYTES, NewChunk, Pcap, Problem, Quota, UPLOADS_PER_HOUR, parse_sha256};
+use crate::http::access::routes;
 use crate::http::auth::Agent;
 use crate::http::error::ApiError;
 use crate::http::extract::Path;

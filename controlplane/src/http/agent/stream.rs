@@ -23,10 +23,10 @@ use tokio::time::sleep;
 use tracing::warn;
 use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
 
 use crate::app::{App, STREAM_PING_SECS, StreamState, Subscription};
 use crate::http::Context;
+use crate::http::access::routes;
 use crate::http::auth::Agent;
 use crate::http::error::ApiError;
 use crate::http::extract::Query;

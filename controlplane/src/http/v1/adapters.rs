@@ -5,12 +5,12 @@ use axum::response::IntoResponse;
 use serde::Deserialize;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
 
 use super::mitigation::given;
 use super::rules::PageQuery;
 use crate::app::TestResult;
 use crate::domain::{Adapter, AdapterConfig, AdapterStatus, AdapterType, Intent, NewAdapter};
+use crate::http::access::routes;
 use crate::http::auth::{Manage, Operator, Read};
 use crate::http::error::ApiError;
 use crate::http::extract::{JsonBody, Path, Query};

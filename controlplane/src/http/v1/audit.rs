@@ -7,11 +7,11 @@ use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
 
 use super::lines::{self, Format};
 use crate::app::App;
 use crate::domain::{AuditFilter, AuditRecord, Broken, Page, Timestamp, WorkspaceId};
+use crate::http::access::routes;
 use crate::http::auth::{Inspect, Operator};
 use crate::http::error::ApiError;
 use crate::http::extract::Query;

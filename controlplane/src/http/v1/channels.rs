@@ -3,11 +3,11 @@
 use axum::extract::State;
 use axum::response::IntoResponse;
 use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
 
 use super::destinations::{DeliveryAnswer, DeliveryList, DestinationBody, DestinationChange};
 use super::rules::PageQuery;
 use crate::domain::{Destination, Duty};
+use crate::http::access::routes;
 use crate::http::auth::{Inspect, Manage, Operator, Read};
 use crate::http::error::ApiError;
 use crate::http::extract::{JsonBody, Path, Query};

@@ -4,10 +4,10 @@ use axum::Json;
 use axum::extract::State;
 use ftagent_common::api::{DeployRequest, DeployResponse};
 use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
 
 use crate::domain::Deployment;
 use crate::http::Context;
+use crate::http::access::routes;
 use crate::http::auth::{Manage, Operator};
 use crate::http::error::ApiError;
 use crate::http::extract::JsonBody;

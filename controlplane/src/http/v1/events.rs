@@ -9,9 +9,9 @@ use axum::response::sse::{Event, KeepAlive, Sse};
 use futures_util::stream;
 use tokio::sync::broadcast::error::RecvError;
 use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
 
 use crate::http::Context;
+use crate::http::access::routes;
 use crate::http::auth::{Operator, Read};
 
 /// Tells of incidents, rule changes and node status as they happen (server-sent events). A watcher that fell behind

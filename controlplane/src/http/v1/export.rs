@@ -8,13 +8,13 @@ use ftagent_common::vocab::{AttackFamily, IncidentStatus, Severity};
 use serde::Deserialize;
 use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::lines::{self, Format};
 use crate::app::App;
 use crate::domain::{IncidentFilter, IncidentSummary, Timestamp, WorkspaceId};
 use crate::http::Context;
+use crate::http::access::routes;
 use crate::http::auth::{Operator, Read};
 use crate::http::error::ApiError;
 use crate::http::extract::Query;

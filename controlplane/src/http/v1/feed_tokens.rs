@@ -5,10 +5,10 @@ use axum::response::IntoResponse;
 use serde::Deserialize;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
 
 use super::rules::PageQuery;
 use crate::domain::{FeedToken, NewFeedToken, Timestamp};
+use crate::http::access::routes;
 use crate::http::auth::{Operator, Own, OwnRead};
 use crate::http::error::ApiError;
 use crate::http::extract::{JsonBody, Path, Query};

@@ -10,10 +10,10 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
 
 use crate::domain::{FeedEntry, FeedFormat, FeedQuery, hex};
 use crate::http::Context;
+use crate::http::access::routes;
 use crate::http::auth::FeedReader;
 use crate::http::error::ApiError;
 use crate::http::extract::Query;

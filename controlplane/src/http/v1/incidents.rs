@@ -6,10 +6,10 @@ use ftagent_common::vocab::{AttackFamily, IncidentStatus, Severity};
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
 use uuid::Uuid;
 
 use crate::domain::{Incident, IncidentFilter, IncidentSummary, Note, OperatorChange, Page, Timestamp};
+use crate::http::access::routes;
 use crate::http::auth::{Analyse, Operator, Read};
 use crate::http::error::ApiError;
 use crate::http::extract::{JsonBody, Path, Query};

@@ -5,12 +5,12 @@ use axum::response::IntoResponse;
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
 
 use crate::domain::{
     GivenIndicator, Indicator, IndicatorFilter, IndicatorKind, IndicatorValue, Page, Problem, Timestamp,
     check_confidence,
 };
+use crate::http::access::routes;
 use crate::http::auth::{Manage, Operator, Read};
 use crate::http::error::ApiError;
 use crate::http::extract::{JsonBody, Path, Query};

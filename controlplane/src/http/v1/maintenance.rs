@@ -5,10 +5,10 @@ use axum::response::IntoResponse;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
 use uuid::Uuid;
 
 use crate::domain::{MaintenanceWindow, NewWindow, Page, Schedule, Timestamp, WindowPatch};
+use crate::http::access::routes;
 use crate::http::auth::{Manage, Operator, Read};
 use crate::http::error::ApiError;
 use crate::http::extract::{JsonBody, Path, Query};

@@ -7,10 +7,10 @@ use axum::response::IntoResponse;
 use serde::{Deserialize, Deserializer};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
 
 use super::rules::PageQuery;
 use crate::domain::{BaselineMode, Escalation, EscalationChange, GeoLockdown, Intent, MitigationRule, NewMitigation};
+use crate::http::access::routes;
 use crate::http::auth::{Manage, Operator, Read};
 use crate::http::error::ApiError;
 use crate::http::extract::{JsonBody, Path, Query};

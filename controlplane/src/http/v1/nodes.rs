@@ -7,10 +7,10 @@ use ftagent_common::vocab::NodeStatus;
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
 use uuid::Uuid;
 
 use crate::domain::{Deployment, MetricsPoint, MetricsWindow, Node, NodeFilter, NodePatch, Page, Timestamp};
+use crate::http::access::routes;
 use crate::http::auth::{Manage, NodeReader, Operator, Read};
 use crate::http::error::ApiError;
 use crate::http::extract::{JsonBody, Path, Query};
@@ -127,7 +127,7 @@ async fn create(
 
 /// Shows a node with its baseline and protocol split. Role: readonly, or the node's own key.
 #[utoipa::path(get, path = "/nodes/{uuid}", tag = "nodes", params(("uuid" = Uuid, Path, description = "The node")),
-    responses((status = 200, description = "The node", body = NodeAnswer)), security(("node_key" = [], "node_uuid" = [])))]
+    responses((status = 200, description = "The node", body = NodeAnswer)))]
 async fn show(
     reader: NodeReader,
     State(context): State<Context>,
@@ -170,8 +170,7 @@ async fn delete(
 /// Shows a node's traffic over time. Role: readonly, or the node's own key.
 #[utoipa::path(get, path = "/nodes/{uuid}/metrics", tag = "nodes",
     params(("uuid" = Uuid, Path, description = "The node"), MetricsQuery),
-    responses((status = 200, description = "Points, oldest first", body = NodeMetrics)),
-    security(("node_key" = [], "node_uuid" = [])))]
+    responses((status = 200, description = "Points, oldest first", body = NodeMetrics)))]
 async fn metrics(
     reader: NodeReader,
     State(context): State<Context>,

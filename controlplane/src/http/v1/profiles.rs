@@ -6,10 +6,10 @@ use ftagent_common::api::{Compiled, CustomRule, Kept, Suite};
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
 use uuid::Uuid;
 
 use crate::domain::{Application, NewApplication, Page, Problem, Profile, ProfileId, Verdict};
+use crate::http::access::routes;
 use crate::http::auth::{Manage, Operator, Read};
 use crate::http::error::{ApiError, ErrorAnswer};
 use crate::http::extract::{JsonBody, Path, Query};

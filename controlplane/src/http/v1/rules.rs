@@ -6,9 +6,9 @@ use ftagent_common::api::{Action, Preview, PreviewContext, Trigger, default_cool
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
 
 use crate::domain::{Execution, NewRule, Page, Rule, RulePatch, RuleScope};
+use crate::http::access::routes;
 use crate::http::auth::{Manage, Operator, Read};
 use crate::http::error::ApiError;
 use crate::http::extract::{JsonBody, Path, Query};

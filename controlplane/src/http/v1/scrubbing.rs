@@ -9,11 +9,11 @@ use ipnet::IpNet;
 use serde::Deserialize;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
 
 use super::rules::PageQuery;
 use crate::app::TestResult;
 use crate::domain::{NewScrubbing, Provider, Scrubbing, ScrubbingPatch, ScrubbingStatus};
+use crate::http::access::routes;
 use crate::http::auth::{Manage, Operator, Read};
 use crate::http::error::ApiError;
 use crate::http::extract::{JsonBody, Path, Query};

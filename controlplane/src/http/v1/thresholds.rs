@@ -9,10 +9,10 @@ use utoipa::ToSchema;
 use utoipa::openapi::schema::AdditionalProperties;
 use utoipa::openapi::{Object, ObjectBuilder, Type};
 use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
 
 use super::rules::PageQuery;
 use crate::domain::{NewThreshold, Threshold};
+use crate::http::access::routes;
 use crate::http::auth::{Manage, Operator, Read};
 use crate::http::error::ApiError;
 use crate::http::extract::{JsonBody, Path, Query};

@@ -6,9 +6,9 @@ use ftagent_common::api::DetectionOverrides;
 use serde::Deserialize;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
 
 use crate::domain::{Workspace, WorkspacePatch};
+use crate::http::access::routes;
 use crate::http::auth::{Operator, Own, Read};
 use crate::http::error::ApiError;
 use crate::http::extract::JsonBody;

@@ -163,6 +163,10 @@ impl Incidents for SqlStore {
             .await?;
         let mut recorded = if let Some(row) = known {
             let mut kept = incident(&row)?;
+            if row.try_get::<i64>("workspace_id")? != ws.0 {
+                // Not even that it is there is a stranger's to know by another word.
+                return Err(Problem::NotFound("incident").into());
+            }
             if kept.node != node {
                 return Err(not_yours().into());
             }

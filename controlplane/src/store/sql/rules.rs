@@ -69,7 +69,7 @@ async fn advance_scopes(
     ids: &HashMap<Uuid, i64>,
     scopes: &[&RuleScope],
 ) -> Result<Changed> {
-    if scopes.iter().any(|s| matches!(s, RuleScope::All)) {
+    if scopes.iter().any(|s| matches!(s, RuleScope::All {})) {
         return advance_all(conn, ws).await;
     }
     let mut changed = Changed::new();
