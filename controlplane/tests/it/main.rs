@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
 mod agent;
+mod authority;
 mod captures;
 mod cluster;
 mod databases;
@@ -23,3 +24,4 @@ mod roles;
 mod store;
 mod stream;
 mod support;
+mod tls;

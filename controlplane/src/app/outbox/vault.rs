@@ -71,19 +71,32 @@ impl Vault {
     }
 
     pub(super) fn seal(&self, secrets: &Secrets) -> Option<Vec<u8>> {
+        self.close(&serde_json::to_vec(secrets).ok()?, b"")
+    }
+
+    pub(super) fn open(&self, sealed: &[u8]) -> Option<Secrets> {
+        serde_json::from_slice(&self.disclose(sealed, b"")?).ok()
+    }
+
+    /// Seals bytes for one `purpose`.
+    pub(in crate::app) fn close(&self, bytes: &[u8], purpose: &[u8]) -> Option<Vec<u8>> {
         let mut nonce = [0; NONCE_LEN];
         rand::rngs::OsRng.try_fill_bytes(&mut nonce).ok()?;
-        let mut sealed = serde_json::to_vec(secrets).ok()?;
-        self.0.seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::empty(), &mut sealed).ok()?;
+        let mut sealed = bytes.to_vec();
+        let aad = Aad::from(purpose);
+        self.0.seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), aad, &mut sealed).ok()?;
         sealed.extend_from_slice(&nonce);
         Some(sealed)
     }
 
-    pub(super) fn open(&self, sealed: &[u8]) -> Option<Secrets> {
+    /// Opens what was sealed for the same `purpose`.
+    pub(in crate::app) fn disclose(&self, sealed: &[u8], purpose: &[u8]) -> Option<Vec<u8>> {
         let (text, nonce) = sealed.split_last_chunk::<NONCE_LEN>()?;
         let mut text = text.to_vec();
-        let opened = self.0.open_in_place(Nonce::assume_unique_for_key(*nonce), Aad::empty(), &mut text).ok()?;
-        serde_json::from_slice(opened).ok()
+        let nonce = Nonce::assume_unique_for_key(*nonce);
+        let length = self.0.open_in_place(nonce, Aad::from(purpose), &mut text).ok()?.len();
+        text.truncate(length);
+        Some(text)
     }
 }
 

@@ -38,7 +38,7 @@ tables! {
         Int: id workspace_id rate_limit created_at expires_at revoked_at; Text: name role; Bytes: lookup hash;
     }
     nodes by "id" numbered {
-        Int: id workspace_id created_at last_seen config_version;
+        Int: id workspace_id created_at last_seen config_version enroll_until renew_before trust_version;
         Text: uuid name ip location os interface heartbeat;
         Bytes: key_hash; Real: ratio;
     }
@@ -91,6 +91,14 @@ tables! {
         Int: id workspace_id destination_id incident_id attempts next_at created_at attempted_at ended_at http_status
              latency_ms;
         Text: uuid event body status error answer;
+    }
+    authorities by "id" numbered {
+        Int: id workspace_id created_at not_after changed_at;
+        Text: name state; Bytes: certificate fingerprint sealed_key;
+    }
+    certificates by "id" numbered {
+        Int: id workspace_id authority_id node_id not_before not_after issued_at revoked_at;
+        Text: serial; Bytes: fingerprint;
     }
 }
 
