@@ -203,7 +203,7 @@ impl FromRequestParts<Context> for Enrolling {
         let access = access(parts, context, node, &secret).await?;
         let (required, shown, now) = (context.require_certificates, shown(parts).is_some(), context.app.now());
         may_enroll(required, shown, access.standing, access.enroll_until, now)
-            .map_err(|refused| not_admitted(parts, context, refused))?;
+            .map_err(|refused| not_admitted(parts, context, node, refused))?;
         pace(parts, context, Bucket::Node(node), GENERAL)?;
         Ok(Self { node, actor: access.known.actor })
     }
@@ -252,7 +252,7 @@ fn claimed_node(headers: &HeaderMap) -> Option<Uuid> {
 async fn known_node(parts: &Parts, context: &Context, node: Uuid, secret: &Secret) -> Result<Known, ApiError> {
     let access = access(parts, context, node, secret).await?;
     admit(context.require_certificates, shown(parts).is_some(), access.standing, context.app.now())
-        .map_err(|refused| not_admitted(parts, context, refused))?;
+        .map_err(|refused| not_admitted(parts, context, node, refused))?;
     Ok(access.known)
 }
 
@@ -268,15 +268,12 @@ fn shown(parts: &Parts) -> Option<Fingerprint> {
     parts.extensions.get::<Peer>()?.certificate
 }
 
-/// 403, counted as a wrong credential.
-fn not_admitted(parts: &Parts, context: &Context, why: NotAdmitted) -> ApiError {
-    let now = context.app.now();
-    let rate = context.limiter.take(Bucket::Failures(address(parts)), context.auth_failures, now);
-    note(parts, rate);
-    if rate.exceeded {
-        return ApiError::rate_limited(rate.retry_after(now));
+/// 403: the key is right, and the certificate is not. It counts against the node, for nothing is guessed here.
+fn not_admitted(parts: &Parts, context: &Context, node: Uuid, why: NotAdmitted) -> ApiError {
+    match pace(parts, context, Bucket::Node(node), GENERAL) {
+        Ok(()) => Problem::Forbidden(why.to_string()).into(),
+        Err(too_many) => too_many,
     }
-    Problem::Forbidden(why.to_string()).into()
 }
 
 /// The credential that was presented.

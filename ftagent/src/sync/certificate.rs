@@ -38,6 +38,23 @@ enum Asked {
     },
 }
 
+/// Asks for the first certificate before anything else is said, so that nothing is refused for the lack of it. What does
+/// not come of one try is left to [`keep`].
+pub(super) async fn first(shared: &Arc<Shared>, headers: &HeaderMap, identity: Identity) -> Identity {
+    if !matches!(identity, Identity::None) || !shared.servers.is_secure() {
+        return identity;
+    }
+    let Asked::Got(own) = ask(shared, headers, false).await else { return identity };
+    if let Err(error) = own.save(&shared.config.state_dir) {
+        // Without the file the next start would ask again: `keep` does so at once.
+        shared.trouble(&format!("the client certificate cannot be kept: {error}"), false);
+        return identity;
+    }
+    let identity = Identity::Own(own);
+    set(shared, shared.servers.set_shown(identity.shown((shared.config.wall)())));
+    identity
+}
+
 /// Keeps the certificate good until it is dropped.
 pub(super) async fn keep(shared: &Arc<Shared>, headers: &HeaderMap, identity: Identity) {
     if !shared.servers.is_secure() {

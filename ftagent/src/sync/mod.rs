@@ -387,6 +387,7 @@ async fn run(
         Ok(headers) => headers,
         Err(error) => return shared.trouble(&error.to_string(), true),
     };
+    let identity = certificate::first(&shared, &headers, identity).await;
     tokio::join!(
         uplink::send_reports(&shared, &headers),
         uplink::send_heartbeats(&shared, &headers, heartbeat),
