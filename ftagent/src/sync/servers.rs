@@ -372,6 +372,27 @@ mod tests {
     }
 
     #[test]
+    fn faults_of_tls_say_what_to_mend() {
+        let table = [
+            (rustls::Error::InvalidCertificate(CertificateError::Expired), "this machine's clock says 1970-01-01"),
+            (rustls::Error::InvalidCertificate(CertificateError::NotValidYet), "this machine's clock says 1970-01-01"),
+            (rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer), "control_plane.ca_certificate"),
+            (rustls::Error::InvalidCertificate(CertificateError::NotValidForName), "tls_names"),
+            (rustls::Error::AlertReceived(AlertDescription::CertificateExpired), "has expired"),
+            (rustls::Error::AlertReceived(AlertDescription::UnknownCA), "does not accept the client certificate"),
+            (rustls::Error::AlertReceived(AlertDescription::ProtocolVersion), "ProtocolVersion"),
+        ];
+        let servers = servers(&["http://a"]);
+        for (fault, expected) in table {
+            // As it comes out of a stream: within another error.
+            let wrapped = std::io::Error::other(fault);
+            let said = servers.explain(&wrapped).expect("a fault of TLS");
+            assert!(said.contains(expected), "{said}");
+        }
+        assert_eq!(servers.explain(&std::io::Error::other("something else")), None);
+    }
+
+    #[test]
     fn one_failure_moves_everybody_once_and_around() {
         let servers = servers(&["http://a", "http://b", "http://c"]);
         let first = servers.route();
