@@ -3,7 +3,8 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
+use uuid::Uuid;
 
 /// Control plane of ftagent: nodes, incidents, firewall rules and audit records over REST.
 #[derive(Parser)]
@@ -63,6 +64,9 @@ pub enum Command {
     /// Make, list and revoke tokens, with the server running or not
     #[command(subcommand)]
     Token(TokenCommand),
+    /// The built-in certificate authority: certificates of nodes, and their rotation; with the server running or not
+    #[command(subcommand)]
+    Ca(CaCommand),
     /// Set whether a workspace may be written to
     Subscription { state: SubscriptionWord },
 }
@@ -84,6 +88,55 @@ pub enum TokenCommand {
     List,
     /// Revoke a token by its id
     Revoke { id: i64 },
+}
+
+#[derive(Subcommand)]
+pub enum CaCommand {
+    /// Make the authority: its first root, whose key is sealed with `secrets_key_file`
+    Init,
+    /// Print the roots that are trusted, PEM: what an agent's `ca_certificate` must hold
+    Roots,
+    /// List roots and certificates
+    List,
+    /// Let a node get a certificate with its key alone, for an hour; or sign a request that you bring
+    Issue {
+        /// The node, by uuid
+        node: Uuid,
+        /// Sign this PKCS #10 request, PEM, and print the certificate
+        #[arg(long, value_name = "FILE")]
+        csr: Option<PathBuf>,
+    },
+    /// Have a node, or all, renew their certificates now
+    #[command(group(ArgGroup::new("which").required(true).args(["node", "all"])))]
+    Renew {
+        /// The node, by uuid
+        node: Option<Uuid>,
+        /// Every node
+        #[arg(long)]
+        all: bool,
+    },
+    /// Revoke a certificate by its id, or all of a node's; it holds for the next request already
+    #[command(group(ArgGroup::new("what").required(true).args(["id", "node"])))]
+    Revoke {
+        id: Option<i64>,
+        /// Every certificate of this node, and its leave to enrol
+        #[arg(long, value_name = "UUID")]
+        node: Option<Uuid>,
+    },
+    /// Rotation, 1 of 3: make the next root, which nodes learn of by their configuration
+    Rotate,
+    /// Rotation, 2 of 3: the next root signs, and nodes renew their certificates
+    Promote {
+        /// Even if nodes do not know the root yet
+        #[arg(long)]
+        force: bool,
+    },
+    /// Rotation, 3 of 3: old roots are trusted no more
+    Retire {
+        /// Even if nodes have no certificate of the new root yet
+        #[arg(long)]
+        force: bool,
+    },
 }
 
 #[derive(Clone, Copy, ValueEnum)]

@@ -14,5 +14,7 @@ pub mod http;
 pub mod jobs;
 pub mod maintenance;
 pub mod outbound;
+pub mod pki;
 pub mod server;
 pub mod store;
+pub mod tls;

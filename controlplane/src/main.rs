@@ -1,5 +1,7 @@
 //! The command line of the control plane: arguments, configuration, exit codes.
 
+mod ca;
+
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
@@ -49,6 +51,7 @@ fn run(cli: &Cli) -> Result<()> {
             Command::Export { file } => maintenance::export(&config, file).await,
             Command::Import { file } => maintenance::import(&config, file).await,
             Command::CheckConfig => {
+                server::check_files(&config)?;
                 print!("{}", toml::to_string(&config).context("the configuration cannot be written")?);
                 Ok(())
             }
@@ -56,6 +59,12 @@ fn run(cli: &Cli) -> Result<()> {
             Command::Token(command) => {
                 let app = server::open(&config).await?;
                 let done = token(&app, command).await;
+                app.close().await;
+                done
+            }
+            Command::Ca(command) => {
+                let app = server::open(&config).await?;
+                let done = ca::run(&app, command).await;
                 app.close().await;
                 done
             }

@@ -1,6 +1,7 @@
 //! Wiring: store, application, jobs, listeners, and how all of it ends.
 //!
 //! ```text
+//! SIGHUP         --> certificate files are read again
 //! SIGTERM/SIGINT --> draining = true --> streams and events end, listeners take no more, open requests finish
 //!                                    --> jobs end --> the database closes
 //! ```
@@ -12,25 +13,25 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use axum::Router;
 use axum_server::Handle;
-use axum_server::tls_rustls::RustlsConfig;
 use hyper_util::rt::TokioTimer;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
 use crate::app::{App, Captures, Retention, Sending, Vault};
 use crate::clock::SystemClock;
 use crate::config::Config;
 use crate::domain::Secret;
-use crate::http::{Context, metrics_router, router};
+use crate::http::{Context, Handshakes, metrics_router, router};
 use crate::jobs;
 use crate::outbound::Outbound;
 use crate::store::Store;
 use crate::store::files::CaptureFiles;
 use crate::store::sql::SqlStore;
+use crate::tls::{Acceptor, Pair, Source, Tls};
 
 /// How long open requests may take to finish.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -51,7 +52,8 @@ pub async fn open(config: &Config) -> Result<Arc<App>> {
     let captures = Captures::new(files, config.capture_limits());
     let vault = Vault::from_file(&config.secrets_key())?;
     let sending = Sending::new(vault, Outbound::new(config.allow_private_destinations), OUTBOX_LOOK);
-    Ok(Arc::new(App::new(Arc::new(store) as Arc<dyn Store>, Arc::new(SystemClock), captures, sending)))
+    let app = App::new(Arc::new(store) as Arc<dyn Store>, Arc::new(SystemClock), captures, sending);
+    Ok(Arc::new(app.with_node_certificates_of(i64::from(config.node_certificate_hours) * 3_600)))
 }
 
 pub(crate) fn make_data_folder(config: &Config) -> Result<()> {
@@ -92,15 +94,22 @@ fn reserve(path: &Path) -> Result<()> {
 /// # Errors
 /// The database or a certificate cannot be opened, an address is taken.
 pub async fn serve(config: &Config, token_file: Option<&Path>) -> Result<()> {
-    let tls = tls(config).await?;
-    let listener = bind(config.listen)?;
+    let plain = if config.listens_plainly() { Some(bind(config.listen)?) } else { None };
+    let secure = config.listens_securely().into_iter().map(bind).collect::<Result<Vec<_>>>()?;
     let metrics_listener = config.metrics_listen.map(bind).transpose()?;
+    check_files(config)?;
     let app = open(config).await?;
     announce_owner(&app, token_file).await?;
+    let tls = match config.tls_source() {
+        Some(source) => Some(Tls::open(app.clone(), source, config.tls_min_version).await?),
+        None => None,
+    };
     app.start_captures().await?;
+    app.take_over().await?;
 
     let (drain, draining) = watch::channel(false);
-    let context = Context::new(app.clone(), config.auth_failures_per_minute, draining.clone());
+    let context = Context::new(app.clone(), config.auth_failures_per_minute, draining.clone())
+        .requiring_certificates(config.require_client_certificates);
     let api = router(context.clone(), metrics_listener.is_none());
     let retention =
         Retention { seconds_hours: config.metrics_seconds_hours, minutes_days: config.metrics_minutes_days };
@@ -111,25 +120,47 @@ pub async fn serve(config: &Config, token_file: Option<&Path>) -> Result<()> {
     let outbox = tokio::spawn(app.clone().deliver(draining.clone()));
 
     let handle = Handle::new();
-    let address = listener.local_addr()?;
-    let scheme = if tls.is_some() { "https" } else { "http" };
-    let api = listen(listener, tls, api, handle.clone())?;
-    let metrics = match metrics_listener {
-        Some(listener) => Some(listen(listener, None, metrics_router(context), handle.clone())?),
+    let mut addresses = Vec::new();
+    let mut listening = Vec::new();
+    if let Some(listener) = plain {
+        addresses.push(format!("http://{}", listener.local_addr()?));
+        listening.push(listen(listener, api.clone(), handle.clone())?);
+    }
+    let (again, hangups) = mpsc::channel(1);
+    let follow = match tls {
+        Some(tls) => {
+            let handshakes = context.handshakes();
+            for listener in secure {
+                addresses.push(format!("https://{}", listener.local_addr()?));
+                let acceptor = acceptor(config, &tls, handshakes.clone());
+                listening.push(listen_securely(listener, acceptor, api.clone(), handle.clone())?);
+            }
+            Some(tokio::spawn(tls.follow(hangups, draining.clone())))
+        }
         None => None,
     };
+    if let Some(listener) = metrics_listener {
+        listening.push(listen(listener, metrics_router(context), handle.clone())?);
+    }
     // Signals are taken before anybody is told that the server is there.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
     let mut stdout = std::io::stdout();
-    writeln!(stdout, "listening on {scheme}://{address}")?;
+    // At once: whoever waits for the first line may read no further.
+    let lines: String = addresses.iter().map(|address| format!("listening on {address}\n")).collect();
+    stdout.write_all(lines.as_bytes())?;
     stdout.flush()?;
     if let Err(fault) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
         warn!(error = %fault, "the service manager could not be told that the server is ready");
     }
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            // One word that waits is as good as two.
+            _ = hangup.recv() => drop(again.try_send(())),
+        }
     }
     info!("draining");
     if let Err(fault) = sd_notify::notify(&[sd_notify::NotifyState::Stopping]) {
@@ -137,9 +168,11 @@ pub async fn serve(config: &Config, token_file: Option<&Path>) -> Result<()> {
     }
     drain.send_replace(true);
     handle.graceful_shutdown(Some(DRAIN));
-    api.await.context("the API's task panicked")?.context("the API's listener failed")?;
-    if let Some(metrics) = metrics {
-        metrics.await.context("the metrics task panicked")?.context("the metrics listener failed")?;
+    for listener in listening {
+        listener.await.context("a listener's task panicked")?.context("a listener failed")?;
+    }
+    if let Some(follow) = follow {
+        follow.await.context("the task of TLS panicked")?;
     }
     jobs.await.context("the jobs' task panicked")?;
     relay.await.context("the relay's task panicked")?;
@@ -152,27 +185,45 @@ pub async fn serve(config: &Config, token_file: Option<&Path>) -> Result<()> {
 
 type Listening = tokio::task::JoinHandle<std::io::Result<()>>;
 
-fn listen(
+fn listen(listener: TcpListener, router: Router, handle: Handle<SocketAddr>) -> Result<Listening> {
+    let service = router.into_make_service_with_connect_info::<SocketAddr>();
+    let mut server = axum_server::from_tcp(listener)?.handle(handle);
+    patience(server.http_builder());
+    Ok(tokio::spawn(server.serve(service)))
+}
+
+fn listen_securely(
     listener: TcpListener,
-    tls: Option<RustlsConfig>,
+    acceptor: Acceptor,
     router: Router,
     handle: Handle<SocketAddr>,
 ) -> Result<Listening> {
     let service = router.into_make_service_with_connect_info::<SocketAddr>();
-    Ok(match tls {
-        None => {
-            let mut server = axum_server::from_tcp(listener)?.handle(handle);
-            server.http_builder().http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIME);
-            server.http_builder().http2().timer(TokioTimer::new()).keep_alive_interval(Some(HEAD_TIME));
-            tokio::spawn(server.serve(service))
-        }
-        Some(tls) => {
-            let mut server = axum_server::from_tcp_rustls(listener, tls)?.handle(handle);
-            server.http_builder().http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIME);
-            server.http_builder().http2().timer(TokioTimer::new()).keep_alive_interval(Some(HEAD_TIME));
-            tokio::spawn(server.serve(service))
-        }
-    })
+    let mut server = axum_server::from_tcp(listener)?.handle(handle).acceptor(acceptor);
+    patience(server.http_builder());
+    Ok(tokio::spawn(server.serve(service)))
+}
+
+/// How long callers may take.
+fn patience(builder: &mut hyper_util::server::conn::auto::Builder<hyper_util::rt::TokioExecutor>) {
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIME);
+    builder.http2().timer(TokioTimer::new()).keep_alive_interval(Some(HEAD_TIME));
+}
+
+fn acceptor(config: &Config, tls: &Tls, handshakes: Handshakes) -> Acceptor {
+    let under_way = usize::try_from(config.tls_handshakes).unwrap_or(usize::MAX);
+    Acceptor::new(tls.config(), under_way, Duration::from_secs(config.tls_handshake_secs), handshakes)
+}
+
+/// Reads the certificate, if it is in files, so that what is wrong is said before anything is made.
+///
+/// # Errors
+/// It cannot be used.
+pub fn check_files(config: &Config) -> Result<()> {
+    if let Some(Source::Files { certificate, key }) = config.tls_source() {
+        Pair::read(&certificate, &key)?;
+    }
+    Ok(())
 }
 
 fn bind(address: SocketAddr) -> Result<TcpListener> {
@@ -181,19 +232,11 @@ fn bind(address: SocketAddr) -> Result<TcpListener> {
     Ok(listener)
 }
 
-async fn tls(config: &Config) -> Result<Option<RustlsConfig>> {
-    let (Some(cert), Some(key)) = (&config.tls_cert, &config.tls_key) else { return Ok(None) };
-    if rustls::crypto::ring::default_provider().install_default().is_err() {
-        bail!("another TLS provider is installed already");
-    }
-    let tls = RustlsConfig::from_pem_file(cert, key)
-        .await
-        .with_context(|| format!("cannot use the certificate {} with the key {}", cert.display(), key.display()))?;
-    Ok(Some(tls))
-}
-
 /// Makes the first workspace and shows its owner's token, or says how to make another.
-async fn announce_owner(app: &App, token_file: Option<&Path>) -> Result<()> {
+///
+/// # Errors
+/// The database cannot be written, or the token not shown.
+pub async fn announce_owner(app: &App, token_file: Option<&Path>) -> Result<()> {
     let token = app.bootstrap().await?;
     let mut stdout = std::io::stdout();
     let Some(token) = token else {

@@ -322,7 +322,9 @@ fn status_text(status: &Status) -> String {
         None => _ = writeln!(text, "link       none: the agent works alone"),
         Some(link) => {
             let state = if link.status.connected { "connected" } else { "away" };
-            _ = write!(text, "link       {} {state}, {} messages wait", link.url, link.status.spool.queued);
+            // Of several, the one that is asked.
+            let asked = if link.url.contains(',') { format!(" to {}", link.status.server) } else { String::new() };
+            _ = write!(text, "link       {} {state}{asked}, {} messages wait", link.url, link.status.spool.queued);
             _ = writeln!(text, "{}", link.status.last_error.as_ref().map_or_else(String::new, |e| format!(": {e}")));
         }
     }

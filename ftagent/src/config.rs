@@ -19,7 +19,7 @@ use crate::engine::{Detection, Response, Settings, ThresholdMode};
 use crate::flows::{ListenerConfig, check_flow_exporters};
 use crate::lists::{ListConfig, check_lists};
 use crate::pcap::config::{PcapConfig, check_pcap};
-use crate::sync::Secret;
+use crate::sync::{ClientFiles, Secret};
 use crate::weblog::{AccessLog, HttpConfig, check_access_logs, check_http};
 use crate::xdp::compile::FailSafe;
 use crate::xdp::program::{AttachChoice, MapSizes};
@@ -120,9 +120,13 @@ pub enum SynChoice {
 /// Where the control plane is, and what lets this node in.
 #[derive(Clone, Debug)]
 pub struct ControlPlaneConfig {
-    pub url: String,
+    /// At least one; the first is used while it is well.
+    pub urls: Vec<String>,
     pub deploy_token: Option<Secret>,
-    pub ca_file: Option<PathBuf>,
+    /// PEM; trusted in place of the system's authorities.
+    pub ca_certificate: Option<PathBuf>,
+    /// Absent: the node asks the control plane for a certificate.
+    pub client: Option<ClientFiles>,
 }
 
 /// Rules of the node's own file have ids from here on.

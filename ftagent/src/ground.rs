@@ -35,8 +35,10 @@ pub struct Host {
     /// One word for each change that settled; absent where changes are not told.
     changes: Option<mpsc::Receiver<()>>,
     look: Interval,
-    control_plane: Option<(String, u16)>,
-    control_plane_addresses: Vec<IpAddr>,
+    /// Names or addresses of the control planes, with their ports.
+    control_planes: Vec<(String, u16)>,
+    /// What each of them was found at.
+    control_plane_addresses: Vec<Vec<IpAddr>>,
     management: Vec<FailSafe>,
 }
 
@@ -56,10 +58,10 @@ impl Host {
     /// # Errors
     /// When the control plane's URL has no host. Facts that cannot be read are no error: the guard then refuses.
     pub async fn watch(config: &Config) -> Result<Self> {
-        let control_plane = match &config.control_plane {
-            Some(control_plane) => Some(host_and_port(&control_plane.url).context("control_plane.url has no host")?),
-            None => None,
-        };
+        let urls = config.control_plane.iter().flat_map(|control_plane| &control_plane.urls);
+        let control_planes = urls
+            .map(|url| host_and_port(url).with_context(|| format!("control_plane: {url} has no host")))
+            .collect::<Result<Vec<_>>>()?;
         let changes = match Changes::subscribe() {
             Ok(changes) => Some(told(changes)),
             Err(error) => {
@@ -72,8 +74,8 @@ impl Host {
             unreadable: None,
             changes,
             look: tokio::time::interval(LOOK),
-            control_plane,
-            control_plane_addresses: Vec::new(),
+            control_plane_addresses: vec![Vec::new(); control_planes.len()],
+            control_planes,
             management: config.management.clone(),
         };
         host.look().await;
@@ -114,9 +116,9 @@ impl Host {
                 self.unreadable = Some(error.to_string());
             }
         }
-        if let Some((name, port)) = self.control_plane.clone() {
-            match tokio::time::timeout(RESOLVE, tokio::net::lookup_host((name.as_str(), port))).await {
-                Ok(Ok(found)) => self.control_plane_addresses = found.map(|a| a.ip()).take(16).collect(),
+        for ((name, port), addresses) in self.control_planes.iter().zip(&mut self.control_plane_addresses) {
+            match tokio::time::timeout(RESOLVE, tokio::net::lookup_host((name.as_str(), *port))).await {
+                Ok(Ok(found)) => *addresses = found.map(|a| a.ip()).take(16).collect(),
                 Ok(Err(error)) => {
                     warn!(%error, %name, "the control plane's name has no address; the last one stays trusted")
                 }
@@ -141,7 +143,7 @@ impl Host {
     /// there as a whole, so that no rule locks anybody out.
     pub fn with_friends(&self, mut rules: RuleSet) -> RuleSet {
         let friends = self.management.iter().map(|m| (m.prefix, "management source"));
-        let control = self.control_plane_addresses.iter().map(|ip| (IpNet::from(*ip), "control plane"));
+        let control = self.control_plane_addresses.iter().flatten().map(|ip| (IpNet::from(*ip), "control plane"));
         let entries = friends.chain(control).map(|(prefix, label)| AllowEntry { prefix, label: label.to_owned() });
         rules.allow.extend(entries);
         rules
@@ -158,7 +160,7 @@ impl Host {
                 .extend(facts.gateways.iter().map(|(ip, _)| (IpNet::from(*ip), "default gateway".to_owned())));
             infrastructure.extend(facts.resolvers.iter().map(|ip| (IpNet::from(*ip), "resolver".to_owned())));
         }
-        let control = self.control_plane_addresses.iter();
+        let control = self.control_plane_addresses.iter().flatten();
         infrastructure.extend(control.map(|ip| (IpNet::from(*ip), "control plane".to_owned())));
         infrastructure.extend(self.management.iter().map(|m| (m.prefix, "management source".to_owned())));
         settings.guard.infrastructure = infrastructure;
@@ -168,9 +170,10 @@ impl Host {
     /// What the datapath protects and never drops.
     pub fn ground(&self, config: &Config) -> Ground {
         let mut fail_safe = self.management.clone();
-        let port = self.control_plane.as_ref().map_or(443, |(_, port)| *port);
-        let control = self.control_plane_addresses.iter();
-        fail_safe.extend(control.map(|ip| FailSafe { prefix: IpNet::from(*ip), ports: vec![port] }));
+        for ((_, port), addresses) in self.control_planes.iter().zip(&self.control_plane_addresses) {
+            let control = addresses.iter();
+            fail_safe.extend(control.map(|ip| FailSafe { prefix: IpNet::from(*ip), ports: vec![*port] }));
+        }
         if let Some(facts) = &self.facts {
             let routers = facts.gateways.iter();
             fail_safe

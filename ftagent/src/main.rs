@@ -238,7 +238,7 @@ fn check_config(config: &Config, json: bool) {
         println!("  {} from {} at {}", listener.protocol.as_str(), whom.join(", "), listener.listen);
     }
     match &config.control_plane {
-        Some(control_plane) => println!("  control plane {}", control_plane.url),
+        Some(control_plane) => println!("  control plane {}", control_plane.urls.join(", ")),
         None => println!("  no control plane: the agent works alone"),
     }
 }

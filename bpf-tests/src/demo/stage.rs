@@ -261,6 +261,8 @@ fn start_plane(
 fn plane_command(helper: &Path, program: &Path, life: Life, netns: &Netns, dir: &LabDir) -> Command {
     let mut command = inside::command(helper, netns, program, life);
     command.args(["serve", "--listen", &format!("{PLANE}:8080"), "--data"]).arg(dir.path().join("plane"));
+    // The network is a namespace of this machine.
+    command.env("FTAGENT_CP_ALLOW_PLAIN_HTTP", "true");
     command
 }
 

@@ -9,7 +9,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::App;
-use crate::domain::{Actor, IncidentSummary, MetricsWindow, Problem, check_batch, check_report};
+use crate::domain::{Actor, Fingerprint, IncidentSummary, MetricsWindow, Problem, check_batch, check_report};
 use crate::store::{Recorded, Result};
 
 /// Seconds between two pings of a stream; agents give up after 45.
@@ -76,6 +76,7 @@ impl App {
 
     /// What is new for a stream since it last looked; a ping if nothing is.
     pub async fn poll_stream(&self, state: &mut StreamState) -> Result<VecDeque<StreamMessage>> {
+        self.still_admitted(state.node, state.shown).await?;
         let mut messages = VecDeque::new();
         let mut version = self.store.config_version(state.node).await?;
         if state.version != Some(version) {
@@ -117,11 +118,13 @@ pub struct StreamState {
     /// The number of the last command sent on this stream; a new stream begins again.
     command: i64,
     greeted: bool,
+    /// The certificate that opened the stream.
+    shown: Option<Fingerprint>,
 }
 
 impl StreamState {
-    /// A new stream of `node`, which says that it has the configuration `version`.
-    pub const fn new(node: Uuid, version: Option<u64>) -> Self {
-        Self { node, version, command: 0, greeted: false }
+    /// A new stream of `node`, which says that it has the configuration `version` and showed a certificate, or none.
+    pub const fn new(node: Uuid, version: Option<u64>, shown: Option<Fingerprint>) -> Self {
+        Self { node, version, command: 0, greeted: false, shown }
     }
 }

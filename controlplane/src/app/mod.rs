@@ -10,6 +10,7 @@ mod agents;
 mod allowlist;
 mod analyses;
 mod audit;
+mod authorities;
 mod events;
 mod feeds;
 mod incidents;
@@ -38,11 +39,12 @@ use tokio::sync::Notify;
 use uuid::Uuid;
 
 use crate::clock::Clock;
-use crate::domain::{Actor, Fact, Secret, Timestamp};
+use crate::domain::{Actor, Fact, NODE_SECS, Secret, Timestamp};
 use crate::store::Store;
 
 pub use adapters::TestResult;
 pub use agents::{STREAM_PING_SECS, StreamState};
+pub use authorities::{ServerIdentity, Trusted};
 pub use events::{Event, Events};
 pub use outbox::{Made, Sending};
 pub(crate) use pcaps::{Begun, Progress};
@@ -63,13 +65,31 @@ pub struct App {
     relay: relay::Relay,
     /// Told after a commit that made a mitigation rule due.
     mitigation_due: Notify,
+    /// Seconds that a node's certificate holds.
+    node_certificate_secs: i64,
 }
 
 impl App {
     pub fn new(store: Arc<dyn Store>, clock: Arc<dyn Clock>, captures: Captures, sending: Sending) -> Self {
         let relay = relay::Relay::default();
         let (pushes, events) = (Pushes::new(relay.clone()), Events::new(relay.clone()));
-        Self { store, clock, pushes, events, captures, sending, relay, mitigation_due: Notify::new() }
+        Self {
+            store,
+            clock,
+            pushes,
+            events,
+            captures,
+            sending,
+            relay,
+            mitigation_due: Notify::new(),
+            node_certificate_secs: NODE_SECS,
+        }
+    }
+
+    /// With another lifetime of nodes' certificates than usual.
+    #[must_use]
+    pub fn with_node_certificates_of(self, secs: i64) -> Self {
+        Self { node_certificate_secs: secs, ..self }
     }
 
     /// The time as this server sees it.

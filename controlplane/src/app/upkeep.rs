@@ -19,6 +19,9 @@ const COMMAND_SECS: i64 = 86_400;
 /// A value that no feed had for so long gets another sid when it comes back: half a year.
 const SID_SECS: i64 = 180 * 86_400;
 
+/// Certificates are listed for a month after their end.
+const CERTIFICATE_SECS: i64 = 30 * 86_400;
+
 /// For how long metrics are kept.
 #[derive(Clone, Copy, Debug)]
 pub struct Retention {
@@ -32,6 +35,14 @@ impl App {
     /// Whether the database can be read and written.
     pub(crate) async fn check(&self) -> Result<()> {
         self.store.check().await
+    }
+
+    /// Goes on where a server of the same database was killed.
+    ///
+    /// # Errors
+    /// The database cannot answer.
+    pub async fn take_over(&self) -> Result<()> {
+        self.store.take_over().await
     }
 
     /// Waits for the last commit and closes the database.
@@ -79,7 +90,8 @@ impl App {
         let indicators = self.store.forget_indicators(now).await?;
         let sids = self.store.forget_sids(now.plus_secs(-SID_SECS)).await?;
         let deliveries = self.prune_deliveries(now).await?;
-        debug!(staged, indicators, sids, metrics, answers, commands, deliveries, "pruned");
+        let certificates = self.store.forget_certificates(now.plus_secs(-CERTIFICATE_SECS)).await?;
+        debug!(staged, certificates, indicators, sids, metrics, answers, commands, deliveries, "pruned");
         self.prune_pcaps().await?;
         self.sweep_captures().await
     }

@@ -35,6 +35,7 @@ pub enum KeyError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Purpose {
     Adapter,
+    Authority,
     Destination,
     Scrubbing,
 }
@@ -43,6 +44,7 @@ impl Purpose {
     const fn as_bytes(self) -> &'static [u8] {
         match self {
             Self::Adapter => b"adapter",
+            Self::Authority => b"authority",
             Self::Destination => b"destination",
             Self::Scrubbing => b"scrubbing",
         }

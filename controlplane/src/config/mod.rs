@@ -12,6 +12,7 @@ use crate::app::CaptureLimits;
 use crate::cli::Settings;
 use crate::http::AUTHENTICATION;
 use crate::store::sql::Database;
+use crate::tls::{MinVersion, Source};
 pub use database::DatabaseUrl;
 
 /// What environment variables of ours begin with.
@@ -46,6 +47,14 @@ struct RawConfig {
     database_statement_secs: Option<u64>,
     tls_cert: Option<PathBuf>,
     tls_key: Option<PathBuf>,
+    tls_names: Option<Vec<String>>,
+    tls_listen: Option<Vec<SocketAddr>>,
+    tls_min_version: Option<MinVersion>,
+    tls_handshakes: Option<u32>,
+    tls_handshake_secs: Option<u64>,
+    allow_plain_http: Option<bool>,
+    require_client_certificates: Option<bool>,
+    node_certificate_hours: Option<u32>,
     log: Option<String>,
     log_json: Option<bool>,
     metrics_seconds_hours: Option<i64>,
@@ -75,11 +84,30 @@ pub struct Config {
     pub database_connections: u32,
     /// Seconds that PostgreSQL may take for one statement, 1 to 600; 15 by default.
     pub database_statement_secs: u64,
-    /// Certificate chain and private key, PEM; both or none.
+    /// Certificate chain and private key, PEM; both or none. Read again at SIGHUP, and when they change.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls_cert: Option<PathBuf>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls_key: Option<PathBuf>,
+    /// Instead of files: names and addresses of a certificate that the built-in authority makes.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tls_names: Vec<String>,
+    /// Addresses that speak TLS, while `listen` speaks plain HTTP; without them `listen` speaks TLS, if there is a
+    /// certificate.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tls_listen: Vec<SocketAddr>,
+    /// The oldest version of TLS, 1.2 or 1.3; 1.2 by default.
+    pub tls_min_version: MinVersion,
+    /// Handshakes under way at a time, 8 to 65,536; 256 by default.
+    pub tls_handshakes: u32,
+    /// Seconds for one of them, 1 to 60; 5 by default.
+    pub tls_handshake_secs: u64,
+    /// Whether `listen` may be plain HTTP on an address that others reach; false by default.
+    pub allow_plain_http: bool,
+    /// Whether nodes must show a client certificate of the built-in authority; false by default.
+    pub require_client_certificates: bool,
+    /// Hours that a node's certificate holds, 1 to 8,760; 2,160 by default. It is renewed after two thirds of them.
+    pub node_certificate_hours: u32,
     /// Log filter, such as `info` or `controlplane=debug`.
     pub log: String,
     /// Whether logs are JSON.
@@ -142,6 +170,14 @@ impl Config {
             database_statement_secs: raw.database_statement_secs.unwrap_or(15),
             tls_cert: raw.tls_cert,
             tls_key: raw.tls_key,
+            tls_names: raw.tls_names.unwrap_or_default(),
+            tls_listen: raw.tls_listen.unwrap_or_default(),
+            tls_min_version: raw.tls_min_version.unwrap_or_default(),
+            tls_handshakes: raw.tls_handshakes.unwrap_or(256),
+            tls_handshake_secs: raw.tls_handshake_secs.unwrap_or(5),
+            allow_plain_http: raw.allow_plain_http.unwrap_or(false),
+            require_client_certificates: raw.require_client_certificates.unwrap_or(false),
+            node_certificate_hours: raw.node_certificate_hours.unwrap_or(2_160),
             log: raw.log.unwrap_or_else(|| "info".to_owned()),
             log_json: raw.log_json.unwrap_or(false),
             metrics_seconds_hours: raw.metrics_seconds_hours.unwrap_or(6),
@@ -162,6 +198,7 @@ impl Config {
         if self.tls_cert.is_some() != self.tls_key.is_some() {
             return wrong("tls_cert and tls_key: give both or none");
         }
+        self.check_tls()?;
         if !(2..=1_000).contains(&self.database_connections) {
             return wrong("database_connections: must be 2 to 1000");
         }
@@ -192,6 +229,68 @@ impl Config {
         Ok(self)
     }
 
+    fn check_tls(&self) -> Result<(), ConfigError> {
+        let wrong = |message: String| Err(ConfigError::Value(message));
+        if self.tls_cert.is_some() && !self.tls_names.is_empty() {
+            return wrong(
+                "tls_names: give names for the built-in authority, or tls_cert and tls_key, not both".to_owned(),
+            );
+        }
+        if self.tls_names.len() > 64 {
+            return wrong("tls_names: must be at most 64".to_owned());
+        }
+        if self.tls_source().is_none() {
+            if !self.tls_listen.is_empty() {
+                return wrong("tls_listen: needs tls_cert and tls_key, or tls_names".to_owned());
+            }
+            if self.require_client_certificates {
+                let message = "require_client_certificates: needs TLS, by tls_cert and tls_key or by tls_names";
+                return wrong(message.to_owned());
+            }
+        }
+        if self.tls_listen.len() > 16 {
+            return wrong("tls_listen: must be at most 16 addresses".to_owned());
+        }
+        if self.listens_plainly() && !self.listen.ip().is_loopback() && !self.allow_plain_http {
+            return wrong(format!(
+                "listen: tokens and node keys would cross the network in the clear at {}: give tls_cert and tls_key, or \
+                 tls_names, for TLS; or listen on 127.0.0.1; or set allow_plain_http = true where the network is trusted",
+                self.listen
+            ));
+        }
+        if !(8..=65_536).contains(&self.tls_handshakes) {
+            return wrong("tls_handshakes: must be 8 to 65536".to_owned());
+        }
+        if !(1..=60).contains(&self.tls_handshake_secs) {
+            return wrong("tls_handshake_secs: must be 1 to 60".to_owned());
+        }
+        if !(1..=8_760).contains(&self.node_certificate_hours) {
+            return wrong("node_certificate_hours: must be 1 to 8760".to_owned());
+        }
+        Ok(())
+    }
+
+    /// Where the certificate comes from; none without TLS.
+    pub fn tls_source(&self) -> Option<Source> {
+        match (&self.tls_cert, &self.tls_key) {
+            (Some(certificate), Some(key)) => {
+                Some(Source::Files { certificate: certificate.clone(), key: key.clone() })
+            }
+            _ if !self.tls_names.is_empty() => Some(Source::Authority { names: self.tls_names.clone() }),
+            _ => None,
+        }
+    }
+
+    /// Whether `listen` speaks plain HTTP.
+    pub fn listens_plainly(&self) -> bool {
+        self.tls_source().is_none() || !self.tls_listen.is_empty()
+    }
+
+    /// The addresses that speak TLS.
+    pub fn listens_securely(&self) -> Vec<SocketAddr> {
+        if self.listens_plainly() { self.tls_listen.clone() } else { vec![self.listen] }
+    }
+
     /// The database, for the store.
     pub fn store(&self) -> Database {
         self.database.settings(self.database_connections, Duration::from_secs(self.database_statement_secs))
@@ -215,6 +314,11 @@ impl Config {
             max_disk_bytes: self.pcap_max_disk_bytes,
         }
     }
+}
+
+/// The words of a list in the environment.
+fn listed(value: &str) -> impl Iterator<Item = &str> {
+    value.split(',').map(str::trim).filter(|word| !word.is_empty())
 }
 
 fn read(path: &Path) -> Result<RawConfig, ConfigError> {
@@ -250,6 +354,18 @@ impl RawConfig {
             "database_statement_secs" => self.database_statement_secs = parsed(name, value, "a number")?,
             "tls_cert" => self.tls_cert = Some(value.into()),
             "tls_key" => self.tls_key = Some(value.into()),
+            "tls_names" => self.tls_names = Some(listed(value).map(str::to_owned).collect()),
+            "tls_listen" => {
+                let addresses: Result<_, ConfigError> =
+                    listed(value).map(|v| parsed(name, v, "addresses with ports, with commas between")).collect();
+                self.tls_listen = addresses?;
+            }
+            "tls_min_version" => self.tls_min_version = parsed(name, value, "1.2 or 1.3")?,
+            "tls_handshakes" => self.tls_handshakes = parsed(name, value, "a number")?,
+            "tls_handshake_secs" => self.tls_handshake_secs = parsed(name, value, "a number")?,
+            "allow_plain_http" => self.allow_plain_http = parsed(name, value, "true or false")?,
+            "require_client_certificates" => self.require_client_certificates = parsed(name, value, "true or false")?,
+            "node_certificate_hours" => self.node_certificate_hours = parsed(name, value, "a number")?,
             "log" => self.log = Some(value.to_owned()),
             "log_json" => self.log_json = parsed(name, value, "true or false")?,
             "metrics_seconds_hours" => self.metrics_seconds_hours = parsed(name, value, "a number")?,
@@ -300,12 +416,38 @@ mod tests {
         assert_eq!(port(load(file, &variable, Some("127.0.0.1:3"))), Ok(3));
     }
 
+    #[test]
+    fn tls_takes_the_place_of_plain_http_or_stands_beside_it() {
+        let files = "tls_cert = \"a.pem\"\ntls_key = \"b.pem\"\n";
+        let one = load(Some(&format!("listen = \"0.0.0.0:8443\"\n{files}")), &[], None).expect("accepted");
+        assert!(!one.listens_plainly() && one.listens_securely() == vec![one.listen]);
+        let variables = [("FTAGENT_CP_TLS_LISTEN", "192.0.2.1:443, [2001:db8::1]:443")];
+        let both = load(Some(files), &variables, None).expect("accepted");
+        assert!(both.listens_plainly() && both.listen.ip().is_loopback() && both.listens_securely().len() == 2);
+        assert!(load(Some("listen = \"0.0.0.0:80\"\nallow_plain_http = true"), &[], None).is_ok());
+        let named = load(None, &[("FTAGENT_CP_TLS_NAMES", "cp.example,192.0.2.1")], None).expect("accepted");
+        let names = vec!["cp.example".to_owned(), "192.0.2.1".to_owned()];
+        assert_eq!(named.tls_source(), Some(Source::Authority { names }));
+    }
+
     /// File, environment, and what the message must name.
     type Wrong<'a> = (Option<&'a str>, &'a [(&'a str, &'a str)], &'a [&'a str]);
 
     #[test]
     fn what_is_wrong_is_named() {
-        let table: [Wrong<'_>; 13] = [
+        let table: [Wrong<'_>; 21] = [
+            (Some("listen = \"0.0.0.0:80\""), &[], &["0.0.0.0:80", "tls_cert", "allow_plain_http = true"]),
+            (
+                Some("listen = \"192.0.2.1:80\"\ntls_names = [\"a\"]\ntls_listen = [\"192.0.2.1:443\"]"),
+                &[],
+                &["listen", "clear"],
+            ),
+            (Some("tls_listen = [\"192.0.2.1:443\"]"), &[], &["tls_listen", "tls_names"]),
+            (Some("require_client_certificates = true"), &[], &["require_client_certificates", "tls_cert"]),
+            (Some("tls_min_version = \"1.1\""), &[], &["cp.toml", "tls_min_version"]),
+            (None, &[("FTAGENT_CP_TLS_MIN_VERSION", "1.1")], &["1.2 or 1.3"]),
+            (None, &[("FTAGENT_CP_TLS_HANDSHAKES", "1")], &["tls_handshakes", "65536"]),
+            (Some("tls_cert = \"a\"\ntls_key = \"b\"\ntls_names = [\"c\"]"), &[], &["tls_names", "not both"]),
             (Some("colour = 1"), &[], &["cp.toml", "colour"]),
             (Some("listen = \"here\""), &[], &["cp.toml", "listen"]),
             (None, &[("FTAGENT_CP_COLOUR", "1")], &["FTAGENT_CP_COLOUR"]),

@@ -7,6 +7,7 @@ mod adapter;
 mod address;
 mod allowlist;
 mod audit;
+mod certificate;
 mod circuit;
 mod country;
 mod delivery;
@@ -37,6 +38,10 @@ pub use adapter::{
 pub use address::{no_destination, parse_url};
 pub use allowlist::{AllowlistEntry, AllowlistScope, NewAllowlistEntry};
 pub use audit::{AuditFilter, AuditRecord, Broken, Fact, GENESIS, Verifier};
+pub use certificate::{
+    BACKDATE_SECS, CERTIFICATES_A_DAY, ENROLL_SECS, Fingerprint, NODE_SECS, NodeCertificate, NotAdmitted, ROOT_SECS,
+    Root, RootState, SERVER_SECS, Standing as CertificateStanding, TRUSTED_ROOTS, admit, may_enroll, renew_after,
+};
 pub use circuit::{Circuit, CircuitState};
 pub use delivery::{
     Attempt, Delivery, DeliveryStatus, EventKind, Patience, Standing, WEBHOOK_PATIENCE, excerpt, incident_body,

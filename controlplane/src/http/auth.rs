@@ -10,12 +10,14 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 use uuid::Uuid;
 
-use super::Context;
 use super::access::{Access, Asks};
 use super::error::ApiError;
 use super::limits::{Bucket, FEEDS, GENERAL, HEARTBEATS, METRICS, Rate, RateSlot};
-use crate::domain::{Actor, Problem, Role, Secret, Subscription, WorkspaceId};
-use crate::store::Known;
+use super::{Context, Peer};
+use crate::domain::{
+    Actor, Fingerprint, NotAdmitted, Problem, Role, Secret, Subscription, WorkspaceId, admit, may_enroll,
+};
+use crate::store::{Known, NodeAccess};
 
 /// What a handler asks of its caller.
 pub(crate) trait Need: Send + Sync {
@@ -177,6 +179,8 @@ impl Pace for MetricsPace {
 pub(crate) struct Agent<P: Pace = GeneralPace> {
     pub(crate) node: Uuid,
     pub(crate) actor: Actor,
+    /// The client certificate of the connection, which is one of this node.
+    pub(crate) shown: Option<Fingerprint>,
     pace: PhantomData<P>,
 }
 
@@ -195,7 +199,34 @@ impl<P: Pace> FromRequestParts<Context> for Agent<P> {
         let actor = known_node(parts, context, node, &secret).await?.actor;
         let (bucket, limit) = P::bucket(node);
         pace(parts, context, bucket, limit)?;
-        Ok(Self { node, actor, pace: PhantomData })
+        Ok(Self { node, actor, shown: shown(parts), pace: PhantomData })
+    }
+}
+
+/// A node that may get a certificate: it need not have one yet.
+pub(crate) struct Enrolling {
+    pub(crate) node: Uuid,
+    pub(crate) actor: Actor,
+}
+
+impl Asks for Enrolling {
+    const ACCESS: Access = Access::Node;
+}
+
+impl FromRequestParts<Context> for Enrolling {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, context: &Context) -> Result<Self, ApiError> {
+        let secret = presented(parts, context)?;
+        let Some(node) = claimed_node(&parts.headers) else {
+            return Err(refuse(parts, context, "this needs a node key and the node's uuid in X-Node-UUID"));
+        };
+        let access = access(parts, context, node, &secret).await?;
+        let (required, shown, now) = (context.require_certificates, shown(parts).is_some(), context.app.now());
+        may_enroll(required, shown, access.standing, access.enroll_until, now)
+            .map_err(|refused| not_admitted(parts, context, node, refused))?;
+        pace(parts, context, Bucket::Node(node), GENERAL)?;
+        Ok(Self { node, actor: access.known.actor })
     }
 }
 
@@ -240,9 +271,29 @@ fn claimed_node(headers: &HeaderMap) -> Option<Uuid> {
 }
 
 async fn known_node(parts: &Parts, context: &Context, node: Uuid, secret: &Secret) -> Result<Known, ApiError> {
-    match context.app.node_of(node, secret).await? {
-        Some(known) => Ok(known),
+    let access = access(parts, context, node, secret).await?;
+    admit(context.require_certificates, shown(parts).is_some(), access.standing, context.app.now())
+        .map_err(|refused| not_admitted(parts, context, node, refused))?;
+    Ok(access.known)
+}
+
+async fn access(parts: &Parts, context: &Context, node: Uuid, secret: &Secret) -> Result<NodeAccess, ApiError> {
+    match context.app.node_of(node, secret, shown(parts)).await? {
+        Some(access) => Ok(access),
         None => Err(refuse(parts, context, "the node is unknown or the key is not its own")),
+    }
+}
+
+/// The client certificate of the connection.
+fn shown(parts: &Parts) -> Option<Fingerprint> {
+    parts.extensions.get::<Peer>()?.certificate
+}
+
+/// 403: the key is right, and the certificate is not. It counts against the node, for nothing is guessed here.
+fn not_admitted(parts: &Parts, context: &Context, node: Uuid, why: NotAdmitted) -> ApiError {
+    match pace(parts, context, Bucket::Node(node), GENERAL) {
+        Ok(()) => Problem::Forbidden(why.to_string()).into(),
+        Err(too_many) => too_many,
     }
 }
 

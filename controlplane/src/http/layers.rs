@@ -18,7 +18,7 @@ use super::error::ApiError;
 use super::extract::read_body;
 use super::limits::{Bucket, GENERAL, RateSlot};
 use crate::domain::{Actor, Problem};
-use crate::store::{Answered, Claim, Key};
+use crate::store::{Answered, Claim, Intent, Key, with_intent};
 
 /// Runs the rest in a task of its own: a caller who goes away does not stop a change between its commit and its
 /// announcement, and a panic becomes an answer.
@@ -120,6 +120,16 @@ async fn answer_once(context: &Context, key: &[u8], request: Request, next: Next
             ApiError::unavailable("the first request with this Idempotency-Key is not answered yet").into_response()
         );
     }
+    if let Claim::Done { request_hash: known, object } = &claim {
+        let problem = if *known == request_hash {
+            Problem::AlreadyExists(format!(
+                "what this Idempotency-Key asked for was done ({object}); its answer was lost"
+            ))
+        } else {
+            Problem::field("Idempotency-Key", "was used for another request within the last 24 h")
+        };
+        return Err(ApiError::from(problem).into_response());
+    }
     if let Claim::Answered(known) = claim {
         if known.request_hash != request_hash {
             let problem = Problem::field("Idempotency-Key", "was used for another request within the last 24 h");
@@ -131,7 +141,8 @@ async fn answer_once(context: &Context, key: &[u8], request: Request, next: Next
             return Ok((status, headers, body).into_response());
         }
     }
-    let answer = next.run(Request::from_parts(parts, Body::from(bytes))).await;
+    let intent = Intent::new(owner.clone(), key);
+    let answer = with_intent(intent, next.run(Request::from_parts(parts, Body::from(bytes)))).await;
     let (head, body) = answer.into_parts();
     let body = axum::body::to_bytes(body, usize::MAX).await.map_err(|_| ApiError::internal().into_response())?;
     // Refusals that say nothing of the request itself are not kept: the next try may succeed.
@@ -142,7 +153,7 @@ async fn answer_once(context: &Context, key: &[u8], request: Request, next: Next
             error!(error = %fault, "an answer could not be kept for its Idempotency-Key");
         }
     } else if let Err(fault) = context.app.release(&owner, key_hash).await {
-        warn!(error = %fault, "an Idempotency-Key could not be given free: it is within a minute");
+        warn!(error = %fault, "an Idempotency-Key could not be given free: it is in ten seconds");
     }
     Ok(Response::from_parts(head, Body::from(body)))
 }

@@ -21,9 +21,11 @@ use tokio::sync::watch;
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::app::App;
+use crate::domain::Fingerprint;
 pub use limits::AUTHENTICATION;
 use limits::Limiter;
 use telemetry::Telemetry;
+pub use telemetry::{Handshakes, Outcome};
 
 /// What every handler can reach.
 #[derive(Clone)]
@@ -34,13 +36,34 @@ pub struct Context {
     pub(crate) gates: Arc<layers::Gates>,
     /// Wrong credentials a minute and address.
     pub(crate) auth_failures: u32,
+    /// Whether nodes must show a client certificate.
+    pub(crate) require_certificates: bool,
     /// Turns true when the server drains: long answers end.
     pub(crate) draining: watch::Receiver<bool>,
 }
 
 impl Context {
     pub fn new(app: Arc<App>, auth_failures: u32, draining: watch::Receiver<bool>) -> Self {
-        Self { app, limiter: Arc::default(), telemetry: Arc::default(), gates: Arc::default(), auth_failures, draining }
+        Self {
+            app,
+            limiter: Arc::default(),
+            telemetry: Arc::default(),
+            gates: Arc::default(),
+            auth_failures,
+            require_certificates: false,
+            draining,
+        }
+    }
+
+    /// With nodes that must show a client certificate, or need not.
+    #[must_use]
+    pub fn requiring_certificates(self, require_certificates: bool) -> Self {
+        Self { require_certificates, ..self }
+    }
+
+    /// Counts what becomes of TLS handshakes.
+    pub fn handshakes(&self) -> Handshakes {
+        self.telemetry.handshakes()
     }
 }
 
@@ -66,9 +89,21 @@ macro_rules! answers {
 }
 pub(crate) use answers;
 
+/// What the connection of a request showed in its TLS handshake; absent where there was none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Peer {
+    /// Of the client certificate, whose chain and times were verified.
+    pub certificate: Option<Fingerprint>,
+}
+
 answers! {
     /// It was done; there is nothing to show.
     Done { #[serde(skip_serializing_if = "Option::is_none")] id: Option<i64> }
+}
+
+/// What one host can have of the addresses: callers are counted by it.
+pub(crate) fn address_of(ip: std::net::IpAddr) -> std::net::IpAddr {
+    limits::Bucket::of_address(ip)
 }
 
 fn api() -> OpenApiRouter<Context> {

@@ -4,8 +4,10 @@
 //! nodes must do answer with the nodes concerned ([`Changed`]), whose versions grew in the same transaction. `sql/`
 //! has one file per trait, for SQLite and PostgreSQL alike.
 
+mod authorities;
 mod error;
 pub mod files;
+mod intent;
 mod mitigations;
 mod outbox;
 mod profiles;
@@ -19,14 +21,16 @@ use ftagent_common::api::{CommandAck, Heartbeat, IncidentReport, MetricsSample, 
 use uuid::Uuid;
 
 use crate::domain::{
-    Actor, AllowlistEntry, AuditFilter, AuditRecord, Broken, Deployment, Execution, Fact, FeedToken, IncidentFilter,
-    Indicator, IndicatorFilter, Listed, MaintenanceWindow, MetricsPoint, MetricsWindow, NewAllowlistEntry, NewChunk,
-    NewFeedToken, NewIndicator, NewRule, NewThreshold, NewToken, NewWindow, Node, NodeFilter, NodePatch, Note,
-    OperatorChange, Page, Pcap, PcapFormat, Quota, Rule, SecretHash, StoredIncident, Subscription, Threshold,
-    Timestamp, Token, Verifier, Workspace, WorkspaceId, WorkspacePatch,
+    Actor, AllowlistEntry, AuditFilter, AuditRecord, Broken, Deployment, Execution, Fact, FeedToken, Fingerprint,
+    IncidentFilter, Indicator, IndicatorFilter, Listed, MaintenanceWindow, MetricsPoint, MetricsWindow,
+    NewAllowlistEntry, NewChunk, NewFeedToken, NewIndicator, NewRule, NewThreshold, NewToken, NewWindow, Node,
+    NodeFilter, NodePatch, Note, OperatorChange, Page, Pcap, PcapFormat, Quota, Rule, SecretHash, StoredIncident,
+    Subscription, Threshold, Timestamp, Token, Verifier, Workspace, WorkspaceId, WorkspacePatch,
 };
 
+pub use authorities::{Authorities, NewCertificate, NewRoot, NodeAccess};
 pub use error::{Result, StoreError};
+pub use intent::{Intent, with_intent};
 pub use mitigations::{Adapters, ClaimedRule, Deleted, KeptAdapter, Mitigations, PolicyEdit, Scrubbings, SealedChange};
 pub use outbox::{Claimed, DestinationEdit, Draft, Outbox, Sealed, Settled, TestMade, Waiting};
 pub use profiles::Profiles;
@@ -55,6 +59,7 @@ pub trait Store:
     + Indicators
     + Feeds
     + Windows
+    + Authorities
     + Send
     + Sync
 {
@@ -121,8 +126,8 @@ pub trait Nodes {
 /// What nodes say and ask.
 #[async_trait]
 pub trait Agents {
-    /// The node and the hash of its key.
-    async fn node_key(&self, node: Uuid) -> Result<Option<Known>>;
+    /// The node, the hash of its key, and what is known of the certificate that it showed.
+    async fn node_key(&self, node: Uuid, shown: Option<Fingerprint>) -> Result<Option<NodeAccess>>;
     async fn heartbeat(&self, node: Uuid, heartbeat: &Heartbeat, now: Timestamp) -> Result<()>;
     async fn record_metrics(&self, node: Uuid, samples: &[MetricsSample]) -> Result<()>;
     async fn config_version(&self, node: Uuid) -> Result<u64>;
@@ -280,8 +285,12 @@ pub struct Answered {
     pub answer: Vec<u8>,
 }
 
-/// How long a key stays taken without an answer.
-pub const CLAIM_SECS: i64 = 60;
+/// How long a key stays taken without an answer. Whoever takes it over early does no harm: the change of the one before
+/// is not made any more.
+pub const CLAIM_SECS: i64 = 10;
+
+/// How long the answer to a change may follow its commit.
+pub const ANSWER_SECS: i64 = 5;
 
 /// An `Idempotency-Key` and the request that it came with.
 #[derive(Clone, Copy, Debug)]
@@ -299,6 +308,12 @@ pub enum Claim {
     Answered(Answered),
     /// Another process is about to answer it.
     UnderWay,
+    /// It was done, and the process died before it kept the answer.
+    Done {
+        request_hash: [u8; 32],
+        /// What it was done to, as in the audit record, such as `rule/7`.
+        object: String,
+    },
 }
 
 /// Answers by `Idempotency-Key`.
@@ -403,6 +418,9 @@ pub trait Peers {
     async fn listen(&self) -> Result<Option<Box<dyn Listener>>>;
     /// Whether this process is the one that does the jobs of all, now.
     async fn lead(&self) -> Result<bool>;
+    /// Frees the deliveries that a process which died had claimed, where only one process serves the database; elsewhere
+    /// claims end by themselves.
+    async fn take_over(&self) -> Result<()>;
 }
 
 /// Hears what processes tell each other.

@@ -133,6 +133,18 @@ impl Cluster {
         pool.close().await;
     }
 
+    /// A copy by PostgreSQL's own programs, taken while the database is used: its URL.
+    pub(crate) async fn copy(&self, url: &str) -> String {
+        let copy = self.database().await;
+        let mut dump =
+            self.programs.command("pg_dump").args(["--no-owner", url]).stdout(Stdio::piped()).spawn().unwrap();
+        let mut psql = self.programs.command("psql");
+        let psql = psql.args(["-q", "-v", "ON_ERROR_STOP=1", "-d", &copy]).stdin(dump.stdout.take().unwrap());
+        assert!(psql.stdout(Stdio::null()).status().unwrap().success());
+        assert!(dump.wait().unwrap().success());
+        copy
+    }
+
     /// Stops at once, as in a crash.
     pub(crate) fn crash(&self) {
         self.control(&["stop", "-m", "immediate", "-w"]);

@@ -3,9 +3,12 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
 mod agent;
+mod authority;
 mod authorization;
 mod captures;
 mod cluster;
+mod copies;
+mod crash;
 mod databases;
 mod document;
 mod faults;
@@ -15,6 +18,7 @@ mod hostile;
 mod http;
 mod intel;
 mod junk;
+mod load;
 mod mitigation;
 mod openapi;
 mod outbox;
@@ -32,4 +36,5 @@ mod staged;
 mod store;
 mod stream;
 mod support;
+mod tls;
 mod world;

@@ -1,9 +1,12 @@
 //! The real program: start, second start, signals, kill -9 in the middle of writes.
 
 use std::io::{BufRead as _, BufReader};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use reqwest::Client;
 use serde_json::{Value, json};
 
@@ -25,7 +28,16 @@ fn command(data: &Path) -> Command {
 
 impl Process {
     pub(crate) fn start(data: &Path, args: &[&str]) -> Self {
-        let child = command(data).arg("serve").args(args).stdout(Stdio::piped()).spawn().unwrap();
+        Self::start_with(data, args, &[])
+    }
+
+    /// With settings, by their names in the environment without our prefix.
+    pub(crate) fn start_with(data: &Path, args: &[&str], settings: &[(&str, &str)]) -> Self {
+        let mut command = command(data);
+        for (name, value) in settings {
+            command.env(format!("FTAGENT_CP_{name}"), value);
+        }
+        let child = command.arg("serve").args(args).stdout(Stdio::piped()).spawn().unwrap();
         let mut process = Self { child, url: String::new(), lines: Vec::new() };
         for line in BufReader::new(process.child.stdout.take().unwrap()).lines() {
             let line = line.unwrap();
@@ -36,6 +48,16 @@ impl Process {
             process.lines.push(line);
         }
         panic!("it ended before it listened: {:?}", process.lines);
+    }
+
+    /// Sends a signal.
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id().try_into().unwrap()), signal).unwrap();
+    }
+
+    /// Host and port.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.url.split("//").nth(1).unwrap().parse().unwrap()
     }
 
     pub(crate) fn token(&self) -> Option<String> {

@@ -54,7 +54,7 @@ async fn a_workspace_is_changed_and_its_nodes_hear_of_it(fixture: Fixture) {
     assert_eq!((workspace.name.as_str(), changed), ("edge", vec![fixture.node]));
     let config = store.node_config(fixture.node).await.unwrap();
     assert_eq!((config.version, &config.detection), (2, &workspace.detection));
-    let known = store.node_key(fixture.node).await.unwrap().unwrap();
+    let known = store.node_key(fixture.node, None).await.unwrap().unwrap().known;
     assert_eq!(known.subscription, Subscription::Active);
     store.subscribe(fixture.ws, Subscription::Inactive, fixture.fact()).await.unwrap();
     assert_eq!(store.workspace(fixture.ws).await.unwrap().subscription, Subscription::Inactive);

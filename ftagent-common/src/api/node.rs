@@ -39,6 +39,38 @@ pub struct DeployResponse {
     pub api_key: String,
 }
 
+/// `POST /agent/certificate`: the node asks for a client certificate. Its private key stays where it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct CertificateRequest {
+    /// A PKCS #10 request, PEM, at most 8 KiB; of it only the public key is used.
+    #[cfg_attr(feature = "openapi", schema(max_length = 8192))]
+    pub csr: String,
+}
+
+/// The certificate that a node got.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct IssuedCertificate {
+    /// PEM.
+    pub certificate: String,
+    /// Hexadecimal.
+    pub serial: String,
+    /// By the control plane's clock, as the other times.
+    #[serde(with = "time::serde::rfc3339")]
+    #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
+    pub issued_at: OffsetDateTime,
+    /// When the node should ask for the next one.
+    #[serde(with = "time::serde::rfc3339")]
+    #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
+    pub renew_at: OffsetDateTime,
+    #[serde(with = "time::serde::rfc3339")]
+    #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
+    pub not_after: OffsetDateTime,
+    /// The roots that the node should trust from now on, PEM.
+    pub roots: String,
+}
+
 /// `POST /agent/heartbeat`, every 30 s.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]

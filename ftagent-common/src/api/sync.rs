@@ -1,6 +1,7 @@
 //! What the control plane tells a node: the configuration as a whole, and commands.
 
 use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{Action, AllowEntry, CustomRule, FirewallRule, HostThreshold, ProfileRule, Suite};
@@ -25,6 +26,24 @@ pub struct NodeConfig {
     /// Overrides of the node's own file; absent fields leave the file's value.
     #[serde(default)]
     pub detection: DetectionOverrides,
+    /// Present where the control plane has an authority of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trust: Option<Trust>,
+}
+
+/// Whom a node trusts for the control plane, besides what its own file says, and when it needs another certificate.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Trust {
+    /// The roots of the control plane's authority, PEM.
+    pub roots: String,
+    /// SHA-256 of roots that were retired, hexadecimal: not trusted any more, even if the node's file has them.
+    #[serde(default)]
+    pub retired: Vec<String>,
+    /// A certificate issued before this moment is to be renewed now.
+    #[serde(default, with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
+    pub renew_before: Option<OffsetDateTime>,
 }
 
 /// Detection settings that the control plane may override.

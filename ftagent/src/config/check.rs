@@ -6,7 +6,7 @@ use ftagent_common::abi::SKETCH_MAX;
 
 use super::raw::{Raw, RawControlPlane, RawDatapath, RawDetection, RawInterface, RawThresholdMode};
 use super::{ConfigError, ControlPlaneConfig};
-use crate::sync::Secret;
+use crate::sync::{ClientFiles, Secret};
 
 /// Says what is wrong and where.
 pub(super) struct Check<'a> {
@@ -154,9 +154,27 @@ impl Check<'_> {
         raw: Option<&RawControlPlane>,
     ) -> Result<Option<ControlPlaneConfig>, ConfigError> {
         let Some(raw) = raw else { return Ok(None) };
-        if !raw.url.starts_with("http://") && !raw.url.starts_with("https://") {
-            return Err(self.error("control_plane.url", "must begin with http:// or https://"));
+        let urls = match (&raw.url, raw.urls.as_slice()) {
+            (Some(url), []) => vec![url.clone()],
+            (None, urls) if (1..=8).contains(&urls.len()) => urls.to_vec(),
+            (None, _) => {
+                return Err(self.error("control_plane.urls", "must be 1 to 8, the one to use first; or give url"));
+            }
+            (Some(_), _) => return Err(self.error("control_plane.url", "give url or urls, not both")),
+        };
+        let urls: Vec<_> = urls.iter().map(|url| url.trim_end_matches('/').to_owned()).collect();
+        let key = if raw.url.is_some() { "control_plane.url" } else { "control_plane.urls" };
+        if urls.iter().any(|url| !url.starts_with("http://") && !url.starts_with("https://")) {
+            return Err(self.error(key, "must begin with http:// or https://"));
         }
+        if urls.iter().enumerate().any(|(n, url)| urls[..n].contains(url)) {
+            return Err(self.error(key, "names one twice"));
+        }
+        let client = match (&raw.client_certificate, &raw.client_key) {
+            (Some(certificate), Some(key)) => Some(ClientFiles { certificate: certificate.clone(), key: key.clone() }),
+            (None, None) => None,
+            _ => return Err(self.error("control_plane.client_certificate", "give client_key too, or neither")),
+        };
         let token = match (&raw.deploy_token, &raw.deploy_token_file) {
             (Some(_), Some(_)) => {
                 return Err(
@@ -180,9 +198,10 @@ impl Check<'_> {
             return Err(self.error("control_plane.deploy_token", "must be 64 hex characters"));
         }
         Ok(Some(ControlPlaneConfig {
-            url: raw.url.trim_end_matches('/').to_owned(),
+            urls,
             deploy_token: token.as_deref().map(Secret::new),
-            ca_file: raw.ca_file.clone(),
+            ca_certificate: raw.ca_certificate.clone(),
+            client,
         }))
     }
 }

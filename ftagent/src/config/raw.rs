@@ -293,10 +293,15 @@ impl Default for RawDatapath {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawControlPlane {
-    pub(super) url: String,
+    pub(super) url: Option<String>,
+    #[serde(default)]
+    pub(super) urls: Vec<String>,
     pub(super) deploy_token: Option<String>,
     pub(super) deploy_token_file: Option<PathBuf>,
-    pub(super) ca_file: Option<PathBuf>,
+    #[serde(alias = "ca_file")]
+    pub(super) ca_certificate: Option<PathBuf>,
+    pub(super) client_certificate: Option<PathBuf>,
+    pub(super) client_key: Option<PathBuf>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -24,6 +24,12 @@ fn what_is_wrong_is_named_with_its_key_and_bounds() {
     check("[management]\nsources = [\"0.0.0.0/0\"]\nports = [22]", Err("trust everybody"));
     check("[control_plane]\nurl = \"ftp://x\"", Err("control_plane.url"));
     check("[control_plane]\nurl = \"http://x\"\ndeploy_token = \"short\"", Err("64 hex"));
+    check("[control_plane]\nurls = [\"https://a\", \"https://b/\"]\nca_certificate = \"ca.pem\"", Ok(()));
+    check("[control_plane]\nurl = \"https://a\"\nca_file = \"ca.pem\"", Ok(()));
+    check("[control_plane]\nurls = [\"https://a\", \"https://a/\"]", Err("control_plane.urls"));
+    check("[control_plane]\nurls = []", Err("control_plane.urls"));
+    check("[control_plane]\nurl = \"https://a\"\nurls = [\"https://b\"]", Err("not both"));
+    check("[control_plane]\nurl = \"https://a\"\nclient_certificate = \"c.pem\"", Err("client_key"));
     check("[datapath]\nsample_buffer_bytes = 1000000", Err("power of two"));
     check("[datapath]\nsource_limit_pps = 5", Err("promote_pps"));
     check("[datapath]\npromote_pps = 20000", Err("promote_pps"));
@@ -74,7 +80,7 @@ fn a_secret_never_shows() {
     let text = format!("{MINIMAL}[control_plane]\nurl = \"http://x/\"\ndeploy_token = \"{token}\"\n");
     let config = Config::parse(&text, Path::new("t.toml")).expect("valid");
     assert!(!format!("{config:?}").contains(&token));
-    assert_eq!(config.control_plane.expect("there").url, "http://x");
+    assert_eq!(config.control_plane.expect("there").urls, ["http://x"]);
 }
 
 #[test]

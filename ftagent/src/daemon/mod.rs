@@ -628,8 +628,9 @@ impl Daemon {
     async fn start_link(&mut self) -> Result<()> {
         let Some(config) = &self.config.control_plane else { return Ok(()) };
         let link = Link::start(LinkConfig {
-            url: config.url.clone(),
-            ca_file: config.ca_file.clone(),
+            urls: config.urls.clone(),
+            ca_file: config.ca_certificate.clone(),
+            client: config.client.clone(),
             state_dir: self.config.state_dir.clone(),
             deploy_token: config.deploy_token.clone(),
             deploy: DeployRequest {

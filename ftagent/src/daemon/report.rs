@@ -174,7 +174,8 @@ impl Daemon {
             classes,
             maps: self.datapath.occupancy(),
             health: health.into_iter().map(|(event, count)| (event.as_str().to_owned(), count)).collect(),
-            link: link.map(|(status, config)| LinkReport { url: config.url.clone(), status: status.borrow().clone() }),
+            link: link
+                .map(|(status, config)| LinkReport { url: config.urls.join(", "), status: status.borrow().clone() }),
             gate: self.datapath.gate.as_ref().map(|gate| gate.report(clock::mono_ns())),
             tick_us: self.tick,
             lists: self.list_statuses(),

@@ -51,6 +51,7 @@ fn full() -> Snapshot {
         health: Health::ALL.iter().map(|h| (*h, 0)).collect(),
         link: Some(LinkStatus {
             connected: true,
+            server: "cp.example:8443".into(),
             since: time::OffsetDateTime::UNIX_EPOCH,
             last_error: None,
             config_version: Some(12),

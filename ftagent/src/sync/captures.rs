@@ -55,12 +55,11 @@ struct Answer {
 /// Sends what waits, until it is dropped.
 pub(super) async fn send_captures(shared: &Arc<Shared>, headers: &HeaderMap) {
     let Some(CaptureUploads { mut captures, bytes_per_sec }) = shared.config.captures.clone() else { return };
-    let server = shared.server.clone();
     let pace = Duration::from_secs(CHUNK_BYTES / bytes_per_sec);
     let mut sender = Sender {
         shared,
         headers,
-        connection: Connection::new(server, CHUNK_TIME + pace).paced(bytes_per_sec),
+        connection: Connection::new(Arc::clone(&shared.servers), CHUNK_TIME + pace).paced(bytes_per_sec),
         dir: PathBuf::new(),
         uploads: Uploads::default(),
     };

@@ -25,7 +25,7 @@ impl Secret {
         Self(text.trim().into())
     }
 
-    fn expose(&self) -> &str {
+    pub(super) fn expose(&self) -> &str {
         &self.0
     }
 }

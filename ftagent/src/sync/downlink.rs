@@ -61,6 +61,8 @@ enum Ended {
         why: String,
     },
     Credentials(String),
+    /// Another server, another certificate or other authorities are in force.
+    Moved,
     /// The daemon is gone.
     Over,
 }
@@ -105,8 +107,10 @@ pub(super) async fn follow(shared: &Arc<Shared>, headers: &HeaderMap, cached: Op
             }
             Ended::Credentials(why) => {
                 shared.trouble(&key_refused(shared, &why), true);
-                shared.config.timing.operator
+                shared.wait_for_operator(link.stream.route()).await;
+                continue;
             }
+            Ended::Moved => continue,
         };
         sleep(wait).await;
     }
@@ -140,13 +144,23 @@ impl Downlink<'_> {
         }
         let mut lines = Lines::default();
         let mut heard = false;
+        let (mut routes, route) = (self.shared.servers.routes(), self.stream.route());
         loop {
-            let frame = match timeout(silence, body.frame()).await {
+            let frame = tokio::select! {
+                frame = timeout(silence, body.frame()) => frame,
+                // Nothing is lost: what the stream says is whole, and it is resumed by version.
+                _ = routes.wait_for(|now| *now != route) => return Ended::Moved,
+            };
+            let frame = match frame {
                 Err(_) => {
+                    self.stream.give_up();
                     return Ended::Closed { heard, why: format!("the stream was silent for {} s", silence.as_secs()) };
                 }
                 Ok(None) => return Ended::Closed { heard, why: "the control plane closed the stream".into() },
-                Ok(Some(Err(error))) => return Ended::Closed { heard, why: format!("the stream broke: {error}") },
+                Ok(Some(Err(error))) => {
+                    self.stream.give_up();
+                    return Ended::Closed { heard, why: format!("the stream broke: {error}") };
+                }
                 Ok(Some(Ok(frame))) => frame,
             };
             let Some(data) = frame.data_ref() else { continue };
@@ -263,6 +277,7 @@ impl Downlink<'_> {
                 self.shared.trouble(&format!("the configuration is in force but not kept: {error}"), false);
             }
         }
+        self.shared.take_trust(cache.config.trust.as_ref());
         let version = cache.config.version;
         self.shared.status.send_modify(|status| status.config_version = Some(version));
         let config = Box::new(cache.config.clone());

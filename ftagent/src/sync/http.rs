@@ -1,10 +1,10 @@
-//! HTTP/1.1 to one server: bounded answers, time limits, no redirects, TLS by rustls.
+//! HTTP/1.1 to one server at a time: bounded answers, time limits, no redirects.
 //!
-//! Knows nothing of the agent protocol. One [`Connection`] per task is kept open between requests.
+//! Knows nothing of the agent protocol. One [`Connection`] per task is kept open between requests. What failed is told
+//! to [`Servers`], which then say another.
 
 use std::io;
 use std::num::NonZeroU64;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,40 +12,22 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
-use hyper::{Method, Request, Response, Uri};
+use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use tokio_rustls::TlsConnector;
 
 use super::body::Paced;
-
-/// Why the server cannot be addressed as configured.
-#[derive(Debug, thiserror::Error)]
-pub enum ServerError {
-    #[error("{url}: not a URL of a server: {why}; write it like https://controlplane.example:8443")]
-    Url { url: String, why: String },
-    #[error("{path}: no certificate authority could be read: {why}; it must hold PEM certificates", path = .path.display())]
-    Authority { path: PathBuf, why: String },
-    #[error("this system has no certificate authorities ({why}); install ca-certificates or name a CA file")]
-    NoAuthorities { why: String },
-    #[error("TLS cannot be set up: {0}")]
-    Tls(#[from] rustls::Error),
-    #[error("{what} contains characters that no token has; copy it again")]
-    Secret { what: &'static str },
-}
+use super::servers::{Route, Server, Servers};
 
 /// Why there was no answer.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum CallError {
     #[error("cannot connect to {server}: {source}")]
     Connect { server: String, source: io::Error },
-    #[error("no TLS with {server}: {source}")]
-    Tls { server: String, source: io::Error },
+    #[error("no TLS with {server}: {why}")]
+    Tls { server: String, why: String },
     #[error("{server} did not answer within {secs} s")]
     TimedOut { server: String, secs: u64 },
     #[error("{server} answered with more than {limit} bytes")]
@@ -54,86 +36,6 @@ pub(super) enum CallError {
     Protocol { server: String, why: String },
     #[error("the request cannot be formed: {0}")]
     Request(#[from] hyper::http::Error),
-}
-
-/// Where the server is and how to trust it.
-#[derive(Clone)]
-pub(super) struct Server {
-    host: String,
-    port: u16,
-    /// In front of every path; empty or `/prefix`.
-    base: String,
-    tls: Option<(TlsConnector, ServerName<'static>)>,
-}
-
-impl Server {
-    /// Reads `url`; with `ca_file` that authority alone is trusted, without it the system's are.
-    pub(super) fn new(url: &str, ca_file: Option<&Path>) -> Result<Self, ServerError> {
-        let wrong = |why: &str| ServerError::Url { url: url.into(), why: why.into() };
-        let uri: Uri = url.parse().map_err(|e: hyper::http::uri::InvalidUri| wrong(&e.to_string()))?;
-        let https = match uri.scheme_str() {
-            Some("https") => true,
-            Some("http") => false,
-            _ => return Err(wrong("it must start with https:// or http://")),
-        };
-        let authority = uri.authority().ok_or_else(|| wrong("the host is missing"))?;
-        if authority.as_str().contains('@') {
-            return Err(wrong("it may not carry a user"));
-        }
-        if uri.query().is_some() {
-            return Err(wrong("it may not carry a query"));
-        }
-        let host = authority.host().to_owned();
-        let tls = if https {
-            let bare = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-            let name = ServerName::try_from(bare).map_err(|e| wrong(&e.to_string()))?;
-            Some((connector(ca_file)?, name))
-        } else {
-            None
-        };
-        let port = authority.port_u16().unwrap_or(if https { 443 } else { 80 });
-        Ok(Self { host, port, base: uri.path().trim_end_matches('/').into(), tls })
-    }
-
-    /// Host and port, for messages.
-    pub(super) fn name(&self) -> String {
-        format!("{}:{}", self.host, self.port)
-    }
-
-    fn protocol(&self, why: impl ToString) -> CallError {
-        CallError::Protocol { server: self.name(), why: why.to_string() }
-    }
-}
-
-fn connector(ca_file: Option<&Path>) -> Result<TlsConnector, ServerError> {
-    let mut roots = RootCertStore::empty();
-    match ca_file {
-        Some(path) => {
-            let wrong = |why: String| ServerError::Authority { path: path.into(), why };
-            let certificates = CertificateDer::pem_file_iter(path).map_err(|e| wrong(e.to_string()))?;
-            for certificate in certificates {
-                let certificate = certificate.map_err(|e| wrong(e.to_string()))?;
-                roots.add(certificate).map_err(|e| wrong(e.to_string()))?;
-            }
-            if roots.is_empty() {
-                return Err(wrong("it holds no certificate".into()));
-            }
-        }
-        None => {
-            let system = rustls_native_certs::load_native_certs();
-            roots.add_parsable_certificates(system.certs);
-            if roots.is_empty() {
-                let why = system.errors.first().map_or_else(|| "none found".into(), ToString::to_string);
-                return Err(ServerError::NoAuthorities { why });
-            }
-        }
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(TlsConnector::from(Arc::new(config)))
 }
 
 /// A whole answer.
@@ -163,15 +65,22 @@ pub(super) struct Call<'a> {
 
 /// A connection that is opened when needed and kept.
 pub(super) struct Connection {
-    server: Server,
+    servers: Arc<Servers>,
+    /// This server alone, whichever is the current one.
+    pinned: Option<usize>,
+    /// Without the client certificate.
+    anonymous: bool,
     /// For each of connecting and answering.
     limit: Duration,
     /// Bytes per second of bodies.
     pace: Option<NonZeroU64>,
     open: Option<Open>,
+    /// Where the last request went.
+    last: Route,
 }
 
 struct Open {
+    route: Route,
     sender: SendRequest<Paced>,
     driver: JoinHandle<()>,
 }
@@ -184,13 +93,50 @@ impl Drop for Open {
 
 impl Connection {
     /// Nothing is opened yet.
-    pub(super) fn new(server: Server, limit: Duration) -> Self {
-        Self { server, limit, pace: None, open: None }
+    pub(super) fn new(servers: Arc<Servers>, limit: Duration) -> Self {
+        let last = servers.route();
+        Self { servers, pinned: None, anonymous: false, limit, pace: None, open: None, last }
     }
 
     /// With bodies that are no faster than so many bytes per second.
     pub(super) fn paced(self, bytes_per_sec: NonZeroU64) -> Self {
         Self { pace: Some(bytes_per_sec), ..self }
+    }
+
+    /// To the server with this number alone; its failures concern nobody else.
+    pub(super) fn pinned(self, number: usize) -> Self {
+        Self { pinned: Some(number), ..self }
+    }
+
+    /// That shows no client certificate.
+    pub(super) fn anonymous(self) -> Self {
+        Self { anonymous: true, ..self }
+    }
+
+    /// Where the last request went.
+    pub(super) const fn route(&self) -> Route {
+        self.last
+    }
+
+    /// The server that was asked last is not well: the next one is everybody's from now on.
+    pub(super) fn give_up(&mut self) {
+        self.open = None;
+        if self.pinned.is_none() {
+            self.servers.failed(self.last);
+        }
+    }
+
+    fn server(&self) -> &Server {
+        self.servers.server(self.last.server)
+    }
+
+    fn protocol(&self, fault: &(dyn std::error::Error + 'static)) -> CallError {
+        let server = self.server().name();
+        // What is wrong with our certificate is told after the handshake, when the first answer is awaited.
+        match self.servers.explain(fault) {
+            Some(why) => CallError::Tls { server, why },
+            None => CallError::Protocol { server, why: fault.to_string() },
+        }
     }
 
     /// Sends `call` and reads the whole answer, at most `max_bytes`.
@@ -203,23 +149,22 @@ impl Connection {
             Err(CallError::Protocol { .. }) if kept => self.call_once(call, max_bytes).await,
             answer => answer,
         };
-        if answer.is_err() {
-            self.open = None;
+        if answer.as_ref().map_or(true, |answer| answer.status >= 500) {
+            self.give_up();
         }
         answer
     }
 
     async fn call_once(&mut self, call: &Call<'_>, max_bytes: usize) -> Result<Answer, CallError> {
         let limit = self.limit;
-        let server = self.server.clone();
         let whole = async {
             let response = self.send(call).await?;
             let (head, body) = response.into_parts();
             let body = Limited::new(body, max_bytes).collect().await.map_err(|e| {
                 if e.is::<LengthLimitError>() {
-                    CallError::TooLarge { server: server.name(), limit: max_bytes }
+                    CallError::TooLarge { server: self.server().name(), limit: max_bytes }
                 } else {
-                    server.protocol(e)
+                    self.protocol(&*e)
                 }
             })?;
             Ok(Answer { status: head.status.as_u16(), headers: head.headers, body: body.to_bytes() })
@@ -235,18 +180,27 @@ impl Connection {
     pub(super) async fn open_stream(&mut self, call: &Call<'_>) -> Result<Response<Incoming>, CallError> {
         // Never on a kept connection: its last stream may still be arriving.
         self.open = None;
-        match timeout(self.limit, self.send(call)).await {
+        let limit = self.limit;
+        let response = match timeout(limit, self.send(call)).await {
             Ok(response) => response,
             Err(_) => Err(self.timed_out()),
+        };
+        if response.as_ref().map_or(true, |response| response.status().is_server_error()) {
+            let open = self.open.take();
+            self.give_up();
+            // The body of a refusal is still read.
+            self.open = open;
         }
+        response
     }
 
     async fn send(&mut self, call: &Call<'_>) -> Result<Response<Incoming>, CallError> {
+        self.ready().await?;
         let body = call.body.clone();
         let mut request = Request::builder()
             .method(call.method.clone())
-            .uri(format!("{}{}", self.server.base, call.path))
-            .header(HOST, self.server.name())
+            .uri(format!("{}{}", self.server().base(), call.path))
+            .header(HOST, self.server().name())
             .header(USER_AGENT, concat!("ftagent/", env!("CARGO_PKG_VERSION")));
         if body.is_some() && !call.headers.contains_key(CONTENT_TYPE) {
             let json = HeaderValue::from_static("application/json");
@@ -254,69 +208,58 @@ impl Connection {
         }
         let mut request = request.body(Paced::new(body.unwrap_or_default(), self.pace))?;
         request.headers_mut().extend(call.headers.iter().map(|(name, value)| (name.clone(), value.clone())));
-        let server = self.server.clone();
-        let open = self.ready().await?;
-        open.sender.send_request(request).await.map_err(|e| server.protocol(e))
+        let open = self.open.as_mut().expect("it was made ready above");
+        let sent = open.sender.send_request(request).await;
+        sent.map_err(|e| self.protocol(&e))
     }
 
-    async fn ready(&mut self) -> Result<&mut Open, CallError> {
-        let kept = match self.open.take() {
-            Some(mut open) => open.sender.ready().await.is_ok().then_some(open),
-            None => None,
-        };
-        let open = match kept {
-            Some(open) => open,
-            None => connect(&self.server).await?,
-        };
-        Ok(self.open.insert(open))
+    /// Opens a connection by the current route, unless there is one that is alive.
+    async fn ready(&mut self) -> Result<(), CallError> {
+        let mut route = self.servers.route();
+        route.server = self.pinned.unwrap_or(route.server);
+        self.last = route;
+        if let Some(mut open) = self.open.take()
+            && open.route == route
+            && open.sender.ready().await.is_ok()
+        {
+            self.open = Some(open);
+            return Ok(());
+        }
+        let (sender, driver) = connect(&self.servers, route, self.anonymous).await?;
+        self.open = Some(Open { route, sender, driver });
+        Ok(())
     }
 
     fn timed_out(&mut self) -> CallError {
         self.open = None;
-        CallError::TimedOut { server: self.server.name(), secs: self.limit.as_secs() }
+        CallError::TimedOut { server: self.server().name(), secs: self.limit.as_secs() }
     }
 }
 
-async fn connect(server: &Server) -> Result<Open, CallError> {
-    let host = server.host.trim_start_matches('[').trim_end_matches(']');
+async fn connect(
+    servers: &Servers,
+    route: Route,
+    anonymous: bool,
+) -> Result<(SendRequest<Paced>, JoinHandle<()>), CallError> {
+    let server = servers.server(route.server);
     let failed = |source| CallError::Connect { server: server.name(), source };
-    let tcp = TcpStream::connect((host, server.port)).await.map_err(failed)?;
+    let spoken = |e: hyper::Error| CallError::Protocol { server: server.name(), why: e.to_string() };
+    let tcp = TcpStream::connect(server.address()).await.map_err(failed)?;
     tcp.set_nodelay(true).map_err(failed)?;
-    let Some((connector, name)) = &server.tls else {
-        let (sender, driver) = handshake(TokioIo::new(tcp)).await.map_err(|e| server.protocol(e))?;
-        return Ok(Open { sender, driver: tokio::spawn(drive(driver)) });
+    let Some(name) = server.tls_name() else {
+        let (sender, driver) = handshake(TokioIo::new(tcp)).await.map_err(spoken)?;
+        return Ok((sender, tokio::spawn(drive(driver))));
     };
-    let tls = connector.connect(name.clone(), tcp).await;
-    let tls = tls.map_err(|source| CallError::Tls { server: server.name(), source })?;
-    let (sender, driver) = handshake(TokioIo::new(tls)).await.map_err(|e| server.protocol(e))?;
-    Ok(Open { sender, driver: tokio::spawn(drive(driver)) })
+    let tls = servers.connector(anonymous).connect(name.clone(), tcp).await;
+    let tls = tls.map_err(|fault| {
+        let why = servers.explain(&fault).unwrap_or_else(|| fault.to_string());
+        CallError::Tls { server: server.name(), why }
+    })?;
+    let (sender, driver) = handshake(TokioIo::new(tls)).await.map_err(spoken)?;
+    Ok((sender, tokio::spawn(drive(driver))))
 }
 
 /// How the connection ends is told by the request that it ends.
 async fn drive<E>(driver: impl Future<Output = Result<(), E>>) {
     drop(driver.await);
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_url_is_scheme_host_port_and_base() {
-        let server = Server::new("http://controlplane.example", None).ok().unwrap();
-        assert_eq!((server.name(), server.base.as_str()), ("controlplane.example:80".into(), ""));
-        let server = Server::new("http://[2001:db8::1]:8080/ft/", None).ok().unwrap();
-        assert_eq!((server.name(), server.base.as_str()), ("[2001:db8::1]:8080".into(), "/ft"));
-        for url in ["", "controlplane.example", "ftp://a", "http://u:p@a", "http://a/?q", "http://"] {
-            let error = Server::new(url, None).err().map(|e| e.to_string()).expect(url);
-            assert!(error.contains("https://controlplane.example:8443"), "{url}: {error}");
-        }
-    }
-
-    #[test]
-    fn a_ca_file_without_a_certificate_is_named() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        let error = Server::new("https://a", Some(file.path())).err().unwrap().to_string();
-        assert!(error.contains(&file.path().display().to_string()), "{error}");
-    }
 }

@@ -7,6 +7,9 @@
 //! daemon <--Incoming-- cache  <----------------- downlink <-GET--- control plane
 //! captures on disk, once they have ended ------> captures --POST--> control plane
 //! ```
+//! All of them go to one server of the control plane, and to the next when that fails; `certificate` keeps the node's
+//! client certificate good.
+//!
 //! The control plane may be away for as long as it likes: reports wait on disk in order, and the last configuration is
 //! read from disk at the next start. A message may arrive more than once, never out of order; receivers ignore
 //! repeats by revision and id.
@@ -14,9 +17,13 @@
 mod answer;
 mod body;
 mod captures;
+mod certificate;
 mod credentials;
 mod downlink;
+mod failover;
 mod http;
+mod identity;
+mod servers;
 pub mod spool;
 mod uplink;
 
@@ -25,7 +32,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ftagent_common::api::{
-    CommandAck, DeployRequest, Heartbeat, IncidentReport, MetricsSample, NodeCommand, NodeConfig,
+    CommandAck, DeployRequest, Heartbeat, IncidentReport, MetricsSample, NodeCommand, NodeConfig, Trust,
 };
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -38,8 +45,11 @@ use self::answer::Backoff;
 pub use self::captures::CaptureUploads;
 use self::credentials::Deployed;
 pub use self::credentials::{Credentials, Secret};
-pub use self::http::ServerError;
-use self::http::{Connection, Server};
+use self::http::Connection;
+pub use self::identity::ClientFiles;
+use self::identity::Identity;
+pub use self::servers::ServerError;
+use self::servers::{Route, Servers};
 use self::spool::{Limits, Spool, SpoolStatus};
 use crate::pcap::upload::UploadsStatus;
 use crate::persist::PersistError;
@@ -47,10 +57,12 @@ use crate::persist::PersistError;
 /// Where the control plane is, and who the node is to it.
 #[derive(Clone, Debug)]
 pub struct LinkConfig {
-    /// Such as `https://controlplane.example:8443`.
-    pub url: String,
-    /// PEM; given, it alone is trusted, not the system's authorities.
+    /// Such as `https://controlplane.example:8443`; the first is the one to use while it is well.
+    pub urls: Vec<String>,
+    /// PEM; given, it alone is trusted, not the system's authorities, besides what the control plane says of its own.
     pub ca_file: Option<PathBuf>,
+    /// Files with a client certificate; without them the node asks for one.
+    pub client: Option<ClientFiles>,
     /// Holds `node.json`, `config.json` and `spool.log`; it exists and is locked by the caller.
     pub state_dir: PathBuf,
     /// Needed until the node is deployed.
@@ -80,6 +92,10 @@ pub struct Timing {
     pub backoff: (Duration, Duration),
     /// Between tries that an operator has to make possible.
     pub operator: Duration,
+    /// Between two looks at the client certificate; also over how long nodes spread when all are told to renew.
+    pub certificate: Duration,
+    /// Between two looks at whether the first control plane is well again.
+    pub back: Duration,
 }
 
 impl Default for Timing {
@@ -93,6 +109,8 @@ impl Default for Timing {
             request: secs(10),
             backoff: (Duration::from_millis(500), secs(30)),
             operator: secs(60),
+            certificate: secs(60),
+            back: secs(30),
         }
     }
 }
@@ -120,6 +138,9 @@ pub enum Incoming {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LinkStatus {
     pub connected: bool,
+    /// Host and port of the control plane that is asked.
+    #[serde(default)]
+    pub server: String,
     /// When `connected` last changed.
     #[serde(with = "time::serde::rfc3339")]
     pub since: OffsetDateTime,
@@ -164,7 +185,9 @@ pub struct Link {
 /// What the link's tasks have in common.
 struct Shared {
     config: LinkConfig,
-    server: Server,
+    servers: Arc<Servers>,
+    /// What the newest configuration says of the control plane's authority.
+    trust: watch::Sender<Option<Trust>>,
     spool: Mutex<Spool>,
     /// Something new is in the spool, or the control plane is back.
     wake: Notify,
@@ -181,7 +204,6 @@ impl Link {
     /// # Errors
     /// A URL, certificate authority or state directory that cannot be used, or a node that has neither key nor token.
     pub async fn start(config: LinkConfig) -> Result<Self, LinkError> {
-        let server = Server::new(&config.url, config.ca_file.as_deref())?;
         let now = (config.wall)();
         let credentials = Credentials::load(&config.state_dir, now.unix_timestamp())?;
         if credentials.is_none() && config.deploy_token.is_none() {
@@ -189,12 +211,17 @@ impl Link {
         }
         let spool = Spool::open(&config.state_dir, config.limits)?;
         let cached = downlink::load_cache(&config.state_dir, now.unix_timestamp())?;
+        let trust = cached.as_ref().and_then(|cache| cache.config.trust.clone());
+        let identity = Identity::load(config.client.as_ref(), &config.state_dir, now.unix_timestamp())?;
+        let ca_file = config.ca_file.as_deref();
+        let servers = Arc::new(Servers::new(&config.urls, ca_file, trust.clone(), &identity, config.wall)?);
 
         let (incoming_in, incoming) = mpsc::channel(CHANNEL);
         let (outgoing, outgoing_out) = mpsc::channel(CHANNEL);
         let (heartbeat, heartbeat_out) = watch::channel(None);
         let (status_in, status) = watch::channel(LinkStatus {
             connected: false,
+            server: servers.name(),
             since: now,
             last_error: None,
             config_version: cached.as_ref().map(|c| c.config.version),
@@ -207,7 +234,8 @@ impl Link {
         let (uploads_in, uploads) = watch::channel(UploadsStatus::default());
         let shared = Arc::new(Shared {
             config,
-            server,
+            servers,
+            trust: watch::Sender::new(trust),
             spool: Mutex::new(spool),
             wake: Notify::new(),
             stop: Notify::new(),
@@ -218,7 +246,7 @@ impl Link {
         let mut intake = JoinSet::new();
         intake.spawn(uplink::intake(Arc::clone(&shared), outgoing_out));
         let mut network = JoinSet::new();
-        network.spawn(run(Arc::clone(&shared), credentials, cached, heartbeat_out));
+        network.spawn(run(Arc::clone(&shared), credentials, identity, cached, heartbeat_out));
         Ok(Self { outgoing, incoming, heartbeat, status, uploads, shared, intake, network })
     }
 
@@ -276,10 +304,12 @@ impl Shared {
             if came {
                 (status.connected, status.since) = (true, now);
             }
-            came
+            let server = self.servers.name();
+            let moved = std::mem::replace(&mut status.server, server.clone()) != server;
+            came || moved
         });
         if came {
-            tracing::info!(server = self.server.name(), "the control plane is reachable");
+            tracing::info!(server = self.servers.name(), "the control plane is reachable");
             self.tell_status();
             self.wake.notify_one();
         }
@@ -298,7 +328,7 @@ impl Shared {
             }
         });
         if is_new || went {
-            tracing::warn!(server = self.server.name(), why, "trouble with the control plane");
+            tracing::warn!(server = self.servers.name(), why, "trouble with the control plane");
             self.tell_status();
         }
     }
@@ -314,7 +344,30 @@ impl Shared {
     }
 
     fn connection(&self) -> Connection {
-        Connection::new(self.server.clone(), self.config.timing.request)
+        Connection::new(Arc::clone(&self.servers), self.config.timing.request)
+    }
+
+    /// Takes what the control plane says of its authority into force.
+    fn take_trust(&self, trust: Option<&Trust>) {
+        if let Err(error) = self.servers.set_trust(trust) {
+            self.trouble(&error.to_string(), false);
+        }
+        self.trust.send_if_modified(|known| {
+            let new = known.as_ref() != trust;
+            if new {
+                *known = trust.cloned();
+            }
+            new
+        });
+    }
+
+    /// Waits for an operator, or until there is another certificate or server to try with than by `route`.
+    async fn wait_for_operator(&self, route: Route) {
+        let mut routes = self.servers.routes();
+        tokio::select! {
+            () = tokio::time::sleep(self.config.timing.operator) => {}
+            _ = routes.wait_for(|now| *now != route) => {}
+        }
     }
 }
 
@@ -322,6 +375,7 @@ impl Shared {
 async fn run(
     shared: Arc<Shared>,
     credentials: Option<Credentials>,
+    identity: Identity,
     cached: Option<downlink::Cache>,
     heartbeat: watch::Receiver<Option<Heartbeat>>,
 ) {
@@ -333,11 +387,14 @@ async fn run(
         Ok(headers) => headers,
         Err(error) => return shared.trouble(&error.to_string(), true),
     };
+    let identity = certificate::first(&shared, &headers, identity).await;
     tokio::join!(
         uplink::send_reports(&shared, &headers),
         uplink::send_heartbeats(&shared, &headers, heartbeat),
         downlink::follow(&shared, &headers, cached),
         captures::send_captures(&shared, &headers),
+        certificate::keep(&shared, &headers, identity),
+        failover::watch_first(&shared),
     );
 }
 

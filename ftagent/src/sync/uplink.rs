@@ -95,7 +95,7 @@ pub(super) async fn send_reports(shared: &Arc<Shared>, headers: &HeaderMap) {
             }
             Fate::Credentials { why } => {
                 shared.trouble(&key_refused(shared, &why), false);
-                sleep(shared.config.timing.operator).await;
+                shared.wait_for_operator(connection.route()).await;
                 continue;
             }
             Fate::Retry { after, why } => {
@@ -130,6 +130,9 @@ pub(super) async fn wait_or_reachable(shared: &Shared, wait: Duration) {
 }
 
 pub(super) fn key_refused(shared: &Shared, why: &str) -> String {
+    if why.contains("certificate") {
+        return format!("the control plane refuses this node ({why}); messages are kept");
+    }
     let file = super::credentials::file(&shared.config.state_dir);
     format!(
         "the node key in {} is not accepted ({why}); messages are kept; if the node was deleted, remove the file and give a deploy token",

@@ -37,6 +37,11 @@ impl Sending {
         Self { vault, outbound: Arc::new(outbound), look_every, wake: Notify::new(), tests: Semaphore::new(TESTS) }
     }
 
+    /// Seals and opens what is kept in the database.
+    pub(super) const fn vault(&self) -> &Vault {
+        &self.vault
+    }
+
     /// Looks for what is due, soon.
     pub(super) fn wake(&self) {
         self.wake.notify_one();

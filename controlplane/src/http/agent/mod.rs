@@ -2,6 +2,7 @@
 
 #![expect(unused_qualifications, reason = "utoipa's macros qualify the query types they are given")]
 
+mod certificate;
 mod config;
 mod heartbeat;
 mod incidents;
@@ -19,6 +20,7 @@ pub(super) fn routes() -> OpenApiRouter<Context> {
         .merge(heartbeat::routes())
         .merge(config::routes())
         .merge(stream::routes())
+        .merge(certificate::routes())
         .merge(incidents::routes())
         .merge(pcap::routes())
 }

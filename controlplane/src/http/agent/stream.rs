@@ -48,7 +48,7 @@ async fn stream(
     Query(query): Query<StreamQuery>,
 ) -> Result<impl IntoResponse, ApiError> {
     let subscription = context.app.pushes().subscribe(agent.node);
-    let mut state = StreamState::new(agent.node, query.from);
+    let mut state = StreamState::new(agent.node, query.from, agent.shown);
     // The first lines are read before the answer begins, so that a fault is still a 503.
     let first = context.app.poll_stream(&mut state).await?;
     let lines = Lines { app: context.app, draining: context.draining, subscription, state, ready: first };

@@ -9,11 +9,14 @@ use uuid::Uuid;
 use super::audits::append;
 use super::workspaces::subscription;
 use super::{
-    Alone, Query, SqlStore, again, allowlist, amount, count, hash, json, or_missing, own_node, rules, sql, thresholds,
-    to_json, uuid,
+    Alone, Query, SqlStore, again, allowlist, amount, authorities, count, hash, json, maybe_at, or_missing, own_node,
+    rules, sql, thresholds, to_json, uuid,
 };
-use crate::domain::{Actor, AllowlistEntry, Fact, Problem, Rule, SecretHash, Threshold, Timestamp, WorkspaceId};
-use crate::store::{Agents, Known, Result};
+use crate::domain::{
+    Actor, AllowlistEntry, CertificateStanding, Fact, Fingerprint, Problem, Rule, SecretHash, Threshold, Timestamp,
+    WorkspaceId,
+};
+use crate::store::{Agents, Known, NodeAccess, Result};
 
 /// Samples of one statement.
 const SAMPLES: usize = 100;
@@ -23,21 +26,33 @@ const MEANS: [&str; 7] = ["pps", "bps", "dropped_pps", "tcp_pps", "udp_pps", "ic
 
 #[async_trait]
 impl Agents for SqlStore {
-    async fn node_key(&self, node: Uuid) -> Result<Option<Known>> {
-        let row = sql(
-            "SELECT n.key_hash, n.workspace_id, w.subscription FROM nodes n JOIN workspaces w ON w.id = n.workspace_id
-             WHERE n.uuid = $1",
-        )
-        .bind(node.to_string())
-        .optional(&self.pools)
-        .await?;
+    async fn node_key(&self, node: Uuid, shown: Option<Fingerprint>) -> Result<Option<NodeAccess>> {
+        // One query: it runs with every request of every node.
+        let row =
+            sql("SELECT n.key_hash, n.workspace_id, n.enroll_until, w.subscription, c.not_after, c.revoked_at, a.state
+             FROM nodes n JOIN workspaces w ON w.id = n.workspace_id
+             LEFT JOIN certificates c ON c.fingerprint = $2 AND c.node_id = n.id
+             LEFT JOIN authorities a ON a.id = c.authority_id WHERE n.uuid = $1")
+            .bind(node.to_string())
+            .bind(shown.map(|fingerprint| fingerprint.0.to_vec()))
+            .optional(&self.pools)
+            .await?;
         row.map(|row| {
-            Ok(Known {
+            let standing = match maybe_at(&row, "not_after")? {
+                None => None,
+                Some(not_after) => Some(CertificateStanding {
+                    not_after,
+                    revoked: maybe_at(&row, "revoked_at")?.is_some(),
+                    root: authorities::state(&row, "state")?,
+                }),
+            };
+            let known = Known {
                 actor: Actor::Node { uuid: node, workspace: WorkspaceId(row.try_get("workspace_id")?) },
                 hash: SecretHash::from_bytes(hash(&row, "key_hash")?),
                 expires_at: None,
                 subscription: subscription(&row)?,
-            })
+            };
+            Ok(NodeAccess { known, standing, enroll_until: maybe_at(&row, "enroll_until")? })
         })
         .transpose()
     }
@@ -69,7 +84,7 @@ impl Agents for SqlStore {
 
     async fn node_config(&self, node: Uuid) -> Result<NodeConfig> {
         let mut tx = self.read().await?;
-        let row = sql("SELECT n.config_version, n.workspace_id, w.detection FROM nodes n
+        let row = sql("SELECT n.config_version, n.workspace_id, n.renew_before, w.detection FROM nodes n
              JOIN workspaces w ON w.id = n.workspace_id WHERE n.uuid = $1")
         .bind(node.to_string())
         .optional(&mut tx)
@@ -85,6 +100,7 @@ impl Agents for SqlStore {
             allowlist: allowlist::of_node(&mut tx, ws, node).await?.iter().map(AllowlistEntry::to_wire).collect(),
             thresholds: thresholds::of_workspace(&mut tx, ws).await?.iter().map(Threshold::to_wire).collect(),
             detection: json(&row, "detection")?,
+            trust: authorities::trust(&mut tx, ws, maybe_at(&row, "renew_before")?).await?,
         })
     }
 

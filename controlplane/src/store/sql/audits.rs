@@ -2,13 +2,16 @@
 
 use async_trait::async_trait;
 
-use super::{Query, Row, SqlStore, Tx, amount, at, hash, sql};
+use super::{Query, Row, SqlStore, Tx, amount, at, hash, idempotency, sql};
 use crate::domain::{AuditFilter, AuditRecord, Broken, Fact, GENESIS, Listed, Page, Verifier, WorkspaceId};
 use crate::store::{Audits, Result};
 
 /// Adds a fact to the chain, in the transaction of the change that it tells of.
 pub(super) async fn append(conn: &mut Tx, ws: WorkspaceId, fact: Fact) -> Result<()> {
     conn.own(ws).await?;
+    if fact.result == "ok" {
+        idempotency::mark(conn, &fact.object, fact.at).await?;
+    }
     let head = sql("SELECT seq, hash FROM audit_heads WHERE workspace_id = $1").bind(ws.0).optional(&mut *conn).await?;
     let (seq, previous) = match &head {
         Some(row) => (row.try_get::<i64>("seq")?, hash(row, "hash")?),

@@ -8,6 +8,7 @@ mod adapters;
 mod agents;
 mod allowlist;
 mod audits;
+mod authorities;
 mod backup;
 mod columns;
 mod destinations;
@@ -76,8 +77,6 @@ enum Opening {
 pub struct SqlStore {
     pools: Pools,
     lead: peers::Lead,
-    /// Tells this process from others on the same database.
-    instance: Uuid,
 }
 
 impl SqlStore {
@@ -102,7 +101,7 @@ impl SqlStore {
             Database::Sqlite(path) => sqlite::open(path, opening).await?,
             Database::Postgres(settings) => postgres::open(settings, opening).await?,
         };
-        Ok(Self { pools, lead: peers::Lead::default(), instance: Uuid::new_v4() })
+        Ok(Self { pools, lead: peers::Lead::default() })
     }
 
     /// A transaction that writes, and that others who write to the workspace wait for.

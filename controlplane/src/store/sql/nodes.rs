@@ -12,8 +12,8 @@ use super::{
     unless_taken, uuid,
 };
 use crate::domain::{
-    Deployment, Fact, HEARTBEAT_GRACE_SECS, Listed, MetricsPoint, MetricsWindow, Node, NodeFilter, NodePatch, Page,
-    SecretHash, Timestamp, WorkspaceId, node_status,
+    Deployment, ENROLL_SECS, Fact, HEARTBEAT_GRACE_SECS, Listed, MetricsPoint, MetricsWindow, Node, NodeFilter,
+    NodePatch, Page, SecretHash, Timestamp, WorkspaceId, node_status,
 };
 use crate::store::{Nodes, Result};
 
@@ -93,8 +93,8 @@ impl Nodes for SqlStore {
         let mut tx = self.write_to(ws).await?;
         let node = Uuid::new_v4();
         let request = deployment.request();
-        sql("INSERT INTO nodes (workspace_id, uuid, name, ip, location, os, interface, key_hash, created_at)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)")
+        sql("INSERT INTO nodes (workspace_id, uuid, name, ip, location, os, interface, key_hash, created_at, enroll_until)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)")
         .bind(ws.0)
         .bind(node.to_string())
         .bind(&request.name)
@@ -104,6 +104,7 @@ impl Nodes for SqlStore {
         .bind(&request.interface)
         .bind(key.bytes().as_slice())
         .bind(fact.at.micros())
+        .bind(fact.at.plus_secs(ENROLL_SECS).micros())
         .run(&mut tx)
         .await
         .map_err(|e| unless_taken(e, || "a node of this name".to_owned()))?;

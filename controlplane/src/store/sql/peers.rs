@@ -6,7 +6,7 @@ use sqlx::postgres::PgListener;
 use sqlx::{Connection as _, Postgres};
 
 use super::transaction::{LOCKS, Pools};
-use super::{Query, SqlStore, WAIT};
+use super::{Query, SqlStore, WAIT, sql};
 use crate::store::{Listener, Peers, Result};
 
 const CHANNEL: &str = "ftagent_controlplane";
@@ -18,6 +18,15 @@ pub(super) type Lead = tokio::sync::Mutex<Option<PoolConnection<Postgres>>>;
 
 #[async_trait]
 impl Peers for SqlStore {
+    async fn take_over(&self) -> Result<()> {
+        if self.pools.is_postgres() {
+            return Ok(());
+        }
+        let mut tx = self.write().await?;
+        sql("UPDATE destinations SET lease = NULL, lease_until = NULL WHERE lease IS NOT NULL").run(&mut tx).await?;
+        Ok(tx.commit().await?)
+    }
+
     async fn tell(&self, notices: &[String]) -> Result<()> {
         if !self.pools.is_postgres() || notices.is_empty() {
             return Ok(());

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{Connection as _, PgConnection, PgPool};
+use uuid::Uuid;
 
 use super::transaction::Pools;
 use super::{Opening, WAIT, schema};
@@ -74,7 +75,7 @@ pub(super) async fn open(settings: &PostgresSettings, opening: Opening) -> Resul
         .after_release(|conn, _| Box::pin(is_sound(conn)))
         .connect_with(settings.options(&limits))
         .await?;
-    Ok(Pools::Postgres { pool, patient, patience: settings.statement + WAIT })
+    Ok(Pools::Postgres { pool, patient, patience: settings.statement + WAIT, instance: Uuid::new_v4() })
 }
 
 /// Whether a connection can be used again. A server that is gone without a word must not keep its place in the pool.

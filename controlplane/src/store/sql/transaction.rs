@@ -13,9 +13,9 @@ use std::time::Duration;
 
 use futures_util::TryStreamExt as _;
 use sqlx::{Connection as _, PgConnection, PgPool, Postgres, Sqlite, SqliteConnection, SqlitePool, Transaction};
+use uuid::Uuid;
 
 use super::postgres;
-
 use super::query::{Query, Row, sql};
 use crate::domain::WorkspaceId;
 
@@ -45,6 +45,8 @@ pub(super) enum Pools {
         patient: PgPool,
         /// How long the server may take for one statement, and a little more: a server that is gone says nothing.
         patience: Duration,
+        /// Tells this process from others on the same database.
+        instance: Uuid,
     },
 }
 
@@ -72,11 +74,22 @@ impl Pools {
         matches!(self, Self::Postgres { .. })
     }
 
+    /// Tells this process from others, where there can be some.
+    pub(super) const fn instance(&self) -> Option<Uuid> {
+        match self {
+            Self::Sqlite { .. } => None,
+            Self::Postgres { instance, .. } => Some(*instance),
+        }
+    }
+
     /// A transaction that writes.
     pub(super) async fn write(&self) -> Result<Tx, sqlx::Error> {
         Ok(match self {
             Self::Sqlite { writer, .. } => Tx::new(Inner::Sqlite(writer.begin_with("BEGIN IMMEDIATE").await?), None),
-            Self::Postgres { pool, patience, .. } => Tx::new(Inner::Postgres(pool.begin().await?), Some(*patience)),
+            Self::Postgres { pool, patience, instance, .. } => {
+                let tx = Tx::new(Inner::Postgres(pool.begin().await?), Some(*patience));
+                Tx { instance: Some(*instance), ..tx }
+            }
         })
     }
 
@@ -119,11 +132,13 @@ pub(super) struct Tx {
     inner: Inner,
     patience: Option<Duration>,
     owns: Option<WorkspaceId>,
+    /// Of the process, where there can be others.
+    pub(super) instance: Option<Uuid>,
 }
 
 impl Tx {
     const fn new(inner: Inner, patience: Option<Duration>) -> Self {
-        Self { inner, patience, owns: None }
+        Self { inner, patience, owns: None, instance: None }
     }
 
     pub(super) const fn is_postgres(&self) -> bool {

@@ -18,6 +18,8 @@ pub(super) struct ControlPlane {
     child: Child,
     pub(super) data: PathBuf,
     pub(super) address: SocketAddr,
+    /// Where operators ask: plain HTTP on the loopback device.
+    operators: SocketAddr,
 }
 
 impl Drop for ControlPlane {
@@ -46,7 +48,44 @@ impl ControlPlane {
             .expect("the control plane starts");
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         assert!(lines.any(|line| line.unwrap().starts_with("listening on ")), "it listens");
-        Self { child, data: data.into(), address }
+        Self { child, data: data.into(), address, operators: address }
+    }
+
+    /// One that agents reach by TLS, with settings by their names in the environment without its prefix.
+    pub(super) fn start_with(program: &Path, data: &Path, settings: &[(&str, &str)]) -> Self {
+        let free = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        Self::start_at(program, data, settings, free(), free())
+    }
+
+    /// The same at these addresses.
+    fn start_at(
+        program: &Path,
+        data: &Path,
+        settings: &[(&str, &str)],
+        operators: SocketAddr,
+        address: SocketAddr,
+    ) -> Self {
+        let mut command = Command::new(program);
+        command.args(["serve", "--listen", &operators.to_string(), "--data"]).arg(data);
+        command.env("FTAGENT_CP_TLS_LISTEN", address.to_string());
+        for (name, value) in settings {
+            command.env(format!("FTAGENT_CP_{name}"), value);
+        }
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("the control plane starts");
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        assert!(lines.any(|line| line.unwrap().starts_with("listening on https://")), "it listens");
+        Self { child, data: data.into(), address, operators }
+    }
+
+    /// Ends it without a word.
+    pub(super) fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Starts it where it was.
+    pub(super) fn start_again(&mut self, program: &Path, settings: &[(&str, &str)]) {
+        *self = Self::start_at(program, &self.data, settings, self.operators, self.address);
     }
 
     pub(super) fn token(&self) -> String {
@@ -61,7 +100,7 @@ impl ControlPlane {
             self.token(),
             body.len()
         );
-        let mut tcp = TcpStream::connect(self.address).await.unwrap();
+        let mut tcp = TcpStream::connect(self.operators).await.unwrap();
         tcp.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();
         tcp.read_to_string(&mut answer).await.unwrap();

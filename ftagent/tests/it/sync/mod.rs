@@ -1,6 +1,8 @@
 //! The link to the control plane against a server that is down, slow, broken, refusing and back again.
 
 mod controlplane;
+mod failover;
+mod secure;
 mod server;
 mod upload;
 
@@ -34,13 +36,16 @@ fn timing() -> Timing {
         request: ms(500),
         backoff: (ms(10), ms(100)),
         operator: ms(100),
+        certificate: ms(50),
+        back: ms(50),
     }
 }
 
 fn config(url: String, dir: &Path) -> LinkConfig {
     LinkConfig {
-        url,
+        urls: vec![url],
         ca_file: None,
+        client: None,
         state_dir: dir.into(),
         deploy_token: None,
         deploy: DeployRequest {

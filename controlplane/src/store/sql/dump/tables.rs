@@ -38,7 +38,7 @@ tables! {
         Int: id workspace_id rate_limit created_at expires_at revoked_at; Text: name role; Bytes: lookup hash;
     }
     nodes by "id" numbered {
-        Int: id workspace_id created_at last_seen config_version;
+        Int: id workspace_id created_at last_seen config_version enroll_until renew_before trust_version;
         Text: uuid name ip location os interface heartbeat;
         Bytes: key_hash; Real: ratio;
     }
@@ -112,6 +112,14 @@ tables! {
     profile_applications by "id" numbered {
         Int: id workspace_id node_id confirm_secs created_at decided_at;
         Text: uuid profile suite custom decision command last_command;
+    }
+    authorities by "id" numbered {
+        Int: id workspace_id created_at not_after changed_at;
+        Text: name state; Bytes: certificate fingerprint sealed_key;
+    }
+    certificates by "id" numbered {
+        Int: id workspace_id authority_id node_id not_before not_after issued_at revoked_at;
+        Text: serial; Bytes: fingerprint;
     }
 }
 
