@@ -31,6 +31,7 @@ contract! {
 }
 
 mod intel;
+mod intent;
 mod series;
 
 const PAGE: Page = Page { limit: 100, offset: 0 };
