@@ -130,6 +130,8 @@ async fn answer_once(context: &Context, key: &[u8], request: Request, next: Next
         };
         return Err(ApiError::from(problem).into_response());
     }
+    // Otherwise there is an answer that cannot be opened any more, and the request is done as if it had no key.
+    let ours = claim == Claim::Taken;
     if let Claim::Answered(known) = claim {
         if known.request_hash != request_hash {
             let problem = Problem::field("Idempotency-Key", "was used for another request within the last 24 h");
@@ -141,8 +143,8 @@ async fn answer_once(context: &Context, key: &[u8], request: Request, next: Next
             return Ok((status, headers, body).into_response());
         }
     }
-    let intent = Intent::new(owner.clone(), key);
-    let answer = with_intent(intent, next.run(Request::from_parts(parts, Body::from(bytes)))).await;
+    let work = next.run(Request::from_parts(parts, Body::from(bytes)));
+    let answer = if ours { with_intent(Intent::new(owner.clone(), key), work).await } else { work.await };
     let (head, body) = answer.into_parts();
     let body = axum::body::to_bytes(body, usize::MAX).await.map_err(|_| ApiError::internal().into_response())?;
     // Refusals that say nothing of the request itself are not kept: the next try may succeed.

@@ -32,6 +32,7 @@ contract! {
 
 mod intel;
 mod profiles;
+mod intent;
 mod series;
 mod staged;
 
