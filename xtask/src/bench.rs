@@ -29,9 +29,7 @@ pub(crate) struct Options {
 
 /// Builds what measures and becomes it.
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
-    let mut tools = setup::Options::default();
-    tools.peers = true;
-    setup::ensure(&tools)?;
+    setup::ensure(&setup::Options { peers: true, ..setup::Options::default() })?;
     let step = "building the agent and the bench";
     let mut build = repo::cargo();
     build.args(["build", "--release", "--bin", "ftagent", "--bin", "bench"]);
