@@ -69,8 +69,10 @@ async fn fill(server: &Server) {
     let weekly = json!({ "type": "weekly", "weekday": "monday", "start": "04:00", "minutes": 60 });
     server.made("/api/v1/maintenance", &json!({ "name": "patches", "node": node.uuid, "schedule": weekly })).await;
     server.made("/api/v1/integrations", &json!({ "kind": "iptables", "name": "blocks" })).await;
-    server.report(&node, &format!("/incidents/{UUID}"), &report(UUID, 2, "active")).await;
-    let profile = json!({ "profile_id": "saas", "suite": "ufw", "node_ids": [node.uuid] });
+    let mut later = report(UUID, 2, "active");
+    later["top_sources"][0]["ip"] = json!("192.0.2.9");
+    server.report(&node, &format!("/incidents/{UUID}"), &later).await;
+    let profile = json!({ "profile_id": "saas", "suite": "ufw", "node_ids": [other.uuid] });
     server.made("/api/v1/attack-profiles/apply", &profile).await;
     let sample = json!({ "at": crate::support::NOW, "pps": u64::MAX, "bps": 2, "dropped_pps": 0, "tcp_pps": 1, "udp_pps": 0, "icmp_pps": 0, "other_pps": 0 });
     server.report(&node, "/metrics", &json!({ "samples": [sample] })).await;
