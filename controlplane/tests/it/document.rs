@@ -33,7 +33,7 @@ impl Document {
 
     pub(crate) fn operation(&self, method: &str, path: &str) -> Option<Operation> {
         let value = self.0["paths"].get(path)?.get(method.to_lowercase())?.clone();
-        Some(Operation { path: path.to_owned(), method: method.parse().unwrap(), value })
+        Some(Operation { path: path.to_owned(), method: method.to_uppercase().parse().unwrap(), value })
     }
 
     /// Follows a reference.

@@ -57,7 +57,9 @@ const MAKES: &[(&str, &str, &str, &str)] = &[
     (
         "/api/v1/mitigation/adapters",
         "/api/v1/mitigation/adapters",
-        r#"{"adapter_type":"webhook","name":"a","endpoint":"$receiver","capabilities":["blackhole"]}"#,
+        r#"{"adapter_type":"webhook","name":"a","endpoint":"$receiver",
+            "config":{"prefixes":["203.0.113.0/24","198.19.0.0/16","2001:db8::/32"]},
+            "capabilities":["blackhole","flowspec","scrubbing"]}"#,
         "/adapter/id",
     ),
     (

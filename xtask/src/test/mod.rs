@@ -36,6 +36,9 @@ pub(crate) struct Options {
     /// Random bodies and parameters for each operation
     #[arg(long, requires = "api", default_value_t = 40, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     examples: u32,
+    /// Only what CI runs of it
+    #[arg(long, requires = "api", conflicts_with_all = ["examples", "seed"])]
+    share: bool,
     /// The same seed gives the same calls
     #[arg(long, requires = "api", default_value_t = 1)]
     seed: u64,
@@ -54,7 +57,8 @@ pub(crate) struct Options {
 
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     if options.api {
-        return api::run(&api::Extent::all(options.examples, options.seed));
+        let all = api::Extent::all(options.examples, options.seed);
+        return api::run(if options.share { &api::SHARE } else { &all });
     }
     if options.kernels {
         let Options { only, allow_missing, refresh, .. } = options;
