@@ -47,6 +47,7 @@ impl App {
         }));
         let (stored, command) = self.store.change(ws, id, change, &actor.to_string(), fact).await?;
         self.sending.wake();
+        self.runbooks_due.notify_one();
         if command.is_some() {
             self.pushes.wake(&[stored.node]);
         }

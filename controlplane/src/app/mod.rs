@@ -23,6 +23,7 @@ mod pushes;
 mod reconcile;
 mod relay;
 mod rules;
+mod runbooks;
 mod scrubbing;
 mod thresholds;
 mod upkeep;
@@ -61,13 +62,16 @@ pub struct App {
     relay: relay::Relay,
     /// Told after a commit that made a mitigation rule due.
     mitigation_due: Notify,
+    /// Told after a commit that made an execution of a runbook due.
+    runbooks_due: Notify,
 }
 
 impl App {
     pub fn new(store: Arc<dyn Store>, clock: Arc<dyn Clock>, captures: Captures, sending: Sending) -> Self {
         let relay = relay::Relay::default();
         let (pushes, events) = (Pushes::new(relay.clone()), Events::new(relay.clone()));
-        Self { store, clock, pushes, events, captures, sending, relay, mitigation_due: Notify::new() }
+        let (mitigation_due, runbooks_due) = (Notify::new(), Notify::new());
+        Self { store, clock, pushes, events, captures, sending, relay, mitigation_due, runbooks_due }
     }
 
     /// The time as this server sees it.

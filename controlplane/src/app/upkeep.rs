@@ -78,7 +78,8 @@ impl App {
         let indicators = self.store.forget_indicators(now).await?;
         let sids = self.store.forget_sids(now.plus_secs(-SID_SECS)).await?;
         let deliveries = self.prune_deliveries(now).await?;
-        debug!(indicators, sids, metrics, answers, commands, deliveries, "pruned");
+        let executions = self.prune_executions(now).await?;
+        debug!(executions, indicators, sids, metrics, answers, commands, deliveries, "pruned");
         self.prune_pcaps().await?;
         self.sweep_captures().await
     }

@@ -24,6 +24,7 @@ mod page;
 mod pcap;
 mod problem;
 mod rule;
+mod runbook;
 mod scrubbing;
 mod threshold;
 mod timestamp;
@@ -38,7 +39,7 @@ pub use audit::{AuditFilter, AuditRecord, Broken, Fact, GENESIS, Verifier};
 pub use circuit::{Circuit, CircuitState};
 pub use delivery::{
     Attempt, Delivery, DeliveryStatus, EventKind, Patience, Standing, WEBHOOK_PATIENCE, excerpt, incident_body,
-    next_attempt, parse_retry_after, test_body,
+    next_attempt, parse_retry_after, runbook_body, test_body,
 };
 pub use destination::{
     Destination, DestinationKind, DestinationPatch, DestinationStatus, Duty, Health, MAX_DESTINATIONS, NewDestination,
@@ -69,6 +70,11 @@ pub use pcap::{
 };
 pub use problem::{Field, Problem};
 pub use rule::{Execution, NewRule, Rule, RulePatch, RuleScope, example_context};
+pub use runbook::{
+    Attack, Confirmation, Deed, HandedOver, HandedOverKind, MAX_LIVE_RUNS, MAX_RUNBOOKS, MAX_RUNS_AN_HOUR, NewRunbook,
+    RUN_LEASE_SECS, Run, RunStatus, RunTrigger, Runbook, RunbookExecution, RunbookPatch, Step, StepOutcome, StepRecord,
+    StepStatus, TriggerConditions, plan,
+};
 pub use scrubbing::{NewScrubbing, Provider, Scrubbing, ScrubbingPatch, ScrubbingStatus, check_credentials};
 pub use threshold::{NewThreshold, Threshold};
 pub use timestamp::Timestamp;

@@ -8,6 +8,7 @@ mod error;
 pub mod files;
 mod mitigations;
 mod outbox;
+mod runbooks;
 pub mod sql;
 
 use std::collections::HashMap;
@@ -27,6 +28,7 @@ use crate::domain::{
 pub use error::{Result, StoreError};
 pub use mitigations::{Adapters, ClaimedRule, Deleted, KeptAdapter, Mitigations, PolicyEdit, Scrubbings, SealedChange};
 pub use outbox::{Claimed, DestinationEdit, Draft, Outbox, Sealed, Settled, TestMade, Waiting};
+pub use runbooks::{CarriedOut, ClaimedExecution, RunbookEdit, Runbooks};
 
 /// Everything that must be kept.
 #[async_trait]
@@ -46,6 +48,7 @@ pub trait Store:
     + Adapters
     + Mitigations
     + Scrubbings
+    + Runbooks
     + Indicators
     + Feeds
     + Windows

@@ -22,6 +22,8 @@ mod process;
 mod receiver;
 mod resources;
 mod roles;
+mod runbooks;
+mod servers;
 mod store;
 mod stream;
 mod support;

@@ -20,6 +20,7 @@ mod mitigation;
 mod nodes;
 mod pcaps;
 mod rules;
+mod runbooks;
 mod scrubbing;
 mod thresholds;
 mod tokens;
@@ -44,6 +45,7 @@ pub(super) fn routes() -> OpenApiRouter<Context> {
         .merge(mitigation::routes())
         .merge(adapters::routes())
         .merge(scrubbing::routes())
+        .merge(runbooks::routes())
         .merge(workspace::routes())
         .merge(tokens::routes())
         .merge(feed_tokens::routes())

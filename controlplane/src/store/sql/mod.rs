@@ -24,6 +24,8 @@ mod peers;
 mod postgres;
 mod query;
 mod rules;
+mod runbooks;
+mod runs;
 mod schema;
 mod scrubbings;
 mod sqlite;
