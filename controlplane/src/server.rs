@@ -116,6 +116,7 @@ pub async fn serve(config: &Config, token_file: Option<&Path>) -> Result<()> {
     let jobs = tokio::spawn(jobs::run(app.clone(), retention, draining.clone()));
 
     let relay = tokio::spawn(app.clone().relay(draining.clone()));
+    let executing = tokio::spawn(app.clone().execute(draining.clone()));
     let reconciling = tokio::spawn(app.clone().reconcile(draining.clone()));
     let outbox = tokio::spawn(app.clone().deliver(draining.clone()));
 
@@ -176,6 +177,7 @@ pub async fn serve(config: &Config, token_file: Option<&Path>) -> Result<()> {
     }
     jobs.await.context("the jobs' task panicked")?;
     relay.await.context("the relay's task panicked")?;
+    executing.await.context("the task of runbooks panicked")?;
     reconciling.await.context("the task of mitigation rules panicked")?;
     outbox.await.context("the outbox's task panicked")?;
     app.close().await;

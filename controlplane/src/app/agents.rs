@@ -52,6 +52,7 @@ impl App {
         let recorded = self.store.record(node, check_report(report), self.now()).await?;
         if recorded.applied {
             self.sending.wake();
+            self.runbooks_due.notify_one();
             let incident = IncidentSummary::from(&recorded.incident);
             let what = if recorded.opened { "opened" } else { "updated" };
             self.events.announce(actor.workspace(), "incident", json!({ "what": what, "incident": incident }));

@@ -47,6 +47,7 @@ impl App {
         }));
         let (stored, _) = self.store.change(ws, id, change, &actor.to_string(), fact).await?;
         self.sending.wake();
+        self.runbooks_due.notify_one();
         // It may have an order now: to end the incident, or of an integration that asks nobody.
         self.pushes.wake(&[stored.node]);
         let summary = IncidentSummary::from(&stored);

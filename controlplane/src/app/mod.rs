@@ -25,6 +25,7 @@ mod pushes;
 mod reconcile;
 mod relay;
 mod rules;
+mod runbooks;
 mod scrubbing;
 mod staged;
 mod thresholds;
@@ -65,6 +66,8 @@ pub struct App {
     relay: relay::Relay,
     /// Told after a commit that made a mitigation rule due.
     mitigation_due: Notify,
+    /// Told after a commit that made an execution of a runbook due.
+    runbooks_due: Notify,
     /// Seconds that a node's certificate holds.
     node_certificate_secs: i64,
 }
@@ -82,6 +85,7 @@ impl App {
             sending,
             relay,
             mitigation_due: Notify::new(),
+            runbooks_due: Notify::new(),
             node_certificate_secs: NODE_SECS,
         }
     }

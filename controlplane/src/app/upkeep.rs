@@ -90,8 +90,9 @@ impl App {
         let indicators = self.store.forget_indicators(now).await?;
         let sids = self.store.forget_sids(now.plus_secs(-SID_SECS)).await?;
         let deliveries = self.prune_deliveries(now).await?;
+        let executions = self.prune_executions(now).await?;
         let certificates = self.store.forget_certificates(now.plus_secs(-CERTIFICATE_SECS)).await?;
-        debug!(staged, certificates, indicators, sids, metrics, answers, commands, deliveries, "pruned");
+        debug!(staged, executions, certificates, indicators, sids, metrics, answers, commands, deliveries, "pruned");
         self.prune_pcaps().await?;
         self.sweep_captures().await
     }

@@ -5,7 +5,7 @@ use ftagent_common::vocab::{AttackFamily, IncidentStatus, Severity};
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::{IncidentSummary, StoredIncident, Timestamp};
+use super::{Attack, IncidentSummary, RunbookExecution, StoredIncident, Timestamp};
 
 /// Sources that a message names.
 const MAX_SOURCES: usize = 20;
@@ -20,12 +20,14 @@ pub enum EventKind {
     AttackUpdate,
     /// It ended.
     AttackResolved,
+    /// A step of a runbook tells of an attack.
+    Runbook,
     /// An operator asked for a sample.
     Test,
 }
 
 impl EventKind {
-    const ALL: [Self; 4] = [Self::AttackOpen, Self::AttackUpdate, Self::AttackResolved, Self::Test];
+    const ALL: [Self; 5] = [Self::AttackOpen, Self::AttackUpdate, Self::AttackResolved, Self::Runbook, Self::Test];
 
     /// The spelling on the wire and in the database.
     pub const fn as_str(self) -> &'static str {
@@ -33,6 +35,7 @@ impl EventKind {
             Self::AttackOpen => "attack_open",
             Self::AttackUpdate => "attack_update",
             Self::AttackResolved => "attack_resolved",
+            Self::Runbook => "runbook",
             Self::Test => "test",
         }
     }
@@ -92,6 +95,23 @@ pub fn incident_body(delivery: Uuid, event: EventKind, incident: &StoredIncident
         top_sources: &sources[..sources.len().min(MAX_SOURCES)],
     };
     serde_json::to_string(&message).expect("wire types have string keys and always serialise")
+}
+
+/// The body of a runbook's message; `incident` is none where the attack is made up.
+pub fn runbook_body(
+    delivery: Uuid,
+    execution: &RunbookExecution,
+    message: &str,
+    attack: &Attack,
+    incident: Option<&StoredIncident>,
+    now: Timestamp,
+) -> String {
+    serde_json::json!({
+        "delivery": delivery, "event": EventKind::Runbook, "created_at": now, "runbook": execution.runbook_name,
+        "execution": execution.uuid, "test": execution.test, "message": message, "attack": attack,
+        "incident": incident.map(IncidentSummary::from),
+    })
+    .to_string()
 }
 
 /// The body of a sample.

@@ -136,7 +136,7 @@ impl OperatorChange {
 pub struct Note {
     pub id: i64,
     pub at: Timestamp,
-    /// `note`, `status` or `severity`.
+    /// `note`, `status`, `severity` or `runbook`.
     pub kind: String,
     pub author: String,
     pub text: String,

@@ -26,6 +26,7 @@ mod pcap;
 mod problem;
 mod profile;
 mod rule;
+mod runbook;
 mod scrubbing;
 mod staged;
 mod threshold;
@@ -45,7 +46,7 @@ pub use certificate::{
 pub use circuit::{Circuit, CircuitState};
 pub use delivery::{
     Attempt, Delivery, DeliveryStatus, EventKind, Patience, Standing, WEBHOOK_PATIENCE, excerpt, incident_body,
-    next_attempt, parse_retry_after, test_body,
+    next_attempt, parse_retry_after, runbook_body, test_body,
 };
 pub use destination::{
     Destination, DestinationKind, DestinationPatch, DestinationStatus, Duty, Health, MAX_DESTINATIONS, NewDestination,
@@ -77,6 +78,11 @@ pub use pcap::{
 pub use problem::{Field, Problem};
 pub use profile::{Application, ApplicationStatus, NewApplication, Profile, ProfileId, Verdict, Word, compile_profile};
 pub use rule::{Execution, NewRule, Rule, RulePatch, RuleScope, check_trigger, example_context};
+pub use runbook::{
+    Attack, Confirmation, Deed, HandedOver, HandedOverKind, MAX_LIVE_RUNS, MAX_RUNBOOKS, MAX_RUNS_AN_HOUR, NewRunbook,
+    RUN_LEASE_SECS, Run, RunStatus, RunTrigger, Runbook, RunbookExecution, RunbookPatch, Step, StepOutcome, StepRecord,
+    StepStatus, TriggerConditions, plan,
+};
 pub use scrubbing::{NewScrubbing, Provider, Scrubbing, ScrubbingPatch, ScrubbingStatus, check_credentials};
 pub use staged::{Decision, MAX_STAGED, StagedRule, StagedStatus, Staging, action_to_stage, preview_staged};
 pub use threshold::{NewThreshold, Threshold};

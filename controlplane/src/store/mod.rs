@@ -11,6 +11,7 @@ mod intent;
 mod mitigations;
 mod outbox;
 mod profiles;
+mod runbooks;
 pub mod sql;
 mod staged;
 
@@ -34,6 +35,7 @@ pub use intent::{Intent, with_intent};
 pub use mitigations::{Adapters, ClaimedRule, Deleted, KeptAdapter, Mitigations, PolicyEdit, Scrubbings, SealedChange};
 pub use outbox::{Claimed, DestinationEdit, Draft, Outbox, Sealed, Settled, TestMade, Waiting};
 pub use profiles::Profiles;
+pub use runbooks::{CarriedOut, ClaimedExecution, RunbookEdit, Runbooks};
 pub use staged::Staged;
 
 /// Everything that must be kept.
@@ -56,6 +58,7 @@ pub trait Store:
     + Adapters
     + Mitigations
     + Scrubbings
+    + Runbooks
     + Indicators
     + Feeds
     + Windows

@@ -59,6 +59,10 @@ async fn fill(server: &Server) {
     let wanted = json!({ "target_ip": "203.0.113.9", "intent_type": "blackhole", "adapter_id": adapter });
     server.made("/api/v1/mitigation/rules", &wanted).await;
     server.made("/api/v1/mitigation/escalation", &json!({ "dry_run": false })).await;
+    let runbook = json!({ "name": "r", "trigger_conditions": {}, "steps": [
+        { "action_type": "log", "action_config": { "message": "a" } } ] });
+    let runbook = server.made("/api/v1/runbooks", &runbook).await["runbook"]["id"].clone();
+    server.made(&format!("/api/v1/runbooks/{runbook}/run"), &json!({})).await;
     let scrubbing = json!({ "name": "s", "provider": "vultr", "credentials": { "api_key": "k" } });
     server.made("/api/v1/scrubbing", &scrubbing).await;
     let indicator = json!({ "value": "192.0.2.7", "confidence": 0.29, "source": "a source" });
@@ -94,6 +98,7 @@ async fn a_dump_goes_from_sqlite_to_postgres_and_back_and_is_the_same() {
             .chain(["feed_tokens", "suricata_sids", "maintenance_windows"])
             .chain(["adapters", "mitigation_rules", "escalation_policies", "scrubbing"])
             .chain(["staged_rules", "profile_applications"])
+            .chain(["runbooks", "runbook_executions"])
     {
         assert!(!empty(table), "{table} is empty: it proves nothing");
     }

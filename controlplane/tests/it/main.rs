@@ -32,6 +32,8 @@ mod receiver;
 mod reference;
 mod resources;
 mod roles;
+mod runbooks;
+mod servers;
 mod staged;
 mod store;
 mod stream;

@@ -31,8 +31,8 @@ contract! {
 }
 
 mod intel;
-mod profiles;
 mod intent;
+mod profiles;
 mod series;
 mod staged;
 

@@ -27,7 +27,7 @@ pub struct Sending {
     pub(super) vault: Vault,
     pub(super) outbound: Arc<Outbound>,
     /// How often the worker looks for what others wrote or what is due again.
-    look_every: Duration,
+    pub(super) look_every: Duration,
     wake: Notify,
     tests: Semaphore,
 }

@@ -22,6 +22,7 @@ mod nodes;
 mod pcaps;
 mod profiles;
 mod rules;
+mod runbooks;
 mod scrubbing;
 mod staged;
 mod thresholds;
@@ -49,6 +50,7 @@ pub(super) fn routes() -> OpenApiRouter<Context> {
         .merge(mitigation::routes())
         .merge(adapters::routes())
         .merge(scrubbing::routes())
+        .merge(runbooks::routes())
         .merge(workspace::routes())
         .merge(tokens::routes())
         .merge(feed_tokens::routes())

@@ -9,13 +9,14 @@ use super::agents::{MAX_OUTPUT, not_yours};
 use super::audits::append;
 use super::nodes::leave_order;
 use super::outbox::leave_messages;
+use super::runbooks::start_matching;
 use super::staged::stage;
 use super::{Query, Row, SqlStore, Tx, amount, at, json, maybe_at, or_missing, own_node, rules, sql, to_json, uuid};
 use crate::domain::{
     Actor, Closing, Execution, Fact, IncidentFilter, Listed, Note, OperatorChange, Page, Problem, Standing,
     StoredIncident, Timestamp, WorkspaceId,
 };
-use crate::store::{Incidents, Recorded, Result};
+use crate::store::{Incidents, Recorded, Result, StoreError};
 
 const SELECT: &str =
     "SELECT i.*, n.uuid AS node_uuid, n.name AS node_name FROM incidents i JOIN nodes n ON n.id = i.node_id";
@@ -175,6 +176,7 @@ impl Incidents for SqlStore {
             if applied {
                 save(&mut tx, &kept).await?;
                 leave_messages(&mut tx, ws, Some(before), &kept, now).await?;
+                start_matching(&mut tx, ws, Some(before), &kept, now).await?;
             }
             let active = |status| status == IncidentStatus::Active;
             let action = match (active(before.status), active(kept.status())) {
@@ -210,6 +212,7 @@ impl Incidents for SqlStore {
             let node_name = row.try_get("name")?;
             let incident = StoredIncident { id, node, node_name, report, closing: None, severity: None };
             leave_messages(&mut tx, ws, None, &incident, now).await?;
+            start_matching(&mut tx, ws, None, &incident, now).await?;
             Recorded { incident, opened: true, applied: true, staged: 0, ordered: false }
         };
         if recorded.applied {
@@ -288,33 +291,9 @@ impl Incidents for SqlStore {
         fact: Fact,
     ) -> Result<(StoredIncident, Option<NodeCommand>)> {
         let mut tx = self.write_to(ws).await?;
-        let mut kept = by_id(&mut tx, ws, id).await?;
-        let before = Standing::of(&kept);
-        let (status, severity) = (before.status, before.severity);
-        let change = change.check(status)?;
-        let mut command = None;
-        if let Some(wanted) = change.status.filter(|wanted| *wanted != status) {
-            let false_positive = wanted == IncidentStatus::FalsePositive;
-            let at = kept.closing.map_or(fact.at, |c| c.at);
-            kept.closing = Some(Closing { at, false_positive });
-            insert_note(&mut tx, id, fact.at, "status", author, &format!("{status} to {wanted}")).await?;
-            if change.ends(status) {
-                let node = super::node_id(&mut tx, ws, kept.node).await?;
-                let order = Order::ResolveIncident { incident: kept.report.uuid, false_positive };
-                command = Some(leave_order(&mut tx, node, &order, fact.at).await?);
-            }
-        }
-        if let Some(wanted) = change.severity.filter(|wanted| *wanted != severity) {
-            kept.severity = Some(wanted);
-            insert_note(&mut tx, id, fact.at, "severity", author, &format!("{severity} to {wanted}")).await?;
-        }
-        save(&mut tx, &kept).await?;
-        leave_messages(&mut tx, ws, Some(before), &kept, fact.at).await?;
-        let (now, system) = (fact.at, Actor::System { workspace: ws });
-        append(&mut tx, ws, fact).await?;
-        stage(&mut tx, ws, &kept, &system, now).await?;
+        let changed = change_in(&mut tx, ws, id, change, author, fact).await?;
         tx.commit().await?;
-        Ok((kept, command))
+        Ok(changed)
     }
 
     async fn note(&self, ws: WorkspaceId, id: i64, author: &str, text: &str, fact: Fact) -> Result<Note> {
@@ -327,7 +306,62 @@ impl Incidents for SqlStore {
     }
 }
 
-async fn insert_note(
+/// An operator's or a runbook's change, in the transaction of what led to it.
+pub(super) async fn change_in(
+    tx: &mut Tx,
+    ws: WorkspaceId,
+    id: i64,
+    change: OperatorChange,
+    author: &str,
+    fact: Fact,
+) -> Result<(StoredIncident, Option<NodeCommand>)> {
+    let mut kept = by_id(tx, ws, id).await?;
+    let before = Standing::of(&kept);
+    let (status, severity) = (before.status, before.severity);
+    let change = change.check(status)?;
+    let mut command = None;
+    if let Some(wanted) = change.status.filter(|wanted| *wanted != status) {
+        let false_positive = wanted == IncidentStatus::FalsePositive;
+        let at = kept.closing.map_or(fact.at, |c| c.at);
+        kept.closing = Some(Closing { at, false_positive });
+        insert_note(tx, id, fact.at, "status", author, &format!("{status} to {wanted}")).await?;
+        if change.ends(status) {
+            let node = super::node_id(tx, ws, kept.node).await?;
+            let order = Order::ResolveIncident { incident: kept.report.uuid, false_positive };
+            command = Some(leave_order(tx, node, &order, fact.at).await?);
+        }
+    }
+    if let Some(wanted) = change.severity.filter(|wanted| *wanted != severity) {
+        kept.severity = Some(wanted);
+        insert_note(tx, id, fact.at, "severity", author, &format!("{severity} to {wanted}")).await?;
+    }
+    save(tx, &kept).await?;
+    leave_messages(tx, ws, Some(before), &kept, fact.at).await?;
+    start_matching(tx, ws, Some(before), &kept, fact.at).await?;
+    let (now, system) = (fact.at, Actor::System { workspace: ws });
+    append(tx, ws, fact).await?;
+    stage(tx, ws, &kept, &system, now).await?;
+    Ok((kept, command))
+}
+
+/// The incident, if it is there.
+pub(super) async fn known(tx: &mut Tx, ws: WorkspaceId, id: i64) -> Result<Option<StoredIncident>> {
+    match by_id(tx, ws, id).await {
+        Ok(incident) => Ok(Some(incident)),
+        Err(StoreError::Problem(Problem::NotFound(_))) => Ok(None),
+        Err(fault) => Err(fault),
+    }
+}
+
+/// The active incident of a node that began last.
+pub(super) async fn newest_active(tx: &mut Tx, node: i64) -> Result<Option<StoredIncident>> {
+    let query = sqlx::AssertSqlSafe(format!(
+        "{SELECT} WHERE i.node_id = $1 AND i.status = 'active' ORDER BY i.started_at DESC, i.id DESC LIMIT 1"
+    ));
+    sql(query).bind(node).optional(tx).await?.as_ref().map(incident).transpose()
+}
+
+pub(super) async fn insert_note(
     conn: &mut Tx,
     incident: i64,
     at: Timestamp,

@@ -171,6 +171,55 @@ async fn pace(conn: &mut Tx, ws: WorkspaceId, new: &NewMitigation, now: Timestam
     })
 }
 
+/// Makes a rule unless the guard refuses it, in the transaction of what led to it.
+pub(super) async fn create_in(tx: &mut Tx, ws: WorkspaceId, new: NewMitigation, fact: Fact) -> Result<MitigationRule> {
+    let adapter = match adapters::one(&mut *tx, ws, new.adapter_id, "adapter").await {
+        Err(StoreError::Problem(Problem::NotFound(_))) => {
+            return Err(Problem::field("adapter_id", "there is no such adapter").into());
+        }
+        found => found?.adapter,
+    };
+    adapter.check_use(new.intent, &new.target)?;
+    let allowed = allowlist::all(&mut *tx, ws).await?;
+    if let Some(why) = refusal(&new.target, &allowed) {
+        return Err(Problem::field("target_ip", why).into());
+    }
+    let live: i64 = sql("SELECT count(*) FROM mitigation_rules WHERE workspace_id = $1
+                         AND status IN ('pending', 'active', 'withdrawing')")
+    .bind(ws.0)
+    .scalar(&mut *tx)
+    .await?;
+    if live >= i64::from(MAX_LIVE_RULES) {
+        let why = format!("the workspace has {live} rules already, the most that can be announced at once");
+        return Err(Problem::field("target_ip", why).into());
+    }
+    let now = fact.at;
+    pace(tx, ws, &new, now).await?.check(now)?;
+    let expires_at = (new.ttl_secs > 0).then(|| now.plus_secs(i64::from(new.ttl_secs)).micros());
+    let course = Course::new(now);
+    let row =
+        sql("INSERT INTO mitigation_rules (workspace_id, uuid, target, intent, adapter_id, adapter_name, ttl_secs,
+                                       reason, status, since, next_at, created_at, expires_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $10, $10, $11) RETURNING *")
+        .bind(ws.0)
+        .bind(Uuid::new_v4().to_string())
+        .bind(new.target.to_string())
+        .bind(new.intent.as_str())
+        .bind(new.adapter_id)
+        .bind(&adapter.name)
+        .bind(new.ttl_secs)
+        .bind(&new.reason)
+        .bind(course.status.as_str())
+        .bind(now.micros())
+        .bind(expires_at)
+        .one(&mut *tx)
+        .await
+        .map_err(|e| unless_taken(e, || "a rule for this target and intent that has not ended".to_owned()))?;
+    let rule = rule(&row)?;
+    append(tx, ws, fact.on(rule.id)).await?;
+    Ok(rule)
+}
+
 #[async_trait]
 impl Mitigations for SqlStore {
     async fn mitigations(&self, ws: WorkspaceId, live: bool, page: Page) -> Result<Listed<MitigationRule>> {
@@ -188,50 +237,7 @@ impl Mitigations for SqlStore {
 
     async fn create_mitigation(&self, ws: WorkspaceId, new: NewMitigation, fact: Fact) -> Result<MitigationRule> {
         let mut tx = self.write_to(ws).await?;
-        let adapter = match adapters::one(&mut tx, ws, new.adapter_id, "adapter").await {
-            Err(StoreError::Problem(Problem::NotFound(_))) => {
-                return Err(Problem::field("adapter_id", "there is no such adapter").into());
-            }
-            found => found?.adapter,
-        };
-        adapter.check_use(new.intent, &new.target)?;
-        let allowed = allowlist::all(&mut tx, ws).await?;
-        if let Some(why) = refusal(&new.target, &allowed) {
-            return Err(Problem::field("target_ip", why).into());
-        }
-        let live: i64 = sql("SELECT count(*) FROM mitigation_rules WHERE workspace_id = $1
-                             AND status IN ('pending', 'active', 'withdrawing')")
-        .bind(ws.0)
-        .scalar(&mut tx)
-        .await?;
-        if live >= i64::from(MAX_LIVE_RULES) {
-            let why = format!("the workspace has {live} rules already, the most that can be announced at once");
-            return Err(Problem::field("target_ip", why).into());
-        }
-        let now = fact.at;
-        pace(&mut tx, ws, &new, now).await?.check(now)?;
-        let expires_at = (new.ttl_secs > 0).then(|| now.plus_secs(i64::from(new.ttl_secs)).micros());
-        let course = Course::new(now);
-        let row =
-            sql("INSERT INTO mitigation_rules (workspace_id, uuid, target, intent, adapter_id, adapter_name, ttl_secs,
-                                           reason, status, since, next_at, created_at, expires_at)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $10, $10, $11) RETURNING *")
-            .bind(ws.0)
-            .bind(Uuid::new_v4().to_string())
-            .bind(new.target.to_string())
-            .bind(new.intent.as_str())
-            .bind(new.adapter_id)
-            .bind(&adapter.name)
-            .bind(new.ttl_secs)
-            .bind(&new.reason)
-            .bind(course.status.as_str())
-            .bind(now.micros())
-            .bind(expires_at)
-            .one(&mut tx)
-            .await
-            .map_err(|e| unless_taken(e, || "a rule for this target and intent that has not ended".to_owned()))?;
-        let rule = rule(&row)?;
-        append(&mut tx, ws, fact.on(rule.id)).await?;
+        let rule = create_in(&mut tx, ws, new, fact).await?;
         tx.commit().await?;
         Ok(rule)
     }

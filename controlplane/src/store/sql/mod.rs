@@ -26,6 +26,8 @@ mod postgres;
 mod profiles;
 mod query;
 mod rules;
+mod runbooks;
+mod runs;
 mod schema;
 mod scrubbings;
 mod sqlite;

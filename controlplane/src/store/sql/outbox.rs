@@ -13,8 +13,8 @@ use super::destinations::{health, insert, kind, list, one, replace};
 use super::windows::held;
 use super::{Row, SqlStore, Tx, amount, at, count, json, maybe_at, number, sql, unexpected, uuid, word};
 use crate::domain::{
-    Delivery, DeliveryStatus, Destination, Duty, EventKind, Fact, Health, Listed, Page, Standing, StoredIncident,
-    Timestamp, WorkspaceId, incident_body,
+    Delivery, DeliveryStatus, Destination, Duty, EventKind, Fact, HandedOver, HandedOverKind, Health, Listed, Page,
+    Problem, Standing, StepOutcome, StoredIncident, Timestamp, WorkspaceId, incident_body,
 };
 use crate::store::{Claimed, DestinationEdit, Draft, Outbox, Result, Sealed, Settled, TestMade, Waiting};
 
@@ -81,6 +81,47 @@ async fn leave(
     event: EventKind,
     (now, due): (Timestamp, Timestamp),
 ) -> Result<()> {
+    let uuid = Uuid::new_v4();
+    let body = incident_body(uuid, event, incident, now);
+    leave_body(tx, ws, destination, Some(incident.id), (uuid, event, body), (now, due)).await
+}
+
+/// Writes what a runbook tells one destination.
+///
+/// # Errors
+/// There is no such destination, or it is disabled.
+pub(super) async fn leave_notice(
+    tx: &mut Tx,
+    ws: WorkspaceId,
+    duty: Duty,
+    id: i64,
+    incident: Option<i64>,
+    body: impl FnOnce(Uuid) -> String + Send,
+    now: Timestamp,
+) -> Result<StepOutcome> {
+    let kept = one(&mut *tx, ws, duty, id, now).await?.destination;
+    let kind = kept.kind.as_str();
+    if !kept.kind.is_connected() {
+        let why = format!("not connected: this version cannot send to {kind}, so nothing was sent to {}", kept.name);
+        return Ok(StepOutcome::NotConnected(why));
+    }
+    if !kept.enabled {
+        return Err(Problem::field(duty.as_str(), format!("{} is disabled", kept.name)).into());
+    }
+    let uuid = Uuid::new_v4();
+    leave_body(tx, ws, id, incident, (uuid, EventKind::Runbook, body(uuid)), (now, now)).await?;
+    let left = HandedOver { kind: HandedOverKind::Delivery, uuid };
+    Ok(StepOutcome::HandedOver(format!("a message for {}", kept.name), vec![left]))
+}
+
+async fn leave_body(
+    tx: &mut Tx,
+    ws: WorkspaceId,
+    destination: i64,
+    incident: Option<i64>,
+    (uuid, event, body): (Uuid, EventKind, String),
+    (now, due): (Timestamp, Timestamp),
+) -> Result<()> {
     let waiting = sql("SELECT count(*) FROM (SELECT 1 FROM deliveries WHERE destination_id = $1 AND status = 'pending'
                        LIMIT $2) AS waiting");
     let waiting: i64 = waiting.bind(destination).bind(MAX_PENDING).scalar(&mut *tx).await?;
@@ -90,16 +131,15 @@ async fn leave(
     } else {
         (DeliveryStatus::Pending, String::new())
     };
-    let uuid = Uuid::new_v4();
     sql("INSERT INTO deliveries (uuid, workspace_id, destination_id, incident_id, event, body, status, attempts,
                                  next_at, created_at, ended_at, error)
          VALUES ($1, $2, $3, $4, $5, $6, $7, 0, $8, $9, $10, $11)")
     .bind(uuid.to_string())
     .bind(ws.0)
     .bind(destination)
-    .bind(incident.id)
+    .bind(incident)
     .bind(event.as_str())
-    .bind(incident_body(uuid, event, incident, now))
+    .bind(body)
     .bind(status.as_str())
     .bind(due.micros())
     .bind(now.micros())

@@ -11,7 +11,7 @@ use super::{
     Row, SqlStore, Tx, advance, advance_all, amount, at, json, leave_room, node_ids, number, or_missing, sql, to_json,
     unless_taken, uuid,
 };
-use crate::domain::{Execution, Fact, Listed, NewRule, Page, Problem, Rule, RuleScope, WorkspaceId};
+use crate::domain::{Execution, Fact, Listed, NewRule, Page, Problem, Rule, RuleScope, Timestamp, WorkspaceId};
 use crate::store::{Changed, Edit, Result, Rules};
 
 /// The most firewall rules of a workspace; each can name a thousand sources.
@@ -79,6 +79,30 @@ async fn advance_scopes(
         }
     }
     Ok(changed)
+}
+
+/// Puts a rule in or out of force, in the transaction of what led to it; none changed if it was so already.
+pub(super) async fn switch(
+    tx: &mut Tx,
+    ws: WorkspaceId,
+    id: i64,
+    enabled: bool,
+    now: Timestamp,
+) -> Result<(Rule, Option<Changed>)> {
+    let before = one(&mut *tx, ws, id).await?;
+    if before.enabled == enabled {
+        return Ok((before, None));
+    }
+    sql("UPDATE rules SET enabled = $1, updated_at = $2 WHERE workspace_id = $3 AND id = $4")
+        .bind(enabled)
+        .bind(now.micros())
+        .bind(ws.0)
+        .bind(id)
+        .run(&mut *tx)
+        .await?;
+    let ids = node_ids(tx, ws).await?;
+    let changed = advance_scopes(tx, ws, &ids, &[&before.scope]).await?;
+    Ok((one(tx, ws, id).await?, Some(changed)))
 }
 
 #[async_trait]

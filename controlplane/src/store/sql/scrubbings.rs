@@ -24,7 +24,7 @@ fn scrubbing(row: &Row) -> Result<Scrubbing> {
     })
 }
 
-async fn one(conn: impl Into<On<'_>>, ws: WorkspaceId, id: i64) -> Result<Row> {
+pub(super) async fn one(conn: impl Into<On<'_>>, ws: WorkspaceId, id: i64) -> Result<Row> {
     let row = sql("SELECT * FROM scrubbing WHERE workspace_id = $1 AND id = $2").bind(ws.0).bind(id);
     or_missing(row.optional(conn).await?, "scrubbing integration")
 }

@@ -7,52 +7,15 @@ mod guard;
 mod processes;
 mod scrubbing;
 
-use controlplane::app::CaptureLimits;
-use controlplane::store::sql::Database;
 use serde_json::{Value, json};
 
-use crate::cluster::{Cluster, settings};
 use crate::receiver::TOKEN;
+use crate::servers::contract;
 use crate::support::Server;
 
 const RULES: &str = "/api/v1/mitigation/rules";
 const HISTORY: &str = "/api/v1/mitigation/rules/history";
 const ADAPTERS: &str = "/api/v1/mitigation/adapters";
-
-async fn sqlite() -> Server {
-    let folder = tempfile::tempdir().unwrap();
-    let database = Database::Sqlite(folder.path().join("cp.sqlite"));
-    Server::start_on(&database, folder, None, CaptureLimits::default()).await
-}
-
-async fn postgres() -> Option<Server> {
-    let cluster = Cluster::shared()?;
-    let database = settings(&cluster.database().await);
-    let folder = tempfile::tempdir().unwrap();
-    Some(Server::start_on(&database, folder, Some(cluster), CaptureLimits::default()).await)
-}
-
-/// Runs tests that take a [`Server`] on each database.
-macro_rules! contract {
-    ($($test:ident),+ $(,)?) => {
-        mod on_sqlite {
-            $(#[tokio::test]
-            async fn $test() {
-                super::$test(crate::mitigation::sqlite().await).await;
-            })+
-        }
-
-        mod on_postgres {
-            $(#[tokio::test]
-            async fn $test() {
-                if let Some(server) = crate::mitigation::postgres().await {
-                    super::$test(server).await;
-                }
-            })+
-        }
-    };
-}
-use contract;
 
 async fn webhook(server: &Server, url: &str) -> i64 {
     let body = json!({ "adapter_type": "webhook", "name": "hook", "endpoint": url, "auth_token": TOKEN,

@@ -8,10 +8,11 @@ use controlplane::app::CaptureLimits;
 use reqwest::{Client, Method};
 use serde_json::{Value, json};
 
-use super::{ADAPTERS, HISTORY, RULES, make, sqlite, wanted, webhook};
+use super::{ADAPTERS, HISTORY, RULES, make, wanted, webhook};
 use crate::cluster::{Cluster, settings};
 use crate::process::{Process, json_of};
 use crate::receiver::{Mood, Receiver, TOKEN};
+use crate::servers::sqlite;
 use crate::support::{Server, checked};
 
 #[tokio::test]

@@ -79,6 +79,13 @@ tables! {
              expires_at ended_at;
         Text: uuid target intent adapter_name reason status ending last_error claim;
     }
+    runbooks by "id" numbered {
+        Int: id workspace_id created_at updated_at; Text: name description conditions steps; Flag: active;
+    }
+    runbook_executions by "id" numbered {
+        Int: id workspace_id runbook_id incident_id position tries next_at leased_until created_at started_at ended_at;
+        Text: uuid runbook_name started_by node conditions steps status error claim; Flag: test;
+    }
     escalation_policies by "workspace_id" { Int: workspace_id updated_at; Text: policy; }
     scrubbing by "id" numbered {
         Int: id workspace_id created_at updated_at; Text: name provider prefixes; Bytes: credentials;
