@@ -15,8 +15,11 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use axum::Router;
 use axum_server::Handle;
-use axum_server::tls_rustls::RustlsConfig;
+use axum_server::accept::NoDelayAcceptor;
+use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
 use hyper_util::rt::TokioTimer;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use tokio::net::TcpSocket;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing::{info, warn};
@@ -36,8 +39,13 @@ use crate::store::sql::SqlStore;
 const DRAIN: Duration = Duration::from_secs(10);
 /// How often the outbox is looked at for what other processes wrote and what is due again.
 const OUTBOX_LOOK: Duration = Duration::from_secs(1);
-/// How long a connection may take to send the head of a request.
-const HEAD_TIME: Duration = Duration::from_secs(10);
+/// How long a connection may take to send the head of a request, and be idle before it: longer than the 30 s between two
+/// heartbeats, whose connection would be made anew each time otherwise.
+const HEAD_TIME: Duration = Duration::from_secs(35);
+/// How often a connection of HTTP/2 is asked whether it lives.
+const ALIVE_TIME: Duration = Duration::from_secs(10);
+/// Connections that wait to be accepted: a whole fleet comes back when a server starts again.
+const BACKLOG: u32 = 4_096;
 
 /// Opens the application on the configured database, made if missing.
 ///
@@ -51,7 +59,11 @@ pub async fn open(config: &Config) -> Result<Arc<App>> {
     let captures = Captures::new(files, config.capture_limits());
     let vault = Vault::from_file(&config.secrets_key())?;
     let sending = Sending::new(vault, Outbound::new(config.allow_private_destinations), OUTBOX_LOOK);
-    Ok(Arc::new(App::new(Arc::new(store) as Arc<dyn Store>, Arc::new(SystemClock), captures, sending)))
+    let app = App::new(Arc::new(store) as Arc<dyn Store>, Arc::new(SystemClock), captures, sending);
+    Ok(Arc::new(match config.remote_write.series()? {
+        Some(series) => app.with_series(series),
+        None => app,
+    }))
 }
 
 pub(crate) fn make_data_folder(config: &Config) -> Result<()> {
@@ -92,6 +104,7 @@ fn reserve(path: &Path) -> Result<()> {
 /// # Errors
 /// The database or a certificate cannot be opened, an address is taken.
 pub async fn serve(config: &Config, token_file: Option<&Path>) -> Result<()> {
+    let files = raise_file_limit();
     let tls = tls(config).await?;
     let listener = bind(config.listen)?;
     let metrics_listener = config.metrics_listen.map(bind).transpose()?;
@@ -108,6 +121,7 @@ pub async fn serve(config: &Config, token_file: Option<&Path>) -> Result<()> {
 
     let relay = tokio::spawn(app.clone().relay(draining.clone()));
     let outbox = tokio::spawn(app.clone().deliver(draining.clone()));
+    let series = tokio::spawn(app.clone().send_series(draining.clone()));
 
     let handle = Handle::new();
     let address = listener.local_addr()?;
@@ -117,6 +131,9 @@ pub async fn serve(config: &Config, token_file: Option<&Path>) -> Result<()> {
         Some(listener) => Some(listen(listener, None, metrics_router(context), handle.clone())?),
         None => None,
     };
+    if let Some(files) = files {
+        info!(files, "connections are bounded by the limit of open files");
+    }
     // Signals are taken before anybody is told that the server is there.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -143,6 +160,7 @@ pub async fn serve(config: &Config, token_file: Option<&Path>) -> Result<()> {
     jobs.await.context("the jobs' task panicked")?;
     relay.await.context("the relay's task panicked")?;
     outbox.await.context("the outbox's task panicked")?;
+    series.await.context("the task of time series panicked")?;
     app.close().await;
     info!("stopped");
     Ok(())
@@ -156,27 +174,48 @@ fn listen(
     router: Router,
     handle: Handle<SocketAddr>,
 ) -> Result<Listening> {
+    // Without delay: what is pushed must not wait for the acknowledgement of what was pushed before.
     let service = router.into_make_service_with_connect_info::<SocketAddr>();
     Ok(match tls {
         None => {
-            let mut server = axum_server::from_tcp(listener)?.handle(handle);
+            let mut server = axum_server::from_tcp(listener)?.acceptor(NoDelayAcceptor::new()).handle(handle);
             server.http_builder().http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIME);
-            server.http_builder().http2().timer(TokioTimer::new()).keep_alive_interval(Some(HEAD_TIME));
+            server.http_builder().http2().timer(TokioTimer::new()).keep_alive_interval(Some(ALIVE_TIME));
             tokio::spawn(server.serve(service))
         }
         Some(tls) => {
-            let mut server = axum_server::from_tcp_rustls(listener, tls)?.handle(handle);
+            let acceptor = RustlsAcceptor::new(tls).acceptor(NoDelayAcceptor::new());
+            let mut server = axum_server::from_tcp(listener)?.acceptor(acceptor).handle(handle);
             server.http_builder().http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIME);
-            server.http_builder().http2().timer(TokioTimer::new()).keep_alive_interval(Some(HEAD_TIME));
+            server.http_builder().http2().timer(TokioTimer::new()).keep_alive_interval(Some(ALIVE_TIME));
             tokio::spawn(server.serve(service))
         }
     })
 }
 
 fn bind(address: SocketAddr) -> Result<TcpListener> {
-    let listener = TcpListener::bind(address).with_context(|| format!("cannot listen on {address}"))?;
-    listener.set_nonblocking(true)?;
-    Ok(listener)
+    let bound = || -> std::io::Result<TcpListener> {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)?.into_std()
+    };
+    bound().with_context(|| format!("cannot listen on {address}"))
+}
+
+/// Takes as many open files as the system gives, for each connection is one; how many those are.
+fn raise_file_limit() -> Option<u64> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
+    if soft >= hard {
+        return Some(soft);
+    }
+    match setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
+        Ok(()) => Some(hard),
+        Err(fault) => {
+            warn!(soft, hard, error = %fault, "the limit of open files cannot be raised");
+            Some(soft)
+        }
+    }
 }
 
 async fn tls(config: &Config) -> Result<Option<RustlsConfig>> {

@@ -18,28 +18,30 @@ mod nodes;
 mod outbox;
 mod pcaps;
 mod pushes;
+mod rates;
 mod relay;
 mod rules;
+mod series;
 mod thresholds;
 mod upkeep;
 mod workspaces;
 
 use std::sync::Arc;
 
-use rand::TryRngCore;
-use uuid::Uuid;
-
 use crate::clock::Clock;
 use crate::domain::{Actor, Fact, Secret, Timestamp};
-use crate::store::Store;
+use crate::store::{Changed, Store};
+use rand::TryRngCore;
 
-pub use agents::{STREAM_PING_SECS, StreamState};
+pub use agents::{STREAM_PING_SECS, StreamLine, StreamState};
 pub use events::{Event, Events};
 pub use outbox::{KeyError, Made, Sending, Vault};
 pub(crate) use pcaps::{Begun, Progress};
 pub use pcaps::{CaptureLimits, Captures};
 pub use pushes::{Pushes, Subscription};
+pub(crate) use rates::WINDOW_SECS;
 pub use rules::Shown;
+pub use series::{Series, SeriesCounts, SeriesLimits};
 pub use upkeep::Retention;
 
 /// What every use case needs.
@@ -51,13 +53,15 @@ pub struct App {
     captures: Captures,
     sending: Sending,
     relay: relay::Relay,
+    keys: access::Keys,
+    series: Option<Series>,
 }
 
 impl App {
     pub fn new(store: Arc<dyn Store>, clock: Arc<dyn Clock>, captures: Captures, sending: Sending) -> Self {
         let relay = relay::Relay::default();
         let (pushes, events) = (Pushes::new(relay.clone()), Events::new(relay.clone()));
-        Self { store, clock, pushes, events, captures, sending, relay }
+        Self { store, clock, pushes, events, captures, sending, relay, keys: access::Keys::default(), series: None }
     }
 
     /// The time as this server sees it.
@@ -79,8 +83,11 @@ impl App {
         Fact::new(self.now(), actor, action, object)
     }
 
-    fn wake(&self, nodes: &[Uuid]) {
-        self.pushes.wake(nodes);
+    fn wake(&self, changed: &Changed) {
+        match changed {
+            Changed::Nodes(nodes) => self.pushes.wake(nodes),
+            Changed::All(workspace) => self.pushes.wake_workspace(*workspace),
+        }
     }
 }
 

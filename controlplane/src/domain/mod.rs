@@ -7,6 +7,7 @@ mod address;
 mod allowlist;
 mod audit;
 mod circuit;
+mod config;
 mod delivery;
 mod destination;
 mod feed;
@@ -28,6 +29,7 @@ pub use address::{is_public, parse_url};
 pub use allowlist::{AllowlistEntry, AllowlistScope, NewAllowlistEntry};
 pub use audit::{AuditFilter, AuditRecord, Broken, Fact, GENESIS, Verifier};
 pub use circuit::{Circuit, CircuitState};
+pub use config::{SharedConfig, VersionedConfig};
 pub use delivery::{
     Attempt, Delivery, DeliveryStatus, EventKind, Patience, Standing, WEBHOOK_PATIENCE, excerpt, incident_body,
     next_attempt, parse_retry_after, test_body,

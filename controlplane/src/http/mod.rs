@@ -7,6 +7,7 @@ mod extract;
 mod layers;
 mod limits;
 mod openapi;
+mod pace;
 mod system;
 mod telemetry;
 mod v1;
@@ -30,6 +31,7 @@ pub struct Context {
     pub(crate) limiter: Arc<Limiter>,
     pub(crate) telemetry: Arc<Telemetry>,
     pub(crate) gates: Arc<layers::Gates>,
+    pub(crate) turns: Arc<pace::Turns>,
     /// Wrong credentials a minute and address.
     pub(crate) auth_failures: u32,
     /// Turns true when the server drains: long answers end.
@@ -38,7 +40,15 @@ pub struct Context {
 
 impl Context {
     pub fn new(app: Arc<App>, auth_failures: u32, draining: watch::Receiver<bool>) -> Self {
-        Self { app, limiter: Arc::default(), telemetry: Arc::default(), gates: Arc::default(), auth_failures, draining }
+        Self {
+            app,
+            limiter: Arc::default(),
+            telemetry: Arc::default(),
+            gates: Arc::default(),
+            turns: Arc::default(),
+            auth_failures,
+            draining,
+        }
     }
 }
 

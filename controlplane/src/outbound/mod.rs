@@ -3,6 +3,7 @@
 //! An operator's URL must not lead to what only this machine can reach: unless the configuration allows it, every
 //! address that a name has is looked at, and the one that was looked at is the one that is connected to.
 
+mod remote_write;
 mod webhook;
 
 use std::net::{IpAddr, SocketAddr};
@@ -25,6 +26,7 @@ use tokio_rustls::TlsConnector;
 use url::{Host, Url};
 
 use crate::domain::is_public;
+pub use remote_write::{Credentials, RemoteWrite, SERIES, WorkspaceKey, key_of};
 pub use webhook::{SIGNATURE, webhook};
 
 /// How long one connection may take to be made.

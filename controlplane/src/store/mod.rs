@@ -13,14 +13,15 @@ use std::collections::HashMap;
 
 use async_trait::async_trait;
 use ftagent_common::api::{CommandAck, Heartbeat, IncidentReport, MetricsSample, NodeCommand, NodeConfig, Order};
+use ftagent_common::vocab::NodeStatus;
 use uuid::Uuid;
 
 use crate::domain::{
     Actor, AllowlistEntry, AuditFilter, AuditRecord, Broken, Deployment, Execution, Fact, FeedToken, IncidentFilter,
     Indicator, IndicatorFilter, Listed, MaintenanceWindow, MetricsPoint, MetricsWindow, NewAllowlistEntry, NewChunk,
     NewFeedToken, NewIndicator, NewRule, NewThreshold, NewToken, NewWindow, Node, NodeFilter, NodePatch, Note,
-    OperatorChange, Page, Pcap, PcapFormat, Quota, Rule, SecretHash, StoredIncident, Subscription, Threshold,
-    Timestamp, Token, Verifier, Workspace, WorkspaceId, WorkspacePatch,
+    OperatorChange, Page, Pcap, PcapFormat, Problem, Quota, Rule, SecretHash, StoredIncident, Subscription, Threshold,
+    Timestamp, Token, Verifier, VersionedConfig, Workspace, WorkspaceId, WorkspacePatch,
 };
 
 pub use error::{Result, StoreError};
@@ -44,6 +45,7 @@ pub trait Store:
     + Indicators
     + Feeds
     + Windows
+    + Rates
     + Send
     + Sync
 {
@@ -55,7 +57,23 @@ pub trait Store:
 }
 
 /// The nodes whose configuration a write changed.
-pub type Changed = Vec<Uuid>;
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Changed {
+    Nodes(Vec<Uuid>),
+    /// All of the workspace's.
+    All(WorkspaceId),
+}
+
+impl Changed {
+    /// No node's.
+    pub const fn none() -> Self {
+        Self::Nodes(Vec::new())
+    }
+
+    pub fn is_empty(&self) -> bool {
+        matches!(self, Self::Nodes(nodes) if nodes.is_empty())
+    }
+}
 
 /// Who a credential belongs to.
 #[derive(Clone, Debug)]
@@ -85,6 +103,15 @@ pub trait Workspaces {
     async fn token_candidates(&self, hash: &SecretHash) -> Result<Vec<Known>>;
 }
 
+/// A node's name and status.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeGlance {
+    pub workspace: WorkspaceId,
+    pub uuid: Uuid,
+    pub name: String,
+    pub status: NodeStatus,
+}
+
 /// Nodes as operators see them.
 #[async_trait]
 pub trait Nodes {
@@ -104,7 +131,35 @@ pub trait Nodes {
     async fn metrics(&self, ws: WorkspaceId, node: Uuid, window: MetricsWindow) -> Result<Vec<MetricsPoint>>;
     async fn order(&self, ws: WorkspaceId, node: Uuid, order: &Order, fact: Fact) -> Result<NodeCommand>;
     /// Every node of every workspace, for the job that notices changes of status.
-    async fn all_nodes(&self, now: Timestamp) -> Result<Vec<(WorkspaceId, Node)>>;
+    async fn all_nodes(&self, now: Timestamp) -> Result<Vec<NodeGlance>>;
+}
+
+/// What a node asks.
+#[derive(Clone, Debug)]
+pub struct Look {
+    pub node: Uuid,
+    pub config: Wanted,
+    /// Also the unacknowledged commands with numbers above this.
+    pub commands_after: Option<i64>,
+}
+
+/// Whether a node needs its configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    No,
+    /// It has this version.
+    Unless(u64),
+    Always,
+}
+
+/// What it should know.
+#[derive(Clone, Debug)]
+pub struct Looked {
+    /// Of the configuration that the node should have.
+    pub version: u64,
+    pub config: Option<VersionedConfig>,
+    /// Oldest first, with their numbers; after very many the next look goes on.
+    pub commands: Vec<(i64, NodeCommand)>,
 }
 
 /// What nodes say and ask.
@@ -112,13 +167,26 @@ pub trait Nodes {
 pub trait Agents {
     /// The node and the hash of its key.
     async fn node_key(&self, node: Uuid) -> Result<Option<Known>>;
-    async fn heartbeat(&self, node: Uuid, heartbeat: &Heartbeat, now: Timestamp) -> Result<()>;
+    /// Answers with the version of the configuration that the node should have.
+    async fn heartbeat(&self, node: Uuid, heartbeat: &Heartbeat, now: Timestamp) -> Result<u64>;
     async fn record_metrics(&self, node: Uuid, samples: &[MetricsSample]) -> Result<()>;
-    async fn config_version(&self, node: Uuid) -> Result<u64>;
+    /// What a node asks, answered together with what others ask.
+    async fn look(&self, question: Look) -> Result<Looked>;
+    async fn config_version(&self, node: Uuid) -> Result<u64> {
+        let question = Look { node, config: Wanted::No, commands_after: None };
+        Ok(self.look(question).await?.version)
+    }
     /// The whole configuration, of one moment.
-    async fn node_config(&self, node: Uuid) -> Result<NodeConfig>;
+    async fn node_config(&self, node: Uuid) -> Result<NodeConfig> {
+        let question = Look { node, config: Wanted::Always, commands_after: None };
+        let config = self.look(question).await?.config.ok_or(Problem::NotFound("node"))?;
+        Ok(config.to_wire())
+    }
     /// The unacknowledged commands with numbers above `after`, oldest first, with their numbers.
-    async fn pending_commands(&self, node: Uuid, after: i64) -> Result<Vec<(i64, NodeCommand)>>;
+    async fn pending_commands(&self, node: Uuid, after: i64) -> Result<Vec<(i64, NodeCommand)>> {
+        let question = Look { node, config: Wanted::No, commands_after: Some(after) };
+        Ok(self.look(question).await?.commands)
+    }
     /// Repeats are harmless: the first word stays.
     async fn acknowledge(&self, node: Uuid, ack: &CommandAck, fact: Fact) -> Result<()>;
     /// Thins out seconds older than `seconds_before`, deletes minutes older than `minutes_before`.
@@ -222,7 +290,7 @@ pub trait Rules {
 }
 
 /// What to make of a rule.
-pub type Edit<'a> = Box<dyn FnOnce(&Rule) -> Result<NewRule, crate::domain::Problem> + Send + 'a>;
+pub type Edit<'a> = Box<dyn FnOnce(&Rule) -> Result<NewRule, Problem> + Send + 'a>;
 
 /// The allowlist.
 #[async_trait]
@@ -375,7 +443,37 @@ pub trait Windows {
 }
 
 /// What to make of a maintenance window.
-pub type EditWindow<'a> = Box<dyn FnOnce(&MaintenanceWindow) -> Result<NewWindow, crate::domain::Problem> + Send + 'a>;
+pub type EditWindow<'a> = Box<dyn FnOnce(&MaintenanceWindow) -> Result<NewWindow, Problem> + Send + 'a>;
+
+/// A process asks for a part of what all processes may let through of a bucket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// Which requests are counted together.
+    pub bucket: String,
+    pub want: u32,
+    pub limit: u32,
+    /// A minute from now: the end of the window that begins, if there is none under way.
+    pub ends: Timestamp,
+}
+
+/// What it got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Leased {
+    pub granted: u32,
+    /// What no process has.
+    pub left: u32,
+    pub ends: Timestamp,
+}
+
+/// Requests that all processes on the database count together.
+#[async_trait]
+pub trait Rates {
+    /// Whether other processes can be on this database.
+    fn is_shared(&self) -> bool;
+    async fn lease(&self, lease: Lease) -> Result<Leased>;
+    /// Forgets windows that ended before `before`.
+    async fn forget_windows(&self, before: Timestamp) -> Result<u64>;
+}
 
 /// Other control planes on the same database.
 #[async_trait]
