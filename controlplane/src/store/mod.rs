@@ -6,6 +6,7 @@
 
 mod error;
 pub mod files;
+mod fleet;
 mod outbox;
 pub mod sql;
 
@@ -13,7 +14,6 @@ use std::collections::HashMap;
 
 use async_trait::async_trait;
 use ftagent_common::api::{CommandAck, Heartbeat, IncidentReport, MetricsSample, NodeCommand, NodeConfig, Order};
-use ftagent_common::vocab::NodeStatus;
 use uuid::Uuid;
 
 use crate::domain::{
@@ -21,10 +21,11 @@ use crate::domain::{
     Indicator, IndicatorFilter, Listed, MaintenanceWindow, MetricsPoint, MetricsWindow, NewAllowlistEntry, NewChunk,
     NewFeedToken, NewIndicator, NewRule, NewThreshold, NewToken, NewWindow, Node, NodeFilter, NodePatch, Note,
     OperatorChange, Page, Pcap, PcapFormat, Problem, Quota, Rule, SecretHash, StoredIncident, Subscription, Threshold,
-    Timestamp, Token, Verifier, VersionedConfig, Workspace, WorkspaceId, WorkspacePatch,
+    Timestamp, Token, Verifier, Workspace, WorkspaceId, WorkspacePatch,
 };
 
 pub use error::{Result, StoreError};
+pub use fleet::{Changed, Lease, Leased, Look, Looked, NodeGlance, Rates, Wanted};
 pub use outbox::{Claimed, DestinationEdit, Draft, Outbox, Sealed, Settled, TestMade, Waiting};
 
 /// Everything that must be kept.
@@ -56,25 +57,6 @@ pub trait Store:
     async fn close(&self);
 }
 
-/// The nodes whose configuration a write changed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Changed {
-    Nodes(Vec<Uuid>),
-    /// All of the workspace's.
-    All(WorkspaceId),
-}
-
-impl Changed {
-    /// No node's.
-    pub const fn none() -> Self {
-        Self::Nodes(Vec::new())
-    }
-
-    pub fn is_empty(&self) -> bool {
-        matches!(self, Self::Nodes(nodes) if nodes.is_empty())
-    }
-}
-
 /// Who a credential belongs to.
 #[derive(Clone, Debug)]
 pub struct Known {
@@ -103,15 +85,6 @@ pub trait Workspaces {
     async fn token_candidates(&self, hash: &SecretHash) -> Result<Vec<Known>>;
 }
 
-/// A node's name and status.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NodeGlance {
-    pub workspace: WorkspaceId,
-    pub uuid: Uuid,
-    pub name: String,
-    pub status: NodeStatus,
-}
-
 /// Nodes as operators see them.
 #[async_trait]
 pub trait Nodes {
@@ -132,34 +105,6 @@ pub trait Nodes {
     async fn order(&self, ws: WorkspaceId, node: Uuid, order: &Order, fact: Fact) -> Result<NodeCommand>;
     /// Every node of every workspace, for the job that notices changes of status.
     async fn all_nodes(&self, now: Timestamp) -> Result<Vec<NodeGlance>>;
-}
-
-/// What a node asks.
-#[derive(Clone, Debug)]
-pub struct Look {
-    pub node: Uuid,
-    pub config: Wanted,
-    /// Also the unacknowledged commands with numbers above this.
-    pub commands_after: Option<i64>,
-}
-
-/// Whether a node needs its configuration.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wanted {
-    No,
-    /// It has this version.
-    Unless(u64),
-    Always,
-}
-
-/// What it should know.
-#[derive(Clone, Debug)]
-pub struct Looked {
-    /// Of the configuration that the node should have.
-    pub version: u64,
-    pub config: Option<VersionedConfig>,
-    /// Oldest first, with their numbers; after very many the next look goes on.
-    pub commands: Vec<(i64, NodeCommand)>,
 }
 
 /// What nodes say and ask.
@@ -444,36 +389,6 @@ pub trait Windows {
 
 /// What to make of a maintenance window.
 pub type EditWindow<'a> = Box<dyn FnOnce(&MaintenanceWindow) -> Result<NewWindow, Problem> + Send + 'a>;
-
-/// A process asks for a part of what all processes may let through of a bucket.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Lease {
-    /// Which requests are counted together.
-    pub bucket: String,
-    pub want: u32,
-    pub limit: u32,
-    /// A minute from now: the end of the window that begins, if there is none under way.
-    pub ends: Timestamp,
-}
-
-/// What it got.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Leased {
-    pub granted: u32,
-    /// What no process has.
-    pub left: u32,
-    pub ends: Timestamp,
-}
-
-/// Requests that all processes on the database count together.
-#[async_trait]
-pub trait Rates {
-    /// Whether other processes can be on this database.
-    fn is_shared(&self) -> bool;
-    async fn lease(&self, lease: Lease) -> Result<Leased>;
-    /// Forgets windows that ended before `before`.
-    async fn forget_windows(&self, before: Timestamp) -> Result<u64>;
-}
 
 /// Other control planes on the same database.
 #[async_trait]

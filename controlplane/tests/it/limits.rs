@@ -74,6 +74,7 @@ async fn post(client: &Client, url: &str, token: &str, body: &Value) -> Value {
 }
 
 #[tokio::test]
+#[expect(clippy::disallowed_methods, reason = "samples are of now")]
 async fn two_processes_let_as_much_through_as_one() {
     let Some(cluster) = Cluster::shared() else { return };
     let folder = tempfile::tempdir().unwrap();

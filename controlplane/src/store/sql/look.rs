@@ -105,8 +105,10 @@ async fn pending(pools: &Pools, questions: &[Look], known: &HashMap<Uuid, Place>
     }
     let mut found: HashMap<Uuid, Vec<(i64, NodeCommand)>> = HashMap::new();
     let rows: Vec<(i64, i64)> = asked.iter().map(|(id, (_, after))| (*id, *after)).collect();
-    for (text, some) in PENDING.exactly(&rows) {
-        let query: Query = some.iter().fold(sql(text), |query, (id, after)| query.bind(*id).bind(*after));
+    for (text, some, more) in PENDING.at_least(&rows) {
+        // No node has the number 0.
+        let all = some.iter().chain(std::iter::repeat_n(&(0, 0), more));
+        let query: Query = all.fold(sql(text), |query, (id, after)| query.bind(*id).bind(*after));
         let rows = query.all(pools).await?;
         debug_assert!(rows.len() <= COMMANDS);
         for row in rows {

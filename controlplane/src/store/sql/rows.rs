@@ -2,8 +2,10 @@
 
 use std::sync::OnceLock;
 
-/// Rows of one statement.
-const SIZES: [usize; 4] = [1, 8, 64, 512];
+/// Rows of one statement: any number of them takes ten statements at most.
+const SIZES: [usize; 10] = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512];
+/// Statements that a connection keeps prepared: all of these and the others of the program.
+pub(super) const PREPARED: usize = 400;
 /// The most rows of one statement.
 pub(super) const MOST: usize = SIZES[SIZES.len() - 1];
 
