@@ -16,7 +16,10 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use axum::Router;
 use axum_server::Handle;
+use axum_server::accept::NoDelayAcceptor;
 use hyper_util::rt::TokioTimer;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use tokio::net::TcpSocket;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
@@ -37,8 +40,13 @@ use crate::tls::{Acceptor, Pair, Source, Tls};
 const DRAIN: Duration = Duration::from_secs(10);
 /// How often the outbox is looked at for what other processes wrote and what is due again.
 const OUTBOX_LOOK: Duration = Duration::from_secs(1);
-/// How long a connection may take to send the head of a request.
-const HEAD_TIME: Duration = Duration::from_secs(10);
+/// How long a connection may take to send the head of a request, and be idle before it: longer than the 30 s between two
+/// heartbeats, whose connection would be made anew each time otherwise.
+const HEAD_TIME: Duration = Duration::from_secs(35);
+/// How often a connection of HTTP/2 is asked whether it lives.
+const ALIVE_TIME: Duration = Duration::from_secs(10);
+/// Connections that wait to be accepted: a whole fleet comes back when a server starts again.
+const BACKLOG: u32 = 4_096;
 
 /// Opens the application on the configured database, made if missing.
 ///
@@ -53,7 +61,11 @@ pub async fn open(config: &Config) -> Result<Arc<App>> {
     let vault = Vault::from_file(&config.secrets_key())?;
     let sending = Sending::new(vault, Outbound::new(config.allow_private_destinations), OUTBOX_LOOK);
     let app = App::new(Arc::new(store) as Arc<dyn Store>, Arc::new(SystemClock), captures, sending);
-    Ok(Arc::new(app.with_node_certificates_of(i64::from(config.node_certificate_hours) * 3_600)))
+    let app = app.with_node_certificates_of(i64::from(config.node_certificate_hours) * 3_600);
+    Ok(Arc::new(match config.remote_write.series()? {
+        Some(series) => app.with_series(series),
+        None => app,
+    }))
 }
 
 pub(crate) fn make_data_folder(config: &Config) -> Result<()> {
@@ -94,6 +106,7 @@ fn reserve(path: &Path) -> Result<()> {
 /// # Errors
 /// The database or a certificate cannot be opened, an address is taken.
 pub async fn serve(config: &Config, token_file: Option<&Path>) -> Result<()> {
+    let files = raise_file_limit();
     let plain = if config.listens_plainly() { Some(bind(config.listen)?) } else { None };
     let secure = config.listens_securely().into_iter().map(bind).collect::<Result<Vec<_>>>()?;
     let metrics_listener = config.metrics_listen.map(bind).transpose()?;
@@ -119,6 +132,7 @@ pub async fn serve(config: &Config, token_file: Option<&Path>) -> Result<()> {
     let executing = tokio::spawn(app.clone().execute(draining.clone()));
     let reconciling = tokio::spawn(app.clone().reconcile(draining.clone()));
     let outbox = tokio::spawn(app.clone().deliver(draining.clone()));
+    let series = tokio::spawn(app.clone().send_series(draining.clone()));
 
     let handle = Handle::new();
     let mut addresses = Vec::new();
@@ -142,6 +156,9 @@ pub async fn serve(config: &Config, token_file: Option<&Path>) -> Result<()> {
     };
     if let Some(listener) = metrics_listener {
         listening.push(listen(listener, metrics_router(context), handle.clone())?);
+    }
+    if let Some(files) = files {
+        info!(files, "connections are bounded by the limit of open files");
     }
     // Signals are taken before anybody is told that the server is there.
     let mut terminate = signal(SignalKind::terminate())?;
@@ -180,6 +197,7 @@ pub async fn serve(config: &Config, token_file: Option<&Path>) -> Result<()> {
     executing.await.context("the task of runbooks panicked")?;
     reconciling.await.context("the task of mitigation rules panicked")?;
     outbox.await.context("the outbox's task panicked")?;
+    series.await.context("the task of time series panicked")?;
     app.close().await;
     info!("stopped");
     Ok(())
@@ -188,8 +206,9 @@ pub async fn serve(config: &Config, token_file: Option<&Path>) -> Result<()> {
 type Listening = tokio::task::JoinHandle<std::io::Result<()>>;
 
 fn listen(listener: TcpListener, router: Router, handle: Handle<SocketAddr>) -> Result<Listening> {
+    // Without delay: what is pushed must not wait for the acknowledgement of what was pushed before.
     let service = router.into_make_service_with_connect_info::<SocketAddr>();
-    let mut server = axum_server::from_tcp(listener)?.handle(handle);
+    let mut server = axum_server::from_tcp(listener)?.acceptor(NoDelayAcceptor::new()).handle(handle);
     patience(server.http_builder());
     Ok(tokio::spawn(server.serve(service)))
 }
@@ -209,7 +228,7 @@ fn listen_securely(
 /// How long callers may take.
 fn patience(builder: &mut hyper_util::server::conn::auto::Builder<hyper_util::rt::TokioExecutor>) {
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIME);
-    builder.http2().timer(TokioTimer::new()).keep_alive_interval(Some(HEAD_TIME));
+    builder.http2().timer(TokioTimer::new()).keep_alive_interval(Some(ALIVE_TIME));
 }
 
 fn acceptor(config: &Config, tls: &Tls, handshakes: Handshakes) -> Acceptor {
@@ -229,9 +248,28 @@ pub fn check_files(config: &Config) -> Result<()> {
 }
 
 fn bind(address: SocketAddr) -> Result<TcpListener> {
-    let listener = TcpListener::bind(address).with_context(|| format!("cannot listen on {address}"))?;
-    listener.set_nonblocking(true)?;
-    Ok(listener)
+    let bound = || -> std::io::Result<TcpListener> {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)?.into_std()
+    };
+    bound().with_context(|| format!("cannot listen on {address}"))
+}
+
+/// Takes as many open files as the system gives, for each connection is one; how many those are.
+fn raise_file_limit() -> Option<u64> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
+    if soft >= hard {
+        return Some(soft);
+    }
+    match setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
+        Ok(()) => Some(hard),
+        Err(fault) => {
+            warn!(soft, hard, error = %fault, "the limit of open files cannot be raised");
+            Some(soft)
+        }
+    }
 }
 
 /// Makes the first workspace and shows its owner's token, or says how to make another.

@@ -9,8 +9,10 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::App;
-use crate::domain::{Actor, Fingerprint, IncidentSummary, MetricsWindow, Problem, check_batch, check_report};
-use crate::store::{Recorded, Result};
+use crate::domain::{
+    Actor, Fingerprint, IncidentSummary, MetricsWindow, Problem, VersionedConfig, check_batch, check_report,
+};
+use crate::store::{Look, Looked, Recorded, Result, Wanted};
 
 /// Seconds between two pings of a stream; agents give up after 45.
 pub const STREAM_PING_SECS: u64 = 10;
@@ -21,25 +23,26 @@ impl App {
         if !heartbeat.threshold_ratio.is_finite() || heartbeat.agent_version.chars().count() > 128 {
             return Err(Problem::field("agent_version", "must be at most 128 characters").into());
         }
-        self.store.heartbeat(node, heartbeat, self.now()).await?;
-        self.store.config_version(node).await
+        self.store.heartbeat(node, heartbeat, self.now()).await
     }
 
     /// Keeps samples; answers how many of them.
-    pub async fn record_metrics(&self, node: Uuid, batch: MetricsBatch) -> Result<usize> {
+    pub async fn record_metrics(&self, actor: &Actor, node: Uuid, batch: MetricsBatch) -> Result<usize> {
         let samples = check_batch(batch, self.now())?;
-        self.store.record_metrics(node, &samples).await?;
+        if self.keeps_series() {
+            self.store.record_metrics(node, &samples).await?;
+        }
+        if let Some(series) = &self.series {
+            series.offer(actor.workspace(), node, &samples);
+        }
         Ok(samples.len())
     }
 
-    /// What the node should do.
-    pub async fn node_config(&self, node: Uuid) -> Result<NodeConfig> {
-        self.store.node_config(node).await
-    }
-
-    /// The version of it, without reading it all.
-    pub async fn config_version(&self, node: Uuid) -> Result<u64> {
-        self.store.config_version(node).await
+    /// What the node should do, unless it has the version `known`; with the version.
+    pub async fn node_config(&self, node: Uuid, known: Option<u64>) -> Result<(u64, Option<NodeConfig>)> {
+        let config = known.map_or(Wanted::Always, Wanted::Unless);
+        let looked = self.store.look(Look { node, config, commands_after: None }).await?;
+        Ok((looked.version, looked.config.map(|config| config.to_wire())))
     }
 
     /// The orders that the node did not acknowledge yet.
@@ -76,28 +79,29 @@ impl App {
     }
 
     /// What is new for a stream since it last looked; a ping if nothing is.
-    pub async fn poll_stream(&self, state: &mut StreamState) -> Result<VecDeque<StreamMessage>> {
+    pub async fn poll_stream(&self, state: &mut StreamState) -> Result<VecDeque<StreamLine>> {
         self.still_admitted(state.node, state.shown).await?;
-        let mut messages = VecDeque::new();
-        let mut version = self.store.config_version(state.node).await?;
-        if state.version != Some(version) {
-            let config = self.store.node_config(state.node).await?;
-            version = config.version;
+        let mut lines = VecDeque::new();
+        let config = state.version.map_or(Wanted::Always, Wanted::Unless);
+        let question = Look { node: state.node, config, commands_after: Some(state.command) };
+        let Looked { version, config, commands } = self.store.look(question).await?;
+        if let Some(config) = config {
             state.version = Some(version);
-            messages.push_back(StreamMessage::Config { config });
+            lines.push_back(StreamLine::Config(config));
         }
-        for (number, command) in self.store.pending_commands(state.node, state.command).await? {
+        let first_command = !state.greeted && !commands.is_empty();
+        for (number, command) in commands {
             state.command = number;
-            messages.push_back(StreamMessage::Command { command });
+            lines.push_back(StreamLine::Message(StreamMessage::Command { command }));
         }
-        if messages.is_empty() || (state.command > 0 && !state.greeted) {
+        if lines.is_empty() || first_command {
             // The first line is `config` or `ping`, before any command.
-            if !matches!(messages.front(), Some(StreamMessage::Config { .. })) {
-                messages.push_front(StreamMessage::Ping { version });
+            if !matches!(lines.front(), Some(StreamLine::Config(_))) {
+                lines.push_front(StreamLine::Message(StreamMessage::Ping { version }));
             }
         }
         state.greeted = true;
-        Ok(messages)
+        Ok(lines)
     }
 
     /// A node's time series.
@@ -109,6 +113,14 @@ impl App {
     ) -> Result<Vec<crate::domain::MetricsPoint>> {
         self.store.metrics(actor.workspace(), node, window).await
     }
+}
+
+/// One line of a stream.
+#[derive(Debug)]
+pub enum StreamLine {
+    /// The message `config`, which many nodes share.
+    Config(VersionedConfig),
+    Message(StreamMessage),
 }
 
 /// How far a stream has got.

@@ -22,11 +22,13 @@ mod outbox;
 mod pcaps;
 mod profiles;
 mod pushes;
+mod rates;
 mod reconcile;
 mod relay;
 mod rules;
 mod runbooks;
 mod scrubbing;
+mod series;
 mod staged;
 mod thresholds;
 mod upkeep;
@@ -41,17 +43,19 @@ use uuid::Uuid;
 
 use crate::clock::Clock;
 use crate::domain::{Actor, Fact, NODE_SECS, Secret, Timestamp};
-use crate::store::Store;
+use crate::store::{Changed, Store};
 
 pub use adapters::TestResult;
-pub use agents::{STREAM_PING_SECS, StreamState};
+pub use agents::{STREAM_PING_SECS, StreamLine, StreamState};
 pub use authorities::{ServerIdentity, Trusted};
 pub use events::{Event, Events};
 pub use outbox::{Made, Sending};
 pub(crate) use pcaps::{Begun, Progress};
 pub use pcaps::{CaptureLimits, Captures};
 pub use pushes::{Pushes, Subscription};
+pub(crate) use rates::WINDOW_SECS;
 pub use rules::Shown;
+pub use series::{Series, SeriesCounts, SeriesLimits};
 pub use upkeep::Retention;
 pub use vault::{KeyError, Vault};
 
@@ -70,6 +74,8 @@ pub struct App {
     runbooks_due: Notify,
     /// Seconds that a node's certificate holds.
     node_certificate_secs: i64,
+    keys: access::Keys,
+    series: Option<Series>,
 }
 
 impl App {
@@ -87,6 +93,8 @@ impl App {
             mitigation_due: Notify::new(),
             runbooks_due: Notify::new(),
             node_certificate_secs: NODE_SECS,
+            keys: access::Keys::default(),
+            series: None,
         }
     }
 
@@ -115,8 +123,11 @@ impl App {
         Fact::new(self.now(), actor, action, object)
     }
 
-    fn wake(&self, nodes: &[Uuid]) {
-        self.pushes.wake(nodes);
+    fn wake(&self, changed: &Changed) {
+        match changed {
+            Changed::Nodes(nodes) => self.pushes.wake(nodes),
+            Changed::All(workspace) => self.pushes.wake_workspace(*workspace),
+        }
     }
 }
 

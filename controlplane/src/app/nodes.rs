@@ -39,6 +39,7 @@ impl App {
     pub async fn delete_node(&self, actor: &Actor, node: Uuid) -> Result<()> {
         let fact = self.fact(actor, "node.delete", format!("node/{node}"));
         self.store.delete_node(actor.workspace(), node, fact).await?;
+        self.keys.forget(node);
         self.pushes.end(node);
         self.sweep_or_say().await;
         self.events.announce(actor.workspace(), "node", json!({ "what": "deleted", "node": node }));

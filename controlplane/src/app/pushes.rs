@@ -10,12 +10,13 @@ use tokio::sync::{oneshot, watch};
 use uuid::Uuid;
 
 use super::relay::{Notice, Relay};
+use crate::domain::WorkspaceId;
 
 /// Streams that one node may hold open; the oldest gives way, since it is most likely a connection that died unseen.
 const MAX_STREAMS: usize = 4;
 
-#[derive(Default)]
 struct Channel {
+    workspace: WorkspaceId,
     wake: watch::Sender<u64>,
     /// Dropping the sender ends the stream.
     streams: VecDeque<(u64, oneshot::Sender<()>)>,
@@ -57,6 +58,18 @@ impl Pushes {
         }
     }
 
+    /// Wakes the streams of all nodes of a workspace, here and at every other process.
+    pub fn wake_workspace(&self, workspace: WorkspaceId) {
+        self.relay.leave(|| Notice::WakeAll(workspace.0));
+        self.wake_workspace_here(workspace);
+    }
+
+    pub(super) fn wake_workspace_here(&self, workspace: WorkspaceId) {
+        for channel in self.lock().nodes.values().filter(|channel| channel.workspace == workspace) {
+            channel.wake.send_modify(|n| *n = n.wrapping_add(1));
+        }
+    }
+
     pub(super) fn wake_all_here(&self) {
         for channel in self.lock().nodes.values() {
             channel.wake.send_modify(|n| *n = n.wrapping_add(1));
@@ -74,11 +87,12 @@ impl Pushes {
     }
 
     /// Waits for wake-ups of `node` from now on.
-    pub fn subscribe(&self, node: Uuid) -> Subscription {
+    pub fn subscribe(&self, node: Uuid, workspace: WorkspaceId) -> Subscription {
         let mut waiting = self.lock();
         let id = waiting.next;
         waiting.next += 1;
-        let channel = waiting.nodes.entry(node).or_default();
+        let new = || Channel { workspace, wake: watch::Sender::default(), streams: VecDeque::new() };
+        let channel = waiting.nodes.entry(node).or_insert_with(new);
         let (alive, ended) = oneshot::channel();
         channel.streams.push_back((id, alive));
         if channel.streams.len() > MAX_STREAMS {
@@ -133,12 +147,20 @@ mod tests {
     async fn a_fifth_stream_ends_the_oldest_and_leaving_leaves_nothing_behind() {
         let pushes = Pushes::default();
         let node = Uuid::from_u128(1);
-        let mut streams: Vec<_> = (0..5).map(|_| pushes.subscribe(node)).collect();
+        let mut streams: Vec<_> = (0..5).map(|_| pushes.subscribe(node, WorkspaceId(1))).collect();
         pushes.wake(&[node]);
         assert!(!streams[0].woken().await);
         for stream in &mut streams[1..] {
             assert!(stream.woken().await);
         }
+        let mut strange = pushes.subscribe(Uuid::from_u128(2), WorkspaceId(2));
+        pushes.wake_workspace(WorkspaceId(1));
+        for stream in &mut streams[1..] {
+            assert!(stream.woken().await);
+        }
+        let waiting = tokio::time::timeout(std::time::Duration::from_millis(20), strange.woken());
+        assert!(waiting.await.is_err(), "another workspace's node was woken");
+        drop(strange);
         assert_eq!(pushes.open(), 4);
         drop(streams);
         assert_eq!(pushes.open(), 0);
@@ -148,7 +170,7 @@ mod tests {
     #[tokio::test]
     async fn a_deleted_nodes_streams_end() {
         let pushes = Pushes::default();
-        let mut stream = pushes.subscribe(Uuid::nil());
+        let mut stream = pushes.subscribe(Uuid::nil(), WorkspaceId(1));
         pushes.end(Uuid::nil());
         assert!(!stream.woken().await);
     }

@@ -48,6 +48,8 @@ const AGAIN: Duration = Duration::from_millis(500);
 pub(super) enum Notice {
     /// These nodes' configuration or commands changed.
     Wake(Vec<Uuid>),
+    /// Those of all nodes of this workspace did.
+    WakeAll(i64),
     /// The node is gone: its streams end.
     End(Uuid),
     Event {
@@ -182,12 +184,17 @@ impl App {
     fn hear(&self, notice: Notice) {
         match notice {
             Notice::Wake(nodes) => nodes.into_iter().for_each(|node| self.pushes.wake_here(node)),
-            Notice::End(node) => self.pushes.end_here(node),
+            Notice::WakeAll(workspace) => self.pushes.wake_workspace_here(WorkspaceId(workspace)),
+            Notice::End(node) => {
+                self.keys.forget(node);
+                self.pushes.end_here(node);
+            }
             Notice::Event { workspace, kind, data } => {
                 self.events.announce_here(Some(WorkspaceId(workspace)), kind.into(), data);
             }
             Notice::Alive => {}
             Notice::Missed => {
+                self.keys.forget_all();
                 self.pushes.wake_all_here();
                 self.events.announce_here(None, "missed".into(), serde_json::json!({}));
             }

@@ -90,9 +90,14 @@ impl App {
         let indicators = self.store.forget_indicators(now).await?;
         let sids = self.store.forget_sids(now.plus_secs(-SID_SECS)).await?;
         let deliveries = self.prune_deliveries(now).await?;
+        // An hour is more than any clock is off.
+        let windows = self.store.forget_windows(now.plus_secs(-3_600)).await?;
         let executions = self.prune_executions(now).await?;
         let certificates = self.store.forget_certificates(now.plus_secs(-CERTIFICATE_SECS)).await?;
-        debug!(staged, executions, certificates, indicators, sids, metrics, answers, commands, deliveries, "pruned");
+        debug!(
+            windows,
+            staged, executions, certificates, indicators, sids, metrics, answers, commands, deliveries, "pruned"
+        );
         self.prune_pcaps().await?;
         self.sweep_captures().await
     }
@@ -103,11 +108,11 @@ impl App {
         let leads = self.store.lead().await?;
         let nodes = self.store.all_nodes(self.now()).await?;
         let mut now_seen = HashMap::with_capacity(nodes.len());
-        for (workspace, node) in nodes {
+        for node in nodes {
             if let Some(before) = seen.get(&node.uuid).filter(|before| leads && **before != node.status) {
                 info!(node = %node.uuid, name = node.name, %before, now = %node.status, "a node's status changed");
                 let data = json!({ "what": "status", "node": node.uuid, "before": before, "status": node.status });
-                self.events.announce(workspace, "node", data);
+                self.events.announce(node.workspace, "node", data);
             }
             now_seen.insert(node.uuid, node.status);
         }

@@ -1,6 +1,7 @@
 //! Configuration: defaults < file < environment < flags; an unknown key is an error that names key and file.
 
 mod database;
+mod remote_write;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -14,6 +15,7 @@ use crate::http::AUTHENTICATION;
 use crate::store::sql::Database;
 use crate::tls::{MinVersion, Source};
 pub use database::DatabaseUrl;
+pub use remote_write::RemoteWriteConfig;
 
 /// What environment variables of ours begin with.
 const PREFIX: &str = "FTAGENT_CP_";
@@ -66,6 +68,13 @@ struct RawConfig {
     pcap_max_disk_bytes: Option<u64>,
     secrets_key_file: Option<PathBuf>,
     allow_private_destinations: Option<bool>,
+    remote_write_url: Option<String>,
+    remote_write_user: Option<String>,
+    remote_write_password_file: Option<PathBuf>,
+    remote_write_token_file: Option<PathBuf>,
+    remote_write_queue_samples: Option<u64>,
+    remote_write_batch_samples: Option<u32>,
+    metrics_in_database: Option<bool>,
 }
 
 /// What is in force.
@@ -132,6 +141,9 @@ pub struct Config {
     pub secrets_key_file: Option<PathBuf>,
     /// Whether channels, integrations and adapters may have addresses that are not public; false by default.
     pub allow_private_destinations: bool,
+    /// Time series that leave.
+    #[serde(flatten)]
+    pub remote_write: RemoteWriteConfig,
 }
 
 impl Config {
@@ -151,6 +163,7 @@ impl Config {
                 raw.set(&name, &key.to_ascii_lowercase(), &value)?;
             }
         }
+        let remote_write = RemoteWriteConfig::new(&raw)?;
         let captures = CaptureLimits::default();
         let data = flags.data.clone().or(raw.data).unwrap_or_else(|| "/var/lib/ftagent-controlplane".into());
         let database = match flags.database.as_ref().or(raw.database.as_ref()) {
@@ -189,6 +202,7 @@ impl Config {
             pcap_max_disk_bytes: raw.pcap_max_disk_bytes.unwrap_or(captures.max_disk_bytes),
             secrets_key_file: raw.secrets_key_file,
             allow_private_destinations: raw.allow_private_destinations.unwrap_or(false),
+            remote_write,
         };
         config.check()
     }
@@ -379,6 +393,13 @@ impl RawConfig {
             "allow_private_destinations" => {
                 self.allow_private_destinations = parsed(name, value, "true or false")?;
             }
+            "remote_write_url" => self.remote_write_url = Some(value.to_owned()),
+            "remote_write_user" => self.remote_write_user = Some(value.to_owned()),
+            "remote_write_password_file" => self.remote_write_password_file = Some(value.into()),
+            "remote_write_token_file" => self.remote_write_token_file = Some(value.into()),
+            "remote_write_queue_samples" => self.remote_write_queue_samples = parsed(name, value, "a number")?,
+            "remote_write_batch_samples" => self.remote_write_batch_samples = parsed(name, value, "a number")?,
+            "metrics_in_database" => self.metrics_in_database = parsed(name, value, "true or false")?,
             _ => {
                 let message = "is no setting of the control plane".to_owned();
                 return Err(ConfigError::Variable { name: name.to_owned(), message });
@@ -435,7 +456,10 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_named() {
-        let table: [Wrong<'_>; 21] = [
+        let url = "remote_write_url = \"https://p.example/api/v1/write\"\n";
+        let users = format!("{url}remote_write_user = \"u\"");
+        let both = format!("{users}\nremote_write_password_file = \"p\"\nremote_write_token_file = \"t\"");
+        let table: [Wrong<'_>; 27] = [
             (Some("listen = \"0.0.0.0:80\""), &[], &["0.0.0.0:80", "tls_cert", "allow_plain_http = true"]),
             (
                 Some("listen = \"192.0.2.1:80\"\ntls_names = [\"a\"]\ntls_listen = [\"192.0.2.1:443\"]"),
@@ -465,6 +489,12 @@ mod tests {
             (Some("pcap_max_bytes = 1"), &[], &["pcap_max_bytes"]),
             (Some("pcap_max_disk_bytes = 2000000"), &[], &["pcap_max_disk_bytes"]),
             (None, &[("FTAGENT_CP_PCAP_KEEP_DAYS", "0")], &["pcap_keep_days"]),
+            (Some("remote_write_url = \"https://u:sesame@h/w\""), &[], &["remote_write_url", "password"]),
+            (None, &[("FTAGENT_CP_REMOTE_WRITE_URL", "unix:sesame")], &["remote_write_url"]),
+            (Some("metrics_in_database = false"), &[], &["remote_write_url"]),
+            (Some(&users), &[], &["remote_write_password_file"]),
+            (Some(&both), &[], &["not both"]),
+            (Some("remote_write_batch_samples = 1"), &[], &["remote_write_batch_samples"]),
         ];
         for (file, variables, parts) in table {
             let error = load(file, variables, None).expect_err("refused");

@@ -9,6 +9,7 @@ mod allowlist;
 mod audit;
 mod certificate;
 mod circuit;
+mod config;
 mod country;
 mod delivery;
 mod destination;
@@ -44,6 +45,7 @@ pub use certificate::{
     Root, RootState, SERVER_SECS, Standing as CertificateStanding, TRUSTED_ROOTS, admit, may_enroll, renew_after,
 };
 pub use circuit::{Circuit, CircuitState};
+pub use config::{SharedConfig, VersionedConfig};
 pub use delivery::{
     Attempt, Delivery, DeliveryStatus, EventKind, Patience, Standing, WEBHOOK_PATIENCE, excerpt, incident_body,
     next_attempt, parse_retry_after, runbook_body, test_body,

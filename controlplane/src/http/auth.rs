@@ -128,7 +128,7 @@ impl FromRequestParts<Context> for FeedReader {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, context: &Context) -> Result<Self, ApiError> {
-        let secret = presented(parts, context)?;
+        let secret = presented(parts, context).await?;
         if let Some(workspace) = feed_workspace(parts, context, &secret).await? {
             return Ok(Self { workspace });
         }
@@ -144,7 +144,7 @@ async fn feed_workspace(parts: &Parts, context: &Context, secret: &Secret) -> Re
     if known.expires_at.is_some_and(|at| at <= context.app.now()) {
         return Err(ApiError::expired());
     }
-    pace(parts, context, Bucket::Feed(known.id), FEEDS)?;
+    pace(parts, context, Bucket::Feed(known.id), FEEDS).await?;
     Ok(Some(known.workspace))
 }
 
@@ -192,13 +192,13 @@ impl<P: Pace> FromRequestParts<Context> for Agent<P> {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, context: &Context) -> Result<Self, ApiError> {
-        let secret = presented(parts, context)?;
+        let secret = presented(parts, context).await?;
         let Some(node) = claimed_node(&parts.headers) else {
-            return Err(refuse(parts, context, "this needs a node key and the node's uuid in X-Node-UUID"));
+            return Err(refuse(parts, context, "this needs a node key and the node's uuid in X-Node-UUID").await);
         };
         let actor = known_node(parts, context, node, &secret).await?.actor;
         let (bucket, limit) = P::bucket(node);
-        pace(parts, context, bucket, limit)?;
+        pace(parts, context, bucket, limit).await?;
         Ok(Self { node, actor, shown: shown(parts), pace: PhantomData })
     }
 }
@@ -219,13 +219,16 @@ impl FromRequestParts<Context> for Enrolling {
     async fn from_request_parts(parts: &mut Parts, context: &Context) -> Result<Self, ApiError> {
         let secret = presented(parts, context)?;
         let Some(node) = claimed_node(&parts.headers) else {
-            return Err(refuse(parts, context, "this needs a node key and the node's uuid in X-Node-UUID"));
+            return Err(refuse(parts, context, "this needs a node key and the node's uuid in X-Node-UUID").await);
         };
-        let access = access(parts, context, node, &secret).await?;
+        let Some(access) = context.app.node_as_it_is(node, &secret, shown(parts)).await? else {
+            return Err(refuse(parts, context, UNKNOWN_NODE).await);
+        };
         let (required, shown, now) = (context.require_certificates, shown(parts).is_some(), context.app.now());
-        may_enroll(required, shown, access.standing, access.enroll_until, now)
-            .map_err(|refused| not_admitted(parts, context, node, refused))?;
-        pace(parts, context, Bucket::Node(node), GENERAL)?;
+        if let Err(refused) = may_enroll(required, shown, access.standing, access.enroll_until, now) {
+            return Err(not_admitted(parts, context, node, refused).await);
+        }
+        pace(parts, context, Bucket::Node(node), GENERAL).await?;
         Ok(Self { node, actor: access.known.actor })
     }
 }
@@ -241,7 +244,7 @@ pub(crate) async fn authenticate(parts: &mut Parts, context: &Context) -> Result
     if let Some(known) = parts.extensions.get::<Authenticated>() {
         return Ok((known.0.clone(), known.1));
     }
-    let secret = presented(parts, context)?;
+    let secret = presented(parts, context).await?;
     let (known, bucket, limit) = if let Some(node) = claimed_node(&parts.headers) {
         (known_node(parts, context, node, &secret).await?, Bucket::Node(node), GENERAL)
     } else {
@@ -249,7 +252,7 @@ pub(crate) async fn authenticate(parts: &mut Parts, context: &Context) -> Result
             if feed_workspace(parts, context, &secret).await?.is_some() {
                 return Err(Problem::Forbidden("a feed token may only read the feeds".to_owned()).into());
             }
-            return Err(refuse(parts, context, "the token is unknown or revoked"));
+            return Err(refuse(parts, context, "the token is unknown or revoked").await);
         };
         if known.expires_at.is_some_and(|at| at <= context.app.now()) {
             return Err(ApiError::expired());
@@ -258,7 +261,7 @@ pub(crate) async fn authenticate(parts: &mut Parts, context: &Context) -> Result
         let (id, limit) = (*id, rate_limit.unwrap_or(GENERAL));
         (known, Bucket::Token(id), limit)
     };
-    pace(parts, context, bucket, limit)?;
+    pace(parts, context, bucket, limit).await?;
     parts.extensions.insert(Authenticated(known.actor.clone(), known.subscription));
     Ok((known.actor, known.subscription))
 }
@@ -266,21 +269,25 @@ pub(crate) async fn authenticate(parts: &mut Parts, context: &Context) -> Result
 #[derive(Clone)]
 struct Authenticated(Actor, Subscription);
 
+const UNKNOWN_NODE: &str = "the node is unknown or the key is not its own";
+
 fn claimed_node(headers: &HeaderMap) -> Option<Uuid> {
     headers.get("x-node-uuid")?.to_str().ok()?.parse().ok()
 }
 
 async fn known_node(parts: &Parts, context: &Context, node: Uuid, secret: &Secret) -> Result<Known, ApiError> {
     let access = access(parts, context, node, secret).await?;
-    admit(context.require_certificates, shown(parts).is_some(), access.standing, context.app.now())
-        .map_err(|refused| not_admitted(parts, context, node, refused))?;
-    Ok(access.known)
+    let admitted = admit(context.require_certificates, shown(parts).is_some(), access.standing, context.app.now());
+    match admitted {
+        Ok(()) => Ok(access.known),
+        Err(refused) => Err(not_admitted(parts, context, node, refused).await),
+    }
 }
 
 async fn access(parts: &Parts, context: &Context, node: Uuid, secret: &Secret) -> Result<NodeAccess, ApiError> {
     match context.app.node_of(node, secret, shown(parts)).await? {
         Some(access) => Ok(access),
-        None => Err(refuse(parts, context, "the node is unknown or the key is not its own")),
+        None => Err(refuse(parts, context, UNKNOWN_NODE).await),
     }
 }
 
@@ -290,36 +297,39 @@ fn shown(parts: &Parts) -> Option<Fingerprint> {
 }
 
 /// 403: the key is right, and the certificate is not. It counts against the node, for nothing is guessed here.
-fn not_admitted(parts: &Parts, context: &Context, node: Uuid, why: NotAdmitted) -> ApiError {
-    match pace(parts, context, Bucket::Node(node), GENERAL) {
+async fn not_admitted(parts: &Parts, context: &Context, node: Uuid, why: NotAdmitted) -> ApiError {
+    match pace(parts, context, Bucket::Node(node), GENERAL).await {
         Ok(()) => Problem::Forbidden(why.to_string()).into(),
         Err(too_many) => too_many,
     }
 }
 
 /// The credential that was presented.
-fn presented(parts: &Parts, context: &Context) -> Result<Secret, ApiError> {
+async fn presented(parts: &Parts, context: &Context) -> Result<Secret, ApiError> {
     let Some(value) = parts.headers.get(header::AUTHORIZATION) else {
-        return Err(refuse(parts, context, "send Authorization: Bearer and a token"));
+        return Err(refuse(parts, context, "send Authorization: Bearer and a token").await);
     };
     let token = value.to_str().ok().and_then(|text| {
         let (scheme, token) = text.split_once(' ')?;
         scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
     });
-    token.and_then(Secret::parse).ok_or_else(|| refuse(parts, context, "the token must be 64 hex characters"))
+    match token.and_then(Secret::parse) {
+        Some(secret) => Ok(secret),
+        None => Err(refuse(parts, context, "the token must be 64 hex characters").await),
+    }
 }
 
 /// Counts a wrong credential: 401, or 429 once there were too many of them from this address.
-fn refuse(parts: &Parts, context: &Context, why: &str) -> ApiError {
+async fn refuse(parts: &Parts, context: &Context, why: &str) -> ApiError {
     let now = context.app.now();
-    let rate = context.limiter.take(Bucket::Failures(address(parts)), context.auth_failures, now);
+    let rate = context.count(Bucket::Failures(address(parts)), context.auth_failures).await;
     note(parts, rate);
     if rate.exceeded { ApiError::rate_limited(rate.retry_after(now)) } else { ApiError::credentials(why) }
 }
 
-fn pace(parts: &Parts, context: &Context, bucket: Bucket, limit: u32) -> Result<(), ApiError> {
+async fn pace(parts: &Parts, context: &Context, bucket: Bucket, limit: u32) -> Result<(), ApiError> {
     let now = context.app.now();
-    let rate = context.limiter.take(bucket, limit, now);
+    let rate = context.count(bucket, limit).await;
     note(parts, rate);
     if rate.exceeded { Err(ApiError::rate_limited(rate.retry_after(now))) } else { Ok(()) }
 }

@@ -9,6 +9,7 @@ mod json;
 mod layers;
 mod limits;
 mod openapi;
+mod pace;
 mod system;
 mod telemetry;
 mod v1;
@@ -34,6 +35,7 @@ pub struct Context {
     pub(crate) limiter: Arc<Limiter>,
     pub(crate) telemetry: Arc<Telemetry>,
     pub(crate) gates: Arc<layers::Gates>,
+    pub(crate) turns: Arc<pace::Turns>,
     /// Wrong credentials a minute and address.
     pub(crate) auth_failures: u32,
     /// Whether nodes must show a client certificate.
@@ -49,6 +51,7 @@ impl Context {
             limiter: Arc::default(),
             telemetry: Arc::default(),
             gates: Arc::default(),
+            turns: Arc::default(),
             auth_failures,
             require_certificates: false,
             draining,

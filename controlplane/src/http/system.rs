@@ -45,5 +45,8 @@ pub(super) fn metrics_route() -> Router<Context> {
 
 async fn metrics(State(context): State<Context>) -> impl IntoResponse {
     let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(header::CONTENT_TYPE, content_type)], context.telemetry.render(context.app.pushes().open()))
+    (
+        [(header::CONTENT_TYPE, content_type)],
+        context.telemetry.render(context.app.pushes().open(), context.app.series_counts()),
+    )
 }

@@ -1,6 +1,6 @@
 //! What the server counts of itself, in Prometheus' text format.
 
-use std::sync::atomic::{AtomicI64, AtomicU64};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use axum::http::{Method, StatusCode};
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
@@ -8,6 +8,8 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
+
+use crate::app::SeriesCounts;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Answer {
@@ -61,6 +63,14 @@ pub(crate) struct Telemetry {
     answers: Family<Answer, Counter<u64, AtomicU64>>,
     streams: Gauge<i64, AtomicI64>,
     handshakes: Handshakes,
+    series: Family<Fate, Counter<u64, AtomicU64>>,
+    series_queued: Gauge<i64, AtomicI64>,
+}
+
+/// What became of samples that leave.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Fate {
+    outcome: &'static str,
 }
 
 impl Default for Telemetry {
@@ -72,7 +82,11 @@ impl Default for Telemetry {
         registry.register("agent_streams", "Agent streams that are open", streams.clone());
         let handshakes = Family::default();
         registry.register("tls_handshakes", "TLS handshakes by outcome", handshakes.clone());
-        Self { registry, answers, streams, handshakes: Handshakes(handshakes) }
+        let (series, series_queued) = (Family::default(), Gauge::default());
+        let help = "Samples of time series by what became of them: sent, dropped (no room), late, refused";
+        registry.register("remote_write_samples", help, series.clone());
+        registry.register("remote_write_queued_samples", "Samples that wait to be sent", series_queued.clone());
+        Self { registry, answers, streams, handshakes: Handshakes(handshakes), series, series_queued }
     }
 }
 
@@ -91,8 +105,14 @@ impl Telemetry {
     }
 
     /// The text, with the gauges set to what is so now.
-    pub(crate) fn render(&self, streams: usize) -> String {
+    pub(crate) fn render(&self, streams: usize, series: Option<SeriesCounts>) -> String {
         self.streams.set(i64::try_from(streams).unwrap_or(i64::MAX));
+        if let Some(SeriesCounts { queued, sent, dropped, late, refused }) = series {
+            for (outcome, count) in [("sent", sent), ("dropped", dropped), ("late", late), ("refused", refused)] {
+                self.series.get_or_create(&Fate { outcome }).inner().store(count, Ordering::Relaxed);
+            }
+            self.series_queued.set(i64::try_from(queued).unwrap_or(i64::MAX));
+        }
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &self.registry).expect("a String takes every write");
         text

@@ -3,6 +3,7 @@
 //! An operator's URL must not lead to what only this machine can reach: unless the configuration allows it, every
 //! address that a name has is looked at, and the one that was looked at is the one that is connected to.
 
+mod remote_write;
 mod signature;
 mod webhook;
 
@@ -26,6 +27,7 @@ use tokio_rustls::TlsConnector;
 use url::{Host, Url};
 
 use crate::domain::no_destination;
+pub use remote_write::{Credentials, RemoteWrite, SERIES, WorkspaceKey, key_of};
 pub use signature::{SIGNATURE, sign};
 pub use webhook::webhook;
 

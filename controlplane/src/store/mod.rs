@@ -7,6 +7,7 @@
 mod authorities;
 mod error;
 pub mod files;
+mod fleet;
 mod intent;
 mod mitigations;
 mod outbox;
@@ -25,12 +26,13 @@ use crate::domain::{
     Actor, AllowlistEntry, AuditFilter, AuditRecord, Broken, Deployment, Execution, Fact, FeedToken, Fingerprint,
     IncidentFilter, Indicator, IndicatorFilter, Listed, MaintenanceWindow, MetricsPoint, MetricsWindow,
     NewAllowlistEntry, NewChunk, NewFeedToken, NewIndicator, NewRule, NewThreshold, NewToken, NewWindow, Node,
-    NodeFilter, NodePatch, Note, OperatorChange, Page, Pcap, PcapFormat, Quota, Rule, SecretHash, StoredIncident,
-    Subscription, Threshold, Timestamp, Token, Verifier, Workspace, WorkspaceId, WorkspacePatch,
+    NodeFilter, NodePatch, Note, OperatorChange, Page, Pcap, PcapFormat, Problem, Quota, Rule, SecretHash,
+    StoredIncident, Subscription, Threshold, Timestamp, Token, Verifier, Workspace, WorkspaceId, WorkspacePatch,
 };
 
 pub use authorities::{Authorities, NewCertificate, NewRoot, NodeAccess};
 pub use error::{Result, StoreError};
+pub use fleet::{Changed, Lease, Leased, Look, Looked, NodeGlance, Rates, Wanted};
 pub use intent::{Intent, with_intent};
 pub use mitigations::{Adapters, ClaimedRule, Deleted, KeptAdapter, Mitigations, PolicyEdit, Scrubbings, SealedChange};
 pub use outbox::{Claimed, DestinationEdit, Draft, Outbox, Sealed, Settled, TestMade, Waiting};
@@ -63,6 +65,7 @@ pub trait Store:
     + Feeds
     + Windows
     + Authorities
+    + Rates
     + Send
     + Sync
 {
@@ -72,9 +75,6 @@ pub trait Store:
     /// Waits for the last commit and closes every connection.
     async fn close(&self);
 }
-
-/// The nodes whose configuration a write changed.
-pub type Changed = Vec<Uuid>;
 
 /// Who a credential belongs to.
 #[derive(Clone, Debug)]
@@ -123,7 +123,7 @@ pub trait Nodes {
     async fn metrics(&self, ws: WorkspaceId, node: Uuid, window: MetricsWindow) -> Result<Vec<MetricsPoint>>;
     async fn order(&self, ws: WorkspaceId, node: Uuid, order: &Order, fact: Fact) -> Result<NodeCommand>;
     /// Every node of every workspace, for the job that notices changes of status.
-    async fn all_nodes(&self, now: Timestamp) -> Result<Vec<(WorkspaceId, Node)>>;
+    async fn all_nodes(&self, now: Timestamp) -> Result<Vec<NodeGlance>>;
 }
 
 /// What nodes say and ask.
@@ -131,13 +131,26 @@ pub trait Nodes {
 pub trait Agents {
     /// The node, the hash of its key, and what is known of the certificate that it showed.
     async fn node_key(&self, node: Uuid, shown: Option<Fingerprint>) -> Result<Option<NodeAccess>>;
-    async fn heartbeat(&self, node: Uuid, heartbeat: &Heartbeat, now: Timestamp) -> Result<()>;
+    /// Answers with the version of the configuration that the node should have.
+    async fn heartbeat(&self, node: Uuid, heartbeat: &Heartbeat, now: Timestamp) -> Result<u64>;
     async fn record_metrics(&self, node: Uuid, samples: &[MetricsSample]) -> Result<()>;
-    async fn config_version(&self, node: Uuid) -> Result<u64>;
+    /// What a node asks, answered together with what others ask.
+    async fn look(&self, question: Look) -> Result<Looked>;
+    async fn config_version(&self, node: Uuid) -> Result<u64> {
+        let question = Look { node, config: Wanted::No, commands_after: None };
+        Ok(self.look(question).await?.version)
+    }
     /// The whole configuration, of one moment.
-    async fn node_config(&self, node: Uuid) -> Result<NodeConfig>;
+    async fn node_config(&self, node: Uuid) -> Result<NodeConfig> {
+        let question = Look { node, config: Wanted::Always, commands_after: None };
+        let config = self.look(question).await?.config.ok_or(Problem::NotFound("node"))?;
+        Ok(config.to_wire())
+    }
     /// The unacknowledged commands with numbers above `after`, oldest first, with their numbers.
-    async fn pending_commands(&self, node: Uuid, after: i64) -> Result<Vec<(i64, NodeCommand)>>;
+    async fn pending_commands(&self, node: Uuid, after: i64) -> Result<Vec<(i64, NodeCommand)>> {
+        let question = Look { node, config: Wanted::No, commands_after: Some(after) };
+        Ok(self.look(question).await?.commands)
+    }
     /// Repeats are harmless: the first word stays.
     async fn acknowledge(&self, node: Uuid, ack: &CommandAck, fact: Fact) -> Result<()>;
     /// Thins out seconds older than `seconds_before`, deletes minutes older than `minutes_before`.
@@ -245,7 +258,7 @@ pub trait Rules {
 }
 
 /// What to make of a rule.
-pub type Edit<'a> = Box<dyn FnOnce(&Rule) -> Result<NewRule, crate::domain::Problem> + Send + 'a>;
+pub type Edit<'a> = Box<dyn FnOnce(&Rule) -> Result<NewRule, Problem> + Send + 'a>;
 
 /// The allowlist.
 #[async_trait]
@@ -410,7 +423,7 @@ pub trait Windows {
 }
 
 /// What to make of a maintenance window.
-pub type EditWindow<'a> = Box<dyn FnOnce(&MaintenanceWindow) -> Result<NewWindow, crate::domain::Problem> + Send + 'a>;
+pub type EditWindow<'a> = Box<dyn FnOnce(&MaintenanceWindow) -> Result<NewWindow, Problem> + Send + 'a>;
 
 /// Other control planes on the same database.
 #[async_trait]

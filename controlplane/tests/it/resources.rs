@@ -6,7 +6,7 @@ use controlplane::domain::{
     AllowlistScope, AuditFilter, IncidentFilter, NewAllowlistEntry, NewRule, NewThreshold, NewToken, NodePatch,
     OperatorChange, Page, Problem, Role, RuleScope, Secret, Subscription, WorkspacePatch,
 };
-use controlplane::store::StoreError;
+use controlplane::store::{Changed, StoreError};
 use ftagent_common::api::Order;
 use ftagent_common::vocab::{IncidentStatus, Severity};
 use serde_json::json;
@@ -47,11 +47,11 @@ async fn a_workspace_is_changed_and_its_nodes_hear_of_it(fixture: Fixture) {
     let store = &fixture.store;
     let named = WorkspacePatch { name: Some("edge".to_owned()), detection: None };
     let (workspace, changed) = store.patch_workspace(fixture.ws, named, fixture.fact()).await.unwrap();
-    assert_eq!((workspace.name.as_str(), changed), ("edge", vec![]), "a name is nothing to nodes");
+    assert_eq!((workspace.name.as_str(), changed), ("edge", Changed::none()), "a name is nothing to nodes");
     let detection = serde_json::from_value(json!({ "multiplier": 4.0 })).unwrap();
     let other = WorkspacePatch { name: None, detection: Some(detection) };
     let (workspace, changed) = store.patch_workspace(fixture.ws, other, fixture.fact()).await.unwrap();
-    assert_eq!((workspace.name.as_str(), changed), ("edge", vec![fixture.node]));
+    assert_eq!((workspace.name.as_str(), changed), ("edge", Changed::All(fixture.ws)));
     let config = store.node_config(fixture.node).await.unwrap();
     assert_eq!((config.version, &config.detection), (2, &workspace.detection));
     let known = store.node_key(fixture.node, None).await.unwrap().unwrap().known;
@@ -82,13 +82,12 @@ async fn a_rule_that_moves_is_new_for_the_nodes_of_both_scopes(fixture: Fixture)
     let (second, third) = (fixture.deploy("edge-2").await.unwrap(), fixture.deploy("edge-3").await.unwrap());
     let only = |node| RuleScope::Nodes { nodes: BTreeSet::from([node]) };
     let (made, changed) = store.create_rule(fixture.ws, rule("r", only(fixture.node)), fixture.fact()).await.unwrap();
-    assert_eq!(changed, [fixture.node]);
+    assert_eq!(changed, Changed::Nodes(vec![fixture.node]));
     let moved = Box::new(move |old: &controlplane::domain::Rule| {
         Ok(NewRule { enabled: old.enabled, ..rule("r", only(second)) })
     });
     let (rule_now, changed) = store.edit_rule(fixture.ws, made.id, moved, fixture.fact()).await.unwrap();
-    let changed: BTreeSet<_> = changed.into_iter().collect();
-    assert_eq!(changed, BTreeSet::from([fixture.node, second]));
+    assert_eq!(changed, Changed::Nodes(BTreeSet::from([fixture.node, second]).into_iter().collect()));
     assert_eq!(store.rule(fixture.ws, made.id).await.unwrap(), rule_now);
     let rules_of = async |node| store.node_config(node).await.unwrap().rules.len();
     assert_eq!((rules_of(fixture.node).await, rules_of(second).await, rules_of(third).await), (0, 1, 0));
@@ -97,7 +96,10 @@ async fn a_rule_that_moves_is_new_for_the_nodes_of_both_scopes(fixture: Fixture)
     let refused = Box::new(|_: &controlplane::domain::Rule| Err(Problem::field("name", "no")));
     assert!(store.edit_rule(fixture.ws, made.id, refused, fixture.fact()).await.is_err());
     let off = Box::new(move |_: &controlplane::domain::Rule| Ok(NewRule { enabled: false, ..rule("r", only(second)) }));
-    assert_eq!(store.edit_rule(fixture.ws, made.id, off, fixture.fact()).await.unwrap().1, [second]);
+    assert_eq!(
+        store.edit_rule(fixture.ws, made.id, off, fixture.fact()).await.unwrap().1,
+        Changed::Nodes(vec![second])
+    );
     assert!(store.delete_rule(fixture.ws, made.id, fixture.fact()).await.unwrap().is_empty(), "it was off");
     assert!(store.rule(fixture.ws, made.id).await.is_err_and(missing));
     assert_eq!(store.rules(fixture.ws, ALL).await.unwrap().total, 0);
@@ -114,9 +116,9 @@ async fn an_entry_for_a_node_is_its_own(fixture: Fixture) {
     };
     let allow = async |new| store.allow(fixture.ws, new, fixture.fact()).await;
     let (everywhere, changed) = allow(entry("198.51.100.0/24", None)).await.unwrap();
-    assert_eq!(changed.len(), 2);
+    assert_eq!(changed, Changed::All(fixture.ws));
     let (here, changed) = allow(entry("2001:db8::/32", Some(fixture.node))).await.unwrap();
-    assert_eq!(changed, [fixture.node]);
+    assert_eq!(changed, Changed::Nodes(vec![fixture.node]));
     allow(entry("198.51.100.0/24", Some(fixture.node))).await.unwrap();
     let again = allow(entry("198.51.100.0/24", None)).await;
     assert!(matches!(again, Err(StoreError::Problem(Problem::AlreadyExists(_)))));
@@ -124,7 +126,7 @@ async fn an_entry_for_a_node_is_its_own(fixture: Fixture) {
     assert_eq!((seen(None).await, seen(Some(fixture.node)).await, seen(Some(other)).await), (3, 3, 1));
     assert_eq!(store.all_allowed(fixture.ws).await.unwrap()[0], everywhere);
     assert_eq!(store.node_config(other).await.unwrap().allowlist.len(), 1);
-    assert_eq!(store.disallow(fixture.ws, here.id, fixture.fact()).await.unwrap(), [fixture.node]);
+    assert_eq!(store.disallow(fixture.ws, here.id, fixture.fact()).await.unwrap(), Changed::Nodes(vec![fixture.node]));
     store.delete_node(fixture.ws, fixture.node, fixture.fact()).await.unwrap();
     assert_eq!(seen(None).await, 1, "a node's entries go with it");
     assert!(store.disallow(fixture.ws, here.id, fixture.fact()).await.is_err_and(missing));
@@ -138,7 +140,7 @@ async fn thresholds_are_replaced_by_target_and_pages_do_not_overlap(fixture: Fix
         store.save_threshold(fixture.ws, new, fixture.fact()).await.unwrap()
     };
     let (first, changed) = save("192.0.2.1", 1).await;
-    assert_eq!(changed, [fixture.node]);
+    assert_eq!(changed, Changed::All(fixture.ws));
     assert_eq!(save("192.0.2.1", 2).await.0.id, first.id);
     for n in 2..=5 {
         save(&format!("192.0.2.{n}"), 1).await;
@@ -150,7 +152,7 @@ async fn thresholds_are_replaced_by_target_and_pages_do_not_overlap(fixture: Fix
         seen.extend(page.entries.iter().map(|t| t.target_ip.to_string()));
     }
     assert_eq!(seen, ["192.0.2.5/32", "192.0.2.4/32", "192.0.2.3/32", "192.0.2.2/32", "192.0.2.1/32"]);
-    assert_eq!(store.delete_threshold(fixture.ws, first.id, fixture.fact()).await.unwrap(), [fixture.node]);
+    assert_eq!(store.delete_threshold(fixture.ws, first.id, fixture.fact()).await.unwrap(), Changed::All(fixture.ws));
     assert!(store.delete_threshold(fixture.ws, first.id, fixture.fact()).await.is_err_and(missing));
     assert_eq!(store.node_config(fixture.node).await.unwrap().thresholds.len(), 4);
 }

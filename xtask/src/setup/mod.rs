@@ -35,7 +35,7 @@ pub(crate) struct Options {
     /// Also install what the drop ladder compares with: iptables, ipset and xdp-filter
     #[arg(long)]
     pub(crate) peers: bool,
-    /// Also install the database server that the tests start for themselves: PostgreSQL
+    /// Also install the servers that the tests start for themselves: PostgreSQL and Prometheus
     #[arg(long)]
     pub(crate) databases: bool,
     /// Also fetch, but not install, the firewalls that the tests start for themselves: ufw, firewalld, fail2ban

@@ -34,6 +34,7 @@ pub(crate) const TOOLS: &[Tool] = &[
 #[rustfmt::skip]
 pub(crate) const DATABASES: &[Tool] = &[
     Tool { program: "initdb", purpose: "makes the PostgreSQL of the control plane's tests", debian: "postgresql", fedora: "postgresql-server", arch: "postgresql", alpine: "postgresql" },
+    Tool { program: "prometheus", purpose: "receives the time series of the control plane's tests", debian: "prometheus", fedora: "golang-github-prometheus", arch: "prometheus", alpine: "prometheus" },
 ];
 
 /// What only the fuzzing of the API needs (`cargo xtask test --api`); the rest comes into an environment of its own.

@@ -25,12 +25,15 @@ answers! {
               (status = 304, description = "The node has it already")))]
 async fn config(agent: Agent, State(context): State<Context>, headers: HeaderMap) -> Result<Response, ApiError> {
     let known = headers.get(header::IF_NONE_MATCH).and_then(|v| v.to_str().ok());
-    let version = context.app.config_version(agent.node).await?;
-    if known.is_some_and(|tags| tags.split(',').any(|tag| tag.trim() == format!("\"{version}\""))) {
-        return Ok((StatusCode::NOT_MODIFIED, [(header::ETAG, etag(version))]).into_response());
+    let versions = known.into_iter().flat_map(|tags| tags.split(',')).map(str::trim);
+    let versions: Vec<u64> =
+        versions.filter_map(|tag| tag.strip_prefix('"')?.strip_suffix('"')?.parse().ok()).collect();
+    // Agents name one version; of several the newest is the most likely one.
+    let (version, config) = context.app.node_config(agent.node, versions.iter().max().copied()).await?;
+    match config.filter(|_| !versions.contains(&version)) {
+        Some(config) => Ok(([(header::ETAG, etag(version))], ConfigAnswer::new(config)).into_response()),
+        None => Ok((StatusCode::NOT_MODIFIED, [(header::ETAG, etag(version))]).into_response()),
     }
-    let config = context.app.node_config(agent.node).await?;
-    Ok(([(header::ETAG, etag(config.version))], ConfigAnswer::new(config)).into_response())
 }
 
 fn etag(version: u64) -> HeaderValue {

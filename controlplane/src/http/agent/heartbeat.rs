@@ -45,7 +45,7 @@ async fn metrics(
     State(context): State<Context>,
     JsonBody(batch): JsonBody<MetricsBatch>,
 ) -> Result<impl IntoResponse, ApiError> {
-    Ok(MetricsAnswer::new(context.app.record_metrics(agent.node, batch).await?))
+    Ok(MetricsAnswer::new(context.app.record_metrics(&agent.actor, agent.node, batch).await?))
 }
 
 pub(super) fn routes() -> OpenApiRouter<Context> {

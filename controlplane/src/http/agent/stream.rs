@@ -24,7 +24,7 @@ use tracing::warn;
 use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
 
-use crate::app::{App, STREAM_PING_SECS, StreamState, Subscription};
+use crate::app::{App, STREAM_PING_SECS, StreamLine, StreamState, Subscription};
 use crate::http::Context;
 use crate::http::access::routes;
 use crate::http::auth::Agent;
@@ -47,7 +47,7 @@ async fn stream(
     State(context): State<Context>,
     Query(query): Query<StreamQuery>,
 ) -> Result<impl IntoResponse, ApiError> {
-    let subscription = context.app.pushes().subscribe(agent.node);
+    let subscription = context.app.pushes().subscribe(agent.node, agent.actor.workspace());
     let mut state = StreamState::new(agent.node, query.from, agent.shown);
     // The first lines are read before the answer begins, so that a fault is still a 503.
     let first = context.app.poll_stream(&mut state).await?;
@@ -64,7 +64,7 @@ struct Lines {
     draining: watch::Receiver<bool>,
     subscription: Subscription,
     state: StreamState,
-    ready: VecDeque<StreamMessage>,
+    ready: VecDeque<StreamLine>,
 }
 
 impl Lines {
@@ -83,10 +83,19 @@ impl Lines {
                 }
             };
         }
-        let message = self.ready.pop_front()?;
-        let mut line = serde_json::to_vec(&message).expect("wire types have string keys and always serialise");
-        line.push(b'\n');
-        Some(line.into())
+        // Lines that are ready go out together: a small packet must not wait for the one before.
+        let mut lines = Vec::new();
+        while let Some(line) = self.ready.pop_front() {
+            match line {
+                StreamLine::Config(config) => lines.append(&mut config.line()),
+                StreamLine::Message(message) => {
+                    serde_json::to_writer(&mut lines, &message)
+                        .expect("wire types have string keys and always serialise");
+                    lines.push(b'\n');
+                }
+            }
+        }
+        Some(lines.into())
     }
 }
 

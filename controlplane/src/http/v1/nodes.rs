@@ -27,7 +27,9 @@ answers! {
     NodeMetrics {
         metrics: Vec<MetricsPoint>,
         /// Seconds per point.
-        step: i64
+        step: i64,
+        /// Whether this server keeps time series: if not there are no new points, and they are in Prometheus.
+        kept: bool
     }
     CommandAnswer { command: NodeCommand }
 }
@@ -180,7 +182,7 @@ async fn metrics(
     reader.may_read(uuid)?;
     let window = MetricsWindow::new(query.from, query.to, query.step, context.app.now())?;
     let points = context.app.metrics(&reader.actor, uuid, window).await?;
-    Ok(NodeMetrics::new(points, window.step))
+    Ok(NodeMetrics::new(points, window.step, context.app.keeps_series()))
 }
 
 /// Orders a node to do something, repeated until it acknowledges or a day has passed. Role: admin.

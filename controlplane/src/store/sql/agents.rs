@@ -1,28 +1,18 @@
-//! What nodes say and ask,.
-
-use std::collections::BTreeMap;
+//! What nodes say and ask.
 
 use async_trait::async_trait;
-use ftagent_common::api::{AckStatus, CommandAck, Heartbeat, MetricsSample, NodeCommand, NodeConfig};
+use ftagent_common::api::{AckStatus, CommandAck, Heartbeat, MetricsSample};
 use uuid::Uuid;
 
 use super::audits::append;
+use super::ingest::{MEANS, Report};
 use super::workspaces::subscription;
-use super::{
-    Alone, Query, SqlStore, again, allowlist, amount, authorities, count, hash, json, maybe_at, or_missing, own_node,
-    rules, sql, thresholds, to_json, uuid,
-};
-use crate::domain::{
-    Actor, AllowlistEntry, CertificateStanding, Fact, Fingerprint, Problem, Rule, SecretHash, Threshold, Timestamp,
-    WorkspaceId,
-};
-use crate::store::{Agents, Known, NodeAccess, Result};
+use super::{Alone, SqlStore, again, authorities, hash, maybe_at, or_missing, own_node, sql, to_json};
+use crate::domain::{Actor, CertificateStanding, Fact, Fingerprint, Problem, SecretHash, Timestamp, WorkspaceId};
+use crate::store::{Agents, Known, Look, Looked, NodeAccess, Result};
 
-/// Samples of one statement.
-const SAMPLES: usize = 100;
-
-/// The columns that seconds and minutes share.
-const MEANS: [&str; 7] = ["pps", "bps", "dropped_pps", "tcp_pps", "udp_pps", "icmp_pps", "other_pps"];
+/// Nodes whose samples are thinned out in one transaction: reports wait no longer for it than this takes.
+const NODES: u32 = 100;
 
 #[async_trait]
 impl Agents for SqlStore {
@@ -57,66 +47,17 @@ impl Agents for SqlStore {
         .transpose()
     }
 
-    async fn heartbeat(&self, node: Uuid, heartbeat: &Heartbeat, now: Timestamp) -> Result<()> {
-        let mut tx = self.write().await?;
-        let done = sql("UPDATE nodes SET last_seen = $1, ratio = $2, heartbeat = $3 WHERE uuid = $4")
-            .bind(now.micros())
-            .bind(heartbeat.threshold_ratio)
-            .bind(to_json(heartbeat)?)
-            .bind(node.to_string())
-            .run(&mut tx)
-            .await?;
-        or_missing((done > 0).then_some(()), "node")?;
-        Ok(tx.commit().await?)
+    async fn heartbeat(&self, node: Uuid, heartbeat: &Heartbeat, now: Timestamp) -> Result<u64> {
+        let (ratio, text) = (heartbeat.threshold_ratio, to_json(heartbeat)?.into());
+        self.reports.call(Report::Heartbeat { node, at: now, ratio, text }).await
     }
 
     async fn record_metrics(&self, node: Uuid, samples: &[MetricsSample]) -> Result<()> {
-        again(|| self.keep_metrics(node, samples)).await
+        self.reports.call(Report::Metrics { node, samples: samples.into() }).await.map(drop)
     }
 
-    async fn config_version(&self, node: Uuid) -> Result<u64> {
-        let row = sql("SELECT config_version FROM nodes WHERE uuid = $1")
-            .bind(node.to_string())
-            .optional(&self.pools)
-            .await?;
-        amount(&or_missing(row, "node")?, "config_version")
-    }
-
-    async fn node_config(&self, node: Uuid) -> Result<NodeConfig> {
-        let mut tx = self.read().await?;
-        let row = sql("SELECT n.config_version, n.workspace_id, n.renew_before, w.detection FROM nodes n
-             JOIN workspaces w ON w.id = n.workspace_id WHERE n.uuid = $1")
-        .bind(node.to_string())
-        .optional(&mut tx)
-        .await?;
-        let row = or_missing(row, "node")?;
-        let ws = WorkspaceId(row.try_get("workspace_id")?);
-        let rules = rules::of_node(&mut tx, ws, node).await?;
-        let (rules, tool_rules) = rules.iter().map(Rule::to_wire).partition(|rule| rule.action.is_native());
-        Ok(NodeConfig {
-            version: amount(&row, "config_version")?,
-            rules,
-            tool_rules,
-            allowlist: allowlist::of_node(&mut tx, ws, node).await?.iter().map(AllowlistEntry::to_wire).collect(),
-            thresholds: thresholds::of_workspace(&mut tx, ws).await?.iter().map(Threshold::to_wire).collect(),
-            detection: json(&row, "detection")?,
-            trust: authorities::trust(&mut tx, ws, maybe_at(&row, "renew_before")?).await?,
-        })
-    }
-
-    async fn pending_commands(&self, node: Uuid, after: i64) -> Result<Vec<(i64, NodeCommand)>> {
-        let rows = sql("SELECT c.id, c.uuid, c.order_json FROM commands c JOIN nodes n ON n.id = c.node_id
-             WHERE n.uuid = $1 AND c.status = 'pending' AND c.id > $2 ORDER BY c.id LIMIT 1000")
-        .bind(node.to_string())
-        .bind(after)
-        .all(&self.pools)
-        .await?;
-        rows.iter()
-            .map(|row| {
-                let command = NodeCommand { command_id: uuid(row, "uuid")?, order: json(row, "order_json")? };
-                Ok((row.try_get("id")?, command))
-            })
-            .collect()
+    async fn look(&self, question: Look) -> Result<Looked> {
+        self.looks.call(question).await
     }
 
     async fn acknowledge(&self, node: Uuid, ack: &CommandAck, fact: Fact) -> Result<()> {
@@ -150,7 +91,15 @@ impl Agents for SqlStore {
     }
 
     async fn prune_metrics(&self, seconds_before: Timestamp, minutes_before: Timestamp) -> Result<u64> {
-        again(|| self.thin_out(seconds_before, minutes_before)).await
+        let (mut pruned, mut after) = (0, 0);
+        loop {
+            let some = sql("SELECT id FROM nodes WHERE id > $1 ORDER BY id LIMIT $2").bind(after).bind(NODES);
+            let some = some.all(&self.pools).await?;
+            let ids = some.iter().map(|row| row.try_get("id")).collect::<Result<Vec<i64>, _>>()?;
+            let (Some(first), Some(last)) = (ids.first(), ids.last()) else { return Ok(pruned) };
+            pruned += again(|| self.thin_out((*first, *last), seconds_before, minutes_before)).await?;
+            after = *last;
+        }
     }
 
     async fn expire_commands(&self, before: Timestamp) -> Result<u64> {
@@ -167,33 +116,13 @@ impl Agents for SqlStore {
 }
 
 impl SqlStore {
-    async fn keep_metrics(&self, node: Uuid, samples: &[MetricsSample]) -> Result<()> {
-        let mut tx = self.write().await?;
-        let id: Option<i64> =
-            sql("SELECT id FROM nodes WHERE uuid = $1").bind(node.to_string()).optional_scalar(&mut tx).await?;
-        let id = or_missing(id, "node")?;
-        // In one order, so that two batches of a node wait for each other; of the same second the last one counts.
-        let by_second: BTreeMap<_, _> = samples.iter().map(|s| (Timestamp::from(s.at).secs(), s)).collect();
-        let by_second: Vec<_> = by_second.into_iter().collect();
-        for some in by_second.chunks(SAMPLES) {
-            let mut insert = Query::growing("INSERT INTO metrics (node_id, at_secs, ");
-            insert.push(MEANS.join(", ")).push(") VALUES ");
-            for (n, (at, sample)) in some.iter().enumerate() {
-                insert.push(if n == 0 { "(" } else { ", (" }).push_bind(id).push(", ").push_bind(*at);
-                let MetricsSample { pps, bps, dropped_pps, tcp_pps, udp_pps, icmp_pps, other_pps, .. } = **sample;
-                for value in [pps, bps, dropped_pps, tcp_pps, udp_pps, icmp_pps, other_pps] {
-                    insert.push(", ").push_bind(count(value));
-                }
-                insert.push(")");
-            }
-            let replaced = MEANS.map(|c| format!("{c} = excluded.{c}")).join(", ");
-            insert.push(" ON CONFLICT (node_id, at_secs) DO UPDATE SET ").push(replaced);
-            insert.run(&mut tx).await?;
-        }
-        Ok(tx.commit().await?)
-    }
-
-    async fn thin_out(&self, seconds_before: Timestamp, minutes_before: Timestamp) -> Result<u64> {
+    /// Thins out the samples of the nodes with numbers from `first` to `last`.
+    async fn thin_out(
+        &self,
+        (first, last): (i64, i64),
+        seconds_before: Timestamp,
+        minutes_before: Timestamp,
+    ) -> Result<u64> {
         // Whole minutes only: a minute that is split would be merged later, but needs not be.
         let before = seconds_before.secs().div_euclid(60) * 60;
         let mut tx = self.write().await?;
@@ -213,28 +142,33 @@ impl SqlStore {
         let merge = format!(
             "INSERT INTO metrics_minutes AS m (node_id, at_secs, samples, {columns}, peak_pps, peak_bps)
              SELECT node_id, at_secs / 60 * 60, count(*), {means}, max(pps), max(bps)
-             FROM gone WHERE at_secs < $1 GROUP BY 1, 2
+             FROM gone WHERE {OLD} GROUP BY 1, 2
              ON CONFLICT (node_id, at_secs) DO UPDATE
              SET {merged}, samples = m.samples + excluded.samples, {peaks}"
         );
-        let delete = "DELETE FROM metrics WHERE at_secs < $1";
+        let delete = format!("DELETE FROM metrics WHERE {OLD}");
         // What is deleted must be what was merged. A late sample in between waits in SQLite, which has one writer; in
         // PostgreSQL one statement does both, and leaves it for the next time.
         let seconds = if tx.is_postgres() {
             let both = format!("WITH gone AS ({delete} RETURNING *), merged AS ({merge}) SELECT count(*) FROM gone");
-            let seconds: i64 = sql(sqlx::AssertSqlSafe(both)).bind(before).scalar(&mut tx).await?;
+            let seconds: i64 =
+                sql(sqlx::AssertSqlSafe(both)).bind(before).bind(first).bind(last).scalar(&mut tx).await?;
             u64::try_from(seconds).unwrap_or(0)
         } else {
             let merge = merge.replace("FROM gone", "FROM metrics");
-            sql(sqlx::AssertSqlSafe(merge)).bind(before).run(&mut tx).await?;
-            sql(delete).bind(before).run(&mut tx).await?
+            sql(sqlx::AssertSqlSafe(merge)).bind(before).bind(first).bind(last).run(&mut tx).await?;
+            sql(sqlx::AssertSqlSafe(delete)).bind(before).bind(first).bind(last).run(&mut tx).await?
         };
-        let minutes =
-            sql("DELETE FROM metrics_minutes WHERE at_secs < $1").bind(minutes_before.secs()).run(&mut tx).await?;
+        let minutes = sqlx::AssertSqlSafe(format!("DELETE FROM metrics_minutes WHERE {OLD}"));
+        let minutes = sql(minutes).bind(minutes_before.secs()).bind(first).bind(last).run(&mut tx).await?;
         tx.commit().await?;
         Ok(seconds + minutes)
     }
 }
+
+/// Old samples of some nodes. Both tables are in the order of nodes: it takes the nodes one by one, so that each has a
+/// beginning to look from, instead of looking at every sample there is.
+const OLD: &str = "at_secs < $1 AND node_id IN (SELECT id FROM nodes WHERE id BETWEEN $2 AND $3)";
 
 /// A node's words are cut to what is kept.
 pub(super) const MAX_OUTPUT: usize = 4_096;

@@ -106,7 +106,7 @@ async fn renew_all(tx: &mut Tx, ws: WorkspaceId, now: Timestamp) -> Result<()> {
 impl Authorities for SqlStore {
     async fn trust_revision(&self) -> Result<(i64, i64)> {
         let row = sql("SELECT (SELECT coalesce(max(changed_at), 0) FROM authorities) AS roots,
-                    (SELECT coalesce(max(revoked_at), 0) FROM certificates) AS revoked")
+                    (SELECT count(revoked_at) FROM certificates) AS revoked")
         .one(&self.pools)
         .await?;
         Ok((row.try_get("roots")?, row.try_get("revoked")?))
@@ -153,7 +153,12 @@ impl Authorities for SqlStore {
         .await
         .map_err(|e| unless_taken(e, || "a root that nodes learn of".to_owned()))?;
         let changed = advance_all(&mut tx, ws).await?;
-        sql("UPDATE nodes SET trust_version = config_version WHERE workspace_id = $1").bind(ws.0).run(&mut tx).await?;
+        sql("UPDATE nodes SET trust_version = config_version
+                + (SELECT w.config_version FROM workspaces w WHERE w.id = nodes.workspace_id)
+             WHERE workspace_id = $1")
+        .bind(ws.0)
+        .run(&mut tx)
+        .await?;
         append(&mut tx, ws, fact.on(row.try_get::<i64>("id")?)).await?;
         tx.commit().await?;
         Ok((state, changed))
@@ -162,14 +167,15 @@ impl Authorities for SqlStore {
     async fn promote_root(&self, ws: WorkspaceId, seen: Timestamp, force: bool, fact: Fact) -> Result<Changed> {
         let mut tx = self.write_to(ws).await?;
         if !force {
-            let behind = sql("SELECT name, heartbeat, trust_version FROM nodes
-                 WHERE workspace_id = $1 AND last_seen >= $2 AND trust_version IS NOT NULL ORDER BY name")
+            let behind = sql("SELECT n.name, s.heartbeat, n.trust_version FROM nodes n
+                 JOIN node_states s ON s.node_id = n.id
+                 WHERE n.workspace_id = $1 AND s.last_seen >= $2 AND n.trust_version IS NOT NULL ORDER BY n.name")
             .bind(ws.0)
             .bind(seen.micros());
             let mut names = Vec::new();
             for row in behind.all(&mut tx).await? {
                 let heartbeat: Option<ftagent_common::api::Heartbeat> =
-                    row.try_get::<Option<String>>("heartbeat")?.and_then(|text| serde_json::from_str(&text).ok());
+                    serde_json::from_str(&row.try_get::<String>("heartbeat")?).ok();
                 let applied = heartbeat.map_or(0, |h| h.config_version);
                 if applied < super::amount(&row, "trust_version")? {
                     names.push(row.try_get::<String>("name")?);
@@ -199,7 +205,8 @@ impl Authorities for SqlStore {
         let mut tx = self.write_to(ws).await?;
         if !force {
             // Nodes that have certificates, but none of a root that stays.
-            let query = sql("SELECT n.name FROM nodes n WHERE n.workspace_id = $1 AND n.last_seen >= $2
+            let query = sql("SELECT n.name FROM nodes n JOIN node_states s ON s.node_id = n.id
+                 WHERE n.workspace_id = $1 AND s.last_seen >= $2
                  AND EXISTS (SELECT 1 FROM certificates c WHERE c.node_id = n.id AND c.revoked_at IS NULL
                              AND c.not_after > $3)
                  AND NOT EXISTS (SELECT 1 FROM certificates c JOIN authorities a ON a.id = c.authority_id

@@ -14,9 +14,12 @@ mod columns;
 mod destinations;
 pub mod dump;
 mod feeds;
+mod gather;
 mod idempotency;
 mod incidents;
 mod indicators;
+mod ingest;
+mod look;
 mod mitigations;
 mod nodes;
 mod outbox;
@@ -25,6 +28,8 @@ mod peers;
 mod postgres;
 mod profiles;
 mod query;
+mod rates;
+mod rows;
 mod rules;
 mod runbooks;
 mod runs;
@@ -37,17 +42,17 @@ mod transaction;
 mod windows;
 mod workspaces;
 
-use std::collections::HashMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use uuid::Uuid;
 
-use super::{Changed, Result, Store, StoreError};
+use super::{Changed, Lease, Leased, Look, Looked, Result, Store, StoreError};
 use crate::domain::{Problem, WorkspaceId};
 pub use backup::{BackupError, restore};
 use columns::{amount, at, count, hash, json, maybe_at, number, to_json, unexpected, uuid, word};
+use gather::Gather;
 pub use postgres::PostgresSettings;
 use query::{Query, Row, sql};
 use transaction::{Alone, Pools, Tx};
@@ -79,6 +84,10 @@ enum Opening {
 pub struct SqlStore {
     pools: Pools,
     lead: peers::Lead,
+    /// What nodes say every few seconds, and what they ask: many at a time.
+    reports: Gather<ingest::Report, u64>,
+    looks: Gather<Look, Looked>,
+    leases: Gather<Lease, Leased>,
 }
 
 impl SqlStore {
@@ -103,7 +112,11 @@ impl SqlStore {
             Database::Sqlite(path) => sqlite::open(path, opening).await?,
             Database::Postgres(settings) => postgres::open(settings, opening).await?,
         };
-        Ok(Self { pools, lead: peers::Lead::default() })
+        let (reports, looks, leases) = (pools.clone(), pools.clone(), pools.clone());
+        let reports = Gather::start(ingest::MOST, move |calls| ingest::keep(reports.clone(), calls));
+        let looks = Gather::start(look::MOST, move |calls| look::look(looks.clone(), calls));
+        let leases = Gather::start(rates::MOST, move |calls| rates::lease(leases.clone(), calls));
+        Ok(Self { pools, lead: peers::Lead::default(), reports, looks, leases })
     }
 
     /// A transaction that writes, and that others who write to the workspace wait for.
@@ -210,12 +223,6 @@ fn or_missing<T>(row: Option<T>, what: &'static str) -> Result<T> {
     row.ok_or_else(|| Problem::NotFound(what).into())
 }
 
-/// The database's numbers of a workspace's nodes, by uuid; a uuid of another workspace is not among them.
-async fn node_ids(conn: &mut Tx, ws: WorkspaceId) -> Result<HashMap<Uuid, i64>> {
-    let rows = sql("SELECT id, uuid FROM nodes WHERE workspace_id = $1").bind(ws.0).all(conn).await?;
-    rows.iter().map(|row| Ok((uuid(row, "uuid")?, row.try_get("id")?))).collect()
-}
-
 /// Refuses one more row in `table` beyond `most`: all of a workspace's rows go to its nodes as one message.
 async fn leave_room(conn: &mut Tx, ws: WorkspaceId, table: &'static str, most: i64, field: &str) -> Result<()> {
     let query = sqlx::AssertSqlSafe(format!("SELECT count(*) FROM {table} WHERE workspace_id = $1"));
@@ -246,11 +253,8 @@ async fn own_node(conn: &mut Tx, node: Uuid, what: &'static str) -> Result<Works
 
 /// Advances the configuration of every node of a workspace.
 async fn advance_all(conn: &mut Tx, ws: WorkspaceId) -> Result<Changed> {
-    let rows = sql("UPDATE nodes SET config_version = config_version + 1 WHERE workspace_id = $1 RETURNING uuid")
-        .bind(ws.0)
-        .all(conn)
-        .await?;
-    rows.iter().map(|row| uuid(row, "uuid")).collect()
+    sql("UPDATE workspaces SET config_version = config_version + 1 WHERE id = $1").bind(ws.0).run(conn).await?;
+    Ok(Changed::All(ws))
 }
 
 /// Advances the configuration of the node with this number.
@@ -259,5 +263,5 @@ async fn advance(conn: &mut Tx, node_id: i64) -> Result<Changed> {
         .bind(node_id)
         .all(conn)
         .await?;
-    rows.iter().map(|row| uuid(row, "uuid")).collect()
+    Ok(Changed::Nodes(rows.iter().map(|row| uuid(row, "uuid")).collect::<Result<_>>()?))
 }

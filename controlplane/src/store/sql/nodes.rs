@@ -9,19 +9,22 @@ use super::audits::append;
 use super::transaction::On;
 use super::{
     Row, SqlStore, Tx, again, amount, at, maybe_at, node_id, number, or_missing, sql, to_json, unexpected,
-    unless_taken, uuid,
+    unless_taken, uuid, word,
 };
 use crate::domain::{
     Deployment, ENROLL_SECS, Fact, HEARTBEAT_GRACE_SECS, Listed, MetricsPoint, MetricsWindow, Node, NodeFilter,
     NodePatch, Page, SecretHash, Timestamp, WorkspaceId, node_status,
 };
-use crate::store::{Nodes, Result};
+use crate::store::{NodeGlance, Nodes, Result};
 
 /// Nodes with their active incidents, and their status by the rule of `domain::node_status` for filters.
 const FROM: &str = "FROM (SELECT *, CASE WHEN last_seen IS NULL OR $2 - last_seen >= $3 THEN 'offline'
                            WHEN active > 0 THEN 'attack' WHEN ratio > 0.7 THEN 'elevated' ELSE 'online' END AS status
-            FROM (SELECT n.*, (SELECT count(*) FROM incidents i WHERE i.node_id = n.id AND i.status = 'active') AS active
-                  FROM nodes n WHERE $1 IS NULL OR n.workspace_id = $1) AS counted) AS rated";
+            FROM (SELECT n.*, s.last_seen, coalesce(s.ratio, 0.0) AS ratio, s.heartbeat,
+                         n.config_version + w.config_version AS version,
+                         (SELECT count(*) FROM incidents i WHERE i.node_id = n.id AND i.status = 'active') AS active
+                  FROM nodes n JOIN workspaces w ON w.id = n.workspace_id LEFT JOIN node_states s ON s.node_id = n.id
+                  WHERE $1 IS NULL OR n.workspace_id = $1) AS counted) AS rated";
 
 fn node(row: &Row, now: Timestamp) -> Result<Node> {
     let heartbeat: Option<String> = row.try_get("heartbeat")?;
@@ -41,7 +44,7 @@ fn node(row: &Row, now: Timestamp) -> Result<Node> {
         last_seen,
         agent_version: heartbeat.as_ref().map(|h| h.agent_version.clone()),
         active_incidents: active,
-        config_version: amount(row, "config_version")?,
+        config_version: amount(row, "version")?,
         applied_version: heartbeat.as_ref().map_or(0, |h| h.config_version),
         heartbeat,
     })
@@ -116,11 +119,18 @@ impl Nodes for SqlStore {
     async fn nodes(&self, ws: WorkspaceId, filter: &NodeFilter, page: Page, now: Timestamp) -> Result<Listed<Node>> {
         let mut tx = self.read().await?;
         let status = filter.status.map(NodeStatus::as_str);
-        let matching = "WHERE $4 IS NULL OR status = $4";
-        let query = sqlx::AssertSqlSafe(format!("SELECT count(*) AS total {FROM} {matching}"));
-        let counting = sql(query).bind(ws.0).bind(now.micros()).bind(HEARTBEAT_GRACE_SECS * 1_000_000);
-        let total = amount(&counting.bind(status).one(&mut tx).await?, "total")?;
-        let query = sqlx::AssertSqlSafe(format!("SELECT * {FROM} {matching} ORDER BY id DESC LIMIT $5 OFFSET $6"));
+        let matching = "WHERE ($4 IS NULL OR status = $4)";
+        let query = if status.is_some() {
+            let query = sqlx::AssertSqlSafe(format!("SELECT count(*) AS total {FROM} {matching}"));
+            sql(query).bind(ws.0).bind(now.micros()).bind(HEARTBEAT_GRACE_SECS * 1_000_000).bind(status)
+        } else {
+            sql("SELECT count(*) AS total FROM nodes WHERE workspace_id = $1").bind(ws.0)
+        };
+        let total = amount(&query.one(&mut tx).await?, "total")?;
+        // Without a filter the page is cut first: what a node's status is made of is then read for its nodes alone.
+        let page_of = "AND id IN (SELECT id FROM nodes WHERE workspace_id = $1 ORDER BY id DESC LIMIT $5 OFFSET $6)";
+        let (cut, end) = if status.is_some() { ("", "LIMIT $5 OFFSET $6") } else { (page_of, "") };
+        let query = sqlx::AssertSqlSafe(format!("SELECT * {FROM} {matching} {cut} ORDER BY id DESC {end}"));
         let rows = sql(query)
             .bind(ws.0)
             .bind(now.micros())
@@ -205,15 +215,23 @@ impl Nodes for SqlStore {
         Ok(command)
     }
 
-    async fn all_nodes(&self, now: Timestamp) -> Result<Vec<(WorkspaceId, Node)>> {
-        let query = sqlx::AssertSqlSafe(format!("SELECT * {FROM}"));
+    async fn all_nodes(&self, now: Timestamp) -> Result<Vec<NodeGlance>> {
+        let query = sqlx::AssertSqlSafe(format!("SELECT workspace_id, uuid, name, status {FROM}"));
         let rows = sql(query)
             .bind(None::<i64>)
             .bind(now.micros())
             .bind(HEARTBEAT_GRACE_SECS * 1_000_000)
             .all(&self.pools)
             .await?;
-        rows.iter().map(|row| Ok((WorkspaceId(row.try_get("workspace_id")?), node(row, now)?))).collect()
+        let glance = |row: &Row| {
+            Ok(NodeGlance {
+                workspace: WorkspaceId(row.try_get("workspace_id")?),
+                uuid: uuid(row, "uuid")?,
+                name: row.try_get("name")?,
+                status: word(row, "status")?,
+            })
+        };
+        rows.iter().map(glance).collect()
     }
 }
 

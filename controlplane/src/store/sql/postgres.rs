@@ -7,6 +7,7 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{Connection as _, PgConnection, PgPool};
 use uuid::Uuid;
 
+use super::rows::PREPARED;
 use super::transaction::Pools;
 use super::{Opening, WAIT, schema};
 use crate::store::Result;
@@ -41,7 +42,11 @@ impl PostgresSettings {
 
     fn options(&self, limits: &[(&str, Duration)]) -> PgConnectOptions {
         let limits = limits.iter().map(|(name, limit)| (*name, format!("{}ms", limit.as_millis())));
-        (*self.options).clone().application_name("ftagent-controlplane").options(limits)
+        (*self.options)
+            .clone()
+            .application_name("ftagent-controlplane")
+            .statement_cache_capacity(PREPARED)
+            .options(limits)
     }
 
     /// Connections without limits of time, for the listener, the lock of the jobs and migrations.

@@ -1,14 +1,15 @@
 //! Firewall rules.
 
-use std::collections::HashMap;
+use std::collections::BTreeSet;
 
 use async_trait::async_trait;
 use uuid::Uuid;
 
 use super::audits::append;
+use super::look::places;
 use super::transaction::On;
 use super::{
-    Row, SqlStore, Tx, advance, advance_all, amount, at, json, leave_room, node_ids, number, or_missing, sql, to_json,
+    Row, SqlStore, Tx, advance, advance_all, amount, at, json, leave_room, number, or_missing, sql, to_json,
     unless_taken, uuid,
 };
 use crate::domain::{Execution, Fact, Listed, NewRule, Page, Problem, Rule, RuleScope, Timestamp, WorkspaceId};
@@ -40,12 +41,10 @@ fn rule(row: &Row) -> Result<Rule> {
     })
 }
 
-/// The enabled rules of a node, oldest first.
-pub(super) async fn of_node(conn: &mut Tx, ws: WorkspaceId, node: Uuid) -> Result<Vec<Rule>> {
+/// The enabled rules of a workspace, oldest first.
+pub(super) async fn enabled(conn: &mut Tx, ws: WorkspaceId) -> Result<Vec<Rule>> {
     let rows = sql("SELECT * FROM rules WHERE workspace_id = $1 AND enabled ORDER BY id").bind(ws.0).all(conn).await?;
-    let mut rules: Vec<Rule> = rows.iter().map(rule).collect::<Result<_>>()?;
-    rules.retain(|r| r.scope.covers(node));
-    Ok(rules)
+    rows.iter().map(rule).collect()
 }
 
 async fn one(conn: impl Into<On<'_>>, ws: WorkspaceId, id: i64) -> Result<Rule> {
@@ -54,31 +53,35 @@ async fn one(conn: impl Into<On<'_>>, ws: WorkspaceId, id: i64) -> Result<Rule> 
 }
 
 /// Refuses a scope that names what is no node of the workspace.
-fn check_scope(scope: &RuleScope, ids: &HashMap<Uuid, i64>) -> Result<()> {
+async fn check_scope(conn: &mut Tx, ws: WorkspaceId, scope: &RuleScope) -> Result<()> {
     let RuleScope::Nodes { nodes } = scope else { return Ok(()) };
-    match nodes.iter().find(|n| !ids.contains_key(n)) {
+    let places = places(conn, &nodes.iter().copied().collect::<Vec<_>>()).await?;
+    match nodes.iter().find(|n| places.get(n).is_none_or(|place| place.workspace != ws)) {
         Some(missing) => Err(Problem::field("scope.nodes", format!("there is no node {missing}")).into()),
         None => Ok(()),
     }
 }
 
 /// Advances the nodes that any of the scopes covers.
-async fn advance_scopes(
-    conn: &mut Tx,
-    ws: WorkspaceId,
-    ids: &HashMap<Uuid, i64>,
-    scopes: &[&RuleScope],
-) -> Result<Changed> {
-    if scopes.iter().any(|s| matches!(s, RuleScope::All {})) {
-        return advance_all(conn, ws).await;
-    }
-    let mut changed = Changed::new();
-    for (node, id) in ids {
-        if scopes.iter().any(|s| s.covers(*node)) {
-            changed.extend(advance(conn, *id).await?);
+async fn advance_scopes(conn: &mut Tx, ws: WorkspaceId, scopes: &[&RuleScope]) -> Result<Changed> {
+    let mut named = BTreeSet::new();
+    for scope in scopes {
+        match scope {
+            RuleScope::All {} => return advance_all(conn, ws).await,
+            RuleScope::Nodes { nodes } => named.extend(nodes.iter().copied()),
         }
     }
-    Ok(changed)
+    // In one order: two changes of the same nodes wait for each other. Some may be gone since the rule was made.
+    let named: Vec<Uuid> = named.into_iter().collect();
+    let places = places(&mut *conn, &named).await?;
+    let mut changed = Vec::new();
+    for node in named {
+        if let Some(place) = places.get(&node).filter(|place| place.workspace == ws) {
+            advance(conn, place.id).await?;
+            changed.push(node);
+        }
+    }
+    Ok(Changed::Nodes(changed))
 }
 
 /// Puts a rule in or out of force, in the transaction of what led to it; none changed if it was so already.
@@ -100,8 +103,7 @@ pub(super) async fn switch(
         .bind(id)
         .run(&mut *tx)
         .await?;
-    let ids = node_ids(tx, ws).await?;
-    let changed = advance_scopes(tx, ws, &ids, &[&before.scope]).await?;
+    let changed = advance_scopes(tx, ws, &[&before.scope]).await?;
     Ok((one(tx, ws, id).await?, Some(changed)))
 }
 
@@ -127,8 +129,7 @@ impl Rules for SqlStore {
     async fn create_rule(&self, ws: WorkspaceId, new: NewRule, fact: Fact) -> Result<(Rule, Changed)> {
         let mut tx = self.write_to(ws).await?;
         leave_room(&mut tx, ws, "rules", MAX_RULES, "name").await?;
-        let ids = node_ids(&mut tx, ws).await?;
-        check_scope(&new.scope, &ids)?;
+        check_scope(&mut tx, ws, &new.scope).await?;
         let row = sql(
             "INSERT INTO rules (workspace_id, name, trigger_json, action_json, scope_json, cooldown_minutes, enabled,
                                 created_at, updated_at)
@@ -146,7 +147,7 @@ impl Rules for SqlStore {
         .await
         .map_err(|e| unless_taken(e, || "a rule of this name".to_owned()))?;
         let rule = rule(&row)?;
-        let changed = if new.enabled { advance_scopes(&mut tx, ws, &ids, &[&new.scope]).await? } else { Vec::new() };
+        let changed = if new.enabled { advance_scopes(&mut tx, ws, &[&new.scope]).await? } else { Changed::none() };
         append(&mut tx, ws, fact.on(rule.id)).await?;
         tx.commit().await?;
         Ok((rule, changed))
@@ -156,9 +157,8 @@ impl Rules for SqlStore {
         let mut tx = self.write_to(ws).await?;
         let before = one(&mut tx, ws, id).await?;
         let new = edit(&before)?;
-        let ids = node_ids(&mut tx, ws).await?;
         if new.scope != before.scope {
-            check_scope(&new.scope, &ids)?;
+            check_scope(&mut tx, ws, &new.scope).await?;
         }
         let row = sql(
             "UPDATE rules SET name = $1, trigger_json = $2, action_json = $3, scope_json = $4, cooldown_minutes = $5,
@@ -185,7 +185,7 @@ impl Rules for SqlStore {
         if rule.enabled {
             scopes.push(&rule.scope);
         }
-        let changed = advance_scopes(&mut tx, ws, &ids, &scopes).await?;
+        let changed = advance_scopes(&mut tx, ws, &scopes).await?;
         append(&mut tx, ws, fact).await?;
         tx.commit().await?;
         Ok((rule, changed))
@@ -195,9 +195,8 @@ impl Rules for SqlStore {
         let mut tx = self.write_to(ws).await?;
         let before = one(&mut tx, ws, id).await?;
         sql("DELETE FROM rules WHERE workspace_id = $1 AND id = $2").bind(ws.0).bind(id).run(&mut tx).await?;
-        let ids = node_ids(&mut tx, ws).await?;
         let changed =
-            if before.enabled { advance_scopes(&mut tx, ws, &ids, &[&before.scope]).await? } else { Vec::new() };
+            if before.enabled { advance_scopes(&mut tx, ws, &[&before.scope]).await? } else { Changed::none() };
         append(&mut tx, ws, fact.with(serde_json::json!({ "name": before.name }))).await?;
         tx.commit().await?;
         Ok(changed)

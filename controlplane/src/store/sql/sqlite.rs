@@ -9,6 +9,7 @@ use std::path::Path;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{Connection as _, SqliteConnection};
 
+use super::rows::PREPARED;
 use super::transaction::Pools;
 use super::{Opening, WAIT, schema};
 use crate::store::Result;
@@ -24,6 +25,7 @@ pub(super) fn options(path: &Path) -> SqliteConnectOptions {
         .synchronous(SqliteSynchronous::Full)
         .foreign_keys(true)
         .busy_timeout(WAIT)
+        .statement_cache_capacity(PREPARED)
 }
 
 pub(super) async fn open(path: &Path, opening: Opening) -> Result<Pools> {

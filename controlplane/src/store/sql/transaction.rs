@@ -34,6 +34,7 @@ pub(super) enum Alone {
 pub(super) const LOCKS: i32 = 0x6674_6167;
 
 /// Connections to one database.
+#[derive(Clone)]
 pub(super) enum Pools {
     Sqlite {
         writer: SqlitePool,
@@ -55,6 +56,16 @@ pub(super) enum On<'a> {
     Transaction(&'a mut Tx),
     /// A reading connection of its own.
     Pools(&'a Pools),
+}
+
+impl On<'_> {
+    /// The same once more.
+    pub(super) fn again(&mut self) -> On<'_> {
+        match self {
+            On::Transaction(tx) => On::Transaction(tx),
+            On::Pools(pools) => On::Pools(pools),
+        }
+    }
 }
 
 impl<'a> From<&'a mut Tx> for On<'a> {

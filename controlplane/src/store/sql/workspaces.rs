@@ -109,7 +109,7 @@ impl Workspaces for SqlStore {
         .await
         .map_err(|e| unless_taken(e, || "a workspace of this name".to_owned()))?;
         let workspace = workspace(&or_missing(row, "workspace")?)?;
-        let changed = if detection.is_some() { advance_all(&mut tx, ws).await? } else { Changed::new() };
+        let changed = if detection.is_some() { advance_all(&mut tx, ws).await? } else { Changed::none() };
         append(&mut tx, ws, fact).await?;
         tx.commit().await?;
         Ok((workspace, changed))

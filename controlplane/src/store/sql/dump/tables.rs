@@ -33,15 +33,16 @@ macro_rules! tables {
 }
 
 tables! {
-    workspaces by "id" numbered { Int: id created_at; Text: name subscription detection; }
+    workspaces by "id" numbered { Int: id created_at config_version; Text: name subscription detection; }
     tokens by "id" numbered {
         Int: id workspace_id rate_limit created_at expires_at revoked_at; Text: name role; Bytes: lookup hash;
     }
     nodes by "id" numbered {
-        Int: id workspace_id created_at last_seen config_version enroll_until renew_before trust_version;
-        Text: uuid name ip location os interface heartbeat;
-        Bytes: key_hash; Real: ratio;
+        Int: id workspace_id created_at config_version enroll_until renew_before trust_version;
+        Text: uuid name ip location os interface;
+        Bytes: key_hash;
     }
+    node_states by "node_id" { Int: node_id last_seen; Text: heartbeat; Real: ratio; }
     allowlist by "id" numbered { Int: id workspace_id node_id created_at; Text: prefix label; }
     thresholds by "id" numbered { Int: id workspace_id created_at updated_at; Text: target label thresholds; }
     rules by "id" numbered {
@@ -57,6 +58,7 @@ tables! {
         Int: id workspace_id incident_id rule_id at; Text: node_uuid uuid outcome execution;
     }
     commands by "id" numbered { Int: id node_id created_at ended_at; Text: uuid order_json status error output; }
+    rate_windows by "bucket" { Int: ends_at used; Text: bucket; }
     metrics by "node_id, at_secs" {
         Int: node_id at_secs pps bps dropped_pps tcp_pps udp_pps icmp_pps other_pps;
     }

@@ -1,0 +1,219 @@
+//! What nodes ask, answered many at a time: versions, configurations, commands.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+
+use ftagent_common::api::{NodeCommand, NodeConfig, Trust};
+use uuid::Uuid;
+
+use super::rows::Rows;
+use super::transaction::{On, Pools};
+use super::{Query, Tx, allowlist, amount, authorities, json, maybe_at, or_missing, rules, sql, thresholds, uuid};
+use crate::domain::{
+    AllowlistEntry, Problem, Rule, RuleScope, SharedConfig, Threshold, Timestamp, VersionedConfig, WorkspaceId,
+};
+use crate::store::{Look, Looked, Result, Wanted};
+
+/// Questions of one look.
+pub(super) const MOST: usize = 512;
+/// Commands that one look gives out; the next one goes on.
+const COMMANDS: usize = 10_000;
+
+static PLACES: Rows = Rows::new(
+    "SELECT n.id, n.uuid, n.workspace_id, n.renew_before, n.config_version + w.config_version AS version
+     FROM nodes n JOIN workspaces w ON w.id = n.workspace_id WHERE n.uuid IN (VALUES",
+    1,
+    ")",
+);
+
+/// Both databases call the columns of VALUES so.
+static PENDING: Rows = Rows::new(
+    "SELECT c.node_id, c.id, c.uuid, c.order_json FROM (VALUES",
+    2,
+    ") AS asked JOIN commands c ON c.node_id = asked.column1 AND c.id > asked.column2
+     WHERE c.status = 'pending' ORDER BY c.id LIMIT 10000",
+);
+
+/// Where a node's rows are.
+#[derive(Clone, Copy)]
+pub(super) struct Place {
+    pub(super) id: i64,
+    pub(super) workspace: WorkspaceId,
+    /// Of the configuration that it should have.
+    pub(super) version: u64,
+    /// Its certificates of before count as old.
+    renew_before: Option<Timestamp>,
+}
+
+/// The nodes among `wanted` that there are.
+pub(super) async fn places<'a>(on: impl Into<On<'a>>, wanted: &[Uuid]) -> Result<HashMap<Uuid, Place>> {
+    let mut on = on.into();
+    let mut places = HashMap::with_capacity(wanted.len());
+    for (text, some, more) in PLACES.at_least(wanted) {
+        let all = some.iter().chain(some.last().into_iter().cycle().take(more));
+        let query = all.fold(sql(text), |query, node| query.bind(node.to_string()));
+        for row in query.all(on.again()).await? {
+            let workspace = WorkspaceId(row.try_get("workspace_id")?);
+            let renew_before = maybe_at(&row, "renew_before")?;
+            let place = Place { id: row.try_get("id")?, workspace, version: amount(&row, "version")?, renew_before };
+            places.insert(uuid(&row, "uuid")?, place);
+        }
+    }
+    Ok(places)
+}
+
+/// Answers the questions, each on its own.
+pub(super) async fn look(pools: Pools, questions: Vec<Look>) -> Result<Vec<Result<Looked>>> {
+    let nodes: BTreeSet<Uuid> = questions.iter().map(|q| q.node).collect();
+    let known = places(&pools, &nodes.into_iter().collect::<Vec<_>>()).await?;
+    let commands = pending(&pools, &questions, &known).await?;
+    let changed: BTreeSet<Uuid> = questions.iter().filter(|q| needs_config(q, &known)).map(|q| q.node).collect();
+    let configs = if changed.is_empty() { HashMap::new() } else { configs(&pools, &changed).await? };
+    Ok(questions
+        .iter()
+        .map(|question| {
+            let config = configs.get(&question.node).filter(|_| question.config != Wanted::No).cloned();
+            let version = config.as_ref().map(|config| config.version);
+            let version = version.or_else(|| known.get(&question.node).map(|place| place.version));
+            let version = version.ok_or(Problem::NotFound("node"))?;
+            let config = config.filter(|config| question.config != Wanted::Unless(config.version));
+            let commands = commands.get(&(question.node, question.commands_after)).cloned().unwrap_or_default();
+            Ok(Looked { version, config, commands })
+        })
+        .collect())
+}
+
+fn needs_config(question: &Look, known: &HashMap<Uuid, Place>) -> bool {
+    let Some(place) = known.get(&question.node) else { return false };
+    match question.config {
+        Wanted::No => false,
+        Wanted::Unless(version) => version != place.version,
+        Wanted::Always => true,
+    }
+}
+
+/// By node and by what was asked: two streams of one node can be at different places.
+type Commands = HashMap<(Uuid, Option<i64>), Vec<(i64, NodeCommand)>>;
+
+async fn pending(pools: &Pools, questions: &[Look], known: &HashMap<Uuid, Place>) -> Result<Commands> {
+    // By node, from where the one that has least goes on.
+    let mut asked: HashMap<i64, (Uuid, i64)> = HashMap::new();
+    for question in questions {
+        if let (Some(after), Some(place)) = (question.commands_after, known.get(&question.node)) {
+            let (_, least) = asked.entry(place.id).or_insert((question.node, after));
+            *least = after.min(*least);
+        }
+    }
+    let mut pending = Commands::new();
+    if asked.is_empty() {
+        return Ok(pending);
+    }
+    let mut found: HashMap<Uuid, Vec<(i64, NodeCommand)>> = HashMap::new();
+    let rows: Vec<(i64, i64)> = asked.iter().map(|(id, (_, after))| (*id, *after)).collect();
+    for (text, some, more) in PENDING.at_least(&rows) {
+        // No node has the number 0.
+        let all = some.iter().chain(std::iter::repeat_n(&(0, 0), more));
+        let query: Query = all.fold(sql(text), |query, (id, after)| query.bind(*id).bind(*after));
+        let rows = query.all(pools).await?;
+        debug_assert!(rows.len() <= COMMANDS);
+        for row in rows {
+            let Some((node, _)) = asked.get(&row.try_get("node_id")?) else { continue };
+            let command = NodeCommand { command_id: uuid(&row, "uuid")?, order: json(&row, "order_json")? };
+            found.entry(*node).or_default().push((row.try_get("id")?, command));
+        }
+    }
+    for question in questions {
+        if let (Some(after), Some(found)) = (question.commands_after, found.get(&question.node)) {
+            let new = found.iter().filter(|(id, _)| *id > after).cloned().collect();
+            pending.insert((question.node, Some(after)), new);
+        }
+    }
+    Ok(pending)
+}
+
+/// The whole configurations, of one moment.
+async fn configs(pools: &Pools, nodes: &BTreeSet<Uuid>) -> Result<HashMap<Uuid, VersionedConfig>> {
+    let mut tx = pools.read().await?;
+    let nodes: Vec<Uuid> = nodes.iter().copied().collect();
+    let known = places(&mut tx, &nodes).await?;
+    let mut workspaces: HashMap<i64, Workspace> = HashMap::new();
+    let mut configs = HashMap::with_capacity(known.len());
+    for (node, place) in known {
+        let workspace = match workspaces.entry(place.workspace.0) {
+            std::collections::hash_map::Entry::Occupied(there) => there.into_mut(),
+            std::collections::hash_map::Entry::Vacant(free) => {
+                free.insert(Workspace::read(&mut tx, place.workspace).await?)
+            }
+        };
+        configs.insert(
+            node,
+            VersionedConfig { version: place.version, shared: workspace.config_of(node, place.renew_before) },
+        );
+    }
+    Ok(configs)
+}
+
+/// Everything that a workspace's nodes should do.
+struct Workspace {
+    rules: Vec<Rule>,
+    allowlist: Vec<AllowlistEntry>,
+    thresholds: Vec<Threshold>,
+    detection: ftagent_common::api::DetectionOverrides,
+    /// Nodes that a rule or an entry names.
+    named: HashSet<Uuid>,
+    /// Whom they trust; the same for all, but for when their certificates count as old.
+    trust: Option<Trust>,
+    /// Of all others, by when their certificates count as old: an authority asks all of them at once.
+    common: BTreeMap<Option<Timestamp>, Arc<SharedConfig>>,
+}
+
+impl Workspace {
+    async fn read(tx: &mut Tx, ws: WorkspaceId) -> Result<Self> {
+        let row = sql("SELECT detection FROM workspaces WHERE id = $1").bind(ws.0).optional(&mut *tx).await?;
+        let detection = json(&or_missing(row, "workspace")?, "detection")?;
+        let rules = rules::enabled(&mut *tx, ws).await?;
+        let allowlist = allowlist::all(&mut *tx, ws).await?;
+        let thresholds = thresholds::of_workspace(tx, ws).await?;
+        let scopes = rules.iter().filter_map(|rule| match &rule.scope {
+            RuleScope::All {} => None,
+            RuleScope::Nodes { nodes } => Some(nodes.iter().copied()),
+        });
+        let named = scopes.flatten().chain(allowlist.iter().filter_map(|entry| entry.node)).collect();
+        let trust = authorities::trust(tx, ws, None).await?;
+        Ok(Self { rules, allowlist, thresholds, detection, named, trust, common: BTreeMap::new() })
+    }
+
+    fn config_of(&mut self, node: Uuid, renew_before: Option<Timestamp>) -> Arc<SharedConfig> {
+        if self.named.contains(&node) {
+            return Arc::new(self.select(Some(node), renew_before));
+        }
+        if let Some(common) = self.common.get(&renew_before) {
+            return common.clone();
+        }
+        let common = Arc::new(self.select(None, renew_before));
+        self.common.insert(renew_before, common.clone());
+        common
+    }
+
+    /// What is for everybody, and for `node`.
+    fn select(&self, node: Option<Uuid>, renew_before: Option<Timestamp>) -> SharedConfig {
+        let covers = |scope: &RuleScope| match node {
+            Some(node) => scope.covers(node),
+            None => matches!(scope, RuleScope::All {}),
+        };
+        let rules = self.rules.iter().filter(|r| covers(&r.scope)).map(Rule::to_wire);
+        let (rules, tool_rules) = rules.partition(|rule| rule.action.is_native());
+        let trust = self.trust.clone().map(|trust| Trust { renew_before: renew_before.map(Into::into), ..trust });
+        SharedConfig::new(NodeConfig {
+            version: 0,
+            rules,
+            tool_rules,
+            allowlist: (self.allowlist.iter().filter(|e| e.node.is_none() || e.node == node))
+                .map(AllowlistEntry::to_wire)
+                .collect(),
+            thresholds: self.thresholds.iter().map(Threshold::to_wire).collect(),
+            detection: self.detection.clone(),
+            trust,
+        })
+    }
+}
