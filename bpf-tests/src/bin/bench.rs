@@ -135,7 +135,9 @@ fn measure(arguments: &Arguments) -> anyhow::Result<()> {
     if let Some(only) = only {
         goals.retain(|goal| is_asked_for(goal.id, only));
     }
-    print!("{}", if arguments.json { report::json(&goals) } else { report::table(&goals) });
+    if !goals.is_empty() {
+        print!("{}", if arguments.json { report::json(&goals) } else { report::table(&goals) });
+    }
     let entry = entry(&goals, &arguments.commit)?;
     let path = |docs: &Path| docs.join("history.jsonl");
     if let Some(history) = arguments.docs.as_deref().map(path) {

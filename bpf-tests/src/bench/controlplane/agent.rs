@@ -5,6 +5,7 @@
 //! heartbeats  every thirty seconds
 //! stream      configuration and commands as they come, acknowledged;  or  polls of both, every fifteen seconds
 //! ```
+//! Where this machine has not enough open files, a node sends all of it over one connection, beside its stream.
 
 use std::io;
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use ftagent_common::api::StreamMessage;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::sync::Mutex;
 use tokio::time::{MissedTickBehavior, interval_at, sleep, timeout};
 
 use super::messages::{self, Identity, json, request, wall};
@@ -44,11 +46,14 @@ pub(super) struct World {
     pub(super) order: AtomicU64,
     pub(super) arrived: AtomicBool,
     pub(super) began: Instant,
+    /// Whether a node has one connection for everything but its stream.
+    pub(super) frugal: bool,
 }
 
 impl World {
-    pub(super) fn new(place: Place) -> Self {
+    pub(super) fn new(place: Place, frugal: bool) -> Self {
         Self {
+            frugal,
             place,
             tally: Tally::default(),
             change: AtomicU64::new(0),
@@ -75,7 +80,8 @@ impl World {
     }
 
     /// Sends a request of an agent and counts what became of it.
-    pub(super) async fn call(&self, wire: &mut Wire, request: &[u8]) -> Option<Vec<u8>> {
+    pub(super) async fn call(&self, wire: &Mutex<Wire>, request: &[u8]) -> Option<Vec<u8>> {
+        let mut wire = wire.lock().await;
         let sent = now();
         match wire.call(&self.place, request).await {
             Ok(answer) => {
@@ -92,14 +98,18 @@ impl World {
 
 /// Runs a node until it is dropped. `offset` is its place within every interval, 0 to 1.
 pub(super) async fn run(world: Arc<World>, identity: Identity, number: u32, streams: bool, offset: f64) {
+    let wires: [Mutex<Wire>; 3] = Default::default();
+    // The first one is everybody's where there is to be one.
+    let wire = |n: usize| if world.frugal { &wires[0] } else { &wires[n] };
     let follow = async {
         if streams {
-            follow(&world, &identity).await;
+            follow(&world, &identity, wire(0)).await;
         } else {
-            poll(&world, &identity, offset).await;
+            poll(&world, &identity, offset, wire(2)).await;
         }
     };
-    tokio::join!(report(&world, &identity, number, offset), beat(&world, &identity, offset), follow);
+    let report = report(&world, &identity, number, offset, wire(0));
+    tokio::join!(report, beat(&world, &identity, offset, wire(1)), follow);
 }
 
 /// Ticks whose first is `offset` of an interval from now.
@@ -109,50 +119,47 @@ fn ticks(every: Duration, offset: f64) -> tokio::time::Interval {
     ticks
 }
 
-async fn report(world: &World, identity: &Identity, number: u32, offset: f64) {
-    let mut wire = Wire::default();
+async fn report(world: &World, identity: &Identity, number: u32, offset: f64, wire: &Mutex<Wire>) {
     let mut ticks = ticks(METRICS, offset);
     loop {
         ticks.tick().await;
         let body = json(&messages::metrics(wall(), 5, number));
-        if world.call(&mut wire, &request(identity, "POST", "/metrics", "", &body)).await.is_some() {
+        if world.call(wire, &request(identity, "POST", "/metrics", "", &body)).await.is_some() {
             world.tally.samples.fetch_add(5, Ordering::Relaxed);
         }
     }
 }
 
-async fn beat(world: &World, identity: &Identity, offset: f64) {
-    let mut wire = Wire::default();
+async fn beat(world: &World, identity: &Identity, offset: f64, wire: &Mutex<Wire>) {
     let mut ticks = ticks(HEARTBEAT, offset);
     let beat = request(identity, "POST", "/heartbeat", "", &json(&messages::heartbeat(1)));
     loop {
         ticks.tick().await;
-        world.call(&mut wire, &beat).await;
+        world.call(wire, &beat).await;
     }
 }
 
-async fn poll(world: &World, identity: &Identity, offset: f64) {
-    let mut wire = Wire::default();
+async fn poll(world: &World, identity: &Identity, offset: f64, wire: &Mutex<Wire>) {
     let mut ticks = ticks(POLL, offset);
     let commands = request(identity, "GET", "/commands", "", b"");
     let mut version = None;
     loop {
         ticks.tick().await;
         let known = version.map_or_else(String::new, |v: u64| format!("if-none-match: \"{v}\"\r\n"));
-        if let Some(body) = world.call(&mut wire, &request(identity, "GET", "/config", &known, b"")).await
+        if let Some(body) = world.call(wire, &request(identity, "GET", "/config", &known, b"")).await
             && let Ok(config) = serde_json::from_slice::<ftagent_common::api::NodeConfig>(&body)
         {
             version = Some(config.version);
         }
-        world.call(&mut wire, &commands).await;
+        world.call(wire, &commands).await;
     }
 }
 
-async fn follow(world: &World, identity: &Identity) {
+async fn follow(world: &World, identity: &Identity, wire: &Mutex<Wire>) {
     let mut version = 0;
     loop {
         // However it ends, the next one goes on with the version that is there.
-        drop(read_stream(world, identity, &mut version).await);
+        drop(read_stream(world, identity, &mut version, wire).await);
         sleep(AGAIN).await;
     }
 }
@@ -166,7 +173,7 @@ impl Drop for Open<'_> {
     }
 }
 
-async fn read_stream(world: &World, identity: &Identity, version: &mut u64) -> io::Result<()> {
+async fn read_stream(world: &World, identity: &Identity, version: &mut u64, wire: &Mutex<Wire>) -> io::Result<()> {
     let mut stream = world.place.connect().await?;
     stream.write_all(&request(identity, "GET", &format!("/stream?from={version}"), "", b"")).await?;
     let mut bytes = Vec::with_capacity(READ);
@@ -186,7 +193,6 @@ async fn read_stream(world: &World, identity: &Identity, version: &mut u64) -> i
     let _open = Open(&world.tally.streams);
     bytes.drain(..head.bytes);
     let (mut chunks, mut line) = (Chunks::default(), Vec::new());
-    let mut acknowledgements = Wire::default();
     loop {
         let mut lines = Vec::new();
         let open = chunks.feed(&bytes, |part| {
@@ -198,7 +204,7 @@ async fn read_stream(world: &World, identity: &Identity, version: &mut u64) -> i
             }
         })?;
         for line in lines {
-            take(world, identity, &line, version, &mut acknowledgements).await?;
+            take(world, identity, &line, version, wire).await?;
         }
         if !open {
             return Ok(());
@@ -213,7 +219,13 @@ async fn read_stream(world: &World, identity: &Identity, version: &mut u64) -> i
 
 const CONFIG: &[u8] = br#"{"type":"config","config":{"version":"#;
 
-async fn take(world: &World, identity: &Identity, line: &[u8], version: &mut u64, wire: &mut Wire) -> io::Result<()> {
+async fn take(
+    world: &World,
+    identity: &Identity,
+    line: &[u8],
+    version: &mut u64,
+    wire: &Mutex<Wire>,
+) -> io::Result<()> {
     // Read as a whole by one node in 32: a thousand readings at once would be what the bench measures.
     let whole = identity.uuid.as_bytes()[0] < 8;
     if let Some(rest) = line.strip_prefix(CONFIG)

@@ -35,9 +35,10 @@ use super::{Goal, Options};
 const NODES: u32 = 11_000;
 /// Fleets of the capacity model.
 pub const SIZES: [u32; 3] = [500, 2_000, NODES];
-/// Files of the simulator: three connections of each node and four of the strangers, callers and some room.
-const fn files(nodes: u32) -> u64 {
-    nodes as u64 * 4 + 4_000
+/// Files of the server and of the simulator: connections of each node, strangers, callers and some room.
+const fn files(size: Size, frugal: bool) -> u64 {
+    let each = if frugal { 1 } else { 3 };
+    size.nodes() as u64 * each + size.streaming as u64 + 3_000
 }
 
 /// The goals, on each database that there is.
@@ -45,7 +46,7 @@ pub fn run(options: &Options, progress: &mut dyn FnMut(&str)) -> anyhow::Result<
     let nodes = options.nodes.unwrap_or(NODES);
     let mut goals = Vec::new();
     for database in Database::ALL {
-        let figures = match measure(database, Size::of(nodes), Lengths::of(options), progress)? {
+        let figures = match measure(database, Size::of(nodes), Size::of(nodes), Lengths::of(options), progress)? {
             Ok(measured) => measured.goals(),
             Err(why) => scene::missing(database, &why),
         };
@@ -60,7 +61,8 @@ pub fn scale(options: &Options, progress: &mut dyn FnMut(&str)) -> anyhow::Resul
     for database in Database::ALL {
         let mut points = Vec::new();
         for nodes in SIZES {
-            match measure(database, Size::of(nodes), Lengths::of(options), progress)? {
+            // All in the manner of the largest: what is not alike lies on no line.
+            match measure(database, Size::of(nodes), Size::of(NODES), Lengths::of(options), progress)? {
                 Ok(measured) => {
                     progress(&format!("{nodes} nodes\n{}", super::report::table(&measured.goals())));
                     points.push(measured.point());
@@ -78,24 +80,28 @@ pub fn scale(options: &Options, progress: &mut dyn FnMut(&str)) -> anyhow::Resul
     Ok(text)
 }
 
-/// One fleet on one database; why not, where this machine cannot have it.
+/// One fleet on one database, with as many connections each as a fleet `like` that could have; why not, where this
+/// machine cannot have it.
 fn measure(
     database: Database,
     size: Size,
+    like: Size,
     lengths: Lengths,
     progress: &mut dyn FnMut(&str),
 ) -> anyhow::Result<Result<Measured, String>> {
     if database == Database::Postgres && !Cluster::is_there() {
         return Ok(Err("PostgreSQL is not installed (cargo xtask setup --databases installs it)".to_owned()));
     }
-    let wanted = files(size.nodes());
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     // The server is a child of this process and takes what it is left.
-    if soft < wanted && setrlimit(Resource::RLIMIT_NOFILE, wanted.max(soft), wanted.max(hard)).is_err() {
-        return Ok(Err(format!("{wanted} open files are needed, this user may have {hard}: run it as root")));
+    let has = |files: u64| soft >= files || setrlimit(Resource::RLIMIT_NOFILE, files, files.max(hard)).is_ok();
+    let frugal = !has(files(like, false));
+    let least = files(size, true);
+    if frugal && !has(least) {
+        return Ok(Err(format!("{least} open files are needed, this user may have {hard}")));
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let measured = runtime.block_on(scene::play(database, size, lengths, progress));
+    let measured = runtime.block_on(scene::play(database, size, frugal, lengths, progress));
     runtime.shutdown_timeout(std::time::Duration::from_secs(5));
     measured.map(Ok).with_context(|| format!("{} nodes on {}", size.nodes(), database.name()))
 }

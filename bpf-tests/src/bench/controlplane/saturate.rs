@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
@@ -48,7 +49,7 @@ pub(super) async fn run(world: &Arc<World>, nodes: &[Identity], time: Duration) 
 }
 
 async fn call(world: Arc<World>, nodes: Vec<Identity>, taken: Arc<[AtomicU64; 3]>) {
-    let mut wire = Wire::default();
+    let wire = Mutex::new(Wire::default());
     let started = wall();
     let attacks: Vec<Uuid> = nodes.iter().map(|_| Uuid::new_v4()).collect();
     for n in 0_u64.. {
@@ -67,7 +68,7 @@ async fn call(world: Arc<World>, nodes: Vec<Identity>, taken: Arc<[AtomicU64; 3]
             let number = u32::try_from(index).unwrap_or(0);
             ("/metrics".to_owned(), json(&messages::metrics(wall(), 5, number)), false)
         };
-        if world.call(&mut wire, &request(node, "POST", &path, "", &body)).await.is_some() {
+        if world.call(&wire, &request(node, "POST", &path, "", &body)).await.is_some() {
             let [events, incidents, samples] = &*taken;
             events.fetch_add(1, Ordering::Relaxed);
             if incident {

@@ -58,6 +58,7 @@ impl Latency {
 pub(super) struct Measured {
     database: Database,
     size: Size,
+    frugal: bool,
     orders: Latency,
     changes: Latency,
     links: Latency,
@@ -84,12 +85,13 @@ pub(super) struct Measured {
 pub(super) async fn play(
     database: Database,
     size: Size,
+    frugal: bool,
     lengths: Lengths,
     progress: &mut dyn FnMut(&str),
 ) -> anyhow::Result<Measured> {
     let name = database.name();
     let server = Server::start(database)?;
-    let world = Arc::new(World::new(Place::new(server.address)));
+    let world = Arc::new(World::new(Place::new(server.address), frugal));
     let tally = &world.tally;
     let token = fleet::token(&world, &server.token).await?;
     fleet::furnish(&world, &token).await?;
@@ -119,6 +121,7 @@ pub(super) async fn play(
     let mut measured = Measured {
         database,
         size,
+        frugal,
         orders: Latency::of(&tally.orders),
         changes: Latency::of(&tally.changes),
         links: Latency::of(&tally.links),
@@ -250,7 +253,15 @@ impl Measured {
                     self.database_cores, self.deployed_per_sec
                 ),
             ),
-            (Some(self.peak_mib), format!("{:.0} MiB in the steady part, {} open files", self.memory_mib, self.files)),
+            (
+                Some(self.peak_mib),
+                format!(
+                    "{:.0} MiB in the steady part, {} open files, nodes with {}",
+                    self.memory_mib,
+                    self.files,
+                    if self.frugal { "one connection beside the stream" } else { "all their connections" }
+                ),
+            ),
             (Some(self.bytes_per_sec / 1_024.0), "log of writes included on SQLite".to_owned()),
             (self.hostile.p99, format!("{}; {}", self.hostile.words(), faults(2))),
             (Some((self.faults[0][0] + self.faults[0][1]) as f64), format!("{}; {}", faults(0), self.complaints)),
