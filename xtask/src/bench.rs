@@ -10,7 +10,7 @@ use crate::{process, repo, setup};
 
 #[derive(Args)]
 pub(crate) struct Options {
-    /// What to measure: datapath, ladder, swap, latency, agent, detection; everything without it
+    /// What to measure: datapath, ladder, swap, latency, agent, detection, controlplane, or scale; everything but scale without it
     #[arg(value_name = "GROUP")]
     groups: Vec<String>,
     /// Print a line of JSON for each goal instead of the table
@@ -22,6 +22,9 @@ pub(crate) struct Options {
     /// Turns of every scenario
     #[arg(long, value_name = "N")]
     rounds: Option<u32>,
+    /// Nodes of the simulated fleet instead of 11,000
+    #[arg(long, value_name = "N")]
+    nodes: Option<u32>,
     /// This goal alone, such as P4 or P4c
     #[arg(long, value_name = "ID")]
     only: Option<String>,
@@ -29,10 +32,10 @@ pub(crate) struct Options {
 
 /// Builds what measures and becomes it.
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
-    setup::ensure(&setup::Options { peers: true, ..setup::Options::default() })?;
-    let step = "building the agent and the bench";
+    setup::ensure(&setup::Options { peers: true, databases: true, ..setup::Options::default() })?;
+    let step = "building the agent, the control plane and the bench";
     let mut build = repo::cargo();
-    build.args(["build", "--release", "--bin", "ftagent", "--bin", "bench"]);
+    build.args(["build", "--release", "--bin", "ftagent", "--bin", "controlplane", "--bin", "bench"]);
     build.env("FTAGENT_REQUIRE_EBPF", "1");
     let took = process::run_long(step, &mut build, None)?;
     eprintln!("  {step}: {} s", took.as_secs());
@@ -55,6 +58,9 @@ fn arguments(options: &Options) -> Vec<String> {
     }
     if let Some(rounds) = options.rounds {
         arguments.extend(["--rounds".to_owned(), rounds.to_string()]);
+    }
+    if let Some(nodes) = options.nodes {
+        arguments.extend(["--nodes".to_owned(), nodes.to_string()]);
     }
     if let Some(only) = &options.only {
         arguments.extend(["--only".to_owned(), only.clone()]);
@@ -83,8 +89,12 @@ mod tests {
 
     #[test]
     fn what_is_asked_for_is_handed_on() {
-        let line = Line::parse_from(["bench", "ladder", "swap", "--json", "--rounds", "7", "--only", "P5"]);
-        assert_eq!(arguments(&line.options), ["ladder", "swap", "--json", "--rounds", "7", "--only", "P5"]);
+        let line =
+            Line::parse_from(["bench", "ladder", "swap", "--json", "--rounds", "7", "--nodes", "500", "--only", "P5"]);
+        assert_eq!(
+            arguments(&line.options),
+            ["ladder", "swap", "--json", "--rounds", "7", "--nodes", "500", "--only", "P5"]
+        );
         assert!(arguments(&Line::parse_from(["bench"]).options).is_empty());
     }
 }

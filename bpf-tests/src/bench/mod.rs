@@ -5,6 +5,7 @@
 //! the same round.
 
 pub mod agent;
+pub mod controlplane;
 pub mod datapath;
 pub mod detection;
 pub mod history;
@@ -47,6 +48,8 @@ pub struct Options {
     pub quick: bool,
     /// Turns of every scenario.
     pub rounds: u32,
+    /// Of the simulated fleet; that of the goals without it.
+    pub nodes: Option<u32>,
 }
 
 impl Goal {

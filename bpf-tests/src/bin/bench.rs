@@ -32,6 +32,9 @@ struct Arguments {
     /// Turns of every scenario
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: Option<u32>,
+    /// Nodes of the simulated fleet instead of 11,000
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(11..=20_000))]
+    nodes: Option<u32>,
     /// This goal alone, such as P4 or P4c
     #[arg(long, value_name = "ID")]
     only: Option<String>,
@@ -45,10 +48,20 @@ enum Group {
     Latency,
     Agent,
     Detection,
+    Controlplane,
+    /// The capacity model: fleets of three sizes; not among everything
+    Scale,
 }
 
 impl Group {
-    const ALL: [Self; 6] = [Self::Datapath, Self::Ladder, Self::Swap, Self::Latency, Self::Agent, Self::Detection];
+    /// Those that measure goals.
+    const ALL: [Self; 7] =
+        [Self::Datapath, Self::Ladder, Self::Swap, Self::Latency, Self::Agent, Self::Detection, Self::Controlplane];
+
+    /// Whether it works without network namespaces and BPF: computed, or on the loopback network.
+    const fn needs_no_lab(self) -> bool {
+        matches!(self, Self::Detection | Self::Controlplane | Self::Scale)
+    }
 
     /// The goals that it measures.
     fn goals(self) -> &'static [&'static str] {
@@ -59,6 +72,8 @@ impl Group {
             Self::Latency => &["P9"],
             Self::Agent => &["P8", "P12"],
             Self::Detection => &["D1", "D2", "D3", "D4", "D5", "D6", "D7", "D8", "D9", "D10", "D11", "D12"],
+            Self::Controlplane => &["C1", "C2", "C3", "C4", "C5", "C6", "C7", "C8", "C9", "C10"],
+            Self::Scale => &[],
         }
     }
 }
@@ -77,16 +92,17 @@ fn main() -> ExitCode {
 
 fn measure(arguments: &Arguments) -> anyhow::Result<()> {
     let chosen = chosen(arguments)?;
-    // The detection is computed, not run.
-    if chosen != [Group::Detection] && !nix::unistd::geteuid().is_root() {
+    let lab = !chosen.iter().all(|group| group.needs_no_lab());
+    if lab && !nix::unistd::geteuid().is_root() {
         bail!("network namespaces and BPF need root: run `cargo xtask bench`, which asks for it");
     }
-    if chosen != [Group::Detection] {
+    if lab {
         bpf_tests::netns::sweep();
         bpf_tests::bpffs::sweep();
     }
     let quick = arguments.quick;
-    let options = Options { quick, rounds: arguments.rounds.unwrap_or(if quick { 5 } else { 15 }) };
+    let options =
+        Options { quick, rounds: arguments.rounds.unwrap_or(if quick { 5 } else { 15 }), nodes: arguments.nodes };
     let only = arguments.only.as_deref();
     let docs = arguments.docs.as_deref().filter(|_| !quick && only.is_none());
     if let Some(docs) = docs {
@@ -102,6 +118,11 @@ fn measure(arguments: &Arguments) -> anyhow::Result<()> {
             Group::Swap => bench::swap::run(&options, &mut progress),
             Group::Latency => bench::latency::run(&options, &mut progress),
             Group::Agent => bench::agent::run(&options, &mut progress),
+            Group::Controlplane => bench::controlplane::run(&options, &mut progress),
+            Group::Scale => bench::controlplane::scale(&options, &mut progress).map(|text| {
+                print!("{text}");
+                Vec::new()
+            }),
             Group::Detection => bench::detection::run_only(&options, only, &mut progress).map(|measured| {
                 if !arguments.json {
                     print!("{}", measured.text);
@@ -114,7 +135,9 @@ fn measure(arguments: &Arguments) -> anyhow::Result<()> {
     if let Some(only) = only {
         goals.retain(|goal| is_asked_for(goal.id, only));
     }
-    print!("{}", if arguments.json { report::json(&goals) } else { report::table(&goals) });
+    if !goals.is_empty() {
+        print!("{}", if arguments.json { report::json(&goals) } else { report::table(&goals) });
+    }
     let entry = entry(&goals, &arguments.commit)?;
     let path = |docs: &Path| docs.join("history.jsonl");
     if let Some(history) = arguments.docs.as_deref().map(path) {
@@ -163,7 +186,7 @@ mod tests {
 
     #[test]
     fn groups_are_named_or_follow_from_the_goal() {
-        assert_eq!(groups_of(&[]).expect("all").len(), 6);
+        assert_eq!(groups_of(&[]).expect("all").len(), 7);
         assert_eq!(groups_of(&["swap", "ladder"]).expect("two"), [Group::Swap, Group::Ladder]);
         assert_eq!(groups_of(&["--only", "P4c"]).expect("one"), [Group::Datapath]);
         assert_eq!(groups_of(&["--only", "P12"]).expect("one"), [Group::Agent]);

@@ -161,7 +161,9 @@ mod tests {
         let calls = (0..=QUEUE).map(|n| (u32::try_from(n).expect("small"), stuck.clone()));
         let mut waiting = JoinSet::new();
         calls.for_each(|(n, stuck)| drop(waiting.spawn(async move { stuck.call(n).await })));
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        while stuck.queue.capacity() > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         let late = stuck.call_within(7, Duration::from_millis(20)).await;
         assert!(matches!(late, Err(StoreError::Unavailable { reason: "too many calls wait for it", .. })));
     }

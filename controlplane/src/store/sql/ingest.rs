@@ -68,13 +68,13 @@ async fn keep_once(pools: &Pools, reports: &[Report]) -> Result<Vec<Result<u64>>
     let nodes: BTreeSet<Uuid> = reports.iter().map(Report::node).collect();
     let known = places(&mut tx, &nodes.into_iter().collect::<Vec<_>>()).await?;
     let (heartbeats, samples) = sorted(reports, &known);
-    for (text, some) in HEARTBEATS.exactly(&heartbeats) {
+    for (text, some) in HEARTBEATS.exactly(tx.is_postgres(), &heartbeats) {
         let insert = some.iter().fold(sql(text), |insert, (id, (at, ratio, text))| {
             insert.bind(*id).bind(at.micros()).bind(*ratio).bind(&***text)
         });
         insert.run(&mut tx).await?;
     }
-    for (text, some) in SAMPLES.exactly(&samples) {
+    for (text, some) in SAMPLES.exactly(tx.is_postgres(), &samples) {
         let insert = some.iter().fold(sql(text), |insert, ((id, at), sample)| {
             let MetricsSample { pps, bps, dropped_pps, tcp_pps, udp_pps, icmp_pps, other_pps, .. } = **sample;
             let values = [pps, bps, dropped_pps, tcp_pps, udp_pps, icmp_pps, other_pps];

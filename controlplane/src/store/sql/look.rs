@@ -49,7 +49,7 @@ pub(super) struct Place {
 pub(super) async fn places<'a>(on: impl Into<On<'a>>, wanted: &[Uuid]) -> Result<HashMap<Uuid, Place>> {
     let mut on = on.into();
     let mut places = HashMap::with_capacity(wanted.len());
-    for (text, some, more) in PLACES.at_least(wanted) {
+    for (text, some, more) in PLACES.at_least(on.is_postgres(), wanted) {
         let all = some.iter().chain(some.last().into_iter().cycle().take(more));
         let query = all.fold(sql(text), |query, node| query.bind(node.to_string()));
         for row in query.all(on.again()).await? {
@@ -110,7 +110,7 @@ async fn pending(pools: &Pools, questions: &[Look], known: &HashMap<Uuid, Place>
     }
     let mut found: HashMap<Uuid, Vec<(i64, NodeCommand)>> = HashMap::new();
     let rows: Vec<(i64, i64)> = asked.iter().map(|(id, (_, after))| (*id, *after)).collect();
-    for (text, some, more) in PENDING.at_least(&rows) {
+    for (text, some, more) in PENDING.at_least(pools.is_postgres(), &rows) {
         // No node has the number 0.
         let all = some.iter().chain(std::iter::repeat_n(&(0, 0), more));
         let query: Query = all.fold(sql(text), |query, (id, after)| query.bind(*id).bind(*after));

@@ -60,7 +60,7 @@ async fn lease_once(pools: &Pools, leases: &[Lease]) -> Result<Vec<Result<Leased
     let wanted: Vec<_> = wanted.into_iter().collect();
     let mut tx = pools.write().await?;
     let mut windows = BTreeMap::new();
-    for (text, some) in TAKE.exactly(&wanted) {
+    for (text, some) in TAKE.exactly(tx.is_postgres(), &wanted) {
         let take =
             some.iter().fold(sql(text), |take, (bucket, (ends, want))| take.bind(*bucket).bind(*ends).bind(*want));
         for row in take.all(&mut tx).await? {

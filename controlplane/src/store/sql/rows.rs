@@ -15,40 +15,47 @@ pub(super) struct Rows {
     before: &'static str,
     columns: usize,
     after: &'static str,
-    texts: [OnceLock<String>; SIZES.len()],
+    texts: [[OnceLock<String>; SIZES.len()]; 2],
 }
 
 impl Rows {
     /// `before ($1, $2), ($3, $4) after`.
     pub(super) const fn new(before: &'static str, columns: usize, after: &'static str) -> Self {
-        Self { before, columns, after, texts: [const { OnceLock::new() }; SIZES.len()] }
+        Self { before, columns, after, texts: [const { [const { OnceLock::new() }; SIZES.len()] }; 2] }
     }
 
     /// Cuts `rows` to pieces for which there are statements, none larger than what is left.
-    pub(super) fn exactly<'a, T>(&'static self, mut rows: &'a [T]) -> impl Iterator<Item = (&'static str, &'a [T])> {
+    pub(super) fn exactly<'a, T>(
+        &'static self,
+        postgres: bool,
+        mut rows: &'a [T],
+    ) -> impl Iterator<Item = (&'static str, &'a [T])> {
         std::iter::from_fn(move || {
             let size = SIZES.iter().rposition(|size| *size <= rows.len())?;
             let (some, rest) = rows.split_at(SIZES[size]);
             rows = rest;
-            Some((self.text(size), some))
+            Some((self.text(postgres, size), some))
         })
     }
 
     /// Cuts `rows` to pieces, and says to which size each must be filled up, by repeating a row.
     pub(super) fn at_least<'a, T>(
         &'static self,
+        postgres: bool,
         rows: &'a [T],
     ) -> impl Iterator<Item = (&'static str, &'a [T], usize)> {
-        rows.chunks(MOST).map(|some| {
+        rows.chunks(MOST).map(move |some| {
             let size = SIZES.iter().position(|size| *size >= some.len()).unwrap_or(SIZES.len() - 1);
-            (self.text(size), some, SIZES[size] - some.len())
+            (self.text(postgres, size), some, SIZES[size] - some.len())
         })
     }
 
-    fn text(&'static self, size: usize) -> &'static str {
-        self.texts[size].get_or_init(|| {
+    /// SQLite looks for the name of each parameter among all of them, unless they have none.
+    fn text(&'static self, postgres: bool, size: usize) -> &'static str {
+        self.texts[usize::from(postgres)][size].get_or_init(|| {
+            let place = |number: usize| if postgres { format!("${number}") } else { "?".to_owned() };
             let row = |n: usize| {
-                let places: Vec<_> = (1..=self.columns).map(|c| format!("${}", n * self.columns + c)).collect();
+                let places: Vec<_> = (1..=self.columns).map(|c| place(n * self.columns + c)).collect();
                 format!("({})", places.join(", "))
             };
             let rows: Vec<_> = (0..SIZES[size]).map(row).collect();
@@ -67,17 +74,19 @@ mod tests {
     fn every_row_is_in_one_statement() {
         for rows in [0, 1, 7, 8, 9, 63, 64, 600, 1_100] {
             let all: Vec<usize> = (0..rows).collect();
-            let exactly: Vec<usize> = PAIRS.exactly(&all).flat_map(|(_, some)| some.to_vec()).collect();
+            let exactly: Vec<usize> = PAIRS.exactly(true, &all).flat_map(|(_, some)| some.to_vec()).collect();
             assert_eq!(exactly, all);
-            for (text, some) in PAIRS.exactly(&all) {
+            for (text, some) in PAIRS.exactly(true, &all) {
                 assert!(text.contains(&format!("${})", some.len() * 2)) && text.ends_with("RETURNING a"), "{text}");
             }
-            let at_least: Vec<usize> = PAIRS.at_least(&all).flat_map(|(_, some, _)| some.to_vec()).collect();
+            let at_least: Vec<usize> = PAIRS.at_least(true, &all).flat_map(|(_, some, _)| some.to_vec()).collect();
             assert_eq!(at_least, all);
-            for (text, some, more) in PAIRS.at_least(&all) {
+            for (text, some, more) in PAIRS.at_least(true, &all) {
                 assert!(text.contains(&format!("${})", (some.len() + more) * 2)), "{text}");
             }
         }
-        assert_eq!(PAIRS.exactly(&[1]).next().map(|(text, _)| text), Some("INSERT INTO t VALUES ($1, $2) RETURNING a"));
+        let first = |postgres| PAIRS.exactly(postgres, &[1]).next().map(|(text, _)| text);
+        assert_eq!(first(true), Some("INSERT INTO t VALUES ($1, $2) RETURNING a"));
+        assert_eq!(first(false), Some("INSERT INTO t VALUES (?, ?) RETURNING a"));
     }
 }

@@ -59,6 +59,13 @@ pub(super) enum On<'a> {
 }
 
 impl On<'_> {
+    pub(super) const fn is_postgres(&self) -> bool {
+        match self {
+            On::Transaction(tx) => tx.is_postgres(),
+            On::Pools(pools) => pools.is_postgres(),
+        }
+    }
+
     /// The same once more.
     pub(super) fn again(&mut self) -> On<'_> {
         match self {

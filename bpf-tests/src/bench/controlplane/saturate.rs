@@ -1,0 +1,81 @@
+//! As many reports as the server takes: callers who send the next as soon as the last is answered.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::sync::Mutex;
+use tokio::task::JoinSet;
+use uuid::Uuid;
+
+use super::agent::World;
+use super::messages::{self, Identity, json, request, wall};
+use super::wire::Wire;
+use crate::clock::now;
+
+/// Callers at a time; each has nodes of its own.
+const CALLERS: usize = 160;
+/// Of a hundred reports, so many update an incident, and so many are heartbeats, as far as a node may send them.
+const INCIDENTS: u64 = 2;
+const HEARTBEATS: u64 = 5;
+
+/// What came of it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Taken {
+    /// Reports that were acknowledged, a second.
+    pub(super) events: f64,
+    pub(super) incidents: f64,
+    /// Seconds of nodes' traffic.
+    pub(super) samples: f64,
+}
+
+/// Reports for `time`, beside everything that runs.
+pub(super) async fn run(world: &Arc<World>, nodes: &[Identity], time: Duration) -> Taken {
+    let taken: Arc<[AtomicU64; 3]> = Arc::default();
+    let mut callers = JoinSet::new();
+    for caller in 0..CALLERS {
+        let own: Vec<Identity> = nodes.iter().skip(caller).step_by(CALLERS).cloned().collect();
+        if !own.is_empty() {
+            callers.spawn(call(world.clone(), own, taken.clone()));
+        }
+    }
+    let began = now();
+    tokio::time::sleep(time).await;
+    callers.shutdown().await;
+    let secs = began.elapsed().as_secs_f64();
+    let [events, incidents, samples] = &*taken;
+    let rate = |count: &AtomicU64| count.load(Ordering::Relaxed) as f64 / secs;
+    Taken { events: rate(events), incidents: rate(incidents), samples: rate(samples) }
+}
+
+async fn call(world: Arc<World>, nodes: Vec<Identity>, taken: Arc<[AtomicU64; 3]>) {
+    let wire = Mutex::new(Wire::default());
+    let started = wall();
+    let attacks: Vec<Uuid> = nodes.iter().map(|_| Uuid::new_v4()).collect();
+    for n in 0_u64.. {
+        let index = usize::try_from(n % nodes.len() as u64).expect("an index");
+        let node = &nodes[index];
+        let round = n / nodes.len() as u64;
+        // By node and round, so that every node sends some of each.
+        let kind = (n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) % 100;
+        let (path, body, incident) = if kind < INCIDENTS {
+            let revision = u32::try_from(n + 1).unwrap_or(u32::MAX);
+            let report = messages::incident(attacks[index], revision, started);
+            (format!("/incidents/{}", attacks[index]), json(&report), true)
+        } else if kind < INCIDENTS + HEARTBEATS && round == 0 {
+            ("/heartbeat".to_owned(), json(&messages::heartbeat(1)), false)
+        } else {
+            let number = u32::try_from(index).unwrap_or(0);
+            ("/metrics".to_owned(), json(&messages::metrics(wall(), 5, number)), false)
+        };
+        if world.call(&wire, &request(node, "POST", &path, "", &body)).await.is_some() {
+            let [events, incidents, samples] = &*taken;
+            events.fetch_add(1, Ordering::Relaxed);
+            if incident {
+                incidents.fetch_add(1, Ordering::Relaxed);
+            } else if path == "/metrics" {
+                samples.fetch_add(5, Ordering::Relaxed);
+            }
+        }
+    }
+}
