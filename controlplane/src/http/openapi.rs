@@ -139,12 +139,14 @@ fn as_object<'a>(
     }
 }
 
-/// Takes the format `int64` from numbers that begin at 0: they end at 2^64 - 1, for which OpenAPI has no word.
+/// Takes the formats `int32` and `int64` from numbers that begin at 0: they end at 2^32 - 1 and 2^64 - 1, for which
+/// OpenAPI has no word.
 fn leave_unsigned(schema: &mut RefOr<Schema>) {
     let RefOr::T(schema) = schema else { return };
     match schema {
         Schema::Object(object) => {
-            let signed = object.format == Some(SchemaFormat::KnownFormat(KnownFormat::Int64));
+            let format = object.format.as_ref();
+            let signed = matches!(format, Some(SchemaFormat::KnownFormat(KnownFormat::Int32 | KnownFormat::Int64)));
             let from_zero = match object.minimum {
                 Some(Number::Int(least)) => least == 0,
                 Some(Number::UInt(least)) => least == 0,

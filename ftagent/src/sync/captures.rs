@@ -226,10 +226,11 @@ impl Sender<'_> {
 
     /// Keeps how far an upload is, on disk before anything else happens.
     async fn note(&mut self, id: CaptureId, upload: Upload) -> Result<(), Failed> {
-        self.uploads.note(id, upload.clone());
+        let (dir, copy) = (self.dir.clone(), upload.clone());
+        let saved = blocking(move || save(&dir, id, &copy)).await.map_err(Failed::new);
+        self.uploads.note(id, upload);
         self.publish();
-        let dir = self.dir.clone();
-        blocking(move || save(&dir, id, &upload)).await.map_err(Failed::new)
+        saved
     }
 
     async fn post(&mut self, capture: &Capture, upload: &Upload, chunk: Bytes) -> Result<Posted, Failed> {

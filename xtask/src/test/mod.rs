@@ -36,8 +36,11 @@ pub(crate) struct Options {
     /// Random bodies and parameters for each operation
     #[arg(long, requires = "api", default_value_t = 40, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     examples: u32,
+    /// Only on this database
+    #[arg(long, requires = "api", value_enum)]
+    database: Option<api::Database>,
     /// Only what CI runs of it
-    #[arg(long, requires = "api", conflicts_with_all = ["examples", "seed"])]
+    #[arg(long, requires = "api", conflicts_with_all = ["examples", "seed", "database"])]
     share: bool,
     /// The same seed gives the same calls
     #[arg(long, requires = "api", default_value_t = 1)]
@@ -57,7 +60,7 @@ pub(crate) struct Options {
 
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     if options.api {
-        let all = api::Extent::all(options.examples, options.seed);
+        let all = api::Extent::new(options.database, options.examples, options.seed);
         return api::run(if options.share { &api::SHARE } else { &all });
     }
     if options.kernels {

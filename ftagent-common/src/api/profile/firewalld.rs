@@ -4,7 +4,7 @@
 
 use super::compile::{CHAINS, Compiled, Step};
 use super::custom::Custom;
-use super::iptables::{lines, shown_rules, used};
+use super::iptables::{lines, shown, used};
 use super::{ProfileRule, Suite};
 
 pub(super) fn compile(rules: &[ProfileRule], own: &[Custom]) -> Compiled {
@@ -30,5 +30,5 @@ pub(super) fn compile(rules: &[ProfileRule], own: &[Custom]) -> Compiled {
             step("add", "rule", &format!("{parent} -10 -m comment --comment ftagent -j {chain}"));
         }
     }
-    Compiled { suite: Suite::Firewalld, rules: shown_rules(rules, own), steps, warnings: Vec::new() }
+    Compiled { suite: Suite::Firewalld, rules: shown(rules, own), steps, warnings: Vec::new() }
 }

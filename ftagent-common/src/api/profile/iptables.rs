@@ -76,18 +76,14 @@ pub(super) fn lines(rules: &[ProfileRule], own: &[Custom], path: TrafficPath, v6
     lines
 }
 
-fn shown(rules: &[ProfileRule], own: &[Custom]) -> Vec<CompiledRule> {
+/// Every rule with its lines in both families.
+pub(super) fn shown(rules: &[ProfileRule], own: &[Custom]) -> Vec<CompiledRule> {
     let of = |(at, rule): (usize, &ProfileRule)| {
         let four = rule_lines(rule, at, false).into_iter().map(|l| format!("iptables: {l}"));
         let six = rule_lines(rule, at, true).into_iter().map(|l| format!("ip6tables: {l}"));
         CompiledRule { title: rule.title.clone(), reason: rule.reason.clone(), lines: four.chain(six).collect() }
     };
     rules.iter().enumerate().map(of).chain(own.iter().map(Custom::shown)).collect()
-}
-
-/// What `compile` shows for the suites that are written with iptables too.
-pub(super) fn shown_rules(rules: &[ProfileRule], own: &[Custom]) -> Vec<CompiledRule> {
-    shown(rules, own)
 }
 
 /// The rules of one family, a rule for each source.

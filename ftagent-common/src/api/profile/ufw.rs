@@ -5,7 +5,7 @@
 
 use super::compile::{CHAINS, Compiled, Step};
 use super::custom::Custom;
-use super::iptables::{chains, shown_rules, used};
+use super::iptables::{chains, shown, used};
 use super::{ProfileRule, Suite, TrafficPath};
 
 const FILES: [(bool, &str, &str); 2] =
@@ -14,10 +14,9 @@ const FILES: [(bool, &str, &str); 2] =
 pub(super) fn compile(rules: &[ProfileRule], own: &[Custom]) -> Compiled {
     let mut steps = Vec::new();
     // Undone last: when the files are without the block and loaded, nothing leads into the chains.
-    for (v6, program) in [(false, "iptables-restore"), (true, "ip6tables-restore")] {
+    for program in ["iptables-restore", "ip6tables-restore"] {
         let mut input = String::from("*filter\n");
-        for (path, _, chain) in CHAINS.iter().filter(|(path, ..)| used(rules, &[], *path)) {
-            debug_assert!(used(rules, &[], *path), "{v6}");
+        for (_, _, chain) in CHAINS.iter().filter(|(path, ..)| used(rules, &[], *path)) {
             input.push_str(&format!(":{chain} - [0:0]\n-F {chain}\n"));
         }
         input.push_str("COMMIT\n");
@@ -55,5 +54,5 @@ pub(super) fn compile(rules: &[ProfileRule], own: &[Custom]) -> Compiled {
         };
         steps.push(Step { command: command(&["prepend"]), undo: command(&["delete"]), ..Step::default() });
     }
-    Compiled { suite: Suite::Ufw, rules: shown_rules(rules, own), steps, warnings: Vec::new() }
+    Compiled { suite: Suite::Ufw, rules: shown(rules, own), steps, warnings: Vec::new() }
 }

@@ -19,7 +19,8 @@ use serde_json::Value;
 
 use self::passes::{Depth, Pass};
 use self::python::Python;
-use self::server::{Database, Server};
+pub(crate) use self::server::Database;
+use self::server::Server;
 use self::world::World;
 use crate::{process, repo};
 
@@ -38,10 +39,15 @@ pub(crate) struct Extent {
 }
 
 impl Extent {
-    /// Both databases.
-    pub(crate) fn all(examples: u32, seed: u64) -> Self {
+    /// On one database, or on both.
+    pub(crate) fn new(database: Option<Database>, examples: u32, seed: u64) -> Self {
+        let databases: &[Database] = match database {
+            None => &Database::ALL,
+            Some(Database::Sqlite) => &[Database::Sqlite],
+            Some(Database::Postgres) => &[Database::Postgres],
+        };
         let depth = Depth { examples, seed, phases: "examples,coverage,fuzzing" };
-        Self { databases: &Database::ALL, depth }
+        Self { databases, depth }
     }
 }
 

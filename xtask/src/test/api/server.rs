@@ -15,9 +15,10 @@ use crate::{process, repo};
 const RATE: &str = "1000000";
 
 /// Which database is below.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Database {
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+pub(crate) enum Database {
     Sqlite,
+    #[value(name = "postgresql")]
     Postgres,
 }
 
