@@ -36,7 +36,11 @@ pub(crate) async fn run(app: &App, command: &CaCommand) -> Result<()> {
             print!("{}", app.issue(&system, *node, &CertificateRequest { csr }).await?.certificate);
         }
         CaCommand::Renew { node, .. } => {
-            println!("{} nodes are told to renew their certificates", app.ask_to_renew(&system, *node).await?);
+            app.ask_to_renew(&system, *node).await?;
+            match node {
+                Some(node) => println!("node {node} is told to renew its certificate"),
+                None => println!("all nodes are told to renew their certificates"),
+            }
         }
         CaCommand::Revoke { id: Some(id), .. } => {
             let revoked = app.revoke_certificate(&system, *id).await?;

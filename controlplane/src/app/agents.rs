@@ -61,7 +61,7 @@ impl App {
             self.events.announce(actor.workspace(), "incident", json!({ "what": what, "incident": incident }));
         }
         if recorded.ordered {
-            self.wake(&[node]);
+            self.pushes.wake(&[node]);
         }
         if recorded.staged > 0 {
             let data = json!({ "what": "changed", "incident": recorded.incident.report.uuid });

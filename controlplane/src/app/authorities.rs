@@ -128,18 +128,18 @@ impl App {
     }
 
     /// Tells one node, or all, to renew now.
-    pub async fn ask_to_renew(&self, actor: &Actor, node: Option<Uuid>) -> Result<usize> {
+    pub async fn ask_to_renew(&self, actor: &Actor, node: Option<Uuid>) -> Result<()> {
         let object = node.map_or_else(|| "nodes".to_owned(), |node| format!("node/{node}"));
         let fact = self.fact(actor, "certificate.renew", object);
         let changed = self.store.ask_to_renew(actor.workspace(), node, fact).await?;
         self.wake(&changed);
-        Ok(changed.len())
+        Ok(())
     }
 
     pub async fn revoke_certificate(&self, actor: &Actor, id: i64) -> Result<NodeCertificate> {
         let fact = self.fact(actor, "certificate.revoke", format!("certificate/{id}"));
         let revoked = self.store.revoke_certificate(actor.workspace(), id, fact).await?;
-        self.wake(&[revoked.node]);
+        self.pushes.wake(&[revoked.node]);
         Ok(revoked)
     }
 
@@ -147,7 +147,7 @@ impl App {
     pub async fn revoke_node(&self, actor: &Actor, node: Uuid) -> Result<u64> {
         let fact = self.fact(actor, "certificate.revoke", format!("node/{node}"));
         let revoked = self.store.revoke_node(actor.workspace(), node, fact).await?;
-        self.wake(&[node]);
+        self.pushes.wake(&[node]);
         Ok(revoked)
     }
 

@@ -39,7 +39,6 @@ use std::sync::Arc;
 
 use rand::TryRngCore;
 use tokio::sync::Notify;
-use uuid::Uuid;
 
 use crate::clock::Clock;
 use crate::domain::{Actor, Fact, NODE_SECS, Secret, Timestamp};

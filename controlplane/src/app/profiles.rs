@@ -27,7 +27,7 @@ impl App {
         }));
         let made = self.store.apply_profile(actor.workspace(), new, fact).await?;
         let nodes: Vec<Uuid> = made.iter().map(|a| a.node).collect();
-        self.wake(&nodes);
+        self.pushes.wake(&nodes);
         let data = json!({ "what": "ordered", "profile": new.profile, "suite": new.suite, "nodes": nodes.len() });
         self.events.announce(actor.workspace(), "profile", data);
         Ok(made)
@@ -48,7 +48,7 @@ impl App {
         };
         let fact = self.fact(actor, action, format!("application/{id}"));
         let decided = self.store.decide_application(actor.workspace(), id, verdict, fact).await?;
-        self.wake(&[decided.node]);
+        self.pushes.wake(&[decided.node]);
         let data = json!({ "what": decided.status, "id": id, "node": decided.node });
         self.events.announce(actor.workspace(), "profile", data);
         Ok(decided)

@@ -194,7 +194,7 @@ impl App {
                 warn!(execution = claimed.execution.id, "another process took the execution over");
                 return Ok(());
             };
-            self.wake(&carried.nodes);
+            self.wake(&carried.changed);
             match deed {
                 Deed::Tell { .. } => self.sending.wake(),
                 Deed::Announce(_) => self.mitigation_due.notify_one(),

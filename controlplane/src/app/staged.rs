@@ -37,7 +37,7 @@ impl App {
         }
         let rule = decided?;
         if rule.command_id.is_some() {
-            self.wake(&[rule.node]);
+            self.pushes.wake(&[rule.node]);
         }
         self.events.announce(ws, "staged", json!({ "what": rule.status, "id": rule.id, "incident": rule.incident }));
         Ok(rule)

@@ -217,7 +217,7 @@ impl FromRequestParts<Context> for Enrolling {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, context: &Context) -> Result<Self, ApiError> {
-        let secret = presented(parts, context)?;
+        let secret = presented(parts, context).await?;
         let Some(node) = claimed_node(&parts.headers) else {
             return Err(refuse(parts, context, "this needs a node key and the node's uuid in X-Node-UUID").await);
         };

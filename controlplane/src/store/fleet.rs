@@ -16,6 +16,12 @@ pub enum Changed {
     All(WorkspaceId),
 }
 
+impl Default for Changed {
+    fn default() -> Self {
+        Self::none()
+    }
+}
+
 impl Changed {
     /// No node's.
     pub const fn none() -> Self {

@@ -5,7 +5,7 @@
 use async_trait::async_trait;
 use uuid::Uuid;
 
-use super::Result;
+use super::{Changed, Result};
 use crate::domain::{
     Deed, Fact, Listed, MitigationRule, NewRunbook, Page, Rule, Runbook, RunbookExecution, StoredIncident, Timestamp,
     TriggerConditions, WorkspaceId,
@@ -34,7 +34,7 @@ pub struct ClaimedExecution {
 pub struct CarriedOut {
     pub execution: RunbookExecution,
     /// Nodes that have something new to do.
-    pub nodes: Vec<Uuid>,
+    pub changed: Changed,
     /// The incident, if the step changed it.
     pub incident: Option<StoredIncident>,
     /// The firewall rule, if the step changed it.

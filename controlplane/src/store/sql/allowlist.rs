@@ -6,7 +6,7 @@ use uuid::Uuid;
 use super::audits::append;
 use super::transaction::On;
 use super::{
-    Row, SqlStore, advance, advance_all, amount, at, leave_room, node_id, or_missing, sql, unless_taken, word,
+    Row, SqlStore, Tx, advance, advance_all, amount, at, leave_room, node_id, or_missing, sql, unless_taken, word,
 };
 use crate::domain::{AllowlistEntry, AllowlistScope, Fact, Listed, NewAllowlistEntry, Page, Problem, WorkspaceId};
 use crate::store::{Allowlist, Changed, Result, StoreError};
@@ -29,6 +29,13 @@ fn entry(row: &Row) -> Result<AllowlistEntry> {
         node,
         created_at: at(row, "created_at")?,
     })
+}
+
+/// What holds on a node, oldest first.
+pub(super) async fn of_node(conn: &mut Tx, ws: WorkspaceId, node: Uuid) -> Result<Vec<AllowlistEntry>> {
+    let query = sqlx::AssertSqlSafe(format!("SELECT a.*, n.uuid AS node {WHERE} ORDER BY a.id"));
+    let rows = sql(query).bind(ws.0).bind(node.to_string()).all(conn).await?;
+    rows.iter().map(entry).collect()
 }
 
 /// What holds on any node, oldest first, as the transaction sees it.

@@ -42,6 +42,7 @@ mod transaction;
 mod windows;
 mod workspaces;
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -221,6 +222,12 @@ fn unless_taken(source: sqlx::Error, what: impl FnOnce() -> String) -> StoreErro
 /// Turns a row that is not there into what was looked for.
 fn or_missing<T>(row: Option<T>, what: &'static str) -> Result<T> {
     row.ok_or_else(|| Problem::NotFound(what).into())
+}
+
+/// The database's numbers of a workspace's nodes, by uuid; a uuid of another workspace is not among them.
+async fn node_ids(conn: &mut Tx, ws: WorkspaceId) -> Result<HashMap<Uuid, i64>> {
+    let rows = sql("SELECT id, uuid FROM nodes WHERE workspace_id = $1").bind(ws.0).all(conn).await?;
+    rows.iter().map(|row| Ok((uuid(row, "uuid")?, row.try_get("id")?))).collect()
 }
 
 /// Refuses one more row in `table` beyond `most`: all of a workspace's rows go to its nodes as one message.

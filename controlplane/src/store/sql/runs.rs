@@ -20,7 +20,7 @@ use crate::domain::{
     RUN_LEASE_SECS, Rule, Run, RunbookExecution, StepOutcome, StepStatus, StoredIncident, Timestamp, WorkspaceId,
     runbook_body,
 };
-use crate::store::{CarriedOut, ClaimedExecution, Result, StoreError};
+use crate::store::{CarriedOut, Changed, ClaimedExecution, Result, StoreError};
 
 pub(super) fn execution(row: &Row) -> Result<RunbookExecution> {
     let node: Option<String> = row.try_get("node")?;
@@ -116,7 +116,7 @@ fn by_system(ws: WorkspaceId, action: &'static str, object: String, now: Timesta
 /// What a deed changed beside the execution.
 #[derive(Default)]
 struct Effects {
-    nodes: Vec<Uuid>,
+    changed: Changed,
     incident: Option<StoredIncident>,
     rule: Option<Rule>,
     mitigation: Option<MitigationRule>,
@@ -147,7 +147,7 @@ async fn work(
             }
             let detail = serde_json::json!({ "orders": orders, "runbook": execution.runbook_id });
             append(tx, *ws, by_system(*ws, "command.create", format!("node/{node}"), now).with(detail)).await?;
-            effects.nodes.push(*node);
+            effects.changed = Changed::Nodes(vec![*node]);
             StepOutcome::HandedOver(message.clone(), left)
         }
         Deed::Rule { id, enabled } => {
@@ -158,7 +158,7 @@ async fn work(
                     let detail = serde_json::json!({ "enabled": enabled, "runbook": execution.runbook_id });
                     append(tx, *ws, by_system(*ws, "rule.toggle", format!("rule/{id}"), now).with(detail)).await?;
                     let message = format!("the firewall rule {} is {how} force", rule.name);
-                    (effects.nodes, effects.rule) = (changed, Some(rule));
+                    (effects.changed, effects.rule) = (changed, Some(rule));
                     StepOutcome::Succeeded(message)
                 }
             }
@@ -195,7 +195,7 @@ async fn work(
             let fact = by_system(*ws, "incident.update", object, now).with(detail);
             let (changed, _) = change_in(tx, *ws, id, *change, &author, fact).await?;
             // It may have an order now: to end the incident, or of an integration that asks nobody.
-            effects.nodes.push(changed.node);
+            effects.changed = Changed::Nodes(vec![changed.node]);
             let message = format!("the incident is {}, its severity {}", changed.status(), changed.severity());
             effects.incident = Some(changed);
             StepOutcome::Succeeded(message)
@@ -293,7 +293,7 @@ impl SqlStore {
         tx.commit().await?;
         Ok(Some(CarriedOut {
             execution: after,
-            nodes: effects.nodes,
+            changed: effects.changed,
             incident: effects.incident,
             rule: effects.rule,
             mitigation: effects.mitigation,
