@@ -27,7 +27,7 @@ pub(crate) fn run() -> Result<ExitCode> {
 }
 
 fn prepared() -> Result<ExitCode> {
-    setup::ensure(&setup::Options { databases: true, firewalls: true, ..setup::Options::default() })?;
+    setup::ensure(&setup::Options { peers: true, databases: true, firewalls: true, ..setup::Options::default() })?;
     Ok(ExitCode::SUCCESS)
 }
 

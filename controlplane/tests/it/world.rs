@@ -80,7 +80,16 @@ const MAKES: &[(&str, &str, &str, &str)] = &[
         r#"{"name":"b","trigger_conditions":{"family":"udp_flood"},"steps":[{"action_type":"log","action_config":{"message":"m"}}]}"#,
         "/runbook/id",
     ),
+    (
+        "/api/v1/attack-profiles/applications",
+        "/api/v1/attack-profiles/apply",
+        r#"{"profile_id":"saas","suite":"nftables","node_ids":["$node"]}"#,
+        "/applications/0/id",
+    ),
 ];
+
+/// What belongs to no workspace: the same for everybody, and nothing of it can be changed.
+const EVERYBODYS: &[(&str, &str)] = &[("/api/v1/attack-profiles", "saas")];
 
 /// Bodies where the smallest one that the schema allows is refused for its meaning.
 const BODIES: &[(&str, &str, &str)] = &[
@@ -111,6 +120,10 @@ impl World {
         let document = Document::read();
         let node = server.deploy("edge-1").await;
         let mut ids = BTreeMap::from([("/api/v1/nodes".to_owned(), node.uuid.clone())]);
+        ids.extend(EVERYBODYS.iter().map(|(collection, id)| ((*collection).to_owned(), (*id).to_owned())));
+        // It stages a rule of the incident below, the first of this server.
+        server.made("/api/v1/integrations", &json!({ "kind": "iptables", "name": "blocks" })).await;
+        ids.insert("/api/v1/firewall-rules/staged".to_owned(), "1".to_owned());
         let opened = server.report(&node, "/incidents", &report(UUID, 1, "active")).await;
         ids.insert("/api/v1/incidents".to_owned(), opened["id"].to_string());
         ids.insert("/api/v1/agent/incidents".to_owned(), UUID.to_owned());
@@ -148,6 +161,12 @@ impl World {
         let collection = operation.collection()?;
         let id = self.ids.get(collection);
         Some(id.unwrap_or_else(|| panic!("{}: tell MAKES how to make one of {collection}", operation.name())))
+    }
+
+    /// Whether the operation is about what belongs to no workspace.
+    pub(crate) fn is_everybodys(operation: &Operation) -> bool {
+        let of = operation.collection().unwrap_or(&operation.path);
+        EVERYBODYS.iter().any(|(collection, _)| *collection == of)
     }
 
     /// A body that the operation takes, if it takes one.

@@ -32,7 +32,7 @@ pub(crate) struct Options {
     /// Take the compiler for BPF from there instead of from whichever has one
     #[arg(long, value_enum)]
     pub(crate) compiler: Option<Source>,
-    /// Also install what the drop ladder compares with: iptables, ipset and xdp-filter
+    /// Also install what the drop ladder compares with and tests of actions run: iptables, ipset and xdp-filter
     #[arg(long)]
     pub(crate) peers: bool,
     /// Also install the servers that the tests start for themselves: PostgreSQL and Prometheus

@@ -68,7 +68,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         return kernels::run(&kernels::Options { only, allow_missing: *allow_missing, refresh: *refresh });
     }
     let began = Instant::now();
-    setup::ensure(&setup::Options { databases: true, firewalls: true, ..setup::Options::default() })?;
+    setup::ensure(&setup::Options { peers: true, databases: true, firewalls: true, ..setup::Options::default() })?;
     let mut programs = compile()?;
     // Pure tests first: a mistake there explains those of the lab.
     programs.sort_by(|a, b| (a.kind, &a.package, &a.name).cmp(&(b.kind, &b.package, &b.name)));

@@ -15,7 +15,7 @@ const MAX_NODES: usize = 10_000;
 const MAX_KEPT: usize = 15;
 
 macro_rules! profiles {
-    ($($id:ident = $word:literal,)+) => {
+    ($($id:ident = $word:tt,)+) => {
         /// The kinds of sites that there are profiles for.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
         pub enum ProfileId {

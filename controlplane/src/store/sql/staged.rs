@@ -212,7 +212,8 @@ async fn check_approval(tx: &mut Tx, ws: WorkspaceId, rule: &StagedRule) -> Resu
 
 /// Refuses a node whose agent does not understand orders about other tools, as far as is known.
 pub(super) async fn check_agent(tx: &mut Tx, ws: WorkspaceId, node: Uuid) -> Result<()> {
-    let row = sql("SELECT heartbeat FROM nodes WHERE workspace_id = $1 AND uuid = $2");
+    let row = sql("SELECT s.heartbeat FROM nodes n LEFT JOIN node_states s ON s.node_id = n.id
+         WHERE n.workspace_id = $1 AND n.uuid = $2");
     let row = or_missing(row.bind(ws.0).bind(node.to_string()).optional(tx).await?, "node")?;
     let Some(text) = row.try_get::<Option<String>>("heartbeat")? else { return Ok(()) };
     let heartbeat: Heartbeat = serde_json::from_str(&text).map_err(|e| unexpected("heartbeat", e))?;

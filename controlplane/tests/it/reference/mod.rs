@@ -22,7 +22,7 @@ const WRITE: &str = "FTAGENT_WRITE_TABLES";
 
 #[tokio::test]
 async fn every_row_of_the_reference_holds() {
-    let mut bench = Bench { world: World::make().await, number: 0 };
+    let mut bench = Bench { world: World::make().await, number: 0, spare: Vec::new() };
     let mut table = String::from(
         "# Coverage of the REST reference\n\n\
          Each operation and parameter of the reference, and what `every_row_of_the_reference_holds` \
@@ -87,6 +87,8 @@ fn compare(table: &str) {
 struct Bench {
     world: World,
     number: u32,
+    /// Nodes that no call named yet.
+    spare: Vec<String>,
 }
 
 impl Bench {
@@ -94,6 +96,8 @@ impl Bench {
         self.number += 1;
         assert!(self.number < 65_000);
         let (high, low) = (self.number / 250, self.number % 250);
+        let spare = if text.contains("$spare") { self.spare.pop().expect("fill more nodes") } else { String::new() };
+        let text = text.replace("$spare", &spare);
         let adapter = self.world.ids.get("/api/v1/mitigation/adapters").cloned().unwrap_or_default();
         let text = text.replace("198.51.100.$n", &format!("198.18.{high}.{low}"));
         let text = text.replace("203.0.113.$n", &format!("198.19.{high}.{low}"));
@@ -130,6 +134,11 @@ impl Bench {
             "packets" => {
                 let id = self.capture("packets", u32::try_from(count).unwrap()).await;
                 self.world.ids.insert("/api/v1/pcaps".to_owned(), id);
+            }
+            "nodes" => {
+                for n in 0..count {
+                    self.spare.push(self.world.server.deploy(&format!("spare-{n}")).await.uuid);
+                }
             }
             path => {
                 let rows = Row::read_all();

@@ -115,6 +115,7 @@ impl World {
                 }
             }
         }
+        client.post("/api/v1/integrations", &json!({ "kind": "iptables", "name": "blocks" }))?;
         world.report(server)?;
         Ok(world)
     }
@@ -158,6 +159,13 @@ impl World {
                 anyhow::ensure!(answer.status == 200, "a capture was refused: {said}");
                 self.keep("/api/v1/pcaps", &serde_json::from_str::<Value>(&said)?["pcap"]["id"]);
             }
+        }
+        // The integration of kind `iptables` staged a rule for each incident.
+        self.kept.insert("/api/v1/firewall-rules/staged".to_owned(), json!(1));
+        for node in self.nodes.clone().iter().take(SPARES) {
+            let body = json!({ "profile_id": "saas", "suite": "nftables", "node_ids": [node["uuid"]] });
+            let made = server.client.post("/api/v1/attack-profiles/apply", &body)?;
+            self.keep("/api/v1/attack-profiles/applications", &made["applications"][0]["id"]);
         }
         // Those that nobody reports for may go.
         let spare = self.nodes.split_off(NODES - SPARES);
