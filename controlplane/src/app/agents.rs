@@ -92,12 +92,12 @@ impl App {
         let first_command = !state.greeted && !commands.is_empty();
         for (number, command) in commands {
             state.command = number;
-            lines.push_back(StreamLine::Message(StreamMessage::Command { command }));
+            lines.push_back(StreamLine::message(StreamMessage::Command { command }));
         }
         if lines.is_empty() || first_command {
             // The first line is `config` or `ping`, before any command.
             if !matches!(lines.front(), Some(StreamLine::Config(_))) {
-                lines.push_front(StreamLine::Message(StreamMessage::Ping { version }));
+                lines.push_front(StreamLine::message(StreamMessage::Ping { version }));
             }
         }
         state.greeted = true;
@@ -120,7 +120,13 @@ impl App {
 pub enum StreamLine {
     /// The message `config`, which many nodes share.
     Config(VersionedConfig),
-    Message(StreamMessage),
+    Message(Box<StreamMessage>),
+}
+
+impl StreamLine {
+    fn message(message: StreamMessage) -> Self {
+        Self::Message(Box::new(message))
+    }
 }
 
 /// How far a stream has got.

@@ -26,8 +26,9 @@ pub(super) async fn start(world: &Arc<World>, token: &str, folder: &Path) -> any
         let empty = String::new;
         let deploy = DeployRequest { name, ip: empty(), location: empty(), os: empty(), interface: "eth0".to_owned() };
         let config = LinkConfig {
-            url: format!("http://{}", world.place.server),
+            urls: vec![format!("http://{}", world.place.server)],
             ca_file: None,
+            client: None,
             state_dir,
             deploy_token: Some(Secret::new(token)),
             deploy,
