@@ -41,7 +41,7 @@ const FAMILIES: &[Family] = &[
         e.sampling_rate.unwrap_or(0).into()
     }),
     ("ftagent_exporter_packets_per_second", Kind::Gauge, "Packets towards protected addresses, corrected.", |e| e.pps),
-    ("ftagent_exporter_bits_per_second", Kind::Gauge, "Bits towards protected addresses, corrected.", |e| e.bps),
+    ("ftagent_exporter_bytes_per_second", Kind::Gauge, "Bytes towards protected addresses, corrected.", |e| e.bps / 8),
 ];
 
 pub(super) fn exporters(text: &mut Text, listeners: &[ListenerStatus]) {

@@ -25,6 +25,6 @@ pub(super) fn sight(text: &mut Text, snapshot: &Snapshot) {
         text.row(&[("state", state)], count);
     }
     let help = "Hours of the week, 0 to 168, of which the target known best has a rate of its own.";
-    text.family("ftagent_baseline_known_hours", Kind::Gauge, help);
+    text.family("ftagent_baseline_known_week_slots", Kind::Gauge, help);
     text.row(&[], u64::from(baseline.known_hours));
 }
