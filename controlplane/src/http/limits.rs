@@ -186,9 +186,11 @@ impl Limiter {
         match got {
             Some(leased) => {
                 let told = if window.asked { window.allowed } else { 0 };
-                window.allowed = told.saturating_add(leased.granted).max(window.used);
-                window.left = leased.left;
-                window.ends = leased.ends.min(now.plus_secs(WINDOW_SECS));
+                window.allowed = told.saturating_add(leased.granted).min(limit).max(window.used);
+                window.left = leased.left.min(limit.saturating_sub(window.allowed));
+                // Never later: the database's window began with its first lease, and who sends at the limit would be
+                // refused for the difference.
+                window.ends = leased.ends.min(window.ends);
             }
             None => (window.allowed, window.left) = (limit.max(window.used), 0),
         }
@@ -291,6 +293,30 @@ mod tests {
         let Spent::Counted(rate) = spend() else { panic!("it was told that nothing is left") };
         assert_eq!((rate.remaining, rate.exceeded, rate.retry_after(now)), (0, true, 30));
         assert!(matches!(limiter.spend(bucket, 40, now.plus_secs(30)), Spent::Counted(Rate { exceeded: false, .. })));
+    }
+
+    #[test]
+    fn who_sends_at_the_limit_all_the_time_is_never_refused() {
+        let limiter = Limiter::default();
+        let bucket = Bucket::Token(1);
+        // As the database counts: its window begins with a lease, not with the first request.
+        let (mut ends, mut used) = (Timestamp::from_secs(0), 0_u32);
+        for n in 0..200 {
+            let now = Timestamp::from_secs(1_000 + 13 * n);
+            loop {
+                let want = match limiter.spend(bucket, 5, now) {
+                    Spent::Counted(rate) => break assert!(!rate.exceeded, "request {n}"),
+                    Spent::Ask(want) => want,
+                };
+                if ends <= now {
+                    (ends, used) = (now.plus_secs(WINDOW_SECS), 0);
+                }
+                let left = 5_u32.saturating_sub(used);
+                let granted = left.min(want);
+                used += want;
+                limiter.got(bucket, 5, Some(Leased { granted, left: left - granted, ends }), now);
+            }
+        }
     }
 
     #[test]
