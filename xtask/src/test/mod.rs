@@ -58,6 +58,24 @@ pub(crate) struct Options {
     filters: Vec<OsString>,
 }
 
+/// Tests of the control plane that take no notice of which database is asked for: they name theirs, mostly both.
+const OF_BOTH: &[&str] = &[
+    "sqlite",
+    "postgres",
+    "captures::",
+    "copies::",
+    "crash::",
+    "faults::",
+    "firewalls::",
+    "limits::",
+    "pcap_files::",
+    "peers::",
+    "process::",
+    "remote_write::",
+    "siege::",
+    "tls::",
+];
+
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     if options.api {
         let all = api::Extent::new(options.database, options.examples, options.seed);
@@ -85,6 +103,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
             // Everything that goes over HTTP once more, on the other database.
             let mut command = program.command(&options.filters)?;
             command.env("FTAGENT_TEST_DATABASE", "postgres");
+            command.args(OF_BOTH.iter().flat_map(|name| ["--skip", name]));
             rows.push((program.kind, execute(&format!("{program} on PostgreSQL"), command)?));
         }
     }
