@@ -26,6 +26,8 @@ const TARGET_SHARE: f64 = 0.3;
 
 /// A part of the traffic, by what it would be if it was an attack.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+// Incidents have such a thing too, with other fields.
+#[schema(as = CapturedVectorShare)]
 pub struct VectorShare {
     pub family: AttackFamily,
     pub packets: u64,
@@ -45,6 +47,7 @@ pub struct AddressShare {
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+#[schema(as = CapturedPortShare)]
 pub struct PortShare {
     /// `tcp` or `udp`.
     pub protocol: &'static str,

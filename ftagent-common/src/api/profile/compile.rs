@@ -54,6 +54,8 @@ pub struct CompiledRule {
 /// One thing that the node does; steps are undone from the last to the first.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+// Runbooks have steps too, and the document knows a name once.
+#[cfg_attr(feature = "openapi", schema(as = ProfileStep))]
 pub struct Step {
     /// The argument vector; empty where the step is a change of a file alone.
     pub command: Vec<String>,
