@@ -434,8 +434,8 @@ pub trait Peers {
     async fn listen(&self) -> Result<Option<Box<dyn Listener>>>;
     /// Whether this process is the one that does the jobs of all, now.
     async fn lead(&self) -> Result<bool>;
-    /// Frees the deliveries that a process which died had claimed, where only one process serves the database; elsewhere
-    /// claims end by themselves.
+    /// Frees the deliveries, mitigation rules and executions of runbooks that a process which died had claimed, where
+    /// only one process serves the database; elsewhere claims end by themselves.
     async fn take_over(&self) -> Result<()>;
 }
 

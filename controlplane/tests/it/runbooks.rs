@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use controlplane::store::sql::Database;
 use serde_json::{Value, json};
 
 use crate::receiver::{Mood, Receiver};
@@ -20,6 +21,7 @@ contract! {
     a_made_up_attack_changes_nothing,
     maintenance_holds_it_and_an_end_cancels_it,
     a_claim_that_is_lost_does_nothing_twice,
+    what_a_killed_server_had_claimed_is_free_where_no_other_serves,
     too_many_are_cancelled,
     a_step_changes_rules_incidents_and_upstream,
 }
@@ -389,6 +391,17 @@ async fn a_claim_that_is_lost_does_nothing_twice(server: Server) {
     let (_, shown) = server.get(&format!("/api/v1/incidents/{}", uuid(5))).await;
     let notes = shown["incident"]["notes"].as_array().unwrap();
     assert_eq!(notes.iter().filter(|n| n["text"] == "once").count(), 1, "{notes:?}");
+}
+
+async fn what_a_killed_server_had_claimed_is_free_where_no_other_serves(server: Server) {
+    let node = server.deploy("edge-1").await;
+    make(&server, json!({}), vec![log("a")]).await;
+    incident(&server, &node, 5, 1, "active").await;
+    let (store, now) = (&server.store, server.app.now());
+    assert!(store.claim_execution(now).await.unwrap().is_some());
+    server.app.take_over().await.unwrap();
+    let alone = matches!(server.database, Database::Sqlite(_));
+    assert_eq!(store.claim_execution(now).await.unwrap().is_some(), alone);
 }
 
 async fn too_many_are_cancelled(server: Server) {

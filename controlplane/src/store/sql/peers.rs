@@ -24,6 +24,12 @@ impl Peers for SqlStore {
         }
         let mut tx = self.write().await?;
         sql("UPDATE destinations SET lease = NULL, lease_until = NULL WHERE lease IS NOT NULL").run(&mut tx).await?;
+        for free in [
+            "UPDATE mitigation_rules SET claim = NULL, leased_until = NULL WHERE claim IS NOT NULL",
+            "UPDATE runbook_executions SET claim = NULL, leased_until = NULL WHERE claim IS NOT NULL",
+        ] {
+            sql(free).run(&mut tx).await?;
+        }
         Ok(tx.commit().await?)
     }
 

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use controlplane::domain::{MitigationStatus, Outcome};
+use controlplane::store::sql::Database;
 use serde_json::{Value, json};
 
 use super::{ADAPTERS, HISTORY, RULES, contract, end, make, rule, wanted, webhook};
@@ -18,6 +19,7 @@ contract! {
     a_target_rests_after_its_rule_ended,
     a_rule_ends_with_its_time_or_when_its_target_is_allowlisted,
     a_claim_is_one_processes_alone_until_it_ends,
+    what_a_killed_server_had_claimed_is_free_where_no_other_serves,
 }
 
 async fn a_rule_is_announced_once_and_withdrawn_once(server: Server) {
@@ -242,4 +244,15 @@ async fn a_claim_is_one_processes_alone_until_it_ends(server: Server) {
     assert_eq!(settle(&first).await, None, "it was lost");
     assert_eq!(settle(&second).await.unwrap().status, MitigationStatus::Active);
     assert_eq!(settle(&second).await, None, "it is over");
+}
+
+async fn what_a_killed_server_had_claimed_is_free_where_no_other_serves(server: Server) {
+    let receiver = Receiver::start().await;
+    let adapter = webhook(&server, &receiver.url).await;
+    make(&server, "203.0.113.5", adapter).await;
+    let (store, now) = (&server.store, server.app.now());
+    assert!(store.claim_mitigation(now, &[]).await.unwrap().is_some());
+    server.app.take_over().await.unwrap();
+    let alone = matches!(server.database, Database::Sqlite(_));
+    assert_eq!(store.claim_mitigation(now, &[]).await.unwrap().is_some(), alone);
 }
