@@ -1,8 +1,9 @@
 //! Rate limits that several processes count together.
 //!
 //! A process lets a small part of each limit through on its own, and asks the database for more parts only once that is
-//! used up: calls of fleets that keep their limits never do. With N processes up to N - 1 of these parts can pass
-//! beyond the limit, and as many can lie unused with another process when a caller is told to wait.
+//! used up: calls of fleets that keep their limits never do. Minutes of callers and of the database do not begin
+//! together, so with N processes, two or more, up to N of these parts can pass beyond the limit in the database's minute,
+//! and as many can lie unused with another process when a caller is told to wait.
 
 use super::App;
 use crate::store::{Lease, Leased, Result};

@@ -42,7 +42,7 @@ pub struct NewCertificate {
 /// Roots and certificates.
 #[async_trait]
 pub trait Authorities {
-    /// Grows when a root changes or a certificate is revoked.
+    /// Another one when a root changes or a certificate is revoked.
     async fn trust_revision(&self) -> Result<(i64, i64)>;
     /// The roots of a workspace, newest first.
     async fn roots(&self, ws: WorkspaceId) -> Result<Vec<Root>>;
