@@ -1,4 +1,4 @@
-//! What happens by itself: one idempotent job each, one after the other until the server drains.
+//! What happens by itself: idempotent jobs, until the server drains.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,8 +10,16 @@ use tracing::warn;
 
 use crate::app::{App, Retention};
 
+/// How soon what a process that died had claimed is looked for: it is free at the second look.
+const LOOK: Duration = Duration::from_secs(1);
+
 /// Runs every job until the server drains; a fault is logged and the job tried again at its next turn.
-pub async fn run(app: Arc<App>, retention: Retention, mut draining: watch::Receiver<bool>) {
+pub async fn run(app: Arc<App>, retention: Retention, draining: watch::Receiver<bool>) {
+    // Pruning a large fleet takes long, and nobody's deliveries shall wait for that.
+    tokio::join!(upkeep(&app, retention, draining.clone()), free_claims(&app, draining));
+}
+
+async fn upkeep(app: &App, retention: Retention, mut draining: watch::Receiver<bool>) {
     let mut pruning = every(Duration::from_secs(60));
     let mut noticing = every(Duration::from_secs(5));
     let mut seen = HashMap::new();
@@ -29,6 +37,22 @@ pub async fn run(app: Arc<App>, retention: Retention, mut draining: watch::Recei
         if let Err(fault) = done {
             warn!(job, error = %fault, "a job failed: it will be tried again");
         }
+    }
+}
+
+async fn free_claims(app: &App, mut draining: watch::Receiver<bool>) {
+    let mut looks = every(LOOK);
+    let mut fails = false;
+    loop {
+        tokio::select! {
+            _ = looks.tick() => {}
+            _ = draining.wait_for(|d| *d) => return,
+        }
+        let done = app.free_claims().await;
+        if let (Err(fault), false) = (&done, fails) {
+            warn!(job = "free claims", error = %fault, "a job failed: it is tried again every second");
+        }
+        fails = done.is_err();
     }
 }
 

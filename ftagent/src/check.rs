@@ -32,6 +32,11 @@ pub async fn check(config: &Config) -> Vec<Finding> {
     findings.extend(interfaces(config).await);
     findings.push(finding("SYN cookies", Ok(Syncookies::new(&config.state_dir).prospect())));
     findings.push(map_memory(config));
+    findings.push(finding(
+        "fall-back",
+        Ok(config.fallback.iter().map(|rung| rung.as_str()).collect::<Vec<_>>().join(", then ")),
+    ));
+    findings.extend(config.crowdsec.iter().map(|crowdsec| finding("crowdsec", Ok(crowdsec.text()))));
     for (subject, dir) in [("state directory", &config.state_dir), ("runtime directory", &config.runtime_dir)] {
         findings.push(directory(subject, dir));
     }

@@ -100,6 +100,11 @@ pub enum Command {
     },
     /// Show the captures of incidents: pcapng files with the verdict of every packet.
     Captures,
+    /// Show the attack profile on this node, keep it, or take it back.
+    Profile {
+        #[command(subcommand)]
+        change: Option<ProfileChange>,
+    },
     /// Lists of sources.
     Lists {
         #[command(subcommand)]
@@ -131,6 +136,15 @@ pub enum Command {
         /// bash, elvish, fish, powershell or zsh.
         shell: clap_complete::Shell,
     },
+}
+
+/// What becomes of the profile.
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub enum ProfileChange {
+    /// Keep what is on trial, as `confirm` of the control plane does.
+    Confirm,
+    /// Take the profile back now; also where no agent runs.
+    Rollback,
 }
 
 /// What is replayed, and how.

@@ -15,12 +15,13 @@ use crate::config::Config;
 use crate::control::{Answer, Question, ask};
 use crate::enforce::gate::GateReport;
 use crate::engine::words;
-use crate::engine::{Matches, OperatorOrder, OrderOutcome, Origin, Verdict};
+use crate::engine::{Matches, OperatorOrder, OrderOutcome, Origin, TaskView, Verdict, Why};
 use crate::flows::{ExporterStatus, ListenerStatus};
 use crate::lists::{ListAction, ListStatus};
 use crate::pcap::CapturesStatus;
 use crate::pcap::shelf::Capture;
 use crate::pcap::upload::{Progress, UploadsStatus};
+use crate::profile::{ProfileOrder, ProfileStatus};
 use crate::status::{RuleStatus, Status};
 use crate::xdp::variant;
 
@@ -172,6 +173,62 @@ pub async fn captures(config: &Config, as_json: bool) -> Result<()> {
     Ok(())
 }
 
+/// Prints `ftagent profile`.
+///
+/// # Errors
+/// As [`question`].
+pub async fn profile(config: &Config, as_json: bool) -> Result<()> {
+    let Answer::Profile { profile } = question(config, &Question::Profile {}).await? else {
+        bail!("unexpected answer")
+    };
+    if as_json {
+        println!("{}", json!({ "profile": profile }));
+        return Ok(());
+    }
+    match read::<Option<ProfileStatus>>(profile)? {
+        None => println!("there is no profile on this node"),
+        Some(profile) => {
+            println!("{}", profile_text(&profile));
+            let ports: Vec<String> = profile.kept.ports.iter().map(ToString::to_string).collect();
+            let sources: Vec<String> = profile.kept.sources.iter().map(ToString::to_string).collect();
+            println!("kept open: TCP ports {}; everything from {}", listed(&ports), listed(&sources));
+        }
+    }
+    Ok(())
+}
+
+fn listed(words: &[String]) -> String {
+    if words.is_empty() { "none".to_owned() } else { words.join(", ") }
+}
+
+fn profile_text(profile: &ProfileStatus) -> String {
+    let name = if profile.profile.is_empty() { "of the control plane" } else { &profile.profile };
+    let phase = match (profile.phase.as_str(), profile.left_secs) {
+        ("trial", Some(left)) => format!("on trial, taken back in {left} s unless it is confirmed"),
+        ("taking_back", _) => "being taken back".to_owned(),
+        (phase, _) => phase.to_owned(),
+    };
+    format!(
+        "{name} in {}: {phase}; {} rules and {} own, {} repairs (application {})",
+        profile.suite.as_str(),
+        profile.rules,
+        profile.custom,
+        profile.repairs,
+        profile.application
+    )
+}
+
+/// Gives an order about the attack profile and prints what became of it.
+///
+/// # Errors
+/// As [`order`].
+pub async fn profile_order(config: &Config, as_json: bool, order: ProfileOrder) -> Result<()> {
+    let Answer::Order { outcome } = question(config, &Question::ProfileOrder { order }).await? else {
+        bail!("unexpected answer")
+    };
+    print_outcome(outcome, as_json)
+}
+
 /// Gives an order and prints what became of it.
 ///
 /// # Errors
@@ -180,6 +237,10 @@ pub async fn order(config: &Config, as_json: bool, order: OperatorOrder) -> Resu
     let Answer::Order { outcome } = question(config, &Question::Order { order }).await? else {
         bail!("unexpected answer")
     };
+    print_outcome(outcome, as_json)
+}
+
+fn print_outcome(outcome: OrderOutcome, as_json: bool) -> Result<()> {
     match outcome {
         OrderOutcome::Done { detail } if as_json => println!("{}", json!({ "ok": true, "detail": detail })),
         OrderOutcome::Done { detail } => println!("{detail}"),
@@ -276,8 +337,14 @@ fn status_text(status: &Status) -> String {
         engine.rules.len(),
         engine.refusals
     );
+    for action in &engine.actions {
+        _ = writeln!(text, "action     {}", action_text(action));
+    }
     for list in &status.lists {
         _ = writeln!(text, "list       {}", list_text(list));
+    }
+    if let Some(crowdsec) = &status.crowdsec {
+        _ = writeln!(text, "crowdsec   {}", crowdsec.text());
     }
     for site in &engine.sites {
         _ = writeln!(
@@ -314,6 +381,12 @@ fn status_text(status: &Status) -> String {
     }
     for lack in &status.datapath.lacking {
         _ = writeln!(text, "kernel     {lack}");
+    }
+    if let Some(chosen) = &status.datapath.fallback {
+        _ = writeln!(text, "fall-back  {}", chosen.text());
+    }
+    if let Some(profile) = &status.profile {
+        _ = writeln!(text, "profile    {}", profile_text(profile));
     }
     for line in status.gate.iter().flat_map(gate_text) {
         _ = writeln!(text, "gate       {line}");
@@ -360,6 +433,30 @@ fn learning_text(baseline: &BaselineReport) -> String {
             )
         }
     }
+}
+
+/// One action of another tool on one line.
+fn action_text(action: &TaskView) -> String {
+    let whose = match &action.why {
+        Why::Rule { name, .. } => format!("rule {name}"),
+        Why::Order { command, .. } => format!("order {command}"),
+    };
+    let wall = |at: time::OffsetDateTime| at.format(&time::format_description::well_known::Rfc3339).unwrap_or_default();
+    let mut text = format!(
+        "{} ({}), {} command(s) of {}: {}, since {}, at most until {}",
+        action.action.kind(),
+        whose,
+        action.commands,
+        action.tool,
+        action.state.as_str().replace('_', " "),
+        wall(action.since),
+        wall(action.until)
+    );
+    if let Some(error) = &action.last_error {
+        text.push_str(": ");
+        text.push_str(error);
+    }
+    text
 }
 
 fn captures_text(status: &CapturesStatus) -> String {

@@ -15,6 +15,8 @@ use ipnet::IpNet;
 use serde::Deserialize;
 
 use crate::below::Wanted;
+use crate::crowdsec::{CrowdsecConfig, check_crowdsec};
+use crate::enforce::ladder::Rung;
 use crate::engine::{Detection, Response, Settings, ThresholdMode};
 use crate::flows::{ListenerConfig, check_flow_exporters};
 use crate::lists::{ListConfig, check_lists};
@@ -74,6 +76,10 @@ pub struct Config {
     /// Absent: no captures.
     pub pcap: Option<PcapConfig>,
     pub flow_exporters: Vec<ListenerConfig>,
+    /// What carries rules where no program can be attached, in the order in which it is tried.
+    pub fallback: Vec<Rung>,
+    /// Absent: no decisions of CrowdSec.
+    pub crowdsec: Option<CrowdsecConfig>,
     /// The engine's part; the guard's lists are filled in by the daemon.
     pub settings: Settings,
 }
@@ -218,6 +224,8 @@ impl Config {
             access_logs: check_access_logs(&raw.access_log).map_err(|(key, message)| check.error(&key, message))?,
             http,
             pcap: check_pcap(&raw.pcap).map_err(|(key, message)| check.error(key, message))?,
+            crowdsec: check_crowdsec(raw.crowdsec.as_ref()).map_err(|(key, message)| check.error(key, message))?,
+            fallback: d.fallback.clone(),
             settings: Settings { web, ..settings(&raw) },
             flow_exporters: check_flow_exporters(&raw.flow_exporter, &raw.protect.prefixes)
                 .map_err(|(key, message)| check.error(&key, message))?,

@@ -14,6 +14,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::engine::{OperatorOrder, OrderOutcome};
+use crate::profile::ProfileOrder;
 
 /// A question takes a few hundred bytes.
 const MAX_QUESTION: u64 = 64 << 10;
@@ -30,6 +31,8 @@ pub enum Question {
     Rules {},
     Captures {},
     Order { order: OperatorOrder },
+    Profile {},
+    ProfileOrder { order: ProfileOrder },
 }
 
 /// What is answered.
@@ -51,6 +54,10 @@ pub enum Answer {
     },
     Order {
         outcome: OrderOutcome,
+    },
+    /// Null where there is none.
+    Profile {
+        profile: Value,
     },
     Error {
         message: String,

@@ -1,11 +1,12 @@
 //! What the node stands on: its own addresses, gateways, resolvers, control plane and management sources. None of it
 //! is ever blocked by anything automated, and all of it may change while the agent runs.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use ftagent_common::api::AllowEntry;
+use ftagent_common::api::{AllowEntry, Kept};
 use ipnet::IpNet;
 use tokio::sync::mpsc;
 use tokio::time::Interval;
@@ -14,7 +15,7 @@ use tracing::warn;
 use crate::below::Device;
 use crate::config::Config;
 use crate::enforce::gate::Around;
-use crate::engine::{RuleSet, Settings};
+use crate::engine::{MANAGEMENT, RuleSet, Settings};
 use crate::host::{HostFacts, host_facts};
 use crate::netlink::Changes;
 use crate::xdp::compile::{FailSafe, Ground as Compiled};
@@ -142,11 +143,19 @@ impl Host {
     /// The rules for nftables, which knows no ports of friends: management sources and the control plane are allowed
     /// there as a whole, so that no rule locks anybody out.
     pub fn with_friends(&self, mut rules: RuleSet) -> RuleSet {
-        let friends = self.management.iter().map(|m| (m.prefix, "management source"));
+        let friends = self.management.iter().map(|m| (m.prefix, MANAGEMENT));
         let control = self.control_plane_addresses.iter().flatten().map(|ip| (IpNet::from(*ip), "control plane"));
         let entries = friends.chain(control).map(|(prefix, label)| AllowEntry { prefix, label: label.to_owned() });
         rules.allow.extend(entries);
         rules
+    }
+
+    /// What no attack profile cuts off: control planes, management sources with their ports, the allowlist.
+    pub fn kept(&self, allow: &[AllowEntry]) -> Kept {
+        let control = self.control_plane_addresses.iter().flatten().map(|ip| IpNet::from(*ip));
+        let friends = self.management.iter().map(|m| m.prefix).chain(allow.iter().map(|entry| entry.prefix));
+        let ports = self.management.iter().flat_map(|m| &m.ports).copied();
+        Kept { ports: ports.collect(), sources: control.chain(friends).collect() }
     }
 
     /// The file's settings with the guard's lists filled in.
@@ -162,7 +171,9 @@ impl Host {
         }
         let control = self.control_plane_addresses.iter().flatten();
         infrastructure.extend(control.map(|ip| (IpNet::from(*ip), "control plane".to_owned())));
-        infrastructure.extend(self.management.iter().map(|m| (m.prefix, "management source".to_owned())));
+        infrastructure.extend(self.management.iter().map(|m| (m.prefix, MANAGEMENT.to_owned())));
+        let ports: BTreeSet<u16> = self.management.iter().flat_map(|m| &m.ports).copied().collect();
+        settings.guard.management_ports = ports.into_iter().collect();
         settings.guard.infrastructure = infrastructure;
         settings
     }

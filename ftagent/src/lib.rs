@@ -2,6 +2,7 @@
 //!
 //! `engine` decides and knows no clock, task, socket or file; everything else carries out what it decides.
 
+pub mod actions;
 pub mod below;
 pub mod check;
 pub mod cli;
@@ -9,6 +10,7 @@ pub mod client;
 pub mod clock;
 pub mod config;
 pub mod control;
+pub mod crowdsec;
 pub mod daemon;
 pub mod enforce;
 pub mod engine;
@@ -23,6 +25,7 @@ pub mod notify;
 pub mod object;
 pub mod pcap;
 pub mod persist;
+pub mod profile;
 pub mod replay;
 pub mod status;
 pub mod sync;

@@ -4,9 +4,9 @@ use std::io::{ErrorKind, IsTerminal as _};
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use clap::{CommandFactory as _, Parser as _};
-use ftagent::cli::{Cli, Command, ListsCommand, ReplayArguments, RuleChange};
+use ftagent::cli::{Cli, Command, ListsCommand, ProfileChange, ReplayArguments, RuleChange};
 use ftagent::client::{self, Refused};
 use ftagent::config::{Config, ConfigError, DEFAULT_PATH};
 use ftagent::enforce::gate::Syncookies;
@@ -15,9 +15,10 @@ use ftagent::engine::OperatorOrder;
 use ftagent::host::host_facts;
 use ftagent::lists::{self, ListConfig, Pick, Widest};
 use ftagent::persist::StateLock;
+use ftagent::profile::{self, ProfileOrder};
 use ftagent::replay::{self, Sampling};
 use ftagent::xdp::pins::Pins;
-use ftagent::{check, daemon, lab};
+use ftagent::{actions, check, daemon, lab};
 use serde_json::json;
 use tracing_subscriber::EnvFilter;
 
@@ -83,6 +84,17 @@ async fn carry_out(command: Command, json: bool, config: Config) -> Result<()> {
         }
         Command::Incidents { uuid, .. } => client::incidents(&config, json, uuid).await,
         Command::Captures => client::captures(&config, json).await,
+        Command::Profile { change: None } => client::profile(&config, json).await,
+        Command::Profile { change: Some(ProfileChange::Confirm) } => {
+            client::profile_order(&config, json, ProfileOrder::Confirm).await
+        }
+        Command::Profile { change: Some(ProfileChange::Rollback) } => {
+            // With a lock that is free no agent runs, and nobody else will take it back.
+            match config.state_dir.exists().then(|| StateLock::take(&config.state_dir)) {
+                Some(Ok(_lock)) => take_profile_back(&config, json),
+                _ => client::profile_order(&config, json, ProfileOrder::RollBack).await,
+            }
+        }
         Command::Detach => detach(&config, json),
         Command::Check => check_machine(&config, json).await,
         Command::CheckConfig => {
@@ -95,13 +107,32 @@ async fn carry_out(command: Command, json: bool, config: Config) -> Result<()> {
     }
 }
 
+/// Takes the attack profile back without an agent.
+fn take_profile_back(config: &Config, json: bool) -> Result<()> {
+    let taken = profile::take_back_alone(&config.state_dir).map_err(|why| anyhow!("it is not taken back: {why}"))?;
+    match taken {
+        _ if json => println!("{}", json!({ "ok": true, "application": taken })),
+        Some(application) => println!("taken back: nothing of application {application} is left"),
+        None => println!("there is no profile on this node"),
+    }
+    Ok(())
+}
+
 /// Removes everything of ours from the kernel.
 fn detach(config: &Config, json: bool) -> Result<()> {
     // A running agent would attach again what is removed below its feet.
     let _lock = if config.state_dir.exists() { Some(StateLock::take(&config.state_dir)?) } else { None };
     let interfaces = Pins::below(&config.bpffs)?.remove_all()?;
     Nftables::new(false).remove_all()?;
+    Nftables::at_ingress(Vec::new()).remove_all()?;
+    // What cannot be taken back keeps nothing else from being.
+    let profile = profile::take_back_alone(&config.state_dir);
     Syncookies::new(&config.state_dir).release().context("net.ipv4.tcp_syncookies is not set back")?;
+    let left = actions::undo_all(&config.state_dir, &daemon::boot_id());
+    profile.map_err(|why| anyhow!("detached, but the attack profile is not taken back: {why}"))?;
+    if !left.is_empty() {
+        bail!("detached, but other tools still hold what this agent did: {}", left.join("; "));
+    }
     if json {
         println!("{}", json!({ "ok": true, "detached": interfaces }));
     } else if interfaces.is_empty() {

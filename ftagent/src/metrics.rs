@@ -3,6 +3,7 @@
 //! The daemon publishes a [`Snapshot`] over a watch channel; every scrape writes the newest one. Written by hand, since
 //! OpenMetrics writers name a counter's help without `_total`, which `promtool check metrics` then misses.
 
+mod crowdsec;
 mod flows;
 mod sight;
 mod text;
@@ -26,6 +27,8 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use self::text::{Kind, Text};
+use crate::actions::ToolStatus;
+use crate::crowdsec::CrowdsecStatus;
 use crate::engine::InterfaceTraffic;
 use crate::engine::web::SiteView;
 use crate::flows::ListenerStatus;
@@ -57,7 +60,11 @@ pub struct Snapshot {
     /// By origin, such as `operator` or `response`.
     pub rules: Vec<(&'static str, u64)>,
     pub rules_failed: u64,
+    /// Other tools that actions were asked of.
+    pub tools: Vec<ToolStatus>,
     pub lists: Vec<ListStatus>,
+    /// Absent where no decisions are asked for.
+    pub crowdsec: Option<CrowdsecStatus>,
     pub access_logs: Vec<LogStatus>,
     pub sites: Vec<SiteView>,
     /// Absent where there are none.
@@ -104,6 +111,9 @@ pub fn page(snapshot: &Snapshot) -> String {
     decisions(&mut text, snapshot);
     if !snapshot.lists.is_empty() {
         lists(&mut text, &snapshot.lists);
+    }
+    if let Some(status) = &snapshot.crowdsec {
+        crowdsec::crowdsec(&mut text, status);
     }
     if !snapshot.access_logs.is_empty() {
         web(&mut text, snapshot);
@@ -206,6 +216,22 @@ fn traffic(text: &mut Text, snapshot: &Snapshot) {
     rows(text, |map| map.bytes);
 }
 
+fn tools(text: &mut Text, tools: &[ToolStatus]) {
+    if tools.is_empty() {
+        return;
+    }
+    text.family("ftagent_tool_actions", Kind::Gauge, "Actions of another tool that are in force.");
+    tools.iter().for_each(|t| text.row(&[("tool", &t.tool)], t.actions as u64));
+    text.family("ftagent_tool_objects_stuck", Kind::Gauge, "Objects in another tool that could not be undone yet.");
+    tools.iter().for_each(|t| text.row(&[("tool", &t.tool)], t.stuck.len() as u64));
+    text.family("ftagent_tool_executions_total", Kind::Counter, "Actions of another tool by what became of them.");
+    for tool in tools {
+        for (outcome, count) in [("applied", tool.applied), ("failed", tool.failed), ("undone", tool.undone)] {
+            text.row(&[("tool", &tool.tool), ("outcome", outcome)], count);
+        }
+    }
+}
+
 fn decisions(text: &mut Text, snapshot: &Snapshot) {
     let by_family = |text: &mut Text, counts: &[(AttackFamily, u64)]| {
         for (family, count) in counts {
@@ -222,6 +248,7 @@ fn decisions(text: &mut Text, snapshot: &Snapshot) {
     }
     text.family("ftagent_rule_failures_total", Kind::Counter, "Rules that an enforcer could not install or remove.");
     text.row(&[], snapshot.rules_failed);
+    tools(text, &snapshot.tools);
 }
 
 fn lists(text: &mut Text, lists: &[ListStatus]) {

@@ -7,11 +7,15 @@ use ftagent_common::api::{InterfaceReport, MapReport};
 use ftagent_common::vocab::{Mode, TrafficClass};
 use serde::{Deserialize, Serialize};
 
+use crate::actions::ToolStatus;
+use crate::crowdsec::CrowdsecStatus;
 use crate::enforce::gate::GateReport;
+use crate::enforce::ladder::Chosen;
 use crate::engine::{EngineView, Matches, Origin, RuleId, Verdict};
 use crate::flows::ListenerStatus;
 use crate::lists::ListStatus;
 use crate::pcap::CapturesStatus;
+use crate::profile::ProfileStatus;
 use crate::sync::LinkStatus;
 use crate::weblog::LogStatus;
 use crate::xdp::program::Attached;
@@ -43,6 +47,9 @@ pub struct Status {
     /// Lists of the configuration, in its order.
     #[serde(default)]
     pub lists: Vec<ListStatus>,
+    /// Absent where no decisions of CrowdSec are asked for.
+    #[serde(default)]
+    pub crowdsec: Option<CrowdsecStatus>,
     /// Access logs and looks at connections.
     #[serde(default)]
     pub http: HttpReport,
@@ -52,9 +59,15 @@ pub struct Status {
     /// Sockets for sFlow, NetFlow and IPFIX, with how each exporter does.
     #[serde(default)]
     pub flow_exporters: Vec<ListenerStatus>,
+    /// Other tools that actions were asked of.
+    #[serde(default)]
+    pub tools: Vec<ToolStatus>,
     /// What the programs go without.
     #[serde(default)]
     pub datapath: DatapathReport,
+    /// The attack profile on this node, if there is one.
+    #[serde(default)]
+    pub profile: Option<ProfileStatus>,
     /// What needs an operator's look.
     pub warnings: Vec<String>,
     pub engine: EngineView,
@@ -75,6 +88,9 @@ pub struct DatapathReport {
     pub left_out: Vec<String>,
     /// What this kernel lacks, and what is done instead.
     pub lacking: Vec<String>,
+    /// What carries the rules of interfaces without a program, and what is lost by it; absent where each has one.
+    #[serde(default)]
+    pub fallback: Option<Chosen>,
 }
 
 /// Frames and their bytes.

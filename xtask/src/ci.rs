@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 
-use crate::{lint, openapi, setup, test};
+use crate::{lint, openapi, repo, setup, test};
 
 type Step = fn() -> Result<ExitCode>;
 
@@ -37,7 +37,7 @@ fn tested() -> Result<ExitCode> {
 
 /// A share of `cargo xtask test --api`.
 fn fuzzed() -> Result<ExitCode> {
-    test::api::run(&test::api::SHARE)
+    test::api::run(&test::api::SHARE, repo::Build::AsTested)
 }
 
 fn report(durations: &[(&str, Duration)]) {

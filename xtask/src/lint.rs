@@ -20,6 +20,7 @@ const CHECKS: &[(&str, Check)] = &[
     ("tidy", tidied),
     ("clippy", clippy),
     ("clippy of the datapath", datapath),
+    ("programs alone", programs),
     ("rustdoc", rustdoc),
     ("cargo deny", deny),
     ("typos", typos),
@@ -79,6 +80,12 @@ fn datapath() -> Result<Outcome> {
     if !has_clippy {
         eprintln!("  its compiler has no clippy: checked for rustc's warnings (Debian: package rust-web-clippy)");
     }
+    Ok(Outcome::Clean)
+}
+
+/// With the features that users build: everywhere else the dependencies have those that tests want too.
+fn programs() -> Result<Outcome> {
+    process::run(repo::cargo().args(["check", "--workspace", "--bins", "--quiet"]))?;
     Ok(Outcome::Clean)
 }
 

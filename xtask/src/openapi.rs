@@ -2,11 +2,12 @@
 //! who may call what in `docs/authorization.md`, which is made of it.
 
 use std::fs;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result};
 use clap::Args;
 
+use crate::repo::Build;
 use crate::{authorization, process, repo};
 
 const FILE: &str = "docs/openapi.json";
@@ -19,18 +20,21 @@ pub(crate) struct Options {
     check: bool,
 }
 
-/// The comparison as a step of CI; there is nothing to compare before the file was first written.
+/// The comparison as a step of CI after the tests; there is nothing to compare before the file was first written.
 pub(crate) fn check() -> Result<ExitCode> {
     if !repo::root().join(FILE).exists() {
         eprintln!("openapi: skipped, there is no {FILE} (`cargo xtask openapi` writes it)");
         return Ok(ExitCode::SUCCESS);
     }
-    run(&Options { check: true })
+    compare(&Options { check: true }, Build::AsTested)
 }
 
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
-    let arguments = ["run", "--quiet", "--package", "controlplane", "--bin", "controlplane", "--", "openapi"];
-    let document = process::capture(repo::cargo().args(arguments))?;
+    compare(options, Build::Now)
+}
+
+fn compare(options: &Options, build: Build) -> Result<ExitCode> {
+    let document = process::capture(Command::new(repo::controlplane(build)?).arg("openapi"))?;
     let table = authorization::table(&document)?;
     let mut current = true;
     for (file, made) in [(FILE, document), (TABLE, table)] {

@@ -29,6 +29,26 @@ pub(crate) fn cargo() -> Command {
     command
 }
 
+/// Whether a program that a check runs is built first.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Build {
+    Now,
+    /// `cargo xtask test` built it a moment ago, with what the tests want of its dependencies.
+    AsTested,
+}
+
+/// The control plane's program.
+///
+/// # Errors
+/// It does not compile.
+pub(crate) fn controlplane(build: Build) -> Result<PathBuf> {
+    if build == Build::Now {
+        let arguments = ["build", "--quiet", "--package", "controlplane", "--bin", "controlplane"];
+        process::run(cargo().args(arguments))?;
+    }
+    Ok(target().join("debug/controlplane"))
+}
+
 /// Paths, relative to the root, of the files that git tracks or would track, without those deleted in the work tree.
 ///
 /// # Errors

@@ -240,12 +240,18 @@ impl<'a> ListFiles<'a> {
         if list.v4.len() != 100_000 {
             bail!("{} of 100,000 prefixes are loaded", list.v4.len());
         }
-        let in_force = ListInForce { name: config.name.clone(), rule: RuleId(1_000_000), action: config.action, list };
+        let in_force = ListInForce {
+            name: config.name.clone(),
+            rule: RuleId(1_000_000),
+            action: config.action,
+            ends_at_ns: 0,
+            list,
+        };
         let made = ListTables::make(&ListSet { lists: vec![in_force] }, 1 << 30)?;
         self.building.push(began.elapsed().as_secs_f64() * 1e3);
         let table = u64::from(round) + 1;
         self.writer.hold(table, made.v4.context("a table")?);
-        let lists = Lists { table, rules: vec![(RuleId(1_000_000), false)], v6: Vec::new() };
+        let lists = Lists { table, rules: vec![(RuleId(1_000_000), false)], v6: Vec::new(), ..Lists::default() };
         let ground = Ground { lists: Some(Arc::new(lists)), ..ground() };
         let compiled = compile(&RuleSet::default(), &ground, &mut Slots::default());
         match self.writer.apply(self.maps, &compiled.tables, &settings()).into_iter().next() {

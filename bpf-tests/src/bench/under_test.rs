@@ -198,7 +198,7 @@ fn fill(maps: &Maps, held: &Load) -> anyhow::Result<()> {
     if !held.list.is_empty() {
         let plan = Plan::new(held.list.iter().map(|network| (*network, 1)), u64::from(u32::MAX))?;
         writer.hold(1, PrefixMap::make(&plan)?);
-        let lists = Lists { table: 1, rules: vec![(RuleId(1_000_000), false)], v6: Vec::new() };
+        let lists = Lists { table: 1, rules: vec![(RuleId(1_000_000), false)], v6: Vec::new(), ..Lists::default() };
         ground.lists = Some(Arc::new(lists));
     }
     let compiled = compile(&held.rules, &ground, &mut Slots::default());

@@ -78,6 +78,11 @@ impl Agent {
         nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id().cast_signed()), signal).expect("signalled");
     }
 
+    /// Its process, while it runs.
+    pub(crate) fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
     /// Ends it without a word.
     pub(crate) fn kill(&mut self) {
         let mut child = self.child.take().expect("it runs");

@@ -57,7 +57,7 @@ fn tool(program: &str, arguments: &[&str], path: &Path) -> Option<String> {
             Some(String::from_utf8_lossy(&output.stdout).into_owned())
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            println!("SKIPPED the part with {program}: it is not installed; `cargo xtask setup` installs it");
+            println!("skipped: the part with {program}: it is not installed; `cargo xtask setup` installs it");
             None
         }
         Err(error) => panic!("{program}: {error}"),

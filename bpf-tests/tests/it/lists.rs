@@ -29,7 +29,7 @@ fn load(datapath: &mut Datapath, lists: &[(&[&str], bool)], rules: &RuleSet) {
     datapath.writer.hold(table, PrefixMap::make(&plan).expect("a table"));
     let rules_of = (100..).map(RuleId).zip(lists.iter().map(|(_, evaluate)| *evaluate)).collect();
     let v6 = all().filter(|(prefix, _)| prefix.addr().is_ipv6()).collect();
-    datapath.ground.lists = Some(Arc::new(Lists { table, rules: rules_of, v6 }));
+    datapath.ground.lists = Some(Arc::new(Lists { table, rules: rules_of, v6, ..Lists::default() }));
     datapath.apply(rules);
 }
 

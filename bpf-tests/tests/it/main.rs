@@ -1,14 +1,17 @@
 //! Kernel tests: they need root and say so when they are skipped. Run with `--test-threads=1`.
 
+mod actions;
 mod agent;
 mod bypass;
 mod captures;
 mod cookies;
+mod crowdsec;
 mod datapath;
 mod disguise;
 mod endurance;
 mod exporters;
 mod express;
+mod fallback;
 mod gate;
 mod gate_state;
 mod generator;

@@ -38,7 +38,7 @@ pub(crate) fn load_lists(datapath: &mut Datapath, lists: &[(&[&str], bool)], v6:
     datapath.writer.hold(table, PrefixMap::make(&plan).expect("a table"));
     let rules_of = lists.iter().zip(100..).map(|((_, evaluate), id)| (RuleId(id), *evaluate)).collect();
     let v6 = v6.iter().map(|(text, place)| (net(text), *place)).collect();
-    datapath.ground.lists = Some(Arc::new(Lists { table, rules: rules_of, v6 }));
+    datapath.ground.lists = Some(Arc::new(Lists { table, rules: rules_of, v6, ..Lists::default() }));
     datapath.apply(rules);
 }
 

@@ -1,6 +1,6 @@
 //! Attack profiles: shown, put in force on trial, kept or taken back.
 
-use ftagent_common::api::{Compiled, CustomRule, Kept, Suite};
+use ftagent_common::api::{Compiled, CustomRule, Kept, ProfileReport, Suite};
 use serde_json::json;
 use uuid::Uuid;
 
@@ -24,6 +24,7 @@ impl App {
     pub async fn apply_profile(&self, actor: &Actor, new: &NewApplication) -> Result<Vec<Application>> {
         let fact = self.fact(actor, "profile.apply", format!("profile/{}", new.profile.as_str())).with(json!({
             "suite": new.suite, "nodes": new.nodes, "custom": new.custom, "confirm_secs": new.confirm_secs,
+            "keep": new.keep,
         }));
         let made = self.store.apply_profile(actor.workspace(), new, fact).await?;
         let nodes: Vec<Uuid> = made.iter().map(|a| a.node).collect();
@@ -39,6 +40,18 @@ impl App {
 
     pub async fn application(&self, actor: &Actor, id: i64) -> Result<Application> {
         self.store.application(actor.workspace(), id, self.now()).await
+    }
+
+    /// A node says what became of its profile without an order; repeats are harmless.
+    pub async fn note_profile(&self, actor: &Actor, node: Uuid, report: &ProfileReport) -> Result<()> {
+        let reason = report.reason.chars().take(4_096).collect();
+        let report = ProfileReport { reason, ..report.clone() };
+        let fact = self.fact(actor, "profile.report", format!("node/{node}")).with(&report);
+        if self.store.note_profile(node, &report, fact).await? {
+            let data = json!({ "what": report.state, "application": report.application, "node": node });
+            self.events.announce(actor.workspace(), "profile", data);
+        }
+        Ok(())
     }
 
     pub async fn decide_application(&self, actor: &Actor, id: i64, verdict: Verdict) -> Result<Application> {

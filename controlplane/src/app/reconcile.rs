@@ -5,9 +5,9 @@
 //!     sweep: time over, target allowlisted, adapter to be deleted --> withdrawing
 //!     claim one rule at a time, for this process alone ----> call its adapter ----> settle
 //! ```
-//! All of it is in the database: a process that dies leaves claims that end by themselves, and whoever claims the rule
-//! next repeats the call with the same idempotency key. Sixteen calls run at once and four to one adapter, so that a
-//! receiver that hangs holds up its own rules alone.
+//! All of it is in the database: what a process that dies had claimed is freed by its peers, or ends, and whoever
+//! claims the rule next repeats the call with the same idempotency key. Sixteen calls run at once and four to one
+//! adapter, so that a receiver that hangs holds up its own rules alone.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -117,5 +117,6 @@ fn context_of(incident: &StoredIncident) -> PreviewContext {
         target: report.target,
         sources: report.top_sources.iter().map(|s| s.ip).collect(),
         spoofed: report.spoofed,
+        spared: Vec::new(),
     }
 }

@@ -45,6 +45,15 @@ impl App {
         self.store.take_over().await
     }
 
+    /// Frees what other processes that died had claimed.
+    pub(crate) async fn free_claims(&self) -> Result<()> {
+        let freed = self.store.free_claims().await?;
+        if freed > 0 {
+            info!(freed, "a control plane died: what it had claimed is free");
+        }
+        Ok(())
+    }
+
     /// Waits for the last commit and closes the database.
     pub async fn close(&self) {
         self.store.close().await;

@@ -139,6 +139,7 @@ pub fn example_context() -> PreviewContext {
         target: "203.0.113.50/32".parse().expect("a constant prefix"),
         sources: vec!["198.51.100.7".parse().expect("a constant address")],
         spoofed: false,
+        spared: Vec::new(),
     }
 }
 

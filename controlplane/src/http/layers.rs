@@ -1,6 +1,7 @@
 //! What happens around every handler.
 
 use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use axum::body::Body;
@@ -8,6 +9,7 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use futures_util::FutureExt as _;
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use sha2::{Digest, Sha256};
 use tracing::{error, warn};
@@ -21,16 +23,20 @@ use crate::domain::{Actor, Problem};
 use crate::store::{Answered, Claim, Intent, Key, with_intent};
 
 /// Runs the rest in a task of its own: a caller who goes away does not stop a change between its commit and its
-/// announcement, and a panic becomes an answer.
+/// announcement, and a panic becomes an answer. What only reads is stopped where it is.
 pub(super) async fn survive_panics(request: Request, next: Next) -> Response {
-    match tokio::spawn(next.run(request)).await {
-        Ok(answer) => answer,
-        Err(fault) => {
-            // The panic hook has logged where it happened.
-            error!(panicked = fault.is_panic(), "a handler did not finish");
-            ApiError::internal().into_response()
-        }
-    }
+    let reads = request.method().is_safe();
+    let work = next.run(request);
+    let done = if reads {
+        AssertUnwindSafe(work).catch_unwind().await.map_err(|_| true)
+    } else {
+        tokio::spawn(work).await.map_err(|fault| fault.is_panic())
+    };
+    done.unwrap_or_else(|panicked| {
+        // The panic hook has logged where it happened.
+        error!(panicked, "a handler did not finish");
+        ApiError::internal().into_response()
+    })
 }
 
 /// Rate limit of callers without a token, headers of every answer, measurements.
@@ -221,14 +227,16 @@ mod tests {
             panic!("inner text")
         }
         let router = axum::Router::<()>::new()
-            .route("/", axum::routing::get(boom))
+            .route("/", axum::routing::get(boom).post(boom))
             .layer(axum::middleware::from_fn(survive_panics));
-        let request = Request::builder().uri("/").body(Body::empty()).expect("a request");
-        let answer = tower::ServiceExt::oneshot(router, request).await.expect("routers do not fail");
-        assert_eq!(answer.status(), 500);
-        let body = axum::body::to_bytes(answer.into_body(), 1_000).await.expect("short");
-        let text = String::from_utf8(body.to_vec()).expect("text");
-        assert!(text.contains("internal_error") && !text.contains("inner text"), "{text}");
+        for method in [Method::GET, Method::POST] {
+            let request = Request::builder().method(method).uri("/").body(Body::empty()).expect("a request");
+            let answer = tower::ServiceExt::oneshot(router.clone(), request).await.expect("routers do not fail");
+            assert_eq!(answer.status(), 500);
+            let body = axum::body::to_bytes(answer.into_body(), 1_000).await.expect("short");
+            let text = String::from_utf8(body.to_vec()).expect("text");
+            assert!(text.contains("internal_error") && !text.contains("inner text"), "{text}");
+        }
     }
 
     #[test]

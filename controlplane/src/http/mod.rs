@@ -14,6 +14,7 @@ mod system;
 mod telemetry;
 mod v1;
 
+use std::ops::Deref;
 use std::sync::Arc;
 
 use axum::Router;
@@ -28,9 +29,12 @@ use limits::Limiter;
 use telemetry::Telemetry;
 pub use telemetry::{Handshakes, Outcome};
 
-/// What every handler can reach.
+/// What every handler can reach; copies are cheap, and every layer makes one.
 #[derive(Clone)]
-pub struct Context {
+pub struct Context(Arc<Reach>);
+
+#[derive(Clone)]
+pub struct Reach {
     pub(crate) app: Arc<App>,
     pub(crate) limiter: Arc<Limiter>,
     pub(crate) telemetry: Arc<Telemetry>,
@@ -44,9 +48,17 @@ pub struct Context {
     pub(crate) draining: watch::Receiver<bool>,
 }
 
+impl Deref for Context {
+    type Target = Reach;
+
+    fn deref(&self) -> &Reach {
+        &self.0
+    }
+}
+
 impl Context {
     pub fn new(app: Arc<App>, auth_failures: u32, draining: watch::Receiver<bool>) -> Self {
-        Self {
+        Self(Arc::new(Reach {
             app,
             limiter: Arc::default(),
             telemetry: Arc::default(),
@@ -55,13 +67,13 @@ impl Context {
             auth_failures,
             require_certificates: false,
             draining,
-        }
+        }))
     }
 
     /// With nodes that must show a client certificate, or need not.
     #[must_use]
     pub fn requiring_certificates(self, require_certificates: bool) -> Self {
-        Self { require_certificates, ..self }
+        Self(Arc::new(Reach { require_certificates, ..Arc::unwrap_or_clone(self.0) }))
     }
 
     /// Counts what becomes of TLS handshakes.

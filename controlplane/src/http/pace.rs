@@ -12,15 +12,18 @@ use super::limits::{Bucket, Rate, Spent};
 /// How long a request waits for word of what other processes let through; without it the process goes by its own count.
 const WORD: Duration = Duration::from_millis(250);
 
+/// Buckets share turns by chance; as many ask at once as one transaction takes.
+const TURNS: usize = 512;
+
 /// Of the requests of a bucket that need to ask, one asks and the others wait for its answer.
 pub(crate) struct Turns {
-    turns: [Mutex<()>; 64],
+    turns: [Mutex<()>; TURNS],
     hashes: RandomState,
 }
 
 impl Default for Turns {
     fn default() -> Self {
-        Self { turns: [const { Mutex::const_new(()) }; 64], hashes: RandomState::new() }
+        Self { turns: [const { Mutex::const_new(()) }; TURNS], hashes: RandomState::new() }
     }
 }
 

@@ -435,8 +435,11 @@ pub trait Peers {
     /// Whether this process is the one that does the jobs of all, now.
     async fn lead(&self) -> Result<bool>;
     /// Frees the deliveries, mitigation rules and executions of runbooks that a process which died had claimed, where
-    /// only one process serves the database; elsewhere claims end by themselves.
+    /// only one process serves the database; elsewhere it says that this process lives.
     async fn take_over(&self) -> Result<()>;
+    /// Frees what processes that live no more had claimed, where several serve the database and this one leads: at the
+    /// second look that misses them. Says how many claims.
+    async fn free_claims(&self) -> Result<u64>;
 }
 
 /// Hears what processes tell each other.

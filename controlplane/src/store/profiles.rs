@@ -1,6 +1,7 @@
 //! Attack profiles on nodes: the trait.
 
 use async_trait::async_trait;
+use ftagent_common::api::ProfileReport;
 use uuid::Uuid;
 
 use super::Result;
@@ -11,6 +12,8 @@ use crate::domain::{Application, Fact, Listed, NewApplication, Page, Timestamp, 
 pub trait Profiles {
     /// Leaves each node the order, all or none; a node that has a profile already refuses the call.
     async fn apply_profile(&self, ws: WorkspaceId, new: &NewApplication, fact: Fact) -> Result<Vec<Application>>;
+    /// Takes down what a node did without an order; false: that was known.
+    async fn note_profile(&self, node: Uuid, report: &ProfileReport, fact: Fact) -> Result<bool>;
     /// With `node`: those of that node.
     async fn applications(
         &self,

@@ -29,7 +29,7 @@ fn recorded(test: &str) -> Vec<PathBuf> {
         files.extend(entries.flatten().map(|entry| entry.path()));
     }
     if files.is_empty() {
-        println!("SKIPPED {test}: no captures in {} (FTAGENT_CAPTURES names the folder)", folder.display());
+        println!("skipped: {test}: no captures in {} (FTAGENT_CAPTURES names the folder)", folder.display());
     }
     files.sort();
     files
@@ -154,7 +154,7 @@ const DIFFERENT: [&str; 5] = [
 fn packets_are_what_tshark_shows() {
     const NAME: &str = "packets_are_what_tshark_shows";
     if Command::new("tshark").arg("--version").output().is_err() {
-        println!("SKIPPED {NAME}: tshark is not installed");
+        println!("skipped: {NAME}: tshark is not installed");
         return;
     }
     // Every fourth, unless all are asked for: a start of tshark takes a quarter of a second.

@@ -20,7 +20,7 @@ const END: &str = "# ftagent profile end";
 fn inside(test: impl FnOnce() + Send + 'static) {
     let thread = std::thread::spawn(|| {
         if let Err(why) = unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS) {
-            println!("SKIPPED: namespaces cannot be made: {why}");
+            println!("skipped: namespaces cannot be made: {why}");
             return;
         }
         mount(None::<&str>, "/", None::<&str>, MsFlags::MS_PRIVATE | MsFlags::MS_REC, None::<&str>).unwrap();
@@ -38,7 +38,7 @@ fn inside(test: impl FnOnce() + Send + 'static) {
 fn unpacked(scratch: &Path) -> Option<()> {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).parent()?.join("target/firewalls/root");
     if !root.exists() {
-        println!("SKIPPED: `cargo xtask setup --firewalls` fetches the firewalls");
+        println!("skipped: `cargo xtask setup --firewalls` fetches the firewalls");
         return None;
     }
     let (upper, work) = (scratch.join("upper"), scratch.join("work"));
@@ -204,7 +204,8 @@ fn try_action(json: &str) {
     let action: Action = serde_json::from_str(json).unwrap();
     action.validate().unwrap();
     let sources = ["198.51.100.7", "2001:db8::7"].map(|s| s.parse().unwrap()).to_vec();
-    let context = PreviewContext { target: "203.0.113.5/32".parse().unwrap(), sources, spoofed: false };
+    let context =
+        PreviewContext { target: "203.0.113.5/32".parse().unwrap(), sources, spoofed: false, spared: Vec::new() };
     let shown = preview(&action, &context);
     for step in &shown.do_ {
         run(step, "").unwrap_or_else(|e| panic!("{json}: {e}"));

@@ -317,7 +317,7 @@ async fn a_body_that_breaks_off_leaves_nothing() {
 fn a_full_disk_is_said_and_leaves_nothing_half() {
     // A small file system of its own, in a namespace of its own: this needs root.
     if !nix::unistd::geteuid().is_root() {
-        println!("SKIPPED a_full_disk_is_said_and_leaves_nothing_half: needs root to mount a small tmpfs");
+        println!("skipped: a_full_disk_is_said_and_leaves_nothing_half: needs root to mount a small tmpfs");
         return;
     }
     let inside = || {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use controlplane::app::CaptureLimits;
+use controlplane::clock::Clock as _;
 use ftagent_common::api::StreamMessage;
 use reqwest::{Client, Method};
 use serde_json::{Value, json};
@@ -11,7 +12,7 @@ use serde_json::{Value, json};
 use crate::cluster::{Cluster, settings};
 use crate::process::{Process, json_of};
 use crate::stream::Lines;
-use crate::support::{Server, checked, rule};
+use crate::support::{Server, UUID, checked, report, rule};
 
 /// Two servers on one database, the first of which made the workspace.
 async fn pair(cluster: &Arc<Cluster>) -> (Server, Server) {
@@ -139,6 +140,45 @@ async fn one_of_two_leads_and_the_other_takes_over() {
         assert!(tries < 50, "nobody leads");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+#[tokio::test]
+async fn what_a_dead_process_had_claimed_is_free_at_the_second_look() {
+    let Some(cluster) = Cluster::shared() else { return };
+    let (first, second) = pair(&cluster).await;
+    let node = first.deploy("edge-1").await;
+    let body = json!({
+        "kind": "webhook", "name": "hook", "settings": { "url": "https://192.0.2.1/" }, "secrets": {}, "headers": {},
+    });
+    first.made("/api/v1/channels", &body).await;
+    first.report(&node, "/incidents", &report(UUID, 1, "active")).await;
+    for server in [&first, &second] {
+        server.app.take_over().await.unwrap();
+    }
+    assert!(second.store.lead().await.unwrap() || first.store.lead().await.unwrap());
+    let claim = async |server: &Server| {
+        let now = server.clock.now();
+        server.store.claim_deliveries(10, 1, now, now.plus_secs(65)).await.unwrap().len()
+    };
+    assert_eq!(claim(&first).await, 1);
+    let free = async |server: &Server| server.store.free_claims().await.unwrap();
+    for _ in 0..3 {
+        assert_eq!((free(&first).await, free(&second).await), (0, 0), "both live");
+        assert_eq!(claim(&second).await, 0);
+    }
+    first.store.close().await;
+    let mut looks = Vec::new();
+    while looks.last() != Some(&1) {
+        looks.push(free(&second).await);
+        assert!(looks.len() < 50, "{looks:?}");
+        if !second.store.lead().await.unwrap() {
+            looks.clear();
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    assert!(looks.len() >= 2, "a session that was cut off has time to come again: {looks:?}");
+    assert_eq!(claim(&second).await, 1);
+    assert_eq!((free(&second).await, free(&second).await), (0, 0), "its own");
 }
 
 #[tokio::test]

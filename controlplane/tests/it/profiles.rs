@@ -55,7 +55,9 @@ async fn the_eleven_profiles_are_shown_in_neutral_words_and_in_each_suites() {
 async fn a_profile_is_applied_as_the_reference_prints_it_and_says_what_the_node_said() {
     let server = Server::start().await;
     let (one, two) = (server.deploy("edge-1").await, server.deploy("edge-2").await);
-    let body = json!({ "profile_id": "game_server", "suite": "nftables", "node_ids": [one.uuid, two.uuid] });
+    let keep = json!({ "ports": [22, 2222], "sources": ["192.0.2.0/24"] });
+    let body =
+        json!({ "profile_id": "game_server", "suite": "nftables", "node_ids": [one.uuid, two.uuid], "keep": keep });
     let applied = server.made(APPLY, &body).await;
     assert_eq!(
         (&applied["applied_to"], &applied["profile"], &applied["suite"]),
@@ -76,6 +78,7 @@ async fn a_profile_is_applied_as_the_reference_prints_it_and_says_what_the_node_
     };
     let order = acknowledge(&one, "applied", "").await;
     assert_eq!((&order["type"], &order["confirm_secs"]), (&json!("apply_profile"), &json!(120)));
+    assert_eq!((&order["keep"], &order["profile"]), (&keep, &json!("game_server")));
     acknowledge(&two, "failed", "unsupported: this agent does not apply attack profiles").await;
     let of = async |node: &str| {
         let (_, listed) = server.get(&format!("/api/v1/attack-profiles/applications?node={node}")).await;
@@ -92,15 +95,29 @@ async fn a_profile_is_applied_as_the_reference_prints_it_and_says_what_the_node_
     assert_eq!((status, &confirmed["application"]["status"]), (200, &json!("confirming")));
     acknowledge(&one, "applied", "").await;
     assert_eq!(server.get(&path(&first, "")).await.1["application"]["status"], "confirmed");
+    let stranger = json!({ "application": first["uuid"], "state": "rolled_back", "reason": "by hand" });
+    let (status, _) = checked(server.agent(&two, Method::POST, "/profiles").json(&stranger)).await;
+    assert_eq!(status, 404, "another node's");
     let (_, back) = checked(server.request(Method::POST, &path(&first, "/rollback"))).await;
     assert_eq!(back["application"]["status"], "rolling_back");
     let order = acknowledge(&one, "applied", "").await;
     assert_eq!(order["type"], "roll_back_profile");
     assert_eq!(server.get(&path(&first, "")).await.1["application"]["status"], "rolled_back");
+
+    let body = json!({ "profile_id": "saas", "suite": "nftables", "node_ids": [one.uuid] });
+    let third = server.made(APPLY, &body).await["applications"][0].clone();
+    acknowledge(&one, "applied", "").await;
+    let lapsed = json!({ "application": third["uuid"], "state": "lapsed", "reason": "lapsed: it was stopped" });
+    server.report(&one, "/profiles", &lapsed).await;
+    server.report(&one, "/profiles", &lapsed).await;
+    let (_, seen) = server.get(&path(&third, "")).await;
+    let seen = &seen["application"];
+    assert_eq!((&seen["status"], &seen["error"]), (&json!("lapsed"), &json!("lapsed: it was stopped")));
     let (_, audit) = server.get("/api/v1/audit").await;
     let actions: Vec<_> = audit["records"].as_array().unwrap().iter().map(|r| r["action"].as_str().unwrap()).collect();
-    for action in ["profile.apply", "profile.confirm", "profile.roll_back"] {
-        assert_eq!(actions.iter().filter(|a| **a == action).count(), 1, "{actions:?}");
+    let expected = [("profile.apply", 2), ("profile.confirm", 1), ("profile.roll_back", 1), ("profile.report", 1)];
+    for (action, times) in expected {
+        assert_eq!(actions.iter().filter(|a| **a == action).count(), times, "{action} in {actions:?}");
     }
 }
 
@@ -119,6 +136,7 @@ async fn wrong_calls_are_refused_whole() {
         (body(&json!(["all", node.uuid]), json!({})), "node_ids"),
         (body(&json!(["00000000-0000-4000-8000-000000000000"]), json!({})), "node_ids"),
         (body(&ids, json!({ "confirm_secs": 29 })), "confirm_secs"),
+        (body(&ids, json!({ "keep": { "sources": ["::/0"] } })), "keep.sources"),
         (body(&ids, json!({ "rules": [{ "cmd": "iptables -P INPUT DROP", "title": "t" }] })), "rules[0].cmd"),
         (body(&ids, json!({ "rules": [{ "cmd": "reboot", "title": "t" }] })), "rules[0].cmd"),
     ] {

@@ -319,6 +319,11 @@ impl Action {
         self.parameters().is_none()
     }
 
+    /// Whether a program on the node carries it out; what is neither this nor native needs a provider's credentials.
+    pub fn is_local_tool(&self) -> bool {
+        !self.is_native() && !matches!(self.tool(), "cloudflare" | "digitalocean" | "vultr")
+    }
+
     /// The sources that the parameters name, if the action is about sources.
     pub fn sources(&self) -> Option<&[IpNet]> {
         match self {
@@ -348,6 +353,11 @@ impl Action {
             Self::VultrBlock(p) => Some(&mut p.sources),
             _ => None,
         }
+    }
+
+    /// The most sources that its tool takes of one action.
+    pub fn max_sources(&self) -> usize {
+        self.parameters().map_or(MAX_SOURCES, Parameters::max_sources)
     }
 
     /// The target that the parameters name, if any.
@@ -382,7 +392,7 @@ impl Action {
     /// The first parameter out of bounds, by name.
     pub fn validate(&self) -> Result<(), ParameterError> {
         if let Some(sources) = self.sources() {
-            let most = self.parameters().map_or(MAX_SOURCES, Parameters::max_sources);
+            let most = self.max_sources();
             if sources.len() > most {
                 return Err(ParameterError::new("sources", format!("at most {most} addresses, got {}", sources.len())));
             }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::tools::Ground;
+use super::tools::{Ground, ToolStep};
 use super::{Action, PortSide, Protocol};
 
 /// What an action may take from the incident that fires it.
@@ -17,6 +17,10 @@ pub struct PreviewContext {
     #[cfg_attr(feature = "openapi", schema(value_type = Vec<String>))]
     pub sources: Vec<IpAddr>,
     pub spoofed: bool,
+    /// Whom an action that concerns everybody leaves alone: the allowlist and, on a node, what that depends on. Only the
+    /// node knows all of it, and it is never sent.
+    #[serde(skip)]
+    pub spared: Vec<IpNet>,
 }
 
 /// The commands of doing and undoing, the kernel objects, and what an operator should know first.
@@ -87,7 +91,11 @@ pub fn preview(action: &Action, context: &PreviewContext) -> Preview {
                 sources.len()
             ));
         }
-        parameters.show(&Ground { sources: &sources[..sources.len().min(most)], target }, &mut shown);
+        let sources = &sources[..sources.len().min(most)];
+        parameters.show(&Ground { sources, target, spared: &context.spared }, &mut shown);
+        if shown.refused.is_some() {
+            return Preview { refused: shown.refused, warnings: shown.warnings, ..Preview::default() };
+        }
     }
     match action {
         Action::XdpDropSource { ttl_secs, .. } => {
@@ -222,6 +230,13 @@ const fn nft_protocol(protocol: Protocol) -> &'static str {
 }
 
 impl Preview {
+    /// The steps as one thing each.
+    pub fn steps(&self) -> Vec<ToolStep> {
+        let unless = |at: usize| self.unless.get(at).cloned().unwrap_or_default();
+        let pairs = self.do_.iter().zip(&self.undo).enumerate();
+        pairs.map(|(at, (run, undo))| ToolStep { run: run.clone(), undo: undo.clone(), unless: unless(at) }).collect()
+    }
+
     pub(super) fn step(&mut self, do_: Vec<String>, undo: Vec<String>, object: String) {
         self.do_.push(do_);
         self.undo.push(undo);
@@ -278,6 +293,7 @@ mod tests {
             target: "203.0.113.5/32".parse().expect("a prefix"),
             sources: vec!["198.51.100.7".parse().expect("an address")],
             spoofed,
+            spared: Vec::new(),
         }
     }
 

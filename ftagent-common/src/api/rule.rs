@@ -98,6 +98,8 @@ pub struct RuleExecution {
     /// 0 for what the agent's own response did without a rule.
     pub rule_id: i64,
     pub incident: Uuid,
+    /// An `Action` as its rule had it. What a node did is kept as it is, whatever a rule may be made with today.
+    #[cfg_attr(feature = "openapi", schema(value_type = Object))]
     pub action: Action,
     pub outcome: ExecutionOutcome,
     /// The tool's own words, or why the guard refused; at most 4 KiB.

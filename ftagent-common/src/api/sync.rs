@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{Action, AllowEntry, CustomRule, FirewallRule, HostThreshold, ProfileRule, Suite};
+use super::{Action, AllowEntry, CustomRule, FirewallRule, HostThreshold, Kept, ProfileRule, Suite};
 use crate::vocab::Mode;
 
 /// Everything that the control plane decides for one node. Always sent whole: the newest one is enough.
@@ -123,10 +123,16 @@ pub enum Order {
     /// Puts a profile in force on trial. Needs protocol 2.
     ApplyProfile {
         application: Uuid,
+        /// The profile's name, to be shown; empty from control planes that do not say.
+        #[serde(default)]
+        profile: String,
         suite: Suite,
         rules: Vec<ProfileRule>,
         /// The operator's own, behind those of the profile.
         custom: Vec<CustomRule>,
+        /// What comes before both. The node adds its control planes, management sources, allowlist and SSH's ports.
+        #[serde(default)]
+        keep: Kept,
         /// Seconds until it is rolled back unless it is confirmed, 30 to 3,600.
         #[cfg_attr(feature = "openapi", schema(minimum = 30, maximum = 3_600))]
         confirm_secs: u32,
@@ -169,4 +175,39 @@ pub struct CommandAck {
 pub enum AckStatus {
     Applied,
     Failed,
+}
+
+/// `POST /agent/profiles`: what became of a profile without an order, such as a trial that nobody ended in time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ProfileReport {
+    pub application: Uuid,
+    pub state: ProfileState,
+    /// Why, for people.
+    #[serde(default)]
+    pub reason: String,
+}
+
+/// Where a profile stands on its node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub enum ProfileState {
+    /// Confirmed at the node itself.
+    Confirmed,
+    /// Nobody confirmed it while it could be: the node took it back.
+    Lapsed,
+    /// Taken back at the node itself, or later than an order to do so could be carried out.
+    RolledBack,
+}
+
+impl ProfileState {
+    /// The spelling on the wire and in the database.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Confirmed => "confirmed",
+            Self::Lapsed => "lapsed",
+            Self::RolledBack => "rolled_back",
+        }
+    }
 }

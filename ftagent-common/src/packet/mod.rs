@@ -17,6 +17,8 @@ mod plain;
 mod sanity;
 mod tunnel;
 
+use core::cmp::Ordering;
+
 use crate::frame::Frame;
 use crate::vocab::TrafficClass;
 
@@ -49,9 +51,25 @@ pub mod tcp_flag {
 }
 
 /// An address as four words in memory order; IPv4 is mapped into `::ffff:0:0/96` (RFC 4291 section 2.5.5.2).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(C)]
 pub struct Ip(pub [u32; 4]);
+
+impl Ord for Ip {
+    /// Word by word, as what is derived would, in one comparison: statistics sort many.
+    fn cmp(&self, other: &Self) -> Ordering {
+        let number = |Self([a, b, c, d]): &Self| {
+            u128::from(*a) << 96 | u128::from(*b) << 64 | u128::from(*c) << 32 | u128::from(*d)
+        };
+        number(self).cmp(&number(other))
+    }
+}
+
+impl PartialOrd for Ip {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
 
 impl Ip {
     /// The word before a mapped IPv4 address, in memory order.

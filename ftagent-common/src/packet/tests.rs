@@ -217,3 +217,12 @@ proptest! {
         prop_assert_eq!(&frame[usize::from(ours.payload_offset)..], &payload[..]);
     }
 }
+
+#[test]
+fn addresses_are_ordered_word_by_word() {
+    let words = [0, 1, 0x0100_0000, u32::MAX];
+    let all = || words.iter().flat_map(|a| words.iter().map(move |b| [*a, 7, *b, *b ^ *a]));
+    for (one, other) in all().flat_map(|one| all().map(move |other| (one, other))) {
+        assert_eq!(Ip(one).cmp(&Ip(other)), one.cmp(&other), "{one:?} {other:?}");
+    }
+}

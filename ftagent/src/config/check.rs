@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use ftagent_common::abi::SKETCH_MAX;
+use ftagent_common::abi::{SKETCH_MAX, stage};
 
 use super::raw::{Raw, RawControlPlane, RawDatapath, RawDetection, RawInterface, RawThresholdMode};
 use super::{ConfigError, ControlPlaneConfig};
@@ -57,13 +57,18 @@ impl Check<'_> {
         self.within("response.max_sources", raw.response.max_sources, 1, 100_000)?;
         self.within("response.max_rules", raw.response.max_rules, 1, 8_000)?;
         self.datapath(&raw.datapath)?;
+        if raw.crowdsec.is_some() && raw.datapath.without.iter().any(|left_out| left_out.bit() & stage::LISTS != 0) {
+            return Err(
+                self.error("datapath.without", "crowdsec needs the stage lists: decisions lie in the same tables")
+            );
+        }
         for (i, rule) in raw.rule.iter().enumerate() {
             if rule.name.is_empty() || rule.name.chars().count() > 128 {
                 return Err(self.error(&format!("rule[{i}].name"), "must have 1 to 128 characters"));
             }
             self.within(&format!("rule[{i}].cooldown_minutes"), rule.cooldown_minutes, 1, 1_440)?;
             rule.action.validate().map_err(|e| self.error(&format!("rule[{i}].action.{}", e.field), e.message))?;
-            if !rule.action.is_native() {
+            if !rule.action.is_native() && !rule.action.is_local_tool() {
                 let kind = rule.action.kind();
                 return Err(
                     self.error(&format!("rule[{i}].action.type"), format!("this agent does not carry out {kind}"))
@@ -131,6 +136,9 @@ impl Check<'_> {
         }
         self.within("datapath.samples_per_sec", d.samples_per_sec, 100, 100_000)?;
         self.within("datapath.promote_pps", d.promote_pps, 10, SKETCH_MAX)?;
+        if d.fallback.is_empty() || d.fallback.iter().enumerate().any(|(n, rung)| d.fallback[..n].contains(rung)) {
+            return Err(self.error("datapath.fallback", "name one or both of nftables_ingress and nftables, each once"));
+        }
         self.within("datapath.not_ip_pps", d.not_ip_pps, 10, 10_000_000)?;
         self.within("datapath.gate.warmup_secs", d.gate.warmup_secs, 0, 86_400)?;
         let ports = d.gate.reflector_ports.iter().chain(&d.gate.served_ports);

@@ -10,6 +10,8 @@ use ipnet::IpNet;
 use serde::Deserialize;
 
 use super::SynChoice;
+use crate::crowdsec::RawCrowdsec;
+use crate::enforce::ladder::Rung;
 use crate::engine::{Detection, Response};
 use crate::flows::RawFlowExporter;
 use crate::lists::RawList;
@@ -53,6 +55,7 @@ pub(super) struct Raw {
     pub(super) pcap: RawPcap,
     #[serde(default)]
     pub(super) flow_exporter: Vec<RawFlowExporter>,
+    pub(super) crowdsec: Option<RawCrowdsec>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -194,6 +197,7 @@ pub(super) struct RawDatapath {
     pub(super) not_ip_pps: u64,
     pub(super) pass_malformed: bool,
     pub(super) without: Vec<Stage>,
+    pub(super) fallback: Vec<Rung>,
     pub(super) max_memory_bytes: u64,
     pub(super) gate: RawGate,
 }
@@ -283,6 +287,7 @@ impl Default for RawDatapath {
             source_limit_pps: 0,
             not_ip_pps: 1_000,
             without: Vec::new(),
+            fallback: Rung::ALL.to_vec(),
             pass_malformed: false,
             max_memory_bytes: 256 << 20,
             gate: RawGate::default(),

@@ -35,15 +35,27 @@ fn what_is_wrong_is_named_with_its_key_and_bounds() {
     check("[datapath]\npromote_pps = 20000", Err("promote_pps"));
     check("[datapath]\nwithout = [\"colour\"]", Err("colour"));
     check("[datapath]\nwithout = [\"distinct\", \"tunnels\"]", Ok(()));
+    check("[datapath]\nfallback = []", Err("datapath.fallback: name one or both"));
+    check("[datapath]\nfallback = [\"nftables\", \"nftables\"]", Err("datapath.fallback"));
+    check("[datapath]\nfallback = [\"null_route\"]", Err("null_route"));
+    check("[datapath]\nfallback = [\"nftables\", \"nftables_ingress\"]", Ok(()));
+    let crowdsec = "[crowdsec]\nurl = \"http://127.0.0.1:8080\"\napi_key = \"0123456789abcdef\"";
+    check(crowdsec, Ok(()));
+    check(&format!("[datapath]\nwithout = [\"lists\"]\n{crowdsec}"), Err("datapath.without: crowdsec needs"));
+    check("[crowdsec]\nurl = \"http://127.0.0.1:8080\"", Err("crowdsec.api_key: give api_key_file"));
     check("[protect]\nprefixes = [\"300.0.0.1/8\"]", Err("300.0.0.1"));
     check(
         "[[rule]]\nname = \"x\"\ntrigger = { type = \"any\" }\naction = { type = \"xdp_rate_limit_target\" }",
         Err("rule[0].action.pps"),
     );
     check(
-        "[[rule]]\nname = \"x\"\ntrigger = { type = \"any\" }\naction = { type = \"iptables_drop_source\" }",
-        Err("this agent does not carry out iptables_drop_source"),
+        "[[rule]]\nname = \"x\"\ntrigger = { type = \"any\" }\naction = { type = \"vultr_block\", \
+         group_id = \"0f9619ff-8b86-4011-b42d-00cf4fc964ff\" }",
+        Err("this agent does not carry out vultr_block"),
     );
+    let tool = "[[rule]]\nname = \"x\"\ntrigger = { type = \"any\" }\naction = ";
+    check(&format!("{tool}{{ type = \"iptables_drop_source\" }}"), Ok(()));
+    check(&format!("{tool}{{ type = \"iptables_drop_port\", protocol = \"tcp\", port = 0 }}"), Err("port"));
     check("[[lists]]\nname = \"a\"\npath = \"a.txt\"", Err("lists[0].path: must be an absolute path"));
     check("[[threshold]]\ntarget = \"192.0.2.1/32\"", Err("threshold[0]"));
 }

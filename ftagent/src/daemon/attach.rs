@@ -8,6 +8,7 @@ use tracing::{error, info, warn};
 use super::Daemon;
 use crate::below::{self, Device};
 use crate::config::Config;
+use crate::enforce::carriers::Devices;
 use crate::host::Interface;
 use crate::xdp::pins::Pins;
 use crate::xdp::program::{self, Attached, InterfacePlan, LoadError, Loaded};
@@ -136,7 +137,16 @@ impl Daemon {
                 adopted = interface.adopted, reason = %interface.reason, "attached"
             );
         }
-        let is_fallback = self.attached.iter().any(|a| a.mode == ftagent_common::vocab::AttachMode::Nftables);
-        self.worker.set_fallback(is_fallback);
+        let without = self.attached.iter().filter(|a| a.mode == ftagent_common::vocab::AttachMode::Nftables);
+        let bare = without.map(|a| a.interface.clone()).collect();
+        self.worker.set_devices(Devices { all: self.attached.iter().map(|a| a.interface.clone()).collect(), bare });
+    }
+
+    /// Tells the worker which rules have no room in the maps, if others have than before.
+    pub(super) fn tell_overflow(&mut self) {
+        if *self.datapath.overflow() != self.overflow {
+            self.overflow.clone_from(self.datapath.overflow());
+            self.worker.set_overflow(self.overflow.clone());
+        }
     }
 }

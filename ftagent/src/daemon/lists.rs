@@ -1,5 +1,6 @@
 //! Lists beside the loop: files are read and tables made in a thread that may wait, one job after the other.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
@@ -8,6 +9,7 @@ use tracing::{error, info, warn};
 
 use super::Daemon;
 use crate::clock;
+use crate::crowdsec::Decided;
 use crate::lists::{Change, Keeper, ListConfig, ListSet, ListStatus, LoadError, Look, Order, Spared, look};
 use crate::xdp::prefixes::tables::{ListTables, ListTablesError};
 
@@ -24,7 +26,7 @@ impl Daemon {
     /// Loads the lists before the program that is attached is replaced by one on maps without them. Where nothing is
     /// attached yet, or what is attached uses these maps already, the interfaces must not wait for files.
     pub(super) async fn await_lists(&mut self) {
-        if self.config.lists.is_empty() {
+        if self.config.lists.is_empty() && self.config.crowdsec.is_none() {
             return;
         }
         if timeout(PATIENCE, self.load_lists()).await.is_err() {
@@ -36,6 +38,11 @@ impl Daemon {
     async fn load_lists(&mut self) {
         loop {
             self.look_at_lists();
+            if self.lists.is_idle() && self.lists.is_awaiting() {
+                let decided = self.crowdsec.decided().await;
+                self.lists.take_decisions(decided);
+                continue;
+            }
             if self.lists.is_idle() {
                 if !self.lists.is_settling(clock::mono_ns()) {
                     return;
@@ -54,7 +61,12 @@ impl Daemon {
 /// A job that ended.
 pub(super) enum Done {
     Looked(Box<Order>, Result<Look, LoadError>),
-    Made(Result<ListTables, ListTablesError>),
+    Made {
+        result: Result<ListTables, ListTablesError>,
+        /// Why the decisions are not in them.
+        without: Option<String>,
+        began_ns: u64,
+    },
     /// The job's thread panicked.
     Broken(String),
 }
@@ -71,12 +83,57 @@ pub(super) struct Lists {
     not_made: Option<String>,
     /// Bytes that the IPv4 table may take.
     max_bytes: u64,
+    /// What of CrowdSec's decisions should be in force.
+    decided: Arc<Decided>,
+    /// Until then no tables are made without decisions, so that those of an earlier agent stay in force.
+    awaited_until_ns: Option<u64>,
+    /// Other decisions should be in force than the newest tables are of.
+    decisions_stale: bool,
+    /// Tables for decisions alone are not made before then.
+    not_before_ns: u64,
+    /// Why decisions are not in the newest tables.
+    without: Option<String>,
 }
+
+/// After tables were made, decisions alone wait this many times as long as that took before the next ones: they may change
+/// every second, and an operator's lists in the same tables may be large.
+const REST: u64 = 4;
+/// But no longer than this.
+const LONGEST_REST_NS: u64 = 5_000_000_000;
 
 impl Lists {
     pub(super) fn new(configs: Vec<ListConfig>, max_bytes: u64) -> Self {
         let keeper = Keeper::new(configs);
-        Self { keeper, jobs: JoinSet::new(), looking: None, stale: false, not_made: None, max_bytes }
+        Self {
+            keeper,
+            jobs: JoinSet::new(),
+            looking: None,
+            stale: false,
+            not_made: None,
+            max_bytes,
+            decided: Arc::default(),
+            awaited_until_ns: None,
+            decisions_stale: false,
+            not_before_ns: 0,
+            without: None,
+        }
+    }
+
+    /// Makes no tables before the first decisions are known, or the lists have waited long enough for them.
+    pub(super) fn await_decisions(&mut self, now_ns: u64) {
+        self.awaited_until_ns = Some(now_ns.saturating_add(PATIENCE.as_nanos() as u64));
+    }
+
+    /// Whether the first decisions are waited for.
+    pub(super) fn is_awaiting(&self) -> bool {
+        self.awaited_until_ns.is_some()
+    }
+
+    /// Takes what should be in force of CrowdSec's decisions.
+    pub(super) fn take_decisions(&mut self, decided: Arc<Decided>) {
+        self.decided = decided;
+        self.decisions_stale = true;
+        self.awaited_until_ns = None;
     }
 
     /// Begins the next job, unless one is being done: a look that is due, else the tables of what was loaded since the
@@ -92,10 +149,19 @@ impl Lists {
                 let result = look(&order.config, order.known.as_ref(), &spared, wall_ns);
                 Done::Looked(Box::new(order), result)
             });
-        } else if std::mem::take(&mut self.stale) {
-            let (set, max_bytes) = (self.set(), self.max_bytes);
-            self.jobs.spawn_blocking(move || Done::Made(ListTables::make(&set, max_bytes)));
+            return;
         }
+        self.awaited_until_ns = self.awaited_until_ns.filter(|until_ns| *until_ns > now_ns);
+        let is_due = self.stale || self.decisions_stale && now_ns >= self.not_before_ns;
+        if !is_due || self.is_awaiting() {
+            return;
+        }
+        (self.stale, self.decisions_stale) = (false, false);
+        let (lists, decided, max_bytes) = (self.set(), Arc::clone(&self.decided), self.max_bytes);
+        self.jobs.spawn_blocking(move || {
+            let (result, without) = make(&lists, &decided, max_bytes);
+            Done::Made { result, without, began_ns: now_ns }
+        });
     }
 
     /// Whether no job is being done.
@@ -122,11 +188,21 @@ impl Lists {
         let looking = self.looking.take();
         match done {
             Done::Looked(order, result) => self.on_looked(&order, result, now_ns),
-            Done::Made(Ok(tables)) => {
-                self.not_made = None;
-                return Some(tables);
+            Done::Made { result, without, began_ns } => {
+                let took_ns = now_ns.saturating_sub(began_ns);
+                self.not_before_ns = now_ns + took_ns.saturating_mul(REST).min(LONGEST_REST_NS);
+                if let Some(why) = without.as_ref().filter(|_| self.without != without) {
+                    error!(error = %why, "decisions of CrowdSec are not in force");
+                }
+                self.without = without;
+                match result {
+                    Ok(tables) => {
+                        self.not_made = None;
+                        return Some(tables);
+                    }
+                    Err(error) => self.on_not_made(error.to_string()),
+                }
             }
-            Done::Made(Err(error)) => self.on_not_made(error.to_string()),
             Done::Broken(why) => match looking {
                 Some(order) => self.on_looked(&order, Err(LoadError::Thread(why)), now_ns),
                 None => self.on_not_made(why),
@@ -181,7 +257,20 @@ impl Lists {
             list.last_error.map(|error| format!("list {}: {error}; {state}", list.name))
         });
         let not_made = self.not_made.iter().map(|why| format!("lists: {why}; those before stay in force"));
-        failed.chain(not_made).collect()
+        let without = self.without.iter().map(|why| format!("crowdsec: decisions are not in force: {why}"));
+        failed.chain(not_made).chain(without).collect()
+    }
+}
+
+/// The tables of both, or of the operator's lists alone where both are too large: decisions must not keep a list of theirs
+/// from being refreshed.
+fn make(lists: &ListSet, decided: &Decided, max_bytes: u64) -> (Result<ListTables, ListTablesError>, Option<String>) {
+    let all = ListSet { lists: lists.lists.iter().chain(&decided.lists).cloned().collect() };
+    match ListTables::make(&all, max_bytes) {
+        Err(error @ ListTablesError::TooLarge(_)) if !decided.lists.is_empty() => {
+            (ListTables::make(lists, max_bytes), Some(error.to_string()))
+        }
+        result => (result, None),
     }
 }
 

@@ -3,19 +3,23 @@
 //! ```text
 //! every tick: ring of samples, counters ─┐                      ┌─> datapath (at once)
 //! control socket, link, host changes ────┼─> Engine ─> Commands ┼─> state file ─> nftables (one worker, in order)
-//! results of nftables ───────────────────┘                      └─> link (spool on disk), answers
+//! results of nftables, of other tools ────┘                      ├─> other tools, a thread each
+//!                                                                └─> link (spool on disk), answers
 //! lists' files ─> tables, in a thread that waits
+//! decisions of CrowdSec, from a thread that asks for them ─> the same tables
 //! routers' datagrams ─> engines of their own, in a thread ─> reports
 //! ```
 
 mod attach;
 mod captures;
+mod crowdsec;
 mod flows;
 mod lists;
+mod profiles;
 mod report;
 mod web;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,17 +33,21 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
 use tracing::{error, info, warn};
 
+use crate::actions::Actions;
 use crate::clock;
 use crate::config::Config;
 use crate::control::{Answer, Asked, Control, Question};
 use crate::enforce::datapath::Datapath;
 use crate::enforce::gate::Gate;
 use crate::enforce::worker::{Worker, WorkerHandle};
-use crate::engine::{Command, CounterReading, EnforceResult, Engine, EngineState, Input, Now, OrderOutcome, Settings};
+use crate::engine::{
+    Acted, Command, CounterReading, EnforceResult, Engine, EngineState, Input, Now, OrderOutcome, RuleId, Settings,
+};
 use crate::ground::Host;
 use crate::metrics::{Endpoint, Snapshot, TOP_TARGETS, TickTimes};
 use crate::pcap::Captures;
 use crate::persist::{self, Loaded, StateLock};
+use crate::profile::Profiles;
 use crate::status::TickReport;
 use crate::sync::spool::Limits;
 use crate::sync::{Incoming, Link, LinkConfig, LinkStatus, Outgoing, Timing};
@@ -49,6 +57,7 @@ use crate::xdp::pins::Pins;
 use crate::xdp::program::{self, Attached};
 use crate::xdp::samples::Samples;
 use attach::Attachment;
+use crowdsec::Crowdsec;
 use flows::Exporters;
 use lists::{Done, LISTED_IN, Lists};
 use web::Web;
@@ -72,11 +81,15 @@ struct Daemon {
     attachment: Attachment,
     host: Host,
     lists: Lists,
+    crowdsec: Crowdsec,
     web: Web,
     /// Absent where `pcap.enabled` is false.
     captures: Option<Captures>,
     flows: Exporters,
+    profiles: Profiles,
     worker: WorkerHandle,
+    /// Other tools.
+    actions: Actions,
     link: Option<Link>,
     link_status: Option<watch::Receiver<LinkStatus>>,
     /// The engine's answer to the order that is being carried out.
@@ -96,6 +109,8 @@ struct Daemon {
     /// Incidents opened since the start, by the family they were first reported with.
     opened: BTreeMap<AttackFamily, u64>,
     rules_failed: u64,
+    /// Rules without room in the maps, as the worker knows them.
+    overflow: BTreeSet<RuleId>,
     snapshots: watch::Sender<Snapshot>,
     warnings: Vec<String>,
 }
@@ -145,15 +160,18 @@ pub async fn run(config: Config) -> Result<()> {
     }
     let maps = Maps::open(&pins.maps())?;
     let mut ground = host.ground(&config).datapath();
-    if config.lists.is_empty() {
+    if config.lists.is_empty() && config.crowdsec.is_none() {
         // What an earlier configuration loaded goes; while there are lists, it stays until these are loaded.
         ground.lists = Some(Arc::default());
     }
     let mut datapath = Datapath::adopt(maps, config.datapath.clone(), config.dead_man_secs, ground)?;
     datapath.gate = Some(Gate::open(&pins.maps(), config.datapath.gate.clone(), &config.state_dir)?);
 
-    let (worker, worker_handle, mut worker_results) = Worker::new(config.state_dir.join("engine.json"), boot.clone());
+    let (worker, worker_handle, mut worker_results) =
+        Worker::new(config.state_dir.join("engine.json"), boot.clone(), config.fallback.clone());
+    let (actions, mut acted) = Actions::open(&config.state_dir, &boot)?;
     let samples = Samples::open(&pins.maps()).context("the ring of samples")?;
+    let profiles = profiles::start(&config, &host, &engine, &boot)?;
     let mut daemon = Daemon {
         started_mono_ns: started.mono_ns,
         kernel: kernel(),
@@ -165,10 +183,13 @@ pub async fn run(config: Config) -> Result<()> {
         host,
         // While a list is refreshed its old table and its new one are there.
         lists: Lists::new(config.lists.clone(), (config.datapath.max_memory_bytes - needed) / 2),
+        crowdsec: Crowdsec::default(),
         web: Web::default(),
         captures: captures::start(&config)?,
         flows: Exporters::default(),
+        profiles,
         worker: worker_handle,
+        actions,
         link: None,
         link_status: None,
         outcome: None,
@@ -182,10 +203,12 @@ pub async fn run(config: Config) -> Result<()> {
         busiest: Vec::new(),
         opened: BTreeMap::new(),
         rules_failed: 0,
+        overflow: BTreeSet::new(),
         snapshots: watch::Sender::new(Snapshot::default()),
         warnings,
         config,
     };
+    daemon.start_crowdsec()?;
     if has_attached && !pins.are_in_use(&LISTED_IN) {
         daemon.await_lists().await;
     }
@@ -221,6 +244,10 @@ pub async fn run(config: Config) -> Result<()> {
     daemon.take_attached(attached);
     crate::xdp::info::trim_memory();
     let worker = tokio::task::spawn_blocking(move || worker.run());
+    // Ready means that rules are in force, also those that another rung carries for an interface without a program.
+    if tokio::time::timeout(report::DISK_PATIENCE, daemon.worker.done()).await.is_err() {
+        warn!(seconds = report::DISK_PATIENCE.as_secs(), "the state file or nftables takes long: going on meanwhile");
+    }
     daemon.last_sample = (started.mono_ns, daemon.sums().1);
 
     let mut terminate = signal(SignalKind::terminate())?;
@@ -239,12 +266,15 @@ pub async fn run(config: Config) -> Result<()> {
             biased;
             _ = tick.tick() => daemon.on_tick(),
             Some(results) = worker_results.recv() => daemon.on_results(results),
+            Some(acted) = acted.recv() => daemon.on_acted(acted),
             Some(asked) = asked.recv() => daemon.on_question(asked),
             Some(incoming) = next(&mut daemon.link) => daemon.on_incoming(incoming),
             changed = daemon.host.changed() => daemon.on_host(changed).await,
             done = daemon.lists.done() => daemon.on_lists(done),
+            decided = daemon.crowdsec.decided() => daemon.on_decided(decided),
             seen = daemon.web.seen() => daemon.on_web(seen),
             Some(event) = daemon.flows.next() => daemon.on_flows(event),
+            Some(event) = daemon.profiles.next() => daemon.on_profile(event),
             _ = second.tick() => daemon.on_second(),
             _ = repair.tick() => daemon.on_repair(),
             _ = save.tick() => daemon.worker.save(daemon.engine.state()),
@@ -257,13 +287,18 @@ pub async fn run(config: Config) -> Result<()> {
     crate::notify::stopping();
     drop(asked);
     daemon.worker.save(daemon.engine.state());
-    let Daemon { worker: handle, link, web, captures, flows, .. } = daemon;
+    let Daemon { worker: handle, link, web, captures, flows, crowdsec, actions, profiles, .. } = daemon;
+    // Nothing would take back what other tools hold, or a profile on trial: they go first, whatever becomes of the rest,
+    // and the actions come again with the next start.
+    let undone = tokio::task::spawn_blocking(|| actions.stop()).await.context("the threads of other tools");
+    let taken_back = profiles::stop(profiles, link.as_ref()).await;
     drop(web);
     drop(handle);
     if let Some(captures) = captures {
         tokio::task::spawn_blocking(|| captures.stop()).await.context("the writer of captures")?;
     }
     flows.stop().await.context("the thread of the flow exporters")?;
+    crowdsec.stop().await.context("the thread of CrowdSec's decisions")?;
     worker.await.context("the worker for the state file and nftables")?;
     if let Some(link) = link {
         link.shutdown(GRACE).await;
@@ -272,7 +307,7 @@ pub async fn run(config: Config) -> Result<()> {
         metrics.abort();
     }
     control.await.context("the control socket's task")?;
-    Ok(())
+    undone.and(taken_back)
 }
 
 fn interval(period: Duration) -> tokio::time::Interval {
@@ -322,7 +357,8 @@ pub(crate) struct SavedState {
     pub(crate) state: EngineState,
 }
 
-fn boot_id() -> String {
+/// Names this boot of the machine.
+pub fn boot_id() -> String {
     std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned()).unwrap_or_default()
 }
 
@@ -421,8 +457,11 @@ impl Daemon {
             Command::Enforce(set) => {
                 // The maps need no journal: they are read at start, and automatic entries end by themselves.
                 results.extend(self.datapath.reconcile(&set, clock::mono_ns()));
+                self.crowdsec.set_allow(&set.allow);
                 self.worker.enforce(self.host.with_friends(set));
+                self.tell_overflow();
             }
+            Command::Act(set) => self.actions.act(&set),
             Command::Report(report) => {
                 self.capture(&report);
                 self.send_report(report);
@@ -457,6 +496,11 @@ impl Daemon {
         self.carry_out();
     }
 
+    fn on_acted(&mut self, acted: Vec<Acted>) {
+        self.engine.on(Input::Acted(acted), clock::now());
+        self.carry_out();
+    }
+
     fn on_incoming(&mut self, incoming: Incoming) {
         let now = clock::now();
         match incoming {
@@ -471,6 +515,7 @@ impl Daemon {
                 self.engine.on(Input::Remote(config), now);
             }
             Incoming::Command(command) if self.flows.take_command(&command) => {}
+            Incoming::Command(command) if self.profiles.take_command(&command) => {}
             Incoming::Command(command) => self.engine.on(Input::Command(command), now),
             Incoming::Status(status) => {
                 info!(connected = status.connected, error = status.last_error.as_deref(), "control plane");
@@ -493,6 +538,8 @@ impl Daemon {
             Question::Status {} => self.status().and_then(to_value).map(|status| Answer::Status { status }),
             Question::Incidents {} => to_value(self.all_incidents()).map(|incidents| Answer::Incidents { incidents }),
             Question::Captures {} => to_value(self.captures_status()).map(|captures| Answer::Captures { captures }),
+            Question::Profile {} => to_value(self.profiles.status()).map(|profile| Answer::Profile { profile }),
+            Question::ProfileOrder { order } => return self.order_profile(order, asked.answer),
             Question::Rules {} => to_value(self.rules()).map(|rules| Answer::Rules { rules }),
             Question::Order { order } => {
                 self.engine.on(Input::Operator(order), clock::now());
@@ -538,6 +585,7 @@ impl Daemon {
         let results = self.datapath.set_ground(self.host.ground(&self.config).datapath(), now.mono_ns);
         let settings = self.host.settings(&self.config.settings);
         self.flows.set_settings(&settings);
+        self.crowdsec.set_guard(&settings.guard);
         self.engine.on(Input::Settings(Box::new(settings)), now);
         self.on_results(results);
         self.tell_gate();
@@ -547,7 +595,7 @@ impl Daemon {
         match Config::load(&self.config.path) {
             Ok(fresh) => {
                 info!(
-                    "configuration read again: thresholds, response, rules and lists take effect; interfaces, sizes and directories need a restart"
+                    "configuration read again: thresholds, response, rules and lists take effect; interfaces, sizes, directories and crowdsec need a restart"
                 );
                 self.config.settings = fresh.settings;
                 self.host.set_management(fresh.management.clone());
@@ -589,6 +637,7 @@ impl Daemon {
         self.send(Outgoing::Metrics(sample));
         self.look_at_lists();
         self.look_at_web();
+        self.tell_profiles();
         self.beat();
         crate::notify::alive();
         if self.snapshots.receiver_count() > 0 {
@@ -606,6 +655,7 @@ impl Daemon {
             Ok(results) => self.on_results(results),
             Err(error) => error!(%error, "the maps cannot be read"),
         }
+        self.tell_overflow();
         self.worker.repair();
     }
 

@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 use super::{Daemon, MetricsCounters};
 use crate::clock;
 use crate::control::Answer;
+use crate::crowdsec::CrowdsecStatus;
 use crate::enforce::gate::Gate;
 use crate::engine::{InterfaceTraffic, OrderOutcome, RuleId};
 use crate::lists::ListStatus;
@@ -21,8 +22,8 @@ use crate::xdp::adapt::declares;
 use crate::xdp::counters;
 use crate::xdp::kernel::Support;
 
-/// How long who gave an order waits for the disk.
-const DISK_PATIENCE: Duration = Duration::from_secs(2);
+/// How long who gave an order, or waits for the agent to be ready, waits for the disk and nftables.
+pub(super) const DISK_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Answers an order that is in force once a restart would know of it, too: whoever kills the agent after the answer loses
 /// nothing. A disk that fails or is too slow is said.
@@ -76,6 +77,7 @@ impl Daemon {
             traffic: view.interfaces.clone(),
             baseline: view.baseline.clone(),
             lists: self.list_statuses(),
+            crowdsec: self.crowdsec_status(),
             access_logs: self.web.logs().to_vec(),
             sites: view.sites.clone(),
             captures: self.captures_status(),
@@ -83,6 +85,7 @@ impl Daemon {
             incidents_opened: self.opened.iter().map(|(family, count)| (*family, *count)).collect(),
             rules: rules.into_iter().collect(),
             rules_failed: self.rules_failed,
+            tools: self.actions.status(),
             maps: self.datapath.occupancy(),
             health: counters::health(&self.datapath.maps).unwrap_or_default(),
             link: self.link_status.as_ref().map(|status| status.borrow().clone()),
@@ -130,10 +133,19 @@ impl Daemon {
         warnings.extend(self.engine.traffic().iter().filter_map(InterfaceTraffic::warning));
         warnings.extend(self.attachment.warning());
         warnings.extend(self.worker.warning());
+        let no_rung = self.worker.chosen().filter(|chosen| chosen.rung.is_none());
+        warnings.extend(no_rung.map(|chosen| format!("nothing carries the datapath's rules: {}", chosen.text())));
+        warnings.extend(self.actions.warnings());
         warnings.extend(self.lists.warnings(clock::mono_ns()));
+        warnings.extend(self.crowdsec.warnings());
+        if self.config.crowdsec.is_some() && self.attached.iter().any(|a| a.mode == AttachMode::Nftables) {
+            warnings
+                .push("crowdsec: decisions hold where a program is attached, and nftables alone has none".to_owned());
+        }
         warnings.extend(self.web.warnings());
         warnings.extend(self.captures.as_ref().and_then(|captures| captures.fault()));
         warnings.extend(self.flows.status().warnings());
+        warnings.extend(self.profiles.warning());
         for interface in self.attached.iter().filter(|a| a.mode != AttachMode::Native) {
             warnings
                 .push(format!("{}: {} instead of native: {}", interface.interface, interface.mode, interface.reason));
@@ -179,10 +191,13 @@ impl Daemon {
             gate: self.datapath.gate.as_ref().map(|gate| gate.report(clock::mono_ns())),
             tick_us: self.tick,
             lists: self.list_statuses(),
+            crowdsec: self.crowdsec_status(),
             http: self.web.report(),
             captures: self.captures_status(),
             datapath: self.datapath_report(),
             flow_exporters: flows.listeners.clone(),
+            tools: self.actions.status(),
+            profile: self.profiles.status(),
             warnings: self.all_warnings(),
             engine: view,
         })
@@ -212,9 +227,17 @@ impl Daemon {
             .collect()
     }
 
+    /// The decisions with what the kernel counted for them.
+    fn crowdsec_status(&self) -> Option<CrowdsecStatus> {
+        let status = self.crowdsec.status()?;
+        let slot = self.datapath.slots.of(RuleId(status.rule));
+        let hits = slot.and_then(|slot| counters::rule_hits(&self.datapath.maps, slot).ok());
+        Some(status.complete(&hits.unwrap_or_default()))
+    }
+
     fn datapath_report(&self) -> DatapathReport {
         let lacking = Support::here().missing(declares).iter().map(|entry| entry.lack()).collect();
-        DatapathReport { left_out: self.config.datapath.left_out.clone(), lacking }
+        DatapathReport { left_out: self.config.datapath.left_out.clone(), lacking, fallback: self.worker.chosen() }
     }
 
     pub(super) fn rules(&self) -> Vec<RuleStatus> {

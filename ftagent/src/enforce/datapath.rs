@@ -37,6 +37,8 @@ pub struct Datapath {
     in_force: BTreeMap<RuleId, Rule>,
     /// Rules whose failure was told already.
     failing: BTreeSet<RuleId>,
+    /// Rules that could be in the maps and are not: these are full, or refuse to be written.
+    overflow: BTreeSet<RuleId>,
     wanted: RuleSet,
     /// What may be of lists that are not loaded yet; absent before the first rules.
     left: Option<Left>,
@@ -73,6 +75,7 @@ impl Datapath {
             one_in: 1,
             in_force: BTreeMap::new(),
             failing: BTreeSet::new(),
+            overflow: BTreeSet::new(),
             wanted: RuleSet::default(),
             left: None,
             list_tables: 0,
@@ -100,10 +103,11 @@ impl Datapath {
     pub fn take_lists(&mut self, tables: ListTables) {
         self.list_tables += 1;
         let table = if tables.v4.is_some() { self.list_tables } else { 0 };
-        let rules = tables.rules.iter().map(|(rule, action)| (*rule, *action == ListAction::Evaluate)).collect();
+        let rules: Vec<_> =
+            tables.rules.iter().map(|(rule, action)| (*rule, *action == ListAction::Evaluate)).collect();
         let v6 =
             tables.v6.prefixes().filter_map(|(net, value)| Some((IpNet::V6(net), usize::from(value).checked_sub(1)?)));
-        self.ground.lists = Some(Arc::new(Lists { table, rules, v6: v6.collect() }));
+        self.ground.lists = Some(Arc::new(Lists { table, rules, v6: v6.collect(), ends_at_ns: tables.ends_at_ns }));
         if let Some(made) = tables.v4 {
             self.writer.hold(table, made);
         }
@@ -119,7 +123,8 @@ impl Datapath {
             self.left.get_or_insert_with(|| Left::behind(there, &compiled.tables)).keep(&mut compiled.tables);
         }
         let lists = self.ground.lists.clone().unwrap_or_default();
-        let is_list = |id: RuleId| lists.rules.iter().any(|(rule, _)| *rule == id);
+        let of_lists: BTreeSet<RuleId> = lists.rules.iter().map(|(rule, _)| *rule).collect();
+        let is_list = |id: RuleId| of_lists.contains(&id);
         for slot in self.slots.retain(|id| desired.rules.contains_key(&id) || is_list(id)) {
             // The next rule in this slot counts from nothing.
             let cleared = self.maps.rule_hits.insert(&slot, &Default::default());
@@ -156,6 +161,11 @@ impl Datapath {
         let one_in = pps.div_ceil(u64::from(self.config.samples_per_sec)).clamp(1, 1 << 20);
         self.one_in = u32::try_from(one_in).unwrap_or(1);
         self.writer.publish(&self.maps, &self.settings(now_mono_ns), self.features)
+    }
+
+    /// Rules that could be in the maps and are not, as when these are full. Each repair tries again.
+    pub fn overflow(&self) -> &BTreeSet<RuleId> {
+        &self.overflow
     }
 
     /// How full the maps are whose entries come and go. Counted from what was written, or by reading where the kernel
@@ -233,6 +243,7 @@ impl Datapath {
 
     fn results(&mut self, compiled: &Compiled, errors: &[TableError], now_mono_ns: u64) -> Vec<EnforceResult> {
         let mut results = Vec::new();
+        self.overflow.clear();
         let refused: BTreeMap<RuleId, &String> = compiled.refused.iter().map(|(id, why)| (*id, why)).collect();
         let words = errors.first().map_or_else(|| "the entry is not in the map".to_owned(), ToString::to_string);
         for rule in self.wanted.rules.values().filter(|r| r.point == Point::Datapath) {
@@ -241,6 +252,9 @@ impl Datapath {
                 None if self.holds(&compiled.tables, rule) => Ok(()),
                 None => Err(words.clone()),
             };
+            if result.is_err() && !refused.contains_key(&rule.id) {
+                self.overflow.insert(rule.id);
+            }
             let was = self.in_force.get(&rule.id);
             if result.is_ok() && was == Some(rule) {
                 continue;

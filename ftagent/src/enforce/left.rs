@@ -19,7 +19,7 @@ pub(super) struct Left {
 }
 
 impl Left {
-    /// What is `there` without end, by nobody's detection, and not `wanted` by any rule.
+    /// What is `there`, by nobody's detection, and not `wanted` by any rule. What has an end may be a decision of CrowdSec.
     pub(super) fn behind(there: &Tables, wanted: &Tables) -> Self {
         Self {
             block6: rest(&there.block6, &wanted.block6),
@@ -37,9 +37,7 @@ impl Left {
 }
 
 fn rest<K: Ord + Copy>(there: &BTreeMap<K, Block>, wanted: &BTreeMap<K, Block>) -> BTreeMap<K, Block> {
-    let is_left = |(key, block): &(&K, &Block)| {
-        block.expires_at_ns == 0 && block.flags & AUTOMATIC == 0 && !wanted.contains_key(*key)
-    };
+    let is_left = |(key, block): &(&K, &Block)| block.flags & AUTOMATIC == 0 && !wanted.contains_key(*key);
     // Its counter slot was the earlier agent's, and may be another rule's now.
     there.iter().filter(is_left).map(|(key, block)| (*key, Block { rule: NO_RULE, ..*block })).collect()
 }
@@ -51,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_lists_left_is_kept_and_what_ends_or_is_wanted_is_not() {
+    fn what_lists_left_is_kept_and_what_is_automatic_or_wanted_is_not() {
         let block = |expires_at_ns, flags| Block { expires_at_ns, rule: 3, flags: PRESENT | flags, padding: [0; 3] };
         let ip = |last| Ip::v6([0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, last]);
         let mut there = Tables::default();
@@ -65,6 +63,7 @@ mod tests {
         wanted.block6.insert(ip(4), Block { rule: 7, ..block(0, 0) });
         Left::behind(&there, &wanted).keep(&mut wanted);
         let rules: Vec<(Ip, u32)> = wanted.block6.iter().map(|(ip, block)| (*ip, block.rule)).collect();
-        assert_eq!(rules, [(ip(1), NO_RULE), (ip(4), 7)]);
+        assert_eq!(rules, [(ip(1), NO_RULE), (ip(2), NO_RULE), (ip(4), 7)]);
+        assert_eq!(wanted.block6[&ip(2)].expires_at_ns, 9, "its end is the same");
     }
 }

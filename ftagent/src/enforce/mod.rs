@@ -1,7 +1,9 @@
 //! Where rules are carried out.
 
+pub mod carriers;
 pub mod datapath;
 pub mod gate;
+pub mod ladder;
 mod left;
 pub mod nftables;
 pub mod worker;

@@ -3,16 +3,18 @@
 //! Runs on a thread of its own, so that a slow disk delays neither detection nor the datapath. Only the newest state
 //! and the newest rules wait: both are whole.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{mpsc, oneshot};
 use tracing::error;
 
-use super::nftables::Nftables;
+use super::carriers::{Carriers, Devices};
+use super::ladder::{Chosen, Rung};
 use crate::clock;
 use crate::daemon::SavedState;
-use crate::engine::{EnforceResult, EngineState, RuleSet};
+use crate::engine::{EnforceResult, EngineState, RuleId, RuleSet};
 use crate::persist;
 
 /// What waits for the worker.
@@ -20,13 +22,28 @@ use crate::persist;
 struct Waiting {
     state: Option<Box<EngineState>>,
     rules: Option<RuleSet>,
-    fallback: Option<bool>,
+    devices: Option<Devices>,
+    overflow: Option<BTreeSet<RuleId>>,
+    /// The rung that carries the datapath's rules, where one has to.
+    chosen: Option<Chosen>,
     repair: bool,
-    /// Who wants to know when `state` and `rules` are done, and why the state could not be saved.
+    /// Who wants to know when all that waits is done, and why the state could not be saved.
     told: Vec<oneshot::Sender<Option<String>>>,
     closed: bool,
     /// Why the state file is not written.
     fault: Option<String>,
+}
+
+impl Waiting {
+    fn is_idle(&self) -> bool {
+        let is_asked = self.state.is_some()
+            || self.rules.is_some()
+            || self.devices.is_some()
+            || self.overflow.is_some()
+            || self.repair
+            || !self.told.is_empty();
+        !is_asked && !self.closed
+    }
 }
 
 #[derive(Default)]
@@ -47,6 +64,7 @@ pub struct Worker {
     shared: Arc<Shared>,
     path: PathBuf,
     boot: String,
+    order: Vec<Rung>,
     results: mpsc::UnboundedSender<Vec<EnforceResult>>,
 }
 
@@ -56,22 +74,26 @@ pub struct WorkerHandle {
 }
 
 impl Worker {
-    /// A worker that saves to `path`, its handle, and where its results come out. Results are at most one for each
-    /// rule that was asked for.
-    pub fn new(path: PathBuf, boot: String) -> (Self, WorkerHandle, mpsc::UnboundedReceiver<Vec<EnforceResult>>) {
+    /// A worker that saves to `path` and tries rungs in `order`, its handle, and where its results come out. Results are
+    /// at most one for each rule that was asked for.
+    pub fn new(
+        path: PathBuf,
+        boot: String,
+        order: Vec<Rung>,
+    ) -> (Self, WorkerHandle, mpsc::UnboundedReceiver<Vec<EnforceResult>>) {
         let shared = Arc::new(Shared::default());
         let (results, receiver) = mpsc::unbounded_channel();
-        (Self { shared: Arc::clone(&shared), path, boot, results }, WorkerHandle { shared }, receiver)
+        (Self { shared: Arc::clone(&shared), path, boot, order, results }, WorkerHandle { shared }, receiver)
     }
 
     /// Works until the handle is dropped and nothing waits.
     pub fn run(self) {
-        let mut nftables = Nftables::new(false);
+        let mut carriers = Carriers::new(self.order.clone());
         let mut rules = RuleSet::default();
         loop {
             let work = {
                 let mut waiting = self.shared.waiting();
-                while waiting.state.is_none() && waiting.rules.is_none() && !waiting.repair && !waiting.closed {
+                while waiting.is_idle() {
                     waiting = self.shared.more.wait(waiting).unwrap_or_else(PoisonError::into_inner);
                 }
                 let is_last = waiting.closed && waiting.state.is_none() && waiting.rules.is_none();
@@ -80,21 +102,26 @@ impl Worker {
                 }
                 let repair = std::mem::take(&mut waiting.repair);
                 let told = std::mem::take(&mut waiting.told);
-                (waiting.state.take(), waiting.rules.take(), waiting.fallback.take(), repair, told)
+                let changes = (waiting.devices.take(), waiting.overflow.take());
+                (waiting.state.take(), waiting.rules.take(), changes, repair, told)
             };
-            let (state, desired, fallback, repair, told) = work;
+            let (state, desired, (devices, overflow), repair, told) = work;
             if let Some(state) = state {
                 self.save(*state);
             }
-            if let Some(fallback) = fallback {
-                nftables.set_fallback(fallback);
+            let is_asked = desired.is_some() || devices.is_some() || overflow.is_some() || repair;
+            if let Some(devices) = devices {
+                carriers.set_devices(devices);
             }
-            let is_asked = desired.is_some() || fallback.is_some() || repair;
+            if let Some(overflow) = overflow {
+                carriers.set_overflow(overflow);
+            }
+            self.shared.waiting().chosen = carriers.chosen();
             if let Some(desired) = desired {
                 rules = desired;
             }
             if is_asked {
-                let results = nftables.reconcile(&rules, clock::now());
+                let results = carriers.reconcile(&rules, clock::now());
                 if !results.is_empty() && self.results.send(results).is_err() {
                     return;
                 }
@@ -135,6 +162,14 @@ impl WorkerHandle {
         done
     }
 
+    /// Comes when all that was handed over before is done.
+    pub fn done(&self) -> oneshot::Receiver<Option<String>> {
+        let (told, done) = oneshot::channel();
+        self.shared.waiting().told.push(told);
+        self.shared.more.notify_one();
+        done
+    }
+
     /// Brings nftables to `rules`.
     pub fn enforce(&self, rules: RuleSet) {
         self.shared.waiting().rules = Some(rules);
@@ -147,10 +182,21 @@ impl WorkerHandle {
         self.shared.more.notify_one();
     }
 
-    /// Whether nftables carries the datapath's rules too.
-    pub fn set_fallback(&self, fallback: bool) {
-        self.shared.waiting().fallback = Some(fallback);
+    /// The interfaces; rules of those without a program another rung of the ladder has to carry.
+    pub fn set_devices(&self, devices: Devices) {
+        self.shared.waiting().devices = Some(devices);
         self.shared.more.notify_one();
+    }
+
+    /// Rules that the datapath has no room for.
+    pub fn set_overflow(&self, overflow: BTreeSet<RuleId>) {
+        self.shared.waiting().overflow = Some(overflow);
+        self.shared.more.notify_one();
+    }
+
+    /// The rung that carries the datapath's rules, where one has to.
+    pub fn chosen(&self) -> Option<Chosen> {
+        self.shared.waiting().chosen.clone()
     }
 
     /// Why the state file is not written, if it is not.

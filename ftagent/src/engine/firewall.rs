@@ -50,7 +50,12 @@ impl Engine {
             };
             name_sources(&mut action, found);
         }
-        let context = PreviewContext { target: incident.target, sources: Vec::new(), spoofed: incident.spoofed };
+        let context = PreviewContext {
+            target: incident.target,
+            sources: Vec::new(),
+            spoofed: incident.spoofed,
+            spared: Vec::new(),
+        };
         self.cooldowns.insert(
             (rule.id, incident.target),
             now.mono_ns + u64::from(rule.cooldown_minutes.clamp(1, 1_440)) * 60 * SEC,
@@ -65,10 +70,7 @@ impl Engine {
             return;
         }
         if !action.is_native() {
-            let text = format!("firewall rule {}: {}", rule.name, unsupported(&action));
-            let execution = refused(execution_uuid, rule.id, uuid, &action, &text, now);
-            let execution = RuleExecution { outcome: ExecutionOutcome::Failed, ..execution };
-            incident.refuse(Some(execution), text, now);
+            self.begin_rule(uuid, (rule.id, &rule.name), key, &action, now);
             return;
         }
         let origin = Origin::FirewallRule { rule: rule.id, name: rule.name.clone(), incident: uuid };
@@ -77,11 +79,6 @@ impl Engine {
         let deed = Deed::new(key, rule.id, action, shown.do_, shown.undo);
         self.install(uuid, deed, rules, &origin, ttl, now);
     }
-}
-
-/// Why this agent cannot carry an action out.
-pub(super) fn unsupported(action: &Action) -> String {
-    format!("unsupported: this agent does not carry out {}, nothing was done", action.kind())
 }
 
 pub(super) fn refused(uuid: Uuid, rule_id: i64, incident: Uuid, action: &Action, why: &str, now: Now) -> RuleExecution {

@@ -186,6 +186,7 @@ mod tests {
         let guard = Guard {
             own: vec![net("203.0.113.5/32")],
             infrastructure: vec![(net("203.0.113.1/32"), "gateway".to_owned())],
+            management_ports: Vec::new(),
             unreadable: None,
         };
         Settings { guard, ..Settings::default() }

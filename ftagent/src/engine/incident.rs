@@ -39,6 +39,9 @@ pub(super) const UPDATE_EVERY_NS: u64 = 5 * SEC;
 /// The namespace of the ids that incidents and executions derive from what they are.
 const NAMESPACE: Uuid = Uuid::from_u128(0x6f1a_9c52_4a0e_4b7d_9d3c_51c6_0a7e_2f10);
 
+/// What the keys of orders of the control plane begin with.
+pub(super) const ORDER: &str = "order ";
+
 /// Something that was done about an incident: one firewall rule's action, or one kind of the agent's own response.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Deed {
@@ -67,9 +70,22 @@ pub struct Deed {
     /// The step of the response that it belongs to, and goes with.
     #[serde(default)]
     pub width: Width,
+    /// The action of another tool that it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task: Option<Uuid>,
+    /// What the tool said when it was done, and when it was undone.
+    #[serde(default)]
+    pub output: String,
+    #[serde(default)]
+    pub undo_output: String,
 }
 
 impl Deed {
+    /// Whether it is the agent's own response, and neither a firewall rule's nor an order's.
+    pub(super) fn is_response(&self) -> bool {
+        self.rule_id == 0 && self.task.is_none() && !self.key.starts_with(ORDER)
+    }
+
     /// Whether its rules are meant to be in force.
     pub fn stands(&self) -> bool {
         !self.withdrawn && self.undone_at.is_none()
@@ -395,10 +411,10 @@ impl Incident {
             if let Some(why) = &deed.failed {
                 push("do", ExecutionOutcome::Failed, why.clone(), &deed.commands, self.updated_at, deed.latency_us);
             } else if let Some(at) = deed.applied_at {
-                push("do", ExecutionOutcome::Applied, String::new(), &deed.commands, at, deed.latency_us);
+                push("do", ExecutionOutcome::Applied, deed.output.clone(), &deed.commands, at, deed.latency_us);
             }
             if let Some(at) = deed.undone_at {
-                push("undo", ExecutionOutcome::Undone, String::new(), &deed.undo, at, 0);
+                push("undo", ExecutionOutcome::Undone, deed.undo_output.clone(), &deed.undo, at, 0);
             }
         }
         all.extend(self.refused.iter().cloned());

@@ -10,6 +10,7 @@ use time::OffsetDateTime;
 
 use super::rules::{Matches, RuleId, RuleSet, Verdict};
 use super::settings::Settings;
+use super::task::{Acted, ActionSet};
 use super::web::{ConnectionReading, RequestBatch};
 
 /// The time of an input: both clocks, read together by the caller.
@@ -86,6 +87,8 @@ pub enum Input {
     Operator(OperatorOrder),
     /// What became of the rules in the last [`Command::Enforce`].
     Enforced(Vec<EnforceResult>),
+    /// What other tools did about the last [`Command::Act`].
+    Acted(Vec<Acted>),
     /// New lines of access logs.
     Requests(RequestBatch),
     Connections(ConnectionReading),
@@ -155,6 +158,8 @@ pub struct EnforceResult {
 pub enum Command {
     /// The whole set that should be in force from now on; the newest one is enough.
     Enforce(RuleSet),
+    /// All that should be in force in other tools from now on; the newest one is enough.
+    Act(ActionSet),
     /// To the spool, then to the control plane.
     Report(Box<IncidentReport>),
     Ack(CommandAck),

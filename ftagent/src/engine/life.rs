@@ -12,6 +12,7 @@ use super::detect;
 use super::incident::UPDATE_EVERY_NS;
 use super::input::Now;
 use super::sample::{MS, OPEN_WINDOW_NS, Quantity, SEC, SMOOTH_WINDOW_NS};
+use super::task::TaskState;
 
 /// How long a first verdict may wait for enough samples, and for any.
 const WAIT_NS: u64 = 100 * MS;
@@ -24,6 +25,8 @@ const MOST: usize = 3_000;
 const FEWEST: usize = 5;
 /// A resolved incident waits this long for the news that its rules are gone.
 const CLOSE_NS: u64 = 10 * SEC;
+/// And this long while other tools still undo.
+const CLOSE_TOOLS_NS: u64 = 300 * SEC;
 
 impl Engine {
     /// Everything that may be due: verdicts, responses, renewals, resolutions, updates.
@@ -101,7 +104,7 @@ impl Engine {
         };
         let Some(incident) = self.incidents.get_mut(&uuid) else { return };
         let first = incident.verdict.is_none();
-        let answered = incident.deeds.iter().any(|d| d.rule_id == 0 && d.stands());
+        let answered = incident.deeds.iter().any(|d| d.is_response() && d.stands());
         let below = incident.confidence < self.effective.response.min_confidence;
         let changed = incident.take(verdict, rate_of, now);
         incident.classified_ns = Some(now.mono_ns);
@@ -153,6 +156,10 @@ impl Engine {
         if !incident.excess.quantity.is_of_packets() {
             return self.is_web_over(uuid, now);
         }
+        if self.read_ns.is_none() {
+            // After a restart: that nobody looked is no sign of calm.
+            return false;
+        }
         let thresholds = self.thresholds_of(incident.target);
         let ratio = self
             .meter(incident.target)
@@ -190,10 +197,13 @@ impl Engine {
         incident.status = status;
         incident.resolved_at = Some(now.wall);
         let rules: Vec<_> = self.rules.values().filter(|r| r.origin.incident() == Some(uuid)).map(|r| r.id).collect();
-        incident.deeds.iter_mut().for_each(|d| d.withdrawn = true);
+        // What an order wants to outlast the incident stays.
+        let stays = |id: &Uuid| self.tasks.get(id).is_some_and(|t| !t.ends_with_incident());
+        incident.deeds.iter_mut().filter(|d| !d.task.as_ref().is_some_and(stays)).for_each(|d| d.withdrawn = true);
         let text = format!("the attack is over; {} rule(s) are withdrawn", rules.len());
         incident.note("resolved", text, now);
         let was_gated = self.ungate(uuid, now);
+        self.retract(|t| t.incident == uuid && t.ends_with_incident(), "the incident is over", now);
         let Some(incident) = self.incidents.get_mut(&uuid) else { return };
         self.ended.insert(incident.target, (now.mono_ns, incident.hold_down_ms));
         let report = incident.report(now);
@@ -210,12 +220,13 @@ impl Engine {
     fn close(&mut self, now: Now) {
         let done: Vec<(Uuid, u64)> = self.closing.iter().map(|(uuid, at)| (*uuid, *at)).collect();
         for (uuid, at) in done {
+            let wait = self.close_wait(uuid);
             let Some(incident) = self.incidents.get_mut(&uuid) else {
                 self.closing.remove(&uuid);
                 continue;
             };
             let waiting = incident.deeds.iter().any(|d| d.applied_at.is_some() && d.undone_at.is_none());
-            if waiting && now.mono_ns.saturating_sub(at) < CLOSE_NS {
+            if waiting && now.mono_ns.saturating_sub(at) < wait {
                 continue;
             }
             if incident.changed {
@@ -229,6 +240,11 @@ impl Engine {
                 self.lay_aside(closed);
             }
         }
+    }
+
+    /// How long a resolved incident waits for the news that everything is undone: other tools may take their time.
+    fn close_wait(&self, uuid: Uuid) -> u64 {
+        if self.has_ending(uuid) { CLOSE_TOOLS_NS } else { CLOSE_NS }
     }
 
     /// When [`Self::on_deadline`] is to be called next; monotonic nanoseconds.
@@ -248,7 +264,8 @@ impl Engine {
             });
             times.extend(Self::contain_deadline(incident).filter(|at| *at > self.now_ns));
         }
-        times.extend(self.closing.values().map(|at| at + CLOSE_NS));
+        times.extend(self.closing.iter().map(|(uuid, at)| at + self.close_wait(*uuid)));
+        times.extend(self.tasks.values().filter(|t| t.state != TaskState::Ending).map(|t| t.expires_at_ns));
         // What is overdue was looked at and waits for an input; a deadline in the past would spin.
         times.into_iter().find(|at| *at != u64::MAX).map(|at| at.max(self.now_ns + MS))
     }

@@ -10,7 +10,8 @@
 //! `tick` reads counters and opens incidents, `learn` shows calm targets to their baselines, `web` judges requests and
 //! connections, `life` leads incidents to their end, `reopen` brings them back. `response` turns plans into rules,
 //! `contain` looks whether they hold the attack, `steps` says when wide ones go, `gate` says which targets stand behind
-//! the TCP gate, `firewall` fires the operator's rules, `orders` does what people ask for. `silence` knows which
+//! the TCP gate, `firewall` fires the operator's rules, `tool_guard` and `tasks` those that other tools carry
+//! out, `orders` does what people ask for. `silence` knows which
 //! interfaces see nothing any more.
 
 pub mod baseline;
@@ -35,7 +36,10 @@ mod settings;
 mod silence;
 mod state;
 mod steps;
+mod task;
+mod tasks;
 mod tick;
+mod tool_guard;
 mod view;
 pub mod web;
 pub mod week;
@@ -58,7 +62,9 @@ use sample::Meter;
 pub use settings::*;
 pub use silence::InterfaceTraffic;
 pub use state::EngineState;
+pub use task::{Acted, ActionSet, Ending, Outcome, Task, TaskState, TaskView, Wanted, Why};
 use tick::{Group, Target};
+pub use tool_guard::MANAGEMENT;
 pub use view::*;
 
 /// Resolved incidents that are shown for a while.
@@ -106,6 +112,11 @@ pub struct Engine {
 
     rules: BTreeMap<RuleId, Rule>,
     next_rule: u64,
+    /// Actions of other tools, with those whose undoing is not confirmed.
+    tasks: BTreeMap<Uuid, Task>,
+    /// They changed since the last [`Command::Act`].
+    tasks_changed: bool,
+    task_pace: tasks::TaskPace,
     pace: guard::Pace,
     refusals: u64,
     /// The desired rules or what stands above them changed since the last [`Command::Enforce`].
@@ -149,6 +160,9 @@ impl Engine {
             cooldowns: BTreeMap::new(),
             rules: BTreeMap::new(),
             next_rule: 1,
+            tasks: BTreeMap::new(),
+            tasks_changed: true,
+            task_pace: tasks::TaskPace::default(),
             pace: guard::Pace::default(),
             refusals: 0,
             rules_changed: true,
@@ -181,6 +195,7 @@ impl Engine {
             Input::Command(command) => self.on_command(command, now),
             Input::Operator(order) => self.on_operator(order, now),
             Input::Enforced(results) => self.on_enforced(&results, now),
+            Input::Acted(results) => self.on_acted(results, now),
             Input::Requests(batch) => self.on_requests(&batch, now),
             Input::Connections(reading) => self.on_connections(&reading, now),
             Input::Hits(hits) => self.on_hits(&hits, now),
@@ -226,6 +241,12 @@ impl Engine {
         self.rules_changed |= self.gated() != gated;
         self.merge_allow();
         self.recheck_rules(now);
+        self.recheck_tasks(now);
+    }
+
+    /// Everybody's allow entries together.
+    pub fn allowlist(&self) -> &[AllowEntry] {
+        &self.allow
     }
 
     fn merge_allow(&mut self) {
@@ -265,6 +286,9 @@ impl Engine {
     /// Turns what changed into commands: the state to disk, then the rules, then the reports.
     fn finish(&mut self, now: Now) {
         self.forget_expired(now);
+        self.expire_tasks(now);
+        let act = std::mem::take(&mut self.tasks_changed);
+        self.state_changed |= act;
         let enforce = std::mem::take(&mut self.rules_changed);
         let ids: Vec<RuleId> = self.rules.keys().copied().collect();
         if std::mem::take(&mut self.state_changed) || ids != self.persisted {
@@ -273,6 +297,9 @@ impl Engine {
         }
         if enforce {
             self.commands.push_back(Command::Enforce(self.desired()));
+        }
+        if act {
+            self.commands.push_back(Command::Act(self.desired_actions()));
         }
         self.commands.extend(self.reports.drain(..).map(|r| Command::Report(Box::new(r))));
     }

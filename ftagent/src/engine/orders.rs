@@ -1,20 +1,32 @@
 //! What people order: operators at the node and the control plane. Each order is answered.
 
-use ftagent_common::api::{AckStatus, AllowEntry, CommandAck, NodeCommand, Order};
-use ftagent_common::vocab::IncidentStatus;
+use std::collections::VecDeque;
+
+use ftagent_common::api::{AckStatus, Action, AllowEntry, CommandAck, NodeCommand, Order, PreviewContext, preview};
+use ftagent_common::vocab::{IncidentStatus, Mode};
 use ipnet::IpNet;
 use uuid::Uuid;
 
 use super::Engine;
-use super::firewall::{rate, unsupported};
+use super::firewall::{expand, rate};
 use super::guard;
+use super::incident::{Deed, ORDER};
 use super::input::{Command, Now, OperatorOrder, OrderOutcome};
 use super::rules::{Matches, Origin, Point, Rule, Verdict};
 use super::sample::SEC;
+use super::task::Why;
 use super::words;
 
 /// Commands of the control plane that are remembered, so that a repeated one is acknowledged and not repeated.
 const REMEMBERED: usize = 256;
+
+/// Keeps an answer for when the command is repeated.
+pub(super) fn remember(answered: &mut VecDeque<(Uuid, CommandAck)>, ack: CommandAck) {
+    if answered.len() >= REMEMBERED {
+        answered.pop_front();
+    }
+    answered.push_back((ack.command_id, ack));
+}
 
 impl Engine {
     /// Carries out an operator's order.
@@ -50,7 +62,11 @@ impl Engine {
     pub(super) fn on_command(&mut self, command: NodeCommand, now: Now) {
         let id = command.command_id;
         let known = self.answered.iter().find(|(known, _)| *known == id).map(|(_, ack)| ack.clone());
-        let ack = known.unwrap_or_else(|| {
+        if known.is_none() && self.tasks.contains_key(&id) {
+            // It is being carried out, and answered when that is done.
+            return;
+        }
+        let ack = known.or_else(|| {
             let done = match command.order {
                 Order::Block { source, ttl_secs } if !(1..=86_400).contains(&ttl_secs) => {
                     Err(format!("block of {source}: ttl_secs must be 1 to 86400, got {ttl_secs}"))
@@ -60,9 +76,15 @@ impl Engine {
                     self.block(source.trunc(), Some(ttl_secs), Verdict::Drop, origin, now)
                 }
                 Order::Unblock { source } => self.unblock(source.trunc(), now),
-                Order::Apply { action, .. } => Err(unsupported(&action)),
+                Order::Apply { action, incident, undo_at_resolve, ttl_secs } => {
+                    match self.apply(id, &action, incident, (undo_at_resolve, ttl_secs), now).transpose() {
+                        Some(done) => done,
+                        None => return None,
+                    }
+                }
+                // The daemon gives them to the thread of the profiles; engines of exporters have no firewall.
                 Order::ApplyProfile { .. } | Order::ConfirmProfile { .. } | Order::RollBackProfile { .. } => {
-                    Err("unsupported: this agent does not apply attack profiles, nothing was done".to_owned())
+                    Err("unsupported: nothing here applies attack profiles, nothing was done".to_owned())
                 }
                 Order::ResolveIncident { incident, false_positive } => {
                     self.resolve_by_hand(incident, false_positive, now)
@@ -72,14 +94,60 @@ impl Engine {
                 Ok(output) => CommandAck { command_id: id, status: AckStatus::Applied, error: String::new(), output },
                 Err(error) => CommandAck { command_id: id, status: AckStatus::Failed, error, output: String::new() },
             };
-            if self.answered.len() >= REMEMBERED {
-                self.answered.pop_front();
-            }
-            self.answered.push_back((id, ack.clone()));
-            ack
+            remember(&mut self.answered, ack.clone());
+            Some(ack)
         });
         self.state_changed = true;
-        self.commands.push_back(Command::Ack(ack));
+        self.commands.extend(ack.map(Command::Ack));
+    }
+
+    /// Carries out an action that an operator approved. None: another tool is asked, and the answer waits for it.
+    fn apply(
+        &mut self,
+        command: Uuid,
+        action: &Action,
+        incident: Uuid,
+        (undo_at_resolve, ttl_secs): (bool, u32),
+        now: Now,
+    ) -> Result<Option<String>, String> {
+        if !(1..=86_400).contains(&ttl_secs) {
+            return Err(format!("ttl_secs must be 1 to 86400, got {ttl_secs}"));
+        }
+        action.validate().map_err(|why| why.to_string())?;
+        if action.sources().is_some_and(<[_]>::is_empty) {
+            return Err("the order names no sources: what was shown is what is run".to_owned());
+        }
+        let target = match self.incidents.get(&incident).filter(|i| i.is_active()) {
+            Some(open) => open.target,
+            None if undo_at_resolve => return Err(format!("incident {incident} is over or unknown: nothing was done")),
+            None => action.target().unwrap_or_default(),
+        };
+        if self.effective.mode != Mode::Enforce {
+            return Err(format!("in mode {} nothing is done", self.effective.mode));
+        }
+        if !action.is_native() {
+            let why = Why::Order { command, undo_at_resolve, answered: false };
+            let key = format!("{ORDER}{command}");
+            let begun = self.begin((incident, target), key, why, action, ttl_secs, now);
+            return begun.map(|()| None).map_err(|why| why.to_string());
+        }
+        let context = PreviewContext { target, sources: Vec::new(), spoofed: false, spared: Vec::new() };
+        let rules = expand(action, &context);
+        for (matches, verdict, _) in &rules {
+            guard::check(matches, *verdict, &self.effective, &self.allow).map_err(|why| why.to_string())?;
+        }
+        let count = rules.len();
+        if undo_at_resolve {
+            let shown = preview(action, &context);
+            let deed = Deed::new(format!("{ORDER}{command}"), 0, action.clone(), shown.do_, shown.undo);
+            let origin = Origin::Response { incident };
+            self.install(incident, deed, rules, &origin, ttl_secs, now);
+        } else {
+            for (matches, verdict, _) in rules {
+                self.order_rule(matches, Some(ttl_secs), (verdict, false), Origin::ControlPlane { command }, now);
+            }
+        }
+        Ok(Some(format!("{count} rule(s) for {ttl_secs} s")))
     }
 
     fn block(
@@ -148,7 +216,8 @@ impl Engine {
 
     fn unblock(&mut self, source: IpNet, now: Now) -> Result<String, String> {
         let ids: Vec<_> = self.rules.values().filter(|r| r.matches == Matches::source(source)).map(|r| r.id).collect();
-        if ids.is_empty() {
+        let lifted = self.lift_from_tasks(source, now);
+        if ids.is_empty() && lifted == 0 {
             return Err(format!("nothing blocks or limits exactly {source}"));
         }
         for id in &ids {
@@ -159,7 +228,8 @@ impl Engine {
             }
         }
         self.rules_changed = true;
-        Ok(format!("{} rule(s) of {source} lifted", ids.len()))
+        let tools = if lifted == 0 { String::new() } else { format!(", and {lifted} action(s) of other tools") };
+        Ok(format!("{} rule(s) of {source} lifted{tools}", ids.len()))
     }
 
     fn allow_prefix(&mut self, prefix: IpNet, label: String, now: Now) -> Result<String, String> {

@@ -52,7 +52,12 @@ impl Engine {
             let action = Action::XdpDropSource { sources: sources.clone(), ttl_secs: ttl };
             let shown = preview(
                 &action,
-                &PreviewContext { target: incident_target(self, uuid), sources: vec![], spoofed: false },
+                &PreviewContext {
+                    target: incident_target(self, uuid),
+                    sources: vec![],
+                    spoofed: false,
+                    spared: vec![],
+                },
             );
             let deed = Deed::new("sources".to_owned(), 0, action, shown.do_, shown.undo);
             let rules = sources.into_iter().map(|s| (Matches::source(s), Verdict::Drop, Point::Datapath)).collect();
@@ -305,6 +310,9 @@ impl Deed {
             failed: None,
             undone_at: None,
             width: Width::default(),
+            task: None,
+            output: String::new(),
+            undo_output: String::new(),
         }
     }
 }

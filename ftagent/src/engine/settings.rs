@@ -79,6 +79,8 @@ pub struct Guard {
     pub own: Vec<IpNet>,
     /// Default gateways, resolvers, the control plane, management sources.
     pub infrastructure: Vec<(IpNet, String)>,
+    /// Ports by which people manage the node; empty: that of SSH.
+    pub management_ports: Vec<u16>,
     /// Set when one of the lists could not be read: everything automated is refused until it can.
     pub unreadable: Option<String>,
 }

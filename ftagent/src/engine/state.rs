@@ -14,6 +14,7 @@ use super::incident::Incident;
 use super::input::Now;
 use super::rules::Rule;
 use super::settings::Settings;
+use super::task::{Task, TaskState};
 use super::web::WebState;
 
 /// Everything of the engine that outlives its process. Monotonic times are only good within one boot.
@@ -23,6 +24,9 @@ pub struct EngineState {
     pub saved_mono_ns: u64,
     pub next_rule: u64,
     pub rules: Vec<Rule>,
+    /// Actions of other tools, with those whose undoing is not confirmed.
+    #[serde(default)]
+    pub tasks: Vec<Task>,
     /// Active incidents, and resolved ones whose rules are not yet known to be gone.
     pub incidents: Vec<Incident>,
     /// Resolved ones that the same attack would open again.
@@ -50,6 +54,7 @@ impl Engine {
             saved_mono_ns: self.now_ns,
             next_rule: self.next_rule,
             rules: self.rules.values().cloned().collect(),
+            tasks: self.tasks.values().cloned().collect(),
             incidents: self.incidents.values().cloned().collect(),
             dormant: self.dormant.iter().cloned().collect(),
             operator_allow: self.operator_allow.clone(),
@@ -83,10 +88,13 @@ impl Engine {
         if same_boot {
             engine.cooldowns =
                 state.cooldowns.into_iter().map(|(rule, target, until)| ((rule, target), until)).collect();
+            // While nobody looked it may have been back.
+            state.incidents.iter_mut().for_each(|incident| incident.calm_since = None);
             engine.incidents = state.incidents.into_iter().map(|i| (i.uuid, i)).collect();
             engine.dormant = state.dormant.into();
             engine.forget_dormant(now);
             engine.rules = state.rules.into_iter().map(|r| (r.id, r)).collect();
+            engine.tasks = state.tasks.into_iter().map(|t| (t.id, t)).collect();
             let closing: Vec<Uuid> = engine.incidents.values().filter(|i| !i.is_active()).map(|i| i.uuid).collect();
             for uuid in closing {
                 engine.closing.insert(uuid, now.mono_ns);
@@ -96,6 +104,13 @@ impl Engine {
                 rule.expires_at_ns =
                     rule.expires_at_ns.map(|end| now.mono_ns + end.saturating_sub(state.saved_mono_ns));
                 engine.rules.insert(rule.id, rule);
+            }
+            // What they left in files and servers of other tools, those undo by their own journal.
+            let lasts = |t: &Task| !t.ends_with_incident() && t.state != TaskState::Ending;
+            for mut task in state.tasks.into_iter().filter(lasts) {
+                task.state = TaskState::Wanted;
+                task.expires_at_ns = now.mono_ns + task.expires_at_ns.saturating_sub(state.saved_mono_ns);
+                engine.tasks.insert(task.id, task);
             }
             for mut incident in state.incidents.into_iter().filter(Incident::is_active) {
                 incident.status = IncidentStatus::Resolved;
@@ -109,7 +124,7 @@ impl Engine {
                 engine.remember(incident.snapshot());
             }
         }
-        engine.rules_changed = true;
+        (engine.rules_changed, engine.tasks_changed) = (true, true);
         engine.merge_settings(now);
         engine.finish(now);
         engine

@@ -11,6 +11,7 @@ use super::detect;
 use super::rules::{Matches, Origin, Point, RuleId, Verdict};
 use super::sample::{OPEN_WINDOW_NS, Quantity, SEC, SMOOTH_WINDOW_NS};
 use super::silence::InterfaceTraffic;
+use super::task::{Task, TaskView};
 
 /// Targets in a view.
 const MAX_TARGETS: usize = 100;
@@ -25,6 +26,9 @@ pub struct EngineView {
     /// Active ones first, then those resolved lately.
     pub incidents: Vec<IncidentReport>,
     pub rules: Vec<RuleView>,
+    /// Actions of other tools in force, wanted or being undone.
+    #[serde(default)]
+    pub actions: Vec<TaskView>,
     pub allow: Vec<AllowEntry>,
     pub baseline: BaselineReport,
     /// Which interfaces see traffic.
@@ -146,6 +150,7 @@ impl Engine {
                     expires_in_secs: r.expires_at_ns.map(|end| end.saturating_sub(self.now_ns) / SEC),
                 })
                 .collect(),
+            actions: self.tasks.values().map(Task::view).collect(),
             allow: self.allow.clone(),
             baseline: self.baseline_report(),
             interfaces: self.traffic(),

@@ -243,7 +243,7 @@ impl Exporter {
                 Command::Ack(ack) => said.push(Said::Ack(ack)),
                 Command::Answer(outcome) => said.push(Said::Answer(outcome)),
                 // There are no rules to enforce here, and the state is saved by the clock.
-                Command::Enforce(_) | Command::Persist => {}
+                Command::Enforce(_) | Command::Act(_) | Command::Persist => {}
             }
         }
         said

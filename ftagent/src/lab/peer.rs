@@ -85,7 +85,7 @@ fn fill(maps: &Maps, blocked: Listed) -> Result<()> {
     if !networks.is_empty() {
         let plan = Plan::new(networks.iter().map(|network| (*network, 1)), u64::from(u32::MAX))?;
         writer.hold(1, PrefixMap::make(&plan)?);
-        let lists = Lists { table: 1, rules: vec![(RuleId(1), false)], v6: Vec::new() };
+        let lists = Lists { table: 1, rules: vec![(RuleId(1), false)], v6: Vec::new(), ..Lists::default() };
         ground.lists = Some(Arc::new(lists));
     }
     let mut tables = compile(&RuleSet::default(), &ground, &mut Slots::default()).tables;

@@ -187,6 +187,7 @@ impl Keeper {
                 name: kept.config.name.clone(),
                 rule: rule_of(&kept.config.name),
                 action: kept.config.action,
+                ends_at_ns: 0,
                 list: kept.list.clone()?,
             })
         });

@@ -178,6 +178,8 @@ pub struct ListInForce {
     /// The same before and after a refresh and a restart, so counters can be kept by it.
     pub rule: RuleId,
     pub action: ListAction,
+    /// Monotonic nanoseconds from which on the kernel passes its prefixes; 0: it has no end.
+    pub ends_at_ns: u64,
     pub list: Arc<LoadedList>,
 }
 
@@ -185,7 +187,7 @@ pub struct ListInForce {
 const FIRST_LIST_RULE: u64 = 1 << 52;
 
 /// The rule of the list of this name (FNV-1a).
-fn rule_of(name: &str) -> RuleId {
+pub(crate) fn rule_of(name: &str) -> RuleId {
     let hash = name
         .bytes()
         .fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));

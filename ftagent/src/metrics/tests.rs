@@ -5,6 +5,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::*;
+use crate::lists::ListAction;
 use crate::sync::spool::{Losses, SpoolStatus};
 
 fn full() -> Snapshot {
@@ -40,6 +41,12 @@ fn full() -> Snapshot {
             uploads: Some(crate::pcap::upload::UploadsStatus { waiting: 2, sent_bytes: 9, ..Default::default() }),
             ..Default::default()
         }),
+        crowdsec: Some(CrowdsecStatus {
+            in_force: [("ipv4_addresses".to_owned(), 3)].into(),
+            not_enforced: [("not_ban".to_owned(), 1)].into(),
+            failures: [("refused".to_owned(), 2)].into(),
+            ..CrowdsecStatus::new("http://127.0.0.1:8080", ListAction::Block)
+        }),
         lists: vec![list("drop"), list("watch")],
         access_logs: vec![access_log()],
         sites: vec![],
@@ -47,6 +54,7 @@ fn full() -> Snapshot {
         incidents_opened: vec![(AttackFamily::UdpFlood, 4), (AttackFamily::SynFlood, 2)],
         rules: vec![("operator", 2), ("response", 9)],
         rules_failed: 1,
+        tools: vec![ToolStatus { tool: "iptables".into(), actions: 2, applied: 3, undone: 1, ..ToolStatus::default() }],
         maps: vec![MapReport { name: "blocks".into(), entries: 5, max_entries: 10, bytes: 640 }],
         health: Health::ALL.iter().map(|h| (*h, 0)).collect(),
         link: Some(LinkStatus {

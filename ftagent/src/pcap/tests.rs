@@ -262,7 +262,7 @@ fn the_oldest_go_first_and_those_that_grow_stay() {
 fn a_full_disk_ends_the_capture_and_nothing_else() {
     // A small file system of its own, in a namespace of its own: this needs root.
     if !nix::unistd::geteuid().is_root() {
-        println!("SKIPPED a_full_disk_ends_the_capture_and_nothing_else: needs root to mount a small tmpfs");
+        println!("skipped: a_full_disk_ends_the_capture_and_nothing_else: needs root to mount a small tmpfs");
         return;
     }
     let inside = || {

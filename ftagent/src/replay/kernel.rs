@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::datapath::{Datapath, Limits};
 use crate::engine::sample::SEC;
-use crate::engine::{Change, Command, EnforceResult, Engine, Input, Now, Rule, Settings};
+use crate::engine::{Acted, Change, Command, EnforceResult, Engine, Input, Now, Outcome, Rule, Settings, Wanted};
 
 /// The monotonic clock when a run begins.
 pub const START_NS: u64 = 1_000 * SEC;
@@ -50,6 +50,8 @@ pub struct Kernel<W = ()> {
     pub first_open_ns: Option<u64>,
     /// Automatic rules that were put into force.
     pub installed: u64,
+    /// Actions of other tools that are in force.
+    pub actions: Vec<Wanted>,
 }
 
 impl<W: Watch> Kernel<W> {
@@ -72,6 +74,7 @@ impl<W: Watch> Kernel<W> {
             first_rule_ns: None,
             first_open_ns: None,
             installed: 0,
+            actions: Vec::new(),
         };
         let (_, reading) = kernel.datapath.tick(START_NS);
         kernel.tell(Input::Counters(reading));
@@ -163,6 +166,26 @@ impl<W: Watch> Kernel<W> {
                         self.reports.insert(report.uuid, *report);
                     } else {
                         self.forgotten += 1;
+                    }
+                }
+                Command::Act(set) => {
+                    // Every tool does at once what it is asked for.
+                    let now_ns = self.now_ns;
+                    let done = |task, outcome, commands| Acted {
+                        task,
+                        outcome,
+                        commands,
+                        output: String::new(),
+                        at_mono_ns: now_ns,
+                    };
+                    let commands = |wanted: &Wanted| wanted.steps.iter().map(|s| s.run.clone()).collect();
+                    let known = std::mem::take(&mut self.actions);
+                    let new = set.wanted.iter().filter(|w| !known.contains(w));
+                    let mut results: Vec<_> = new.map(|w| done(w.task, Outcome::Applied, commands(w))).collect();
+                    results.extend(set.ending.iter().map(|e| done(e.task, Outcome::Undone, Vec::new())));
+                    self.actions = set.wanted;
+                    if !results.is_empty() {
+                        self.engine.on(Input::Acted(results), self.at(self.now_ns));
                     }
                 }
                 // There is nobody to answer and nothing to keep.

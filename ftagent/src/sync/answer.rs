@@ -75,7 +75,7 @@ fn seconds(header: Option<&str>, most: u64) -> Option<Duration> {
 
 /// Exponential waiting with jitter, so that a thousand nodes do not return in the same second.
 #[derive(Debug)]
-pub(super) struct Backoff {
+pub(crate) struct Backoff {
     base: Duration,
     cap: Duration,
     tries: u32,
@@ -83,19 +83,19 @@ pub(super) struct Backoff {
 }
 
 impl Backoff {
-    pub(super) fn new(base: Duration, cap: Duration, random: StdRng) -> Self {
+    pub(crate) fn new(base: Duration, cap: Duration, random: StdRng) -> Self {
         Self { base, cap, tries: 0, random }
     }
 
     /// The next wait: between half of and the whole of `base` × 2^tries, at most `cap`.
-    pub(super) fn next(&mut self) -> Duration {
+    pub(crate) fn next(&mut self) -> Duration {
         let whole = self.base.saturating_mul(1_u32 << self.tries.min(16)).min(self.cap);
         self.tries = self.tries.saturating_add(1);
         whole.mul_f64(self.random.random_range(0.5..=1.0))
     }
 
     /// It worked: the next wait is short again.
-    pub(super) fn reset(&mut self) {
+    pub(crate) fn reset(&mut self) {
         self.tries = 0;
     }
 }

@@ -25,7 +25,7 @@ impl Secret {
         Self(text.trim().into())
     }
 
-    pub(super) fn expose(&self) -> &str {
+    pub(crate) fn expose(&self) -> &str {
         &self.0
     }
 }

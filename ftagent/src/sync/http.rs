@@ -23,7 +23,7 @@ use super::servers::{Route, Server, Servers};
 
 /// Why there was no answer.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum CallError {
+pub enum CallError {
     #[error("cannot connect to {server}: {source}")]
     Connect { server: String, source: io::Error },
     #[error("no TLS with {server}: {why}")]
@@ -75,6 +75,8 @@ pub(super) struct Connection {
     /// Bytes per second of bodies.
     pace: Option<NonZeroU64>,
     open: Option<Open>,
+    /// Counts what was opened.
+    opened: u64,
     /// Where the last request went.
     last: Route,
 }
@@ -95,7 +97,7 @@ impl Connection {
     /// Nothing is opened yet.
     pub(super) fn new(servers: Arc<Servers>, limit: Duration) -> Self {
         let last = servers.route();
-        Self { servers, pinned: None, anonymous: false, limit, pace: None, open: None, last }
+        Self { servers, pinned: None, anonymous: false, limit, pace: None, open: None, opened: 0, last }
     }
 
     /// With bodies that are no faster than so many bytes per second.
@@ -111,6 +113,11 @@ impl Connection {
     /// That shows no client certificate.
     pub(super) fn anonymous(self) -> Self {
         Self { anonymous: true, ..self }
+    }
+
+    /// Grows with each connection that had to be opened.
+    pub(super) const fn opened(&self) -> u64 {
+        self.opened
     }
 
     /// Where the last request went.
@@ -226,6 +233,7 @@ impl Connection {
             return Ok(());
         }
         let (sender, driver) = connect(&self.servers, route, self.anonymous).await?;
+        self.opened += 1;
         self.open = Some(Open { route, sender, driver });
         Ok(())
     }

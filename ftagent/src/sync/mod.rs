@@ -23,6 +23,7 @@ mod downlink;
 mod failover;
 mod http;
 mod identity;
+mod outside;
 mod servers;
 pub mod spool;
 mod uplink;
@@ -32,7 +33,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ftagent_common::api::{
-    CommandAck, DeployRequest, Heartbeat, IncidentReport, MetricsSample, NodeCommand, NodeConfig, Trust,
+    CommandAck, DeployRequest, Heartbeat, IncidentReport, MetricsSample, NodeCommand, NodeConfig, ProfileReport, Trust,
 };
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -41,13 +42,15 @@ use time::OffsetDateTime;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 
-use self::answer::Backoff;
+pub(crate) use self::answer::Backoff;
 pub use self::captures::CaptureUploads;
 use self::credentials::Deployed;
 pub use self::credentials::{Credentials, Secret};
+pub use self::http::CallError;
 use self::http::Connection;
 pub use self::identity::ClientFiles;
 use self::identity::Identity;
+pub use self::outside::{Outside, Reply};
 pub use self::servers::ServerError;
 use self::servers::{Route, Servers};
 use self::spool::{Limits, Spool, SpoolStatus};
@@ -121,6 +124,7 @@ pub enum Outgoing {
     Incident(Box<IncidentReport>),
     Metrics(MetricsSample),
     Ack(CommandAck),
+    Profile(ProfileReport),
 }
 
 /// What the daemon gets to hear.

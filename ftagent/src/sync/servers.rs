@@ -252,7 +252,7 @@ fn explained(fault: &rustls::Error, now: OffsetDateTime) -> String {
             Expired | ExpiredContext { .. } | NotValidYet | NotValidYetContext { .. },
         ) => format!("this machine's clock says {now}: set it right, or renew the server's certificate"),
         rustls::Error::InvalidCertificate(UnknownIssuer) => {
-            "its authority is not trusted here: name it by control_plane.ca_certificate; the control plane's own is \
+            "its authority is not trusted here: name it by ca_certificate; the control plane's own is \
              printed by `controlplane ca roots`"
                 .into()
         }
@@ -376,7 +376,7 @@ mod tests {
         let table = [
             (rustls::Error::InvalidCertificate(CertificateError::Expired), "this machine's clock says 1970-01-01"),
             (rustls::Error::InvalidCertificate(CertificateError::NotValidYet), "this machine's clock says 1970-01-01"),
-            (rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer), "control_plane.ca_certificate"),
+            (rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer), "name it by ca_certificate"),
             (rustls::Error::InvalidCertificate(CertificateError::NotValidForName), "tls_names"),
             (rustls::Error::AlertReceived(AlertDescription::CertificateExpired), "has expired"),
             (rustls::Error::AlertReceived(AlertDescription::UnknownCA), "does not accept the client certificate"),

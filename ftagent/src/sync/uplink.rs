@@ -32,6 +32,7 @@ pub(super) async fn intake(shared: Arc<Shared>, mut outgoing: mpsc::Receiver<Out
             message = outgoing.recv() => match message {
                 Some(Outgoing::Incident(report)) => Message::Incident(report),
                 Some(Outgoing::Ack(ack)) => Message::Ack(ack),
+                Some(Outgoing::Profile(report)) => Message::Profile(report),
                 Some(Outgoing::Metrics(sample)) => {
                     samples.push(sample);
                     if samples.len() < SAMPLES_AT_MOST {
@@ -158,6 +159,9 @@ fn next_parcel(spool: &mut super::Spool) -> Option<Parcel> {
             }
             Message::Ack(ack) => {
                 Parcel { numbers, path: "/api/v1/agent/commands/ack".into(), body: json(&ack), what: "acknowledgement" }
+            }
+            Message::Profile(report) => {
+                Parcel { numbers, path: "/api/v1/agent/profiles".into(), body: json(&report), what: "profile" }
             }
             Message::Metrics(batch) => metrics_parcel(numbers, &batch),
         });

@@ -44,6 +44,8 @@ pub struct Lists {
     pub rules: Vec<(RuleId, bool)>,
     /// IPv6 prefixes, and the place of their list in `rules`.
     pub v6: Vec<(IpNet, usize)>,
+    /// When each list ends, in monotonic nanoseconds; 0, and lists beyond the last of these: never.
+    pub ends_at_ns: Vec<u64>,
 }
 
 /// Lists as the kernel has them.
@@ -211,13 +213,14 @@ impl Tables {
         refused: &mut Vec<(RuleId, String)>,
     ) {
         let mut rules = Vec::new();
-        for (rule, evaluate) in &lists.rules {
+        let ends = lists.ends_at_ns.iter().copied().chain(std::iter::repeat(0));
+        for ((rule, evaluate), expires_at_ns) in lists.rules.iter().zip(ends) {
             let slot = slots.assign(*rule);
-            if slot.is_none() {
+            if slot.is_none() && refused.last().is_none_or(|(last, _)| last != rule) {
                 refused.push((*rule, format!("all {MAX_RULES} counter slots of rules are taken")));
             }
             let flags = if slot.is_none() { 0 } else { PRESENT | if *evaluate { EVALUATE } else { 0 } };
-            rules.push(Block { expires_at_ns: 0, rule: slot.unwrap_or(NO_RULE), flags, padding: [0; 3] });
+            rules.push(Block { expires_at_ns, rule: slot.unwrap_or(NO_RULE), flags, padding: [0; 3] });
         }
         for (prefix, place) in &lists.v6 {
             let Some(block) = rules.get(*place).copied().filter(|block| block.flags != 0) else { continue };

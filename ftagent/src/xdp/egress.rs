@@ -10,6 +10,7 @@ use aya::programs::tc::{SchedClassifierLink, TcAttachType};
 
 use super::pins::{self, Pins};
 use super::program::{InterfacePlan, chain, interface_index};
+use super::undisturbed::load_program;
 
 const PROGRAM: &str = "ftagent_egress";
 
@@ -44,7 +45,7 @@ pub(super) fn attach(plan: &InterfacePlan, ebpf: &mut Ebpf, pins: &Pins) -> Lear
 fn try_attach(plan: &InterfacePlan, ebpf: &mut Ebpf, pins: &Pins) -> Result<bool, String> {
     let program = ebpf.program_mut(PROGRAM).ok_or_else(|| format!("the datapath has no program {PROGRAM}"))?;
     let program: &mut SchedClassifier = program.try_into().map_err(|e| chain(&e))?;
-    program.load().map_err(|e| chain(&e).chars().take(4_000).collect::<String>())?;
+    load_program(|| program.load())?;
     let path = pins.egress(&plan.name);
     let is_ours = super::info::link(&path).is_ok_and(|link| link.interface == interface_index(&plan.name));
     if is_ours {

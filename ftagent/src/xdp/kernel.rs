@@ -4,7 +4,7 @@
 //! the datapath says so, and the verifier deletes the branch that would need it. Distributions carry features back to
 //! older kernels, so that the kernel's own answer counts more than its version.
 
-mod probe;
+pub(super) mod probe;
 
 use std::fmt;
 

@@ -3,6 +3,7 @@
 //! * [`pins`] and [`program`]: where things live, loading and attaching; [`tc`]: as a classic filter; [`variant`]: for
 //!   frames in one buffer or in several; `relief`: what replaces what, and in which order.
 //! * [`kernel`] and [`adapt`]: what this kernel has, and what is left out without it.
+//! * `undisturbed`: why signals wait while a program is loaded.
 //! * [`egress`] and [`gate`]: what is learnt from what leaves, and what is dropped for it.
 //! * [`table`] and [`maps`]: the maps, typed.
 //! * [`counters`] and [`samples`]: what the kernel saw, as the engine's inputs.
@@ -29,5 +30,6 @@ pub mod rulebook;
 pub mod samples;
 pub mod table;
 pub mod tc;
+mod undisturbed;
 pub mod variant;
 pub mod writer;

@@ -17,6 +17,7 @@ use super::egress::{self, Learning};
 use super::kernel::{Feature, Support};
 use super::pins::{self, Pins, PinsError};
 use super::relief::Before;
+use super::undisturbed::{Undisturbed, load_program};
 use super::{adapt, tc, variant};
 use crate::object;
 
@@ -132,6 +133,8 @@ pub fn load(plans: &[InterfacePlan], pins: &Pins, sizes: &MapSizes) -> Result<Lo
     for plan in plans {
         check_interface(&plan.name)?;
     }
+    // aya asks the kernel by small programs what it has.
+    let _calm = Undisturbed::begin();
     pins.create()?;
     let resized = drop_resized(pins, sizes)?;
     let mut programs = Vec::new();
@@ -434,7 +437,7 @@ fn attach_xdp(
     program_path: &PathBuf,
 ) -> Result<u32, String> {
     let program: &mut Xdp = program(ebpf, name)?;
-    load_program(program.load())?;
+    load_program(|| program.load())?;
     let id = match old {
         // The pin stays: it holds the same link, which now runs the new program.
         Some(old) => {
@@ -465,7 +468,7 @@ fn attach_tc(
     program_path: &PathBuf,
 ) -> Result<u32, String> {
     let program: &mut SchedClassifier = program(ebpf, variant::TC)?;
-    load_program(program.load())?;
+    load_program(|| program.load())?;
     match old {
         Some(old) => {
             let old: SchedClassifierLink = old.try_into().map_err(|e| chain(&e))?;
@@ -487,7 +490,7 @@ fn attach_tc(
 /// The tc variant where the kernel has no links for it.
 fn attach_filter(plan: &InterfacePlan, ebpf: &mut Ebpf, pins: &Pins, adopt: bool) -> Result<Attached, String> {
     let program: &mut SchedClassifier = program(ebpf, variant::TC)?;
-    load_program(program.load())?;
+    load_program(|| program.load())?;
     tc::attach(program, &plan.name, adopt).map_err(|e| attach_error(&e))?;
     let info = program.info().map_err(|e| chain(&e))?;
     replace_pin(&pins.program(&plan.name), |path| program.pin(path).map_err(|e| chain(&e)))?;
@@ -510,14 +513,6 @@ where
 {
     let program = ebpf.program_mut(name).ok_or_else(|| format!("the datapath has no program {name}"))?;
     program.try_into().map_err(|e: ProgramError| chain(&e))
-}
-
-/// A program that is loaded already is as good as one just loaded.
-fn load_program(result: Result<(), ProgramError>) -> Result<(), String> {
-    match result {
-        Ok(()) | Err(ProgramError::AlreadyLoaded) => Ok(()),
-        Err(e) => Err(chain(&e).chars().take(4_000).collect()),
-    }
 }
 
 fn pin_link(link: FdLink, path: &PathBuf) -> Result<(), String> {

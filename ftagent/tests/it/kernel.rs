@@ -46,6 +46,7 @@ impl Watch for Notes {
                 self.log.push(format!("report {} {}", report.status, report.revision));
                 self.check(report);
             }
+            Command::Act(set) => self.log.push(format!("act {}", set.wanted.len())),
             Command::Persist => {
                 self.log.push("persist".to_owned());
                 self.persisted = Some(engine.state());

@@ -2,10 +2,12 @@
 //! inputs: one binary.
 #![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
 
+mod actions;
 mod captures;
 mod cost;
 mod floods;
 mod kernel;
+mod profiles;
 mod properties;
 mod replay;
 mod returns;
@@ -13,4 +15,5 @@ mod scenes;
 mod scripts;
 mod steps;
 mod sync;
+mod tools;
 mod transit;

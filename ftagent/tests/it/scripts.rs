@@ -397,7 +397,8 @@ fn what_this_agent_does_not_carry_out_is_reported_as_failed_and_nothing_is_done(
     let mut k = Kernel::new(settings);
     let rule = rule(
         r#"{"id":7,"name":"tool","trigger":{"type":"any"},
-            "action":{"type":"iptables_drop_source","sources":["198.51.100.7/32"]}}"#,
+            "action":{"type":"vultr_block","group_id":"0f9619ff-8b86-4011-b42d-00cf4fc964ff",
+                      "sources":["198.51.100.7/32"]}}"#,
     );
     let config = NodeConfig { version: 3, tool_rules: vec![rule.clone()], ..NodeConfig::default() };
     k.tell(Input::Remote(Box::new(config)));

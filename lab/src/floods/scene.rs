@@ -127,7 +127,7 @@ pub(super) fn ephemeral(ip: IpAddr, conversation: u64) -> u16 {
 pub(super) fn noise(dice: &mut Dice, len: usize) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(len + 8);
     while bytes.len() < len {
-        bytes.extend(dice.roll().to_ne_bytes());
+        bytes.extend_from_slice(&dice.roll().to_ne_bytes());
     }
     bytes.truncate(len);
     bytes

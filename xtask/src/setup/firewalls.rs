@@ -4,7 +4,6 @@
 //! test lays over `/usr` and `/etc` in a mount namespace of its own.
 
 use std::fs;
-use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
@@ -33,29 +32,32 @@ const PACKAGES: &[&str] = &[
     "dbus-system-bus-common",
 ];
 
-/// Where the tests look.
-pub(crate) fn root() -> PathBuf {
-    repo::target().join("firewalls").join("root")
-}
+/// CrowdSec, in a folder of its own. Installed it would register with a server on the Internet.
+const CROWDSEC: &[&str] = &["crowdsec"];
 
 /// Fetches and unpacks them, unless that was done.
 ///
 /// # Errors
 /// This is no Debian, or a package cannot be fetched or unpacked.
 pub(crate) fn fetch() -> Result<()> {
-    let root = root();
+    unpacked("fetching ufw, firewalld and fail2ban for the tests", "firewalls", PACKAGES)?;
+    unpacked("fetching CrowdSec for the tests", "crowdsec", CROWDSEC)
+}
+
+/// Fetches `packages` and unpacks them into `target/FOLDER/root`, where the tests look, unless that is there.
+fn unpacked(step: &str, folder: &str, packages: &[&str]) -> Result<()> {
+    let root = repo::target().join(folder).join("root");
     if root.exists() {
         return Ok(());
     }
     ensure!(Family::here() == Family::Debian, "firewalls for the tests are fetched from Debian alone");
-    let packages = repo::target().join("firewalls").join("packages");
-    let unpacked = packages.join("root");
+    let folder = repo::target().join(folder).join("packages");
+    let unpacked = folder.join("root");
     fs::create_dir_all(&unpacked).with_context(|| format!("cannot make {}", unpacked.display()))?;
-    let step = "fetching ufw, firewalld and fail2ban for the tests";
     let mut download = Command::new("apt-get");
-    download.arg("download").args(PACKAGES).current_dir(&packages);
+    download.arg("download").args(packages).current_dir(&folder);
     process::run_long(step, &mut download, None)?;
-    for entry in fs::read_dir(&packages).with_context(|| format!("cannot read {}", packages.display()))? {
+    for entry in fs::read_dir(&folder).with_context(|| format!("cannot read {}", folder.display()))? {
         let path = entry?.path();
         if path.extension().is_some_and(|e| e == "deb") {
             let mut unpack = Command::new("dpkg-deb");

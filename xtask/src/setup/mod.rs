@@ -38,7 +38,7 @@ pub(crate) struct Options {
     /// Also install the servers that the tests start for themselves: PostgreSQL and Prometheus
     #[arg(long)]
     pub(crate) databases: bool,
-    /// Also fetch, but not install, the firewalls that the tests start for themselves: ufw, firewalld, fail2ban
+    /// Also fetch, but not install, the firewalls that the tests start for themselves: ufw, firewalld, fail2ban, CrowdSec
     #[arg(long)]
     pub(crate) firewalls: bool,
 }

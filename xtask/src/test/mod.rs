@@ -79,7 +79,7 @@ const OF_BOTH: &[&str] = &[
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     if options.api {
         let all = api::Extent::new(options.database, options.examples, options.seed);
-        return api::run(if options.share { &api::SHARE } else { &all });
+        return api::run(if options.share { &api::SHARE } else { &all }, repo::Build::Now);
     }
     if options.kernels {
         let Options { only, allow_missing, refresh, .. } = options;
@@ -137,9 +137,7 @@ fn execute(what: &str, mut command: Command) -> Result<Tally> {
 fn compile() -> Result<Vec<Program>> {
     eprintln!("test: compiling");
     let began = Instant::now();
-    let mut build = repo::cargo();
-    build.args(["build", "--workspace", "--bins"]).env("FTAGENT_REQUIRE_EBPF", "1");
-    process::run(&mut build)?;
+    // The programs of a package are built with its integration tests.
     let mut cargo = repo::cargo();
     cargo.args(["test", "--workspace", "--no-run", "--message-format=json-render-diagnostics"]);
     cargo.env("FTAGENT_REQUIRE_EBPF", "1").stdin(Stdio::null()).stdout(Stdio::piped());

@@ -3,8 +3,10 @@
 use std::env;
 use std::ffi::OsString;
 use std::fmt;
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
 
 use anyhow::{Context, Result};
 use serde_json::Value;
@@ -94,11 +96,16 @@ impl Program {
             command.arg("FTAGENT_REQUIRE_ROOT=1").arg(&self.path).arg("--test-threads=1");
         } else {
             command = Command::new(&self.path);
-            command.envs(variables);
+            command.envs(variables).arg(format!("--test-threads={}", threads()));
         }
         command.current_dir(&self.folder).arg("--show-output").args(filters);
         Ok(command)
     }
+}
+
+/// Tests at once: most of them wait for programs, sockets and timers half of their time.
+fn threads() -> usize {
+    2 * thread::available_parallelism().map_or(1, NonZero::get)
 }
 
 impl fmt::Display for Program {

@@ -9,6 +9,7 @@ mod licences;
 mod links;
 mod migrations;
 mod paths;
+mod schemas;
 mod unsafe_code;
 
 use std::fmt;
@@ -57,7 +58,15 @@ pub(crate) fn findings() -> Result<Vec<Finding>> {
         let text = String::from_utf8(bytes).unwrap_or_default();
         sources.push(Source { path: path.to_string_lossy().into_owned(), text });
     }
-    let rules = [layers::check, length::check, links::check, migrations::check, paths::check, unsafe_code::check];
+    let rules = [
+        layers::check,
+        length::check,
+        links::check,
+        migrations::check,
+        paths::check,
+        schemas::check,
+        unsafe_code::check,
+    ];
     let mut findings: Vec<Finding> = rules.iter().flat_map(|rule| rule(&sources)).collect();
     findings.extend(licences::check(&sources)?);
     Ok(findings)

@@ -126,6 +126,7 @@ async fn report(world: &World, identity: &Identity, number: u32, offset: f64, wi
         let body = json(&messages::metrics(wall(), 5, number));
         if world.call(wire, &request(identity, "POST", "/metrics", "", &body)).await.is_some() {
             world.tally.samples.fetch_add(5, Ordering::Relaxed);
+            world.tally.reports.fetch_add(1, Ordering::Relaxed);
         }
     }
 }
@@ -135,7 +136,9 @@ async fn beat(world: &World, identity: &Identity, offset: f64, wire: &Mutex<Wire
     let beat = request(identity, "POST", "/heartbeat", "", &json(&messages::heartbeat(1)));
     loop {
         ticks.tick().await;
-        world.call(wire, &beat).await;
+        if world.call(wire, &beat).await.is_some() {
+            world.tally.reports.fetch_add(1, Ordering::Relaxed);
+        }
     }
 }
 

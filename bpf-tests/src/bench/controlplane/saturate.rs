@@ -1,4 +1,5 @@
-//! As many reports as the server takes: callers who send the next as soon as the last is answered.
+//! As many reports as the server takes: callers who send the next as soon as the last is answered, beside the fleet that
+//! goes on at its own pace.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,7 +15,7 @@ use super::wire::Wire;
 use crate::clock::now;
 
 /// Callers at a time; each has nodes of its own.
-const CALLERS: usize = 160;
+const CALLERS: usize = 480;
 /// Of a hundred reports, so many update an incident, and so many are heartbeats, as far as a node may send them.
 const INCIDENTS: u64 = 2;
 const HEARTBEATS: u64 = 5;
@@ -22,16 +23,19 @@ const HEARTBEATS: u64 = 5;
 /// What came of it.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Taken {
-    /// Reports that were acknowledged, a second.
+    /// Reports that were acknowledged, a second, the fleet's own among them.
     pub(super) events: f64,
+    /// Of the callers alone.
+    pub(super) callers: f64,
     pub(super) incidents: f64,
-    /// Seconds of nodes' traffic.
+    /// Seconds of nodes' traffic, the fleet's own among them.
     pub(super) samples: f64,
 }
 
 /// Reports for `time`, beside everything that runs.
 pub(super) async fn run(world: &Arc<World>, nodes: &[Identity], time: Duration) -> Taken {
-    let taken: Arc<[AtomicU64; 3]> = Arc::default();
+    let taken: Arc<[AtomicU64; 2]> = Arc::default();
+    let tally = &world.tally;
     let mut callers = JoinSet::new();
     for caller in 0..CALLERS {
         let own: Vec<Identity> = nodes.iter().skip(caller).step_by(CALLERS).cloned().collect();
@@ -39,16 +43,22 @@ pub(super) async fn run(world: &Arc<World>, nodes: &[Identity], time: Duration) 
             callers.spawn(call(world.clone(), own, taken.clone()));
         }
     }
+    let before = [&tally.reports, &tally.samples].map(|count| count.load(Ordering::Relaxed));
     let began = now();
     tokio::time::sleep(time).await;
     callers.shutdown().await;
     let secs = began.elapsed().as_secs_f64();
-    let [events, incidents, samples] = &*taken;
-    let rate = |count: &AtomicU64| count.load(Ordering::Relaxed) as f64 / secs;
-    Taken { events: rate(events), incidents: rate(incidents), samples: rate(samples) }
+    let rate = |count: &AtomicU64, before: u64| (count.load(Ordering::Relaxed) - before) as f64 / secs;
+    let [sent, incidents] = &*taken;
+    Taken {
+        events: rate(&tally.reports, before[0]),
+        callers: rate(sent, 0),
+        incidents: rate(incidents, 0),
+        samples: rate(&tally.samples, before[1]),
+    }
 }
 
-async fn call(world: Arc<World>, nodes: Vec<Identity>, taken: Arc<[AtomicU64; 3]>) {
+async fn call(world: Arc<World>, nodes: Vec<Identity>, taken: Arc<[AtomicU64; 2]>) {
     let wire = Mutex::new(Wire::default());
     let started = wall();
     let attacks: Vec<Uuid> = nodes.iter().map(|_| Uuid::new_v4()).collect();
@@ -69,12 +79,14 @@ async fn call(world: Arc<World>, nodes: Vec<Identity>, taken: Arc<[AtomicU64; 3]
             ("/metrics".to_owned(), json(&messages::metrics(wall(), 5, number)), false)
         };
         if world.call(&wire, &request(node, "POST", &path, "", &body)).await.is_some() {
-            let [events, incidents, samples] = &*taken;
-            events.fetch_add(1, Ordering::Relaxed);
+            let [sent, incidents] = &*taken;
+            for count in [sent, &world.tally.reports] {
+                count.fetch_add(1, Ordering::Relaxed);
+            }
             if incident {
                 incidents.fetch_add(1, Ordering::Relaxed);
             } else if path == "/metrics" {
-                samples.fetch_add(5, Ordering::Relaxed);
+                world.tally.samples.fetch_add(5, Ordering::Relaxed);
             }
         }
     }

@@ -223,7 +223,8 @@ impl Measured {
             (
                 Some(self.taken.events),
                 format!(
-                    "{:.0} seconds of traffic and {:.0} reports of incidents a second among them, {streaming} streams and {polling} polling nodes beside; {}; the server used {:.2} CPUs; {}",
+                    "{:.0} of them by callers who send the next at once, the rest by {streaming} streaming and {polling} polling nodes; {:.0} seconds of traffic and {:.0} incidents a second; {}; the server used {:.2} CPUs; {}",
+                    self.taken.callers,
                     self.taken.samples,
                     self.taken.incidents,
                     self.saturated.words(),

@@ -76,6 +76,8 @@ pub(super) struct Tally {
     /// The same at real links of the agent, and how many of those have a configuration.
     pub(super) links: Times,
     pub(super) linked: AtomicU64,
+    /// Reports of nodes that were acknowledged: samples, heartbeats, incidents.
+    pub(super) reports: AtomicU64,
     /// Requests that were answered well, those that were not, and those that were not answered.
     pub(super) good: AtomicU64,
     pub(super) bad: AtomicU64,
@@ -91,7 +93,7 @@ impl Tally {
         for times in [&self.agents, &self.operators, &self.orders, &self.changes, &self.links] {
             times.clear();
         }
-        for count in [&self.good, &self.bad, &self.lost, &self.samples] {
+        for count in [&self.good, &self.bad, &self.lost, &self.samples, &self.reports] {
             count.store(0, Ordering::Relaxed);
         }
     }

@@ -44,7 +44,7 @@ impl Watch for Diary {
                 self.in_force = sources.len();
                 self.blocked.extend(sources.into_iter().flatten());
             }
-            Command::Persist | Command::Ack(_) | Command::Answer(_) => {}
+            Command::Act(_) | Command::Persist | Command::Ack(_) | Command::Answer(_) => {}
         }
     }
 }

@@ -111,7 +111,7 @@ impl Tables {
         }
         let rules = (FIRST_LIST_RULE..).map(RuleId).zip(lists.iter().map(|list| list.evaluate)).collect();
         let v6 = all().filter(|(prefix, _)| prefix.addr().is_ipv6()).collect();
-        datapath.ground.lists = Some(Arc::new(Lists { table, rules, v6 }));
+        datapath.ground.lists = Some(Arc::new(Lists { table, rules, v6, ..Lists::default() }));
     }
 
     fn write_gate(&self, gate: &Gate) {

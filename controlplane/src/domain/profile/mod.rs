@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 
-use ftagent_common::api::{Compiled, CustomRule, Kept, Order, ProfileRule, Suite, compile};
+use ftagent_common::api::{Compiled, CustomRule, Kept, Order, ProfileRule, ProfileState, Suite, compile};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -114,6 +114,7 @@ pub struct NewApplication {
     /// None: every node of the workspace.
     pub nodes: Option<Vec<Uuid>>,
     pub custom: Vec<CustomRule>,
+    pub keep: Kept,
     pub confirm_secs: u32,
 }
 
@@ -140,23 +141,35 @@ impl NewApplication {
         nodes.sort_unstable();
         nodes.dedup();
         check.done()?;
-        compile_profile(profile, suite, &custom, &Kept::default())?;
-        Ok(Self { profile, suite, nodes: (!all).then_some(nodes), custom, confirm_secs })
+        let keep = Kept::default();
+        compile_profile(profile, suite, &custom, &keep)?;
+        Ok(Self { profile, suite, nodes: (!all).then_some(nodes), custom, keep, confirm_secs })
+    }
+
+    /// With other ports and sources to keep than SSH's.
+    ///
+    /// # Errors
+    /// Too many of them, or everybody.
+    pub fn keeping(self, keep: Kept) -> Result<Self, Problem> {
+        compile_profile(self.profile, self.suite, &self.custom, &keep)?;
+        Ok(Self { keep, ..self })
     }
 
     /// The order of one node's application.
     pub fn order(&self, application: Uuid) -> Order {
         Order::ApplyProfile {
             application,
+            profile: self.profile.as_str().to_owned(),
             suite: self.suite,
             rules: self.profile.profile().rules.clone(),
             custom: self.custom.clone(),
+            keep: self.keep.clone(),
             confirm_secs: self.confirm_secs,
         }
     }
 }
 
-/// Where an application stands, as the node acknowledged it.
+/// Where an application stands, as the node acknowledged and told it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ApplicationStatus {
@@ -192,8 +205,21 @@ pub enum Word {
 }
 
 impl ApplicationStatus {
-    /// Where an application stands when the node said `first` to applying it and `last` to the operator's decision.
-    pub fn of(first: Word, decision: Option<(Verdict, Word)>, confirm_secs: u32, now: Timestamp) -> Self {
+    /// Where an application stands when the node said `first` to applying it and something to the operator's decision,
+    /// and `told` what became of it without an order.
+    pub fn of(
+        first: Word,
+        decision: Option<(Verdict, Word)>,
+        told: Option<ProfileState>,
+        confirm_secs: u32,
+        now: Timestamp,
+    ) -> Self {
+        match (told, decision) {
+            (Some(ProfileState::Lapsed), _) => return Self::Lapsed,
+            (Some(ProfileState::RolledBack), _) => return Self::RolledBack,
+            (Some(ProfileState::Confirmed), None | Some((Verdict::Confirm, _))) => return Self::Confirmed,
+            (None, _) | (Some(ProfileState::Confirmed), Some((Verdict::RollBack, _))) => {}
+        }
         match (first, decision) {
             (_, Some((_, Word::Failed))) | (Word::Failed, None | Some((Verdict::Confirm, _))) => Self::Failed,
             (_, Some((Verdict::RollBack, Word::Applied(_)))) => Self::RolledBack,
@@ -248,7 +274,7 @@ pub struct Application {
     pub confirm_secs: u32,
     pub created_at: Timestamp,
     pub decided_at: Option<Timestamp>,
-    /// The node's words, if it could not do what it was told.
+    /// The node's words, if it could not do what it was told or did something by itself.
     pub error: String,
 }
 
@@ -292,8 +318,20 @@ mod tests {
             (failed, Some((back, applied)), 9_000, RolledBack),
             (applied, Some((back, failed)), 9_000, Failed),
         ] {
-            let got = ApplicationStatus::of(first, decision, 60, Timestamp::from_secs(secs));
+            let got = ApplicationStatus::of(first, decision, None, 60, Timestamp::from_secs(secs));
             assert_eq!(got, expected, "{first:?} {decision:?}");
+        }
+        // The node's own word counts, but for an order that came after it.
+        for (decision, told, expected) in [
+            (None, ProfileState::Confirmed, Confirmed),
+            (Some((confirm, failed)), ProfileState::Confirmed, Confirmed),
+            (Some((back, none)), ProfileState::Confirmed, RollingBack),
+            (None, ProfileState::Lapsed, Lapsed),
+            (Some((confirm, failed)), ProfileState::Lapsed, Lapsed),
+            (Some((back, failed)), ProfileState::RolledBack, RolledBack),
+        ] {
+            let got = ApplicationStatus::of(applied, decision, Some(told), 60, Timestamp::from_secs(9_000));
+            assert_eq!(got, expected, "{decision:?} {told:?}");
         }
         assert!(Trial.takes(confirm) && !Pending.takes(confirm) && !Lapsed.takes(confirm));
         assert!(Confirmed.takes(back) && !RolledBack.takes(back) && !RollingBack.takes(back));

@@ -1,9 +1,9 @@
-//! Configuration and commands by polling, and the acknowledgement of commands.
+//! Configuration and commands by polling, the acknowledgement of commands, and what nodes did without one.
 
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use ftagent_common::api::{CommandAck, NodeCommand, NodeConfig};
+use ftagent_common::api::{CommandAck, NodeCommand, NodeConfig, ProfileReport};
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::http::access::routes;
@@ -59,6 +59,19 @@ async fn acknowledge(
     Ok(Done::new(None))
 }
 
+/// Notes what became of a profile without an order; repeats are harmless.
+#[utoipa::path(post, path = "/agent/profiles", tag = "agent", request_body = ProfileReport,
+    responses((status = 200, description = "Noted", body = Done)))]
+async fn profiles(
+    agent: Agent,
+    State(context): State<Context>,
+    JsonBody(report): JsonBody<ProfileReport>,
+) -> Result<impl IntoResponse, ApiError> {
+    context.app.note_profile(&agent.actor, agent.node, &report).await?;
+    Ok(Done::new(None))
+}
+
 pub(super) fn routes() -> OpenApiRouter<Context> {
-    OpenApiRouter::new().routes(routes!(config)).routes(routes!(commands)).routes(routes!(acknowledge))
+    let polled = OpenApiRouter::new().routes(routes!(config)).routes(routes!(commands));
+    polled.routes(routes!(acknowledge)).routes(routes!(profiles))
 }

@@ -51,7 +51,8 @@ async fn stream(
     let mut state = StreamState::new(agent.node, query.from, agent.shown);
     // The first lines are read before the answer begins, so that a fault is still a 503.
     let first = context.app.poll_stream(&mut state).await?;
-    let lines = Lines { app: context.app, draining: context.draining, subscription, state, ready: first };
+    let lines =
+        Lines { app: context.app.clone(), draining: context.draining.clone(), subscription, state, ready: first };
     let body = Body::from_stream(stream::unfold(lines, |mut lines| async {
         let line = lines.next().await?;
         Some((Ok::<_, Infallible>(line), lines))

@@ -124,7 +124,7 @@ async fn export(
     let ExportQuery { format, action, actor, object, from, to } = query;
     let filter = AuditFilter { action, actor, object, from, to };
     let workspace = operator.actor.workspace();
-    lines::stream(Records { app: context.app, workspace, filter, before: i64::MAX }, format).await
+    lines::stream(Records { app: context.app.clone(), workspace, filter, before: i64::MAX }, format).await
 }
 
 struct Records {

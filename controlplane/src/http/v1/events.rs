@@ -21,7 +21,7 @@ use crate::http::auth::{Operator, Read};
 async fn events(operator: Operator<Read>, State(context): State<Context>) -> impl IntoResponse {
     let workspace = operator.actor.workspace();
     let listener = context.app.events().listen();
-    let stream = stream::unfold((listener, context.draining), move |(mut listener, mut draining)| async move {
+    let stream = stream::unfold((listener, context.draining.clone()), move |(mut listener, mut draining)| async move {
         loop {
             let received = tokio::select! {
                 received = listener.recv() => received,

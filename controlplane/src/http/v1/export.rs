@@ -46,7 +46,7 @@ async fn export(
     let ExportQuery { format, node, status, severity, family, from, to } = query;
     let filter = IncidentFilter { node, status, severity, family, from, to };
     let workspace = operator.actor.workspace();
-    lines::stream(Incidents { app: context.app, workspace, filter, before: i64::MAX }, format).await
+    lines::stream(Incidents { app: context.app.clone(), workspace, filter, before: i64::MAX }, format).await
 }
 
 struct Incidents {

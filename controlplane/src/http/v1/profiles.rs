@@ -40,7 +40,7 @@ struct CompileBody {
     #[serde(default)]
     #[schema(max_items = 64)]
     rules: Vec<CustomRule>,
-    /// What comes before the profile; SSH's port 22 by default. A node adds its control plane and management sources.
+    /// What comes before the profile; SSH's port 22 by default. A node adds what it keeps by itself.
     #[serde(default)]
     keep: KeepBody,
 }
@@ -58,6 +58,12 @@ struct KeepBody {
     sources: Vec<ipnet::IpNet>,
 }
 
+impl KeepBody {
+    fn kept(self) -> Kept {
+        Kept { ports: self.ports.unwrap_or_else(|| Kept::default().ports), sources: self.sources }
+    }
+}
+
 /// What to put in force.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -71,6 +77,10 @@ struct ApplyBody {
     #[serde(default)]
     #[schema(max_items = 64)]
     rules: Vec<CustomRule>,
+    /// What comes before the profile; SSH's port 22 by default. Each node adds its control planes, its management
+    /// sources, its allowlist and the ports of its SSH server.
+    #[serde(default)]
+    keep: KeepBody,
     /// Seconds until a node takes the profile back unless it is confirmed, 30 to 3,600; 120 by default.
     #[serde(default = "two_minutes")]
     #[schema(minimum = 30, maximum = 3_600)]
@@ -120,7 +130,7 @@ async fn preview(
     JsonBody(body): JsonBody<CompileBody>,
 ) -> Result<impl IntoResponse, ApiError> {
     let CompileBody { profile_id, suite, rules, keep } = body;
-    let kept = Kept { ports: keep.ports.unwrap_or_else(|| Kept::default().ports), sources: keep.sources };
+    let kept = keep.kept();
     Ok(CompiledAnswer::new(profile_id, context.app.preview_profile(profile_id, suite, &rules, &kept)?))
 }
 
@@ -134,8 +144,8 @@ async fn apply(
     State(context): State<Context>,
     JsonBody(body): JsonBody<ApplyBody>,
 ) -> Result<impl IntoResponse, ApiError> {
-    let ApplyBody { profile_id, suite, node_ids, rules, confirm_secs } = body;
-    let new = NewApplication::parse(profile_id, suite, &node_ids, rules, confirm_secs)?;
+    let ApplyBody { profile_id, suite, node_ids, rules, keep, confirm_secs } = body;
+    let new = NewApplication::parse(profile_id, suite, &node_ids, rules, confirm_secs)?.keeping(keep.kept())?;
     let made = context.app.apply_profile(&operator.actor, &new).await?;
     Ok(Applied::new(made.len(), profile_id, suite, made))
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use ftagent_common::api::MetricsSample;
 use uuid::Uuid;
@@ -9,12 +10,14 @@ use uuid::Uuid;
 use super::look::{Place, places};
 use super::rows::Rows;
 use super::transaction::Pools;
-use super::{again, count, sql};
+use super::{Query, again, count, sql};
 use crate::domain::{Problem, Timestamp};
 use crate::store::Result;
 
 /// Reports of one transaction.
 pub(super) const MOST: usize = 512;
+/// Nobody waits for these but the node, which sends the next in seconds.
+pub(super) const PACE: Duration = Duration::from_millis(20);
 
 /// The columns that seconds and minutes share.
 pub(super) const MEANS: [&str; 7] = ["pps", "bps", "dropped_pps", "tcp_pps", "udp_pps", "icmp_pps", "other_pps"];
@@ -50,12 +53,28 @@ static HEARTBEATS: Rows = Rows::new(
      SET last_seen = excluded.last_seen, ratio = excluded.ratio, heartbeat = excluded.heartbeat",
 );
 
-static SAMPLES: Rows = Rows::new(
-    "INSERT INTO metrics (node_id, at_secs, pps, bps, dropped_pps, tcp_pps, udp_pps, icmp_pps, other_pps) VALUES",
-    9,
-    "ON CONFLICT (node_id, at_secs) DO UPDATE
+macro_rules! into_metrics {
+    () => {
+        "INSERT INTO metrics (node_id, at_secs, pps, bps, dropped_pps, tcp_pps, udp_pps, icmp_pps, other_pps) "
+    };
+}
+
+macro_rules! newest_counts {
+    () => {
+        " ON CONFLICT (node_id, at_secs) DO UPDATE
      SET pps = excluded.pps, bps = excluded.bps, dropped_pps = excluded.dropped_pps, tcp_pps = excluded.tcp_pps,
-         udp_pps = excluded.udp_pps, icmp_pps = excluded.icmp_pps, other_pps = excluded.other_pps",
+         udp_pps = excluded.udp_pps, icmp_pps = excluded.icmp_pps, other_pps = excluded.other_pps"
+    };
+}
+
+static SAMPLES: Rows = Rows::new(concat!(into_metrics!(), "VALUES"), 9, newest_counts!());
+
+/// One text for any number of rows, with an array for each column.
+const SAMPLES_IN_ARRAYS: &str = concat!(
+    into_metrics!(),
+    "SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[],
+                          $7::bigint[], $8::bigint[], $9::bigint[])",
+    newest_counts!()
 );
 
 /// Keeps the reports; answers each with the version of the configuration that its node should have.
@@ -64,7 +83,7 @@ pub(super) async fn keep(pools: Pools, reports: Vec<Report>) -> Result<Vec<Resul
 }
 
 async fn keep_once(pools: &Pools, reports: &[Report]) -> Result<Vec<Result<u64>>> {
-    let mut tx = pools.write().await?;
+    let mut tx = pools.write_lazily().await?;
     let nodes: BTreeSet<Uuid> = reports.iter().map(Report::node).collect();
     let known = places(&mut tx, &nodes.into_iter().collect::<Vec<_>>()).await?;
     let (heartbeats, samples) = sorted(reports, &known);
@@ -74,17 +93,37 @@ async fn keep_once(pools: &Pools, reports: &[Report]) -> Result<Vec<Result<u64>>
         });
         insert.run(&mut tx).await?;
     }
-    for (text, some) in SAMPLES.exactly(tx.is_postgres(), &samples) {
-        let insert = some.iter().fold(sql(text), |insert, ((id, at), sample)| {
-            let MetricsSample { pps, bps, dropped_pps, tcp_pps, udp_pps, icmp_pps, other_pps, .. } = **sample;
-            let values = [pps, bps, dropped_pps, tcp_pps, udp_pps, icmp_pps, other_pps];
-            values.into_iter().fold(insert.bind(*id).bind(*at), |insert, value| insert.bind(count(value)))
-        });
-        insert.run(&mut tx).await?;
+    if tx.is_postgres() {
+        if !samples.is_empty() {
+            in_arrays(&samples).run(&mut tx).await?;
+        }
+    } else {
+        for (text, some) in SAMPLES.exactly(false, &samples) {
+            let insert = some.iter().flat_map(columns).fold(sql(text), Query::bind);
+            insert.run(&mut tx).await?;
+        }
     }
     tx.commit().await?;
     let version = |report: &Report| known.get(&report.node()).map(|place| place.version);
     Ok(reports.iter().map(|report| version(report).ok_or_else(|| Problem::NotFound("node").into())).collect())
+}
+
+/// A row of the samples, in the order of its columns.
+fn columns(((id, at), sample): &((i64, i64), &MetricsSample)) -> [i64; 9] {
+    let MetricsSample { pps, bps, dropped_pps, tcp_pps, udp_pps, icmp_pps, other_pps, .. } = **sample;
+    let [pps, bps, dropped, tcp, udp, icmp, other] =
+        [pps, bps, dropped_pps, tcp_pps, udp_pps, icmp_pps, other_pps].map(count);
+    [*id, *at, pps, bps, dropped, tcp, udp, icmp, other]
+}
+
+fn in_arrays(samples: &[((i64, i64), &MetricsSample)]) -> Query {
+    let mut arrays = [const { Vec::new() }; 9];
+    for sample in samples {
+        for (array, value) in arrays.iter_mut().zip(columns(sample)) {
+            array.push(value);
+        }
+    }
+    arrays.into_iter().fold(sql(SAMPLES_IN_ARRAYS), Query::bind)
 }
 
 type Heartbeats<'a> = Vec<(i64, (Timestamp, f64, &'a Arc<str>))>;

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use ftagent_common::api::{NodeCommand, NodeConfig, Trust};
 use uuid::Uuid;
@@ -16,6 +17,8 @@ use crate::store::{Look, Looked, Result, Wanted};
 
 /// Questions of one look.
 pub(super) const MOST: usize = 512;
+/// A change is on its way to nodes through these.
+pub(super) const PACE: Duration = Duration::from_millis(5);
 /// Commands that one look gives out; the next one goes on.
 const COMMANDS: usize = 10_000;
 

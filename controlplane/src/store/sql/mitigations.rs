@@ -259,7 +259,7 @@ impl Mitigations for SqlStore {
             return Ok(None);
         }
         let mut tx = self.write().await?;
-        let claim = Uuid::new_v4();
+        let claim = self.pools.claim();
         let until = now.plus_secs(LEASE_SECS);
         let mut query = Query::growing("UPDATE mitigation_rules SET attempts = attempts + 1, claim = ");
         query.push_bind(claim.to_string()).push(", leased_until = ").push_bind(until.micros());

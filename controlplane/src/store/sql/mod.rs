@@ -114,9 +114,9 @@ impl SqlStore {
             Database::Postgres(settings) => postgres::open(settings, opening).await?,
         };
         let (reports, looks, leases) = (pools.clone(), pools.clone(), pools.clone());
-        let reports = Gather::start(ingest::MOST, move |calls| ingest::keep(reports.clone(), calls));
-        let looks = Gather::start(look::MOST, move |calls| look::look(looks.clone(), calls));
-        let leases = Gather::start(rates::MOST, move |calls| rates::lease(leases.clone(), calls));
+        let reports = Gather::start(ingest::MOST, ingest::PACE, move |calls| ingest::keep(reports.clone(), calls));
+        let looks = Gather::start(look::MOST, look::PACE, move |calls| look::look(looks.clone(), calls));
+        let leases = Gather::start(rates::MOST, rates::PACE, move |calls| rates::lease(leases.clone(), calls));
         Ok(Self { pools, lead: peers::Lead::default(), reports, looks, leases })
     }
 
@@ -172,9 +172,7 @@ impl Store for SqlStore {
 
     async fn close(&self) {
         // Another process leads from now on.
-        if let Some(session) = self.lead.lock().await.take() {
-            drop(session.close().await);
-        }
+        self.lead.lock().await.end().await;
         self.pools.close().await;
     }
 }

@@ -22,8 +22,10 @@ const FROM: &str = "FROM (SELECT *, CASE WHEN last_seen IS NULL OR $2 - last_see
                            WHEN active > 0 THEN 'attack' WHEN ratio > 0.7 THEN 'elevated' ELSE 'online' END AS status
             FROM (SELECT n.*, s.last_seen, coalesce(s.ratio, 0.0) AS ratio, s.heartbeat,
                          n.config_version + w.config_version AS version,
-                         (SELECT count(*) FROM incidents i WHERE i.node_id = n.id AND i.status = 'active') AS active
+                         coalesce(a.active, 0) AS active
                   FROM nodes n JOIN workspaces w ON w.id = n.workspace_id LEFT JOIN node_states s ON s.node_id = n.id
+                  LEFT JOIN (SELECT node_id, count(*) AS active FROM incidents WHERE status = 'active'
+                             GROUP BY node_id) AS a ON a.node_id = n.id
                   WHERE $1 IS NULL OR n.workspace_id = $1) AS counted) AS rated";
 
 fn node(row: &Row, now: Timestamp) -> Result<Node> {

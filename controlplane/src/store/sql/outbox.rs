@@ -1,8 +1,8 @@
 //! The outbox: messages written with what they tell, claimed by workers, settled.
 //!
 //! A worker claims a destination, not a delivery: so deliveries to it keep their order whichever process sends, and a
-//! half-open circuit gets one probe. Claims end by themselves; what a dead worker had claimed is sent again, under the
-//! same uuid. Locks are taken destination first, then deliveries.
+//! half-open circuit gets one probe. What a dead worker had claimed is freed by its peers, or ends by itself, and is
+//! sent again under the same uuid. Locks are taken destination first, then deliveries.
 
 use async_trait::async_trait;
 use ftagent_common::vocab::Severity;
@@ -308,7 +308,7 @@ impl Outbox for SqlStore {
             let health = health(&row)?;
             let claimed = Claimed {
                 id: row.try_get("id")?,
-                lease: Uuid::new_v4(),
+                lease: self.pools.claim(),
                 kind: kind(&row)?,
                 settings: json(&row, "settings")?,
                 sealed: row.try_get("sealed")?,

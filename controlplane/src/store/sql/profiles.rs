@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use async_trait::async_trait;
-use ftagent_common::api::{Order, Suite};
+use ftagent_common::api::{Order, ProfileReport, ProfileState, Suite};
 use uuid::Uuid;
 
 use super::audits::append;
@@ -11,8 +11,8 @@ use super::nodes::leave_order;
 use super::staged::check_agent;
 use super::transaction::On;
 use super::{
-    Row, SqlStore, Tx, amount, at, json, maybe_at, node_id, node_ids, number, or_missing, sql, to_json, unexpected,
-    uuid,
+    Row, SqlStore, Tx, amount, at, json, maybe_at, node_id, node_ids, number, or_missing, own_node, sql, to_json,
+    unexpected, uuid,
 };
 use crate::domain::{
     Application, ApplicationStatus, Fact, Listed, NewApplication, Page, Problem, ProfileId, Timestamp, Verdict, Word,
@@ -25,6 +25,8 @@ const SELECT: &str = "SELECT a.*, n.uuid AS node, f.status AS first_status, f.en
         f.error AS first_error, l.status AS last_status, l.ended_at AS last_ended, l.error AS last_error
      FROM profile_applications a JOIN nodes n ON n.id = a.node_id
      LEFT JOIN commands f ON f.uuid = a.command LEFT JOIN commands l ON l.uuid = a.last_command";
+
+const STATES: [ProfileState; 3] = [ProfileState::Confirmed, ProfileState::Lapsed, ProfileState::RolledBack];
 
 fn said(row: &Row, status: &'static str, ended: &'static str) -> Result<Word> {
     let status: Option<String> = row.try_get(status)?;
@@ -46,8 +48,12 @@ fn application(row: &Row, now: Timestamp) -> Result<Application> {
         _ => None,
     };
     let confirm_secs = number(row, "confirm_secs")?;
-    let status = ApplicationStatus::of(said(row, "first_status", "first_ended")?, decision, confirm_secs, now);
-    let errors: [Option<String>; 2] = [row.try_get("last_error")?, row.try_get("first_error")?];
+    let told: Option<String> = row.try_get("told")?;
+    let told = told.as_deref().and_then(|word| STATES.into_iter().find(|state| state.as_str() == word));
+    let first = said(row, "first_status", "first_ended")?;
+    let status = ApplicationStatus::of(first, decision, told, confirm_secs, now);
+    let errors: [Option<String>; 3] =
+        [row.try_get("told_reason")?, row.try_get("last_error")?, row.try_get("first_error")?];
     let mut error = errors.into_iter().flatten().find(|e| !e.is_empty()).unwrap_or_default();
     if status == ApplicationStatus::Failed && error.is_empty() {
         "the node did not answer within a day".clone_into(&mut error);
@@ -135,6 +141,32 @@ impl Profiles for SqlStore {
         append(&mut tx, ws, fact).await?;
         tx.commit().await?;
         Ok(made)
+    }
+
+    async fn note_profile(&self, node: Uuid, report: &ProfileReport, fact: Fact) -> Result<bool> {
+        let mut tx = self.write().await?;
+        let ws = own_node(&mut tx, node, "application").await?;
+        let row = sql("SELECT a.id, a.told FROM profile_applications a JOIN nodes n ON n.id = a.node_id
+             WHERE n.uuid = $1 AND a.uuid = $2")
+        .bind(node.to_string())
+        .bind(report.application.to_string())
+        .optional(&mut tx)
+        .await?;
+        let row = or_missing(row, "application")?;
+        let known: Option<String> = row.try_get("told")?;
+        if known.as_deref() == Some(report.state.as_str()) {
+            return Ok(false);
+        }
+        sql("UPDATE profile_applications SET told = $1, told_reason = $2, told_at = $3 WHERE id = $4")
+            .bind(report.state.as_str())
+            .bind(&report.reason)
+            .bind(fact.at.micros())
+            .bind(row.try_get::<i64>("id")?)
+            .run(&mut tx)
+            .await?;
+        append(&mut tx, ws, fact).await?;
+        tx.commit().await?;
+        Ok(true)
     }
 
     async fn applications(

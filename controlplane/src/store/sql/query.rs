@@ -20,6 +20,8 @@ pub(super) enum Value {
     Flag(Option<bool>),
     Text(Option<String>),
     Bytes(Option<Vec<u8>>),
+    /// A column of many rows: for `unnest` on PostgreSQL; SQLite has no arrays, and gets JSON for its `json_each`.
+    Ints(Vec<i64>),
 }
 
 macro_rules! values {
@@ -47,6 +49,12 @@ values! {
     &String => Text, |v| v.clone();
     Vec<u8> => Bytes, |v| v;
     &[u8] => Bytes, |v| v.to_vec();
+}
+
+impl From<Vec<i64>> for Value {
+    fn from(values: Vec<i64>) -> Self {
+        Self::Ints(values)
+    }
 }
 
 impl From<&Option<String>> for Value {
@@ -118,6 +126,7 @@ impl Query {
             Value::Flag(v) => query.bind(v),
             Value::Text(v) => query.bind(v),
             Value::Bytes(v) => query.bind(v),
+            Value::Ints(v) => query.bind(serde_json::Value::from(v).to_string()),
         })
     }
 
@@ -128,6 +137,7 @@ impl Query {
             Value::Flag(v) => query.bind(v),
             Value::Text(v) => query.bind(v.map(without_nul)),
             Value::Bytes(v) => query.bind(v),
+            Value::Ints(v) => query.bind(v),
         })
     }
 

@@ -1,6 +1,7 @@
 //! What all processes count together: each takes parts of a bucket's budget, as it needs them.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use async_trait::async_trait;
 
@@ -12,6 +13,8 @@ use crate::store::{Lease, Leased, Rates, Result};
 
 /// Leases of one transaction.
 pub(super) const MOST: usize = 512;
+/// A request waits for these.
+pub(super) const PACE: Duration = Duration::from_millis(2);
 
 // A window that has ended, or that a clock set back left in the far future, begins anew: `ends_at` of what is asked for
 // lies a minute ahead, by clocks that differ by less. `used` grows beyond the limit when more is wanted than is left:
@@ -58,7 +61,7 @@ async fn lease_once(pools: &Pools, leases: &[Lease]) -> Result<Vec<Result<Leased
         *want += i64::from(lease.want);
     }
     let wanted: Vec<_> = wanted.into_iter().collect();
-    let mut tx = pools.write().await?;
+    let mut tx = pools.write_lazily().await?;
     let mut windows = BTreeMap::new();
     for (text, some) in TAKE.exactly(tx.is_postgres(), &wanted) {
         let take =

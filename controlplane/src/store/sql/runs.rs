@@ -6,8 +6,6 @@
 
 use std::collections::HashMap;
 
-use uuid::Uuid;
-
 use super::audits::append;
 use super::incidents::{change_in, insert_note, known};
 use super::mitigations::create_in;
@@ -229,7 +227,7 @@ impl SqlStore {
             return Ok(None);
         }
         let mut tx = self.write().await?;
-        let (claim, until) = (Uuid::new_v4(), now.plus_secs(RUN_LEASE_SECS));
+        let (claim, until) = (self.pools.claim(), now.plus_secs(RUN_LEASE_SECS));
         let mut query = Query::growing("UPDATE runbook_executions SET claim = ");
         query.push_bind(claim.to_string()).push(", leased_until = ").push_bind(until.micros());
         query.push(" WHERE id IN (SELECT id");

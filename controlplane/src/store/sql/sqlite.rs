@@ -16,6 +16,10 @@ use crate::store::Result;
 
 /// Readers do not block each other or the writer; more than a few only cost memory.
 const READERS: u32 = 4;
+/// Rows that a connection's thread reads ahead: it is woken for as many, not for each few.
+const ROWS: usize = 1_024;
+/// Pages that each connection keeps, in KiB (negative: that is how SQLite is told); as many as they come to hold.
+const CACHE: &str = "-32768";
 
 pub(super) fn options(path: &Path) -> SqliteConnectOptions {
     SqliteConnectOptions::new()
@@ -26,6 +30,8 @@ pub(super) fn options(path: &Path) -> SqliteConnectOptions {
         .foreign_keys(true)
         .busy_timeout(WAIT)
         .statement_cache_capacity(PREPARED)
+        .row_buffer_size(ROWS)
+        .pragma("cache_size", CACHE)
 }
 
 pub(super) async fn open(path: &Path, opening: Opening) -> Result<Pools> {
@@ -36,6 +42,8 @@ pub(super) async fn open(path: &Path, opening: Opening) -> Result<Pools> {
             .idle_timeout(None)
             .max_lifetime(None)
             .after_release(|conn, _| Box::pin(is_sound(conn)))
+            // There is no server that could have gone meanwhile.
+            .test_before_acquire(false)
     };
     let writer = pool().max_connections(1).connect_with(options.clone()).await?;
     schema::SQLITE.prepare(&mut *writer.acquire().await?, opening).await?;

@@ -100,12 +100,23 @@ impl Pools {
         }
     }
 
-    /// A transaction that writes.
+    /// A transaction that writes: on disk when its commit returns.
     pub(super) async fn write(&self) -> Result<Tx, sqlx::Error> {
+        self.begin("BEGIN").await
+    }
+
+    /// A transaction that writes what is said again in seconds: on PostgreSQL its commit waits for no disk. The server
+    /// writes it within three times `wal_writer_delay` (0.6 s) and with the next commit that does wait: a control plane
+    /// that is killed loses nothing, a database server that crashes what came in that time.
+    pub(super) async fn write_lazily(&self) -> Result<Tx, sqlx::Error> {
+        self.begin("BEGIN; SET LOCAL synchronous_commit TO OFF").await
+    }
+
+    async fn begin(&self, postgres: &'static str) -> Result<Tx, sqlx::Error> {
         Ok(match self {
             Self::Sqlite { writer, .. } => Tx::new(Inner::Sqlite(writer.begin_with("BEGIN IMMEDIATE").await?), None),
             Self::Postgres { pool, patience, instance, .. } => {
-                let tx = Tx::new(Inner::Postgres(pool.begin().await?), Some(*patience));
+                let tx = Tx::new(Inner::Postgres(pool.begin_with(postgres).await?), Some(*patience));
                 Tx { instance: Some(*instance), ..tx }
             }
         })

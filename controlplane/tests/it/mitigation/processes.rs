@@ -114,7 +114,10 @@ async fn a_kill_in_the_middle_of_announcing_loses_nothing() {
     receiver.turn(Mood::Take);
     let process = Process::start(folder.path(), &args);
     let listed = json_of(&client, &format!("{}{RULES}", process.url), &token).await;
-    assert_eq!((&listed["rules"][0]["status"], &listed["rules"][0]["attempts"]), (&json!("pending"), &json!(1)));
+    // The new process goes on at once: it may have claimed the rule again already.
+    let (status, attempts) = (&listed["rules"][0]["status"], listed["rules"][0]["attempts"].as_u64().unwrap());
+    let is_kept = matches!((status.as_str().unwrap(), attempts), ("pending", 1 | 2) | ("active", 2));
+    assert!(is_kept, "{}", listed["rules"][0]);
     receiver.wait_for(2).await;
     let got = receiver.got();
     assert_eq!(got[0].key, got[1].key, "a receiver that honours the key sees one");

@@ -2,7 +2,7 @@
 
 use controlplane::domain::{Application, ApplicationStatus, Fact, NewApplication, Problem, ProfileId, Verdict};
 use controlplane::store::StoreError;
-use ftagent_common::api::{AckStatus, CommandAck, NodeCommand, Order, Suite};
+use ftagent_common::api::{AckStatus, CommandAck, NodeCommand, Order, ProfileReport, ProfileState, Suite};
 use uuid::Uuid;
 
 use super::PAGE;
@@ -13,6 +13,7 @@ contract! {
     a_call_reaches_every_node_or_none,
     what_nobody_confirms_lapses_and_makes_room,
     of_two_verdicts_at_once_one_counts,
+    what_a_node_does_by_itself_counts,
 }
 
 fn new(nodes: &[Uuid]) -> NewApplication {
@@ -131,4 +132,37 @@ async fn of_two_verdicts_at_once_one_counts(fixture: Fixture) {
     let (first, second) = tokio::join!(decide(&fixture, 1, Verdict::Confirm), decide(&fixture, 1, Verdict::Confirm));
     assert_eq!([first.is_ok(), second.is_ok()].iter().filter(|ok| **ok).count(), 1);
     assert_eq!(orders(&fixture, fixture.node).await.len(), 1);
+}
+
+async fn what_a_node_does_by_itself_counts(fixture: Fixture) {
+    let made = fixture.store.apply_profile(fixture.ws, &all(), fixture.fact()).await.unwrap();
+    acknowledge(&fixture, fixture.node, AckStatus::Applied, "").await;
+    let report = |state, reason: &str| ProfileReport { application: made[0].uuid, state, reason: reason.to_owned() };
+    let before = fixture.audited().await;
+    let confirmed = report(ProfileState::Confirmed, "an operator confirmed it at the node");
+    assert!(fixture.store.note_profile(fixture.node, &confirmed, fixture.fact()).await.unwrap());
+    assert!(!fixture.store.note_profile(fixture.node, &confirmed, fixture.fact()).await.unwrap(), "twice is once");
+    assert_eq!(fixture.audited().await, before + 1);
+    // Long after the time to confirm it.
+    let late = fixture.now.plus_secs(9_000);
+    let seen = fixture.store.application(fixture.ws, 1, late).await.unwrap();
+    assert_eq!(seen.status, ApplicationStatus::Confirmed);
+    assert!(is_taken(fixture.store.apply_profile(fixture.ws, &all(), Fact { at: late, ..fixture.fact() }).await));
+
+    let gone = report(ProfileState::RolledBack, "rolled back: an operator took it back at the node");
+    assert!(fixture.store.note_profile(fixture.node, &gone, fixture.fact()).await.unwrap());
+    let seen = fixture.store.application(fixture.ws, 1, fixture.now).await.unwrap();
+    assert_eq!((seen.status, seen.error.as_str()), (ApplicationStatus::RolledBack, gone.reason.as_str()));
+    assert!(is_taken(decide(&fixture, 1, Verdict::RollBack).await));
+    assert_eq!(fixture.store.apply_profile(fixture.ws, &all(), fixture.fact()).await.unwrap()[0].id, 2);
+
+    // Sooner than by the control plane's own clock, and with the reason.
+    let second = fixture.store.application(fixture.ws, 2, fixture.now).await.unwrap();
+    acknowledge(&fixture, fixture.node, AckStatus::Applied, "").await;
+    let lapsed = ProfileReport { application: second.uuid, ..report(ProfileState::Lapsed, "lapsed: it was stopped") };
+    let stranger = fixture.deploy("edge-2").await.unwrap();
+    assert!(fixture.store.note_profile(stranger, &lapsed, fixture.fact()).await.is_err(), "it is not that node's");
+    assert!(fixture.store.note_profile(fixture.node, &lapsed, fixture.fact()).await.unwrap());
+    let seen = fixture.store.application(fixture.ws, 2, fixture.now).await.unwrap();
+    assert_eq!((seen.status, seen.error.as_str()), (ApplicationStatus::Lapsed, "lapsed: it was stopped"));
 }

@@ -1,5 +1,7 @@
 //! From neutral words to a suite's: what is the same in all of them.
 
+use std::collections::BTreeSet;
+
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
@@ -62,7 +64,7 @@ pub struct Step {
     /// What the command reads, or the block that the file gets.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub input: String,
-    /// The file that gets the block, before the first line that is `COMMIT`.
+    /// The file that gets the block, in its table `filter`: before the line `COMMIT` that ends it.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub file: String,
     /// Empty: the file loses the block again, or there is nothing to undo.
@@ -81,8 +83,11 @@ pub struct Compiled {
     pub warnings: Vec<String>,
 }
 
-/// The name of our chains of iptables; the second is for what is forwarded.
-pub(super) const CHAINS: [(TrafficPath, &str, &str); 2] =
+/// The most ports that one rule of iptables takes.
+const PORTS_OF_A_RULE: usize = 15;
+
+/// Our chains of iptables, with what they hang below; the second is for what is forwarded.
+pub const CHAINS: [(TrafficPath, &str, &str); 2] =
     [(TrafficPath::ToNode, "INPUT", "FTAGENT-PROFILE"), (TrafficPath::Through, "FORWARD", "FTAGENT-FORWARD")];
 
 /// Compiles `rules` and, behind them, `own` for a suite; what `kept` names comes before both.
@@ -121,13 +126,17 @@ fn keeping(kept: &Kept, forwards: bool) -> Vec<ProfileRule> {
         verdict: ProfileVerdict::Accept {},
     };
     let mut rules = Vec::new();
-    if !kept.ports.is_empty() {
-        let ports = kept.ports.iter().map(|p| (*p, *p)).collect();
+    let ports: BTreeSet<u16> = kept.ports.iter().copied().collect();
+    let ports: Vec<_> = ports.into_iter().map(|p| (p, p)).collect();
+    for ports in ports.chunks(PORTS_OF_A_RULE) {
+        let ports = ports.to_vec();
         let matches = ProfileMatch { protocol: Some(Protocol::Tcp), ports, ..ProfileMatch::default() };
         rules.push(rule("Management", "Whoever applies a profile stays connected.", matches));
     }
-    if !kept.sources.is_empty() {
-        let matches = ProfileMatch { sources: kept.sources.clone(), ..ProfileMatch::default() };
+    // A set of nftables takes no prefix within another.
+    let sources = IpNet::aggregate(&kept.sources);
+    if !sources.is_empty() {
+        let matches = ProfileMatch { sources, ..ProfileMatch::default() };
         rules.push(rule("Trusted sources", "Operators and the control plane are never cut off.", matches.clone()));
         if forwards {
             rules.push(ProfileRule {
@@ -153,7 +162,7 @@ fn check(rule: &ProfileRule) -> Result<(), String> {
             return Err("a range of ports must rise from 1 or more".to_owned());
         }
         // What one rule of iptables takes: a range counts twice.
-        if list.iter().map(|(from, to)| if from == to { 1 } else { 2 }).sum::<usize>() > 15 {
+        if list.iter().map(|(from, to)| if from == to { 1 } else { 2 }).sum::<usize>() > PORTS_OF_A_RULE {
             return Err("at most 15 ports, a range counts as two".to_owned());
         }
     }

@@ -16,7 +16,8 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::Protocol;
-pub use compile::{Compiled, CompiledRule, Kept, ProfileError, Step, compile};
+pub use compile::{CHAINS as PROFILE_CHAINS, Compiled, CompiledRule, Kept, ProfileError, Step, compile};
+pub use nftables::TABLE as PROFILE_TABLE;
 
 /// The most rules of a profile, and of an operator's own beside them.
 pub const MAX_PROFILE_RULES: usize = 64;

@@ -9,7 +9,7 @@ use super::{LimitBy, ProfileRule, ProfileVerdict, Suite, TcpFlags, TrackedState,
 use crate::api::Protocol;
 
 /// Apart from the agent's own table, which is rewritten all the time.
-pub(super) const TABLE: &str = "ftagent_profile";
+pub const TABLE: &str = "ftagent_profile";
 
 pub(super) fn compile(rules: &[ProfileRule], own: &[Custom]) -> Compiled {
     let mut sets = String::new();

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::xtables::{Family, rule};
+use super::xtables::{Family, wide_rule};
 use super::{Ground, Parameters, within};
 use crate::api::preview::Preview;
 use crate::api::{ParameterError, PortProtocol};
@@ -33,7 +33,8 @@ impl Parameters for IptablesDropPort {
 
     fn show(&self, on: &Ground<'_>, shown: &mut Preview) {
         let (protocol, port) = (self.protocol.protocol().as_str(), self.port.to_string());
-        rule(shown, Family::of(&on.target), &["-p", protocol, "--dport", &port], &["-j", "DROP"]);
+        let matches = ["-p", protocol, "--dport", &port];
+        wide_rule(shown, Family::of(&on.target), on.spared, &matches, &matches, &["-j", "DROP"]);
         shown.warnings.push(format!(
             "nobody reaches {protocol} port {port} of the node while the rule is in force; whether a program of the \
              node listens there is known only to the node"

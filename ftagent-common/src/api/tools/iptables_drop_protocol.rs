@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::xtables::{Family, protocol_word, rule, warn_protocol};
+use super::xtables::{Family, protocol_word, warn_protocol, wide_rule};
 use super::{Ground, Parameters};
 use crate::api::Protocol;
 use crate::api::preview::Preview;
@@ -26,7 +26,8 @@ impl Parameters for IptablesDropProtocol {
 
     fn show(&self, on: &Ground<'_>, shown: &mut Preview) {
         let family = Family::of_protocol(self.protocol, &on.target);
-        rule(shown, family, &["-p", protocol_word(self.protocol)], &["-j", "DROP"]);
+        let matches = ["-p", protocol_word(self.protocol)];
+        wide_rule(shown, family, on.spared, &matches, &matches, &["-j", "DROP"]);
         warn_protocol(shown, self.protocol, "drops");
     }
 }

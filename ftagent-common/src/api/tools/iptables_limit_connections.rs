@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::xtables::{Family, rule};
+use super::xtables::{Family, wide_rule};
 use super::{Ground, Parameters, within};
 use crate::api::ParameterError;
 use crate::api::preview::Preview;
@@ -35,7 +35,7 @@ impl Parameters for IptablesLimitConnections {
         let connlimit =
             ["-m", "connlimit", "--connlimit-above", &most, "--connlimit-mask", family.whole(), "--connlimit-saddr"];
         let matches = [["-p", "tcp", "--syn"].as_slice(), &connlimit].concat();
-        rule(shown, family, &matches, &["-j", "DROP"]);
+        wide_rule(shown, family, on.spared, &["-p", "tcp", "--syn"], &matches, &["-j", "DROP"]);
         if self.connections < 10 {
             shown.warnings.push(format!(
                 "browsers open up to 10 connections at once, and whole offices share an address: {most} is few"

@@ -3,7 +3,6 @@
 use serde::{Deserialize, Serialize};
 
 use super::iptables_rate_limit_source::hashlimit;
-use super::xtables::Family;
 use super::{Ground, Parameters, within};
 use crate::api::ParameterError;
 use crate::api::preview::Preview;
@@ -37,7 +36,7 @@ impl Parameters for IptablesLimitSyn {
     }
 
     fn show(&self, on: &Ground<'_>, shown: &mut Preview) {
-        hashlimit(shown, &["-p", "tcp", "--syn"], Family::of(&on.target), "dstip", self.pps, self.burst);
+        hashlimit(shown, on, &["-p", "tcp", "--syn"], "dstip", self.pps, self.burst);
         shown.warnings.push("while forged SYNs use the rate up, real clients share their loss".to_owned());
     }
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::xtables::{Family, rule};
+use super::xtables::{Family, wide_rule};
 use super::{Ground, Parameters, within};
 use crate::api::ParameterError;
 use crate::api::preview::Preview;
@@ -36,7 +36,7 @@ impl Parameters for IptablesRateLimitSource {
     }
 
     fn show(&self, on: &Ground<'_>, shown: &mut Preview) {
-        hashlimit(shown, &[], Family::of(&on.target), "srcip", self.pps, self.burst);
+        hashlimit(shown, on, &[], "srcip", self.pps, self.burst);
     }
 }
 
@@ -45,8 +45,8 @@ impl Parameters for IptablesRateLimitSource {
 /// The kernel keeps one table for a name, with the first rule's numbers, so the name holds them: at most 15 bytes.
 pub(super) fn hashlimit(
     shown: &mut Preview,
+    on: &Ground<'_>,
     matches: &[&str],
-    family: Family,
     mode: &str,
     pps: u32,
     burst: Option<u32>,
@@ -57,5 +57,5 @@ pub(super) fn hashlimit(
     let mut words = matches.to_vec();
     words.extend(["-m", "hashlimit", "--hashlimit-above", &rate, "--hashlimit-burst", &burst]);
     words.extend(["--hashlimit-mode", mode, "--hashlimit-name", &name]);
-    rule(shown, family, &words, &["-j", "DROP"]);
+    wide_rule(shown, Family::of(&on.target), on.spared, matches, &words, &["-j", "DROP"]);
 }

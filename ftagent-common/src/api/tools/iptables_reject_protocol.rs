@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::xtables::{Family, protocol_word, rule, warn_protocol};
+use super::xtables::{Family, protocol_word, warn_protocol, wide_rule};
 use super::{Ground, Parameters};
 use crate::api::Protocol;
 use crate::api::preview::Preview;
@@ -32,7 +32,8 @@ impl Parameters for IptablesRejectProtocol {
             (_, Family::V6) => "icmp6-port-unreachable",
         };
         let verdict = ["-j", "REJECT", "--reject-with", answer];
-        rule(shown, family, &["-p", protocol_word(self.protocol)], &verdict);
+        let matches = ["-p", protocol_word(self.protocol)];
+        wide_rule(shown, family, on.spared, &matches, &matches, &verdict);
         warn_protocol(shown, self.protocol, "rejects");
         shown.warnings.push(
             "every rejected packet is answered: of a flood with forged sources the node floods others".to_owned(),

@@ -16,9 +16,11 @@ mod iptables_limit_connections;
 mod iptables_limit_syn;
 mod iptables_rate_limit_source;
 mod iptables_reject_protocol;
+mod look;
 mod names;
 mod null_route_source;
 mod remainder;
+mod step;
 mod syn_cookies;
 mod tc_police_interface;
 #[cfg(test)]
@@ -45,8 +47,10 @@ pub use iptables_limit_connections::IptablesLimitConnections;
 pub use iptables_limit_syn::IptablesLimitSyn;
 pub use iptables_rate_limit_source::IptablesRateLimitSource;
 pub use iptables_reject_protocol::IptablesRejectProtocol;
+pub use look::{Look, There, VALUE_BEFORE};
 pub use names::{CloudId, FirewallId, InterfaceName, JailName, NameError, SetName};
 pub use null_route_source::NullRouteSource;
+pub use step::ToolStep;
 pub use syn_cookies::SynCookies;
 pub use tc_police_interface::TcPoliceInterface;
 pub use ufw_deny_protocol::{UfwDenyProtocol, UfwProtocol};
@@ -57,6 +61,8 @@ pub use vultr_block::VultrBlock;
 pub(super) struct Ground<'a> {
     pub(super) sources: &'a [IpNet],
     pub(super) target: IpNet,
+    /// Whom an action that concerns everybody leaves alone.
+    pub(super) spared: &'a [IpNet],
 }
 
 /// An action of another tool.

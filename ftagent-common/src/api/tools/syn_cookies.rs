@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Ground, Parameters};
+use super::{Ground, Parameters, VALUE_BEFORE};
 use crate::api::preview::{Preview, argv};
 
 /// Turns SYN cookies on, of IPv4 and IPv6: the kernel has one switch for both.
@@ -23,7 +23,7 @@ impl Parameters for SynCookies {
     fn show(&self, _: &Ground<'_>, shown: &mut Preview) {
         shown.step(
             argv(&["sysctl", "-w", "net.ipv4.tcp_syncookies=1"]),
-            argv(&["sysctl", "-w", "net.ipv4.tcp_syncookies=<value before>"]),
+            argv(&["sysctl", "-w", &format!("net.ipv4.tcp_syncookies={VALUE_BEFORE}")]),
             "net.ipv4.tcp_syncookies is 1; undone, it has the value that the node found".to_owned(),
         );
     }

@@ -42,6 +42,7 @@ fn context(target: &str, sources: &[&str]) -> PreviewContext {
         target: target.parse().expect("a prefix"),
         sources: sources.iter().map(|s| s.parse().expect("an address")).collect(),
         spoofed: false,
+        spared: Vec::new(),
     }
 }
 
@@ -57,7 +58,11 @@ fn shown(json: &str, context: &PreviewContext) -> Preview {
 
 fn check(json: &str, expected: &[(&str, &str)]) {
     let shown = shown(json, &context("203.0.113.5/32", &["198.51.100.7", "2001:db8::7"]));
-    let lines: Vec<_> = shown.do_.iter().zip(&shown.undo).map(|(d, u)| (d.join(" "), u.join(" "))).collect();
+    // The names of chains are digests.
+    let words = |argv: &[String]| {
+        argv.iter().map(|w| if w.starts_with("ftagent-") { "CHAIN" } else { w }).collect::<Vec<_>>().join(" ")
+    };
+    let lines: Vec<_> = shown.do_.iter().zip(&shown.undo).map(|(d, u)| (words(d), words(u))).collect();
     let expected: Vec<_> = expected.iter().map(|(d, u)| ((*d).to_owned(), (*u).to_owned())).collect();
     assert_eq!(lines, expected, "{json}");
 }
@@ -74,6 +79,24 @@ fn the_commands_are_the_tools_own() {
             (
                 "ip6tables -w 5 -I INPUT -s 2001:db8::7/128 -m comment --comment ftagent -j DROP",
                 "ip6tables -w 5 -D INPUT -s 2001:db8::7/128 -m comment --comment ftagent -j DROP",
+            ),
+        ],
+    );
+    check(
+        r#"{"type":"iptables_drop_port","protocol":"udp","port":53}"#,
+        &[
+            ("iptables -w 5 -N CHAIN", "iptables -w 5 -X CHAIN"),
+            (
+                "iptables -w 5 -I CHAIN -i lo -m comment --comment ftagent -j RETURN",
+                "iptables -w 5 -D CHAIN -i lo -m comment --comment ftagent -j RETURN",
+            ),
+            (
+                "iptables -w 5 -A CHAIN -p udp --dport 53 -m comment --comment ftagent -j DROP",
+                "iptables -w 5 -D CHAIN -p udp --dport 53 -m comment --comment ftagent -j DROP",
+            ),
+            (
+                "iptables -w 5 -I INPUT -p udp --dport 53 -m comment --comment ftagent -j CHAIN",
+                "iptables -w 5 -D INPUT -p udp --dport 53 -m comment --comment ftagent -j CHAIN",
             ),
         ],
     );
@@ -189,6 +212,38 @@ fn broad_rules_say_what_they_risk() {
     assert!(shown(r#"{"type":"ipset_ban","set":"a"}"#, &many).refused.is_some());
 }
 
+#[test]
+fn actions_on_everybody_leave_those_alone_who_are_spared() {
+    let mut here = context("203.0.113.5/32", &[]);
+    here.spared = ["192.0.2.0/24", "2001:db8:7::/48"].map(|s| s.parse().expect("a prefix")).to_vec();
+    for (json, v4, v6) in [
+        (r#"{"type":"iptables_drop_protocol","protocol":"udp"}"#, 1, 0),
+        (r#"{"type":"iptables_drop_protocol","protocol":"icmpv6"}"#, 0, 1),
+        (r#"{"type":"iptables_drop_port","protocol":"tcp","port":22}"#, 1, 0),
+        (r#"{"type":"iptables_rate_limit_source","pps":5}"#, 1, 0),
+        (r#"{"type":"iptables_limit_connections","connections":5}"#, 1, 0),
+        (r#"{"type":"iptables_limit_syn","pps":5}"#, 1, 0),
+        (r#"{"type":"iptables_reject_protocol","protocol":"udp"}"#, 1, 0),
+        (r#"{"type":"ufw_deny_protocol","protocol":"udp"}"#, 1, 1),
+        (r#"{"type":"tc_police_interface","interface":"eth0","bps":8000}"#, 1, 1),
+    ] {
+        let shown = shown(json, &here);
+        let named = |prefix: &str| shown.do_.iter().filter(|v| v.iter().any(|w| w == prefix)).count();
+        assert_eq!((named("192.0.2.0/24"), named("2001:db8:7::/48")), (v4, v6), "{json}: {:#?}", shown.do_);
+        let last = shown.do_.last().expect("a step").join(" ");
+        // The rule is reached only when those who are spared stand before it; ufw puts the newest first.
+        let spares = json.contains("ufw") == last.contains("allow");
+        assert!(spares && !last.contains("RETURN") && !last.contains("u32"), "{json}: {last}");
+    }
+    here.spared = (0..65_u32).map(|n| IpAddr::from((0xc633_6400 + n).to_be_bytes()).into()).collect();
+    for json in all() {
+        let shown = shown(&json, &here);
+        let wide = ["limit", "_drop_p", "_protocol", "police"].iter().any(|part| json.contains(part));
+        let refused = shown.refused.as_deref().is_some_and(|why| why.contains("spare"));
+        assert_eq!((refused, refused && !shown.do_.is_empty()), (wide, false), "{json}: {shown:?}");
+    }
+}
+
 /// Programs of the first word, options that the folder's files write out, and what else may stand in a vector.
 fn is_plain(word: &str, sources: &[IpNet]) -> bool {
     let named = |s: &IpNet| word == s.to_string() || word == s.addr().to_string();
@@ -241,7 +296,7 @@ proptest! {
         };
         if let Ok(action) = action(&value.to_string()) {
             let target = "203.0.113.5/32".parse().expect("a prefix");
-            let shown = preview(&action, &PreviewContext { target, sources: vec![], spoofed: false });
+            let shown = preview(&action, &PreviewContext { target, sources: vec![], spoofed: false, spared: vec![] });
             for vector in shown.do_.iter().chain(&shown.undo).chain(&shown.unless) {
                 for word in vector {
                     prop_assert!(is_plain(word, &sources), "{word:?} of {vector:?}");
@@ -252,7 +307,12 @@ proptest! {
             for (run, undo) in shown.do_.iter().zip(&shown.undo) {
                 prop_assert_eq!(&run[0], &undo[0]);
                 if run[0].ends_with("tables") {
-                    let swapped: Vec<_> = run.iter().map(|w| if w == "-I" { "-D" } else { w.as_str() }).collect();
+                    let back = |w| match w {
+                        "-I" | "-A" => "-D",
+                        "-N" => "-X",
+                        other => other,
+                    };
+                    let swapped: Vec<_> = run.iter().map(|w| back(w.as_str())).collect();
                     prop_assert_eq!(swapped, undo.iter().map(String::as_str).collect::<Vec<_>>());
                 }
                 for source in &sources {

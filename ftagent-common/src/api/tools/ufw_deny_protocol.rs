@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::xtables::warn_protocol;
-use super::{Ground, Parameters};
+use super::{Ground, Parameters, short};
 use crate::api::Protocol;
 use crate::api::preview::{Preview, argv};
 
@@ -30,6 +30,9 @@ impl UfwProtocol {
     }
 }
 
+/// The most prefixes that are spared: each is a run of ufw.
+const MAX_SPARED: usize = 16;
+
 /// Denies a protocol in IPv4 and IPv6.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -47,14 +50,34 @@ impl Parameters for UfwDenyProtocol {
         "ufw"
     }
 
-    fn show(&self, _: &Ground<'_>, shown: &mut Preview) {
+    fn show(&self, on: &Ground<'_>, shown: &mut Preview) {
         let protocol = self.protocol.protocol();
+        if on.spared.len() > MAX_SPARED {
+            shown.refused = Some(format!(
+                "{} prefixes must not be blocked, more than the {MAX_SPARED} that are put before a rule of ufw: use XDP, \
+                 which spares any number",
+                on.spared.len()
+            ));
+            return;
+        }
         // `prepend` comes first also where there is no rule yet, which `insert 1` refuses.
         let rule = ["deny", "proto", protocol.as_str(), "from", "any", "to", "any"];
         let run = [["ufw", "prepend"].as_slice(), &rule].concat();
         let undo = [["ufw", "delete"].as_slice(), &rule].concat();
         shown.step(argv(&run), argv(&undo), format!("ufw rule, before all others: {}", rule.join(" ")));
+        // ufw has no word for "go on": who is spared is let in, before the rule that the step above put first.
+        for prefix in on.spared.iter().map(short) {
+            let rule = ["allow", "proto", protocol.as_str(), "from", &prefix, "to", "any"];
+            let run = [["ufw", "prepend"].as_slice(), &rule].concat();
+            let undo = [["ufw", "delete"].as_slice(), &rule].concat();
+            shown.step(argv(&run), argv(&undo), format!("ufw rule, before all others: {}", rule.join(" ")));
+        }
         warn_protocol(shown, protocol, "drops");
+        shown.warnings.push(
+            "the node lets in, before that, the protocol from every prefix that it never blocks, whatever ufw's other rules \
+             say"
+                .to_owned(),
+        );
         shown.warnings.push("ufw lets established connections pass before its rules".to_owned());
     }
 }

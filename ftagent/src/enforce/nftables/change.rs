@@ -9,10 +9,6 @@ use super::socket::{APPEND, CREATE, EXCLUSIVE, Request};
 use super::wire::{Attributes, Mark, attribute as a, message};
 use crate::engine::RuleId;
 
-/// Before connection tracking puts fragments together (-400): they are dropped at less cost, and fragments can be
-/// matched as such. `NF_IP_PRI_RAW_BEFORE_DEFRAG` of the kernel.
-const PRIORITY: i32 = -450;
-const PREROUTING: u32 = 0;
 const POLICY_ACCEPT: u32 = 1;
 const SET_TIMEOUTS: u32 = 0x10;
 /// Of one message; its list has a 16-bit length.
@@ -52,7 +48,7 @@ impl Change {
         } else {
             seen
         };
-        change.make_frame(seen);
+        change.make_frame(seen, plan);
         for (name, set) in &plan.sets {
             change.fill_set(name, set, seen.sets.get(name));
         }
@@ -72,13 +68,12 @@ impl Change {
         self.steps.push(Step { request: Request { kind, flags, attributes }, rules });
     }
 
-    fn make_frame(&mut self, seen: &Observed) {
+    fn make_frame(&mut self, seen: &Observed, plan: &Plan) {
         if !seen.table {
             self.push(message::NEW_TABLE, CREATE, table());
         }
         if !seen.chains.contains_key(BASE_CHAIN) {
-            let priority = u32::from_be_bytes(PRIORITY.to_be_bytes());
-            let hook = Attributes::default().u32(a::HOOK_NUMBER, PREROUTING).u32(a::HOOK_PRIORITY, priority);
+            let hook = plan.place.hook().encode();
             let chain = chain(BASE_CHAIN).nested(a::CHAIN_HOOK, &hook).u32(a::CHAIN_POLICY, POLICY_ACCEPT);
             self.push(message::NEW_CHAIN, CREATE, chain.text(a::CHAIN_TYPE, "filter"));
         }
@@ -216,7 +211,7 @@ fn flags(set: &SetPlan) -> u32 {
 /// Whether chains and sets of our names are what we make; an older version or a stranger may have made others.
 fn is_usable(seen: &Observed, plan: &Plan) -> bool {
     let chains = seen.chains.iter().all(|(name, hook)| match name.as_str() {
-        BASE_CHAIN => *hook == Some((PREROUTING, PRIORITY)),
+        BASE_CHAIN => *hook == Some(plan.place.hook()),
         NETWORK_CHAIN | TRANSPORT_CHAIN => hook.is_none(),
         _ => false,
     });

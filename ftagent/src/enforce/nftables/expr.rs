@@ -2,6 +2,7 @@
 
 use ipnet::IpNet;
 
+use super::place::Place;
 use super::wire::{Attributes, attribute};
 use crate::engine::{Matches, Verdict};
 
@@ -77,6 +78,13 @@ impl Family {
         }
     }
 
+    fn ether_type(self) -> u16 {
+        match self {
+            Self::V4 => 0x0800,
+            Self::V6 => 0x86dd,
+        }
+    }
+
     fn source_offset(self) -> u32 {
         match self {
             Self::V4 => 12,
@@ -104,10 +112,12 @@ pub(super) fn key(net: &IpNet) -> Vec<u8> {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Expressions {
     list: Attributes,
+    /// Before the IP stack a packet's family is the device's: it has to be told by its frame's type.
+    by_frame: bool,
 }
 
 /// The kernel's rules for one of ours; several where protocol or family are left open but the match needs them.
-pub(super) fn of_rule(matches: &Matches, verdict: Verdict, evaluate: bool) -> Vec<Expressions> {
+pub(super) fn of_rule(place: &Place, matches: &Matches, verdict: Verdict, evaluate: bool) -> Vec<Expressions> {
     let mut all = Vec::new();
     if matches.payload.is_some() || matches.dscp.is_some() {
         // Left out rather than widened: the datapath alone compares these.
@@ -115,7 +125,7 @@ pub(super) fn of_rule(matches: &Matches, verdict: Verdict, evaluate: bool) -> Ve
     }
     for family in families(matches) {
         for protocol in protocols(matches, family) {
-            let Some(matched) = matching(matches, family, protocol) else { continue };
+            let Some(matched) = matching(place, matches, family, protocol) else { continue };
             let limited = match verdict {
                 Verdict::Drop => matched,
                 Verdict::LimitPps { pps, burst } => matched.over_limit(pps.max(1), burst.max(1), false),
@@ -130,8 +140,8 @@ pub(super) fn of_rule(matches: &Matches, verdict: Verdict, evaluate: bool) -> Ve
 }
 
 /// The expressions that look the source, cut to `prefix_len`, up in `set`.
-pub(super) fn source_in_set(family: Family, prefix_len: u8, set: &str, outcome: Outcome) -> Expressions {
-    let found = Expressions::default().family(family).address(family, family.source_offset(), prefix_len);
+pub(super) fn source_in_set(place: &Place, family: Family, prefix_len: u8, set: &str, outcome: Outcome) -> Expressions {
+    let found = Expressions::at(place).family(family).address(family, family.source_offset(), prefix_len);
     let lookup = Attributes::default().text(1, set).u32(2, REGISTER);
     found.push("lookup", &lookup).counted().outcome(outcome)
 }
@@ -143,12 +153,12 @@ pub(super) fn jump(chain: &str) -> Expressions {
 }
 
 /// Accepts every part of a datagram but the first, which alone has the transport header.
-pub(super) fn later_fragment(family: Family) -> Expressions {
+pub(super) fn later_fragment(place: &Place, family: Family) -> Expressions {
     let offset = match family {
-        Family::V4 => Expressions::default().family(family).payload(NETWORK, 6, 2).masked(&[0x1f, 0xff]),
+        Family::V4 => Expressions::at(place).family(family).payload(NETWORK, 6, 2).masked(&[0x1f, 0xff]),
         Family::V6 => {
             let header = Attributes::default().u32(1, REGISTER).u8(2, FRAGMENT_HEADER).u32(3, 2).u32(4, 2);
-            Expressions::default().family(family).push("exthdr", &header).masked(&[0xff, 0xf8])
+            Expressions::at(place).family(family).push("exthdr", &header).masked(&[0xff, 0xf8])
         }
     };
     offset.compare(NOT_EQUAL, &[0, 0]).outcome(Outcome::Accept)
@@ -200,8 +210,8 @@ fn protocols(matches: &Matches, family: Option<Family>) -> Vec<Option<u8>> {
 }
 
 /// Nothing if no packet of this family and protocol can match.
-fn matching(matches: &Matches, family: Option<Family>, protocol: Option<u8>) -> Option<Expressions> {
-    let mut out = Expressions::default();
+fn matching(place: &Place, matches: &Matches, family: Option<Family>, protocol: Option<u8>) -> Option<Expressions> {
+    let mut out = Expressions::at(place);
     if let Some(family) = family {
         out = out.family(family);
         if let Some(source) = &matches.source {
@@ -240,6 +250,10 @@ fn matching(matches: &Matches, family: Option<Family>, protocol: Option<u8>) -> 
 }
 
 impl Expressions {
+    fn at(place: &Place) -> Self {
+        Self { by_frame: matches!(place, Place::Ingress(_)), ..Self::default() }
+    }
+
     /// The list as the value of a rule's expressions attribute.
     pub(super) fn list(&self) -> &Attributes {
         &self.list
@@ -259,12 +273,12 @@ impl Expressions {
         let timed = Self::default().meta(TIME_NS).push("byteorder", &swap).compare(LESS, &until_ns.to_be_bytes());
         let mut bytes = timed.list.bytes;
         bytes.extend(self.list.bytes);
-        Self { list: Attributes { bytes } }
+        Self { list: Attributes { bytes }, ..self }
     }
 
     fn push(self, name: &str, data: &Attributes) -> Self {
         let expression = Attributes::default().text(1, name).nested(2, data);
-        Self { list: self.list.nested(attribute::LIST_ELEMENT, &expression) }
+        Self { list: self.list.nested(attribute::LIST_ELEMENT, &expression), ..self }
     }
 
     fn meta(self, what: u32) -> Self {
@@ -272,7 +286,11 @@ impl Expressions {
     }
 
     fn family(self, family: Family) -> Self {
+        const PROTOCOL: u32 = 1;
         const NFPROTO: u32 = 15;
+        if self.by_frame {
+            return self.meta(PROTOCOL).compare(EQUAL, &family.ether_type().to_be_bytes());
+        }
         self.meta(NFPROTO).compare(EQUAL, &[family.number()])
     }
 
@@ -371,7 +389,7 @@ mod tests {
     use super::*;
 
     fn kernel_rules(matches: Matches) -> usize {
-        of_rule(&matches, Verdict::Drop, false).len()
+        of_rule(&Place::Prerouting, &matches, Verdict::Drop, false).len()
     }
 
     #[test]
@@ -408,7 +426,7 @@ mod tests {
 
     #[test]
     fn a_prefix_is_masked_bit_by_bit() {
-        let set = |len| source_in_set(Family::V4, len, "s", Outcome::Drop);
+        let set = |len| source_in_set(&Place::Prerouting, Family::V4, len, "s", Outcome::Drop);
         let contains = |e: &Expressions, bytes: &[u8]| e.list.bytes.windows(bytes.len()).any(|w| w == bytes);
         assert!(contains(&set(20), &[255, 255, 240, 0]));
         assert!(!contains(&set(32), b"bitwise"));

@@ -1,6 +1,6 @@
 //! Rules in nf_tables over netlink: for what asks for nftables, and for everything where no program could be attached.
 //!
-//! One table, `inet ftagent`, and nothing outside of it. Each call to [`Nftables::reconcile`] looks at what is there,
+//! One table, `inet ftagent`, or `netdev ftagent` at the ingress of devices, and nothing outside of it. Each call to [`Nftables::reconcile`] looks at what is there,
 //! compares it with what should be, and applies the difference in one transaction: doing it twice changes nothing,
 //! what somebody deleted comes back, and what is gone already is as good as undone. The table exists only while there
 //! is a rule in it. Ends are in the kernel too, so that a dead agent's rules stop by themselves.
@@ -8,6 +8,7 @@
 mod change;
 mod expr;
 mod observe;
+mod place;
 mod plan;
 mod socket;
 mod wire;
@@ -16,12 +17,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 use self::change::Change;
-use self::plan::Plan;
+pub use self::place::Place;
+pub use self::plan::OfDatapath;
+use self::plan::{Plan, Takes};
 use self::socket::{BatchError, Nfnetlink, Request};
 use self::wire::{Attributes, attribute, message};
 use crate::engine::{EnforceResult, Now, Rule, RuleId, RuleSet};
 
-/// The table's name, in the family `inet`.
+/// The table's name, in whichever family.
 pub const TABLE: &str = "ftagent";
 
 /// How often a transaction is built anew because the table changed meanwhile or a rule had to be left out.
@@ -54,7 +57,8 @@ impl From<io::Error> for NftablesError {
 /// that holds nobody up.
 #[derive(Debug, Default)]
 pub struct Nftables {
-    fallback: bool,
+    place: Place,
+    takes: Takes,
     /// What was reported to be in force.
     in_force: BTreeMap<RuleId, Rule>,
 }
@@ -62,12 +66,51 @@ pub struct Nftables {
 impl Nftables {
     /// For rules of [`crate::engine::Point::Nftables`], and for the datapath's too if `fallback`.
     pub fn new(fallback: bool) -> Self {
-        Self { fallback, in_force: BTreeMap::new() }
+        let datapath = if fallback { OfDatapath::All } else { OfDatapath::None };
+        Self { takes: Takes { named: true, datapath }, ..Self::default() }
     }
 
-    /// Takes the datapath's rules too from the next call on, or leaves them again.
-    pub fn set_fallback(&mut self, fallback: bool) {
-        self.fallback = fallback;
+    /// For rules of the datapath alone, of which it takes none yet, at the ingress of `devices`.
+    pub fn at_ingress(mut devices: Vec<String>) -> Self {
+        devices.sort();
+        Self { place: Place::Ingress(devices), ..Self::default() }
+    }
+
+    /// Takes these rules of the datapath's from the next call on, beside what it takes anyway.
+    pub fn set_fallback(&mut self, datapath: OfDatapath) {
+        self.takes.datapath = datapath;
+    }
+
+    /// Hooks in at the ingress of `devices` from the next call on.
+    pub fn set_devices(&mut self, mut devices: Vec<String>) {
+        devices.sort();
+        self.place = Place::Ingress(devices);
+    }
+
+    /// Says why rules cannot be carried at `place` on this machine, if they cannot: makes a chain there and takes it back
+    /// in one transaction, which nobody sees.
+    ///
+    /// # Errors
+    /// What the kernel lacks, or the right that is missing.
+    pub fn try_at(place: &Place) -> Result<(), NftablesError> {
+        const PROBE: &str = "ftagent_probe";
+        let request = |kind, flags, attributes| Request { kind, flags, attributes };
+        let table = || Attributes::default().text(attribute::TABLE_NAME, PROBE);
+        let chain = Attributes::default().text(attribute::CHAIN_TABLE, PROBE).text(attribute::CHAIN_NAME, "probe");
+        let chain = chain.nested(attribute::CHAIN_HOOK, &place.hook().encode()).text(attribute::CHAIN_TYPE, "filter");
+        let requests = [
+            request(message::NEW_TABLE, socket::CREATE, table()),
+            request(message::NEW_CHAIN, socket::CREATE, chain),
+            request(message::DEL_TABLE, 0, table()),
+        ];
+        match Nfnetlink::open(place.family())?.apply(&requests) {
+            Ok(()) => Ok(()),
+            Err(BatchError::Socket(error)) => Err(error.into()),
+            Err(BatchError::Refused(refused)) => {
+                let first = refused.into_iter().next().map(|refused| refused.error);
+                Err(first.unwrap_or_else(|| io::Error::other("refused")).into())
+            }
+        }
     }
 
     /// Makes the table what `desired` says and tells what came into force, what ended and what failed.
@@ -75,7 +118,7 @@ impl Nftables {
     /// The wall clock only gives rules an end in the kernel, for an agent that dies; the engine's ends are monotonic.
     /// A rule that the kernel refuses is left out, so that it holds up no other.
     pub fn reconcile(&mut self, desired: &RuleSet, now: Now) -> Vec<EnforceResult> {
-        let mut plan = Plan::of(desired, self.fallback, now);
+        let mut plan = Plan::at(&self.place, &self.takes, desired, now);
         let mut failed: BTreeMap<RuleId, String> = BTreeMap::new();
         for id in &plan.impossible {
             failed.insert(*id, "nftables: no packet can match: its address families contradict each other".into());
@@ -89,7 +132,7 @@ impl Nftables {
     /// # Errors
     /// When nf_tables cannot be read.
     pub fn observe(&self) -> Result<BTreeSet<RuleId>, NftablesError> {
-        let seen = observe::observe(&mut Nfnetlink::open()?)?;
+        let seen = observe::observe(&mut Nfnetlink::open(self.place.family())?)?;
         let elements = seen.sets.values().flat_map(|set| set.elements.values()).filter_map(|e| e.mark.as_ref());
         let marks = seen.rules.iter().filter_map(|rule| rule.mark.as_ref()).chain(elements);
         Ok(marks.filter_map(|mark| mark.name.parse().ok().map(RuleId)).collect())
@@ -103,7 +146,7 @@ impl Nftables {
         self.in_force.clear();
         let attributes = Attributes::default().text(attribute::TABLE_NAME, TABLE);
         let request = Request { kind: message::DEL_TABLE, flags: 0, attributes };
-        match Nfnetlink::open()?.apply(&[request]) {
+        match Nfnetlink::open(self.place.family())?.apply(&[request]) {
             Ok(()) => Ok(()),
             Err(BatchError::Socket(error)) => Err(error.into()),
             Err(BatchError::Refused(refused)) => match refused.into_iter().next().map(|r| r.error) {
@@ -121,7 +164,7 @@ impl Nftables {
         failed: &mut BTreeMap<RuleId, String>,
         now: Now,
     ) -> Result<BTreeSet<RuleId>, NftablesError> {
-        let mut netlink = Nfnetlink::open()?;
+        let mut netlink = Nfnetlink::open(self.place.family())?;
         let mut last = None;
         for attempt in 0..ATTEMPTS {
             let seen = observe::observe(&mut netlink)?;
@@ -150,7 +193,7 @@ impl Nftables {
             if left_out {
                 let mut rest = desired.clone();
                 rest.rules.retain(|id, _| !failed.contains_key(id));
-                *plan = Plan::of(&rest, self.fallback, now);
+                *plan = Plan::at(&self.place, &self.takes, &rest, now);
             } else if let Some(error) = last.take_if(|e| !is_race(e)) {
                 return Err(error.into());
             }

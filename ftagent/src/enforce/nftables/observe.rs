@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 
 use super::TABLE;
+use super::place::Hook;
 use super::socket::Nfnetlink;
 use super::wire::{Attributes, Mark, attribute as a, find, find_text, find_u32, find_u64, message};
 
@@ -11,8 +12,8 @@ use super::wire::{Attributes, Mark, attribute as a, find, find_text, find_u32, f
 #[derive(Clone, Debug, Default)]
 pub(super) struct Observed {
     pub(super) table: bool,
-    /// By name; the hook's number and priority if it is a base chain.
-    pub(super) chains: BTreeMap<String, Option<(u32, i32)>>,
+    /// By name; with its hook if it is a base chain.
+    pub(super) chains: BTreeMap<String, Option<Hook>>,
     pub(super) sets: BTreeMap<String, ObservedSet>,
     /// Of every chain, in the chains' order.
     pub(super) rules: Vec<ObservedRule>,
@@ -77,10 +78,14 @@ pub(super) fn observe(netlink: &mut Nfnetlink) -> io::Result<Observed> {
     Ok(seen)
 }
 
-fn hook(chain: &[u8]) -> Option<(u32, i32)> {
+fn hook(chain: &[u8]) -> Option<Hook> {
     let hook = find(chain, a::CHAIN_HOOK)?;
-    let priority = find_u32(hook, a::HOOK_PRIORITY)?;
-    Some((find_u32(hook, a::HOOK_NUMBER)?, i32::from_be_bytes(priority.to_be_bytes())))
+    let priority = i32::from_be_bytes(find_u32(hook, a::HOOK_PRIORITY)?.to_be_bytes());
+    let names = find(hook, a::HOOK_DEVICES).unwrap_or_default();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end_matches('\0').to_owned();
+    let mut devices: Vec<String> = super::wire::attributes(names).map(|(_, name)| text(name)).collect();
+    devices.sort();
+    Some(Hook { number: find_u32(hook, a::HOOK_NUMBER)?, priority, devices })
 }
 
 fn elements(netlink: &mut Nfnetlink, set: &str) -> io::Result<BTreeMap<Vec<u8>, ObservedElement>> {

@@ -15,11 +15,12 @@
 //! A hash set for each prefix length instead of one interval set: prefixes may overlap, every element has its own
 //! timeout, and adding one costs the same however many there are.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ftagent_common::vocab::Mode;
 
 use super::expr::{self, Expressions, Family, Outcome};
+use super::place::Place;
 use super::wire::Mark;
 use crate::engine::{Now, Point, Rule, RuleId, RuleSet, Verdict};
 
@@ -33,6 +34,7 @@ const ALLOW: &str = "allow";
 /// The table as it should be; empty means that there should be none.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Plan {
+    pub(super) place: Place,
     pub(super) sets: BTreeMap<String, SetPlan>,
     /// Of the base chain, in order.
     pub(super) lookups: Vec<KernelRule>,
@@ -78,16 +80,45 @@ impl KernelRule {
     }
 }
 
+/// Which rules a table carries.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Takes {
+    /// Those that ask for nftables.
+    pub(super) named: bool,
+    pub(super) datapath: OfDatapath,
+}
+
+/// Which of the rules that the datapath should carry.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum OfDatapath {
+    #[default]
+    None,
+    All,
+    /// Those that it has no room for.
+    These(BTreeSet<RuleId>),
+}
+
+impl Takes {
+    fn includes(&self, rule: &Rule) -> bool {
+        match (rule.point, &self.datapath) {
+            (Point::Nftables, _) => self.named,
+            (Point::Datapath, OfDatapath::None) => false,
+            (Point::Datapath, OfDatapath::All) => true,
+            (Point::Datapath, OfDatapath::These(rules)) => rules.contains(&rule.id),
+        }
+    }
+}
+
 impl Plan {
-    /// Plans for `desired`; rules of the datapath are taken too if `fallback`.
-    pub(super) fn of(desired: &RuleSet, fallback: bool, now: Now) -> Self {
-        let mut plan = Self::default();
+    /// Plans at `place` for those of `desired` that `takes` says.
+    pub(super) fn at(place: &Place, takes: &Takes, desired: &RuleSet, now: Now) -> Self {
+        let mut plan = Self { place: place.clone(), ..Self::default() };
         if desired.mode == Some(Mode::Bypass) {
             return plan;
         }
         let evaluate = desired.mode == Some(Mode::Evaluate);
         for rule in desired.rules.values() {
-            let ours = rule.point == Point::Nftables || fallback;
+            let ours = takes.includes(rule);
             let over = rule.expires_at_ns.is_some_and(|end| end <= now.mono_ns);
             if ours && !over {
                 plan.take(rule, evaluate, now);
@@ -128,7 +159,7 @@ impl Plan {
             return;
         }
         let until = remaining_ns.map(|ns| wall_secs(now) + ns.div_ceil(1_000_000_000));
-        let kernel_rules = expr::of_rule(&rule.matches, rule.verdict, evaluate);
+        let kernel_rules = expr::of_rule(&self.place, &rule.matches, rule.verdict, evaluate);
         if kernel_rules.is_empty() {
             self.impossible.push(rule.id);
         }
@@ -153,13 +184,13 @@ impl Plan {
                 (true, false) => Outcome::Drop,
                 (true, true) => Outcome::Count,
             };
-            let lookup = expr::source_in_set(set.family, prefix_len, name, outcome);
+            let lookup = expr::source_in_set(&self.place, set.family, prefix_len, name, outcome);
             self.lookups.push(KernelRule::new(name.clone(), lookup, None));
         }
         self.lookups.push(KernelRule::new(NETWORK_CHAIN.into(), expr::jump(NETWORK_CHAIN), None));
         for family in Family::BOTH {
             let name = format!("later_fragments{}", family.digit());
-            self.lookups.push(KernelRule::new(name, expr::later_fragment(family), None));
+            self.lookups.push(KernelRule::new(name, expr::later_fragment(&self.place, family), None));
         }
         self.lookups.push(KernelRule::new(TRANSPORT_CHAIN.into(), expr::jump(TRANSPORT_CHAIN), None));
     }
@@ -194,6 +225,10 @@ mod tests {
         }
     }
 
+    fn plan(datapath: OfDatapath, rules: &RuleSet) -> Plan {
+        Plan::at(&Place::Prerouting, &Takes { named: true, datapath }, rules, NOW)
+    }
+
     fn rule_set(rules: &[Rule]) -> RuleSet {
         RuleSet { rules: rules.iter().map(|r| (r.id, r.clone())).collect(), ..RuleSet::default() }
     }
@@ -207,7 +242,7 @@ mod tests {
             (Some(5_000), None, None),
         ] {
             let rules = rule_set(&[block(1, "198.51.100.7/32", first), block(2, "198.51.100.7/32", second)]);
-            let plan = Plan::of(&rules, false, NOW);
+            let plan = plan(OfDatapath::None, &rules);
             let elements: Vec<_> = plan.sets["blocked4_32"].elements.values().collect();
             assert_eq!(elements.len(), 1);
             assert_eq!(elements[0].remaining_ms, expected, "{first:?} and {second:?}");
@@ -219,20 +254,20 @@ mod tests {
     fn expired_rules_foreign_points_and_bypass_leave_nothing() {
         let mut rules = rule_set(&[block(1, "198.51.100.7/32", Some(0))]);
         rules.allow.push(AllowEntry { prefix: "203.0.113.0/24".parse().unwrap(), label: String::new() });
-        assert!(Plan::of(&rules, true, NOW).is_empty(), "an allowlist alone needs no table");
+        assert!(plan(OfDatapath::All, &rules).is_empty(), "an allowlist alone needs no table");
         let datapath = Rule { point: Point::Datapath, ..block(2, "198.51.100.8/32", None) };
         rules.rules.insert(RuleId(2), datapath);
-        assert!(Plan::of(&rules, false, NOW).is_empty());
-        assert!(!Plan::of(&rules, true, NOW).is_empty());
+        assert!(plan(OfDatapath::None, &rules).is_empty());
+        assert!(!plan(OfDatapath::All, &rules).is_empty());
         rules.mode = Some(Mode::Bypass);
-        assert!(Plan::of(&rules, true, NOW).is_empty());
+        assert!(plan(OfDatapath::All, &rules).is_empty());
     }
 
     #[test]
     fn the_allowlist_is_asked_before_every_block() {
         let mut rules = rule_set(&[block(1, "198.51.100.0/24", None), block(2, "2001:db8::/48", None)]);
         rules.allow.push(AllowEntry { prefix: "2001:db8:0:1::/64".parse().unwrap(), label: String::new() });
-        let plan = Plan::of(&rules, false, NOW);
+        let plan = plan(OfDatapath::None, &rules);
         let order: Vec<&str> = plan.lookups.iter().map(|l| l.mark.name.as_str()).collect();
         assert_eq!(order[..4], ["allow6_64", "blocked4_24", "blocked6_48", "network"]);
     }

@@ -10,8 +10,6 @@ use nix::sys::time::TimeVal;
 
 use super::wire::Attributes;
 
-pub(super) const INET: u8 = 1;
-
 const REQUEST: u16 = 0x1;
 const ACK: u16 = 0x4;
 const DUMP: u16 = 0x300;
@@ -66,11 +64,13 @@ impl From<io::Error> for BatchError {
 pub(super) struct Nfnetlink {
     socket: Socket,
     sequence: u32,
+    /// Of the tables that are asked for and changed.
+    family: u8,
 }
 
 impl Nfnetlink {
-    /// Opens a socket in the network namespace of the calling thread.
-    pub(super) fn open() -> io::Result<Self> {
+    /// Opens a socket in the network namespace of the calling thread, for tables of `family`.
+    pub(super) fn open(family: u8) -> io::Result<Self> {
         let mut socket = Socket::new(NETLINK_NETFILTER)?;
         socket.bind_auto()?;
         socket.connect(&netlink_sys::SocketAddr::new(0, 0))?;
@@ -78,7 +78,7 @@ impl Nfnetlink {
         socket.set_cap_ack(true)?;
         setsockopt(&socket, ReceiveTimeout, &TimeVal::new(PATIENCE_SECS, 0))?;
         setsockopt(&socket, RcvBufForce, &RECEIVE_BYTES)?;
-        Ok(Self { socket, sequence: 1 })
+        Ok(Self { socket, sequence: 1, family })
     }
 
     /// The attributes of every object that matches `filter`.
@@ -95,7 +95,7 @@ impl Nfnetlink {
     fn dump_once(&mut self, kind: u16, filter: &Attributes) -> io::Result<Option<Vec<Vec<u8>>>> {
         self.sequence += 1;
         let mut request = Vec::new();
-        write(&mut request, kind, REQUEST | DUMP, self.sequence, INET, 0, filter);
+        write(&mut request, kind, REQUEST | DUMP, self.sequence, self.family, 0, filter);
         self.socket.send(&request, 0)?;
         let mut objects = Vec::new();
         let mut interrupted = false;
@@ -127,7 +127,8 @@ impl Nfnetlink {
             sequence += 1;
             // Refusals come unasked; one answer that always comes says that there will be no more of them.
             let ack = if index == last { ACK } else { 0 };
-            write(&mut batch, request.kind, REQUEST | ack | request.flags, sequence, INET, 0, &request.attributes);
+            let flags = REQUEST | ack | request.flags;
+            write(&mut batch, request.kind, flags, sequence, self.family, 0, &request.attributes);
         }
         let final_answer = sequence;
         self.sequence = sequence + 1;

@@ -75,13 +75,26 @@ impl Ground {
     }
 }
 
+/// Runs `test` for each place where rules can be, each time in a network of its own.
+fn at_each_place(test: fn(&Place)) {
+    for place in [Place::Prerouting, Place::Ingress(vec!["lo".to_owned()])] {
+        println!("{place:?}");
+        in_an_empty_network(move || test(&place));
+    }
+}
+
+/// An enforcer at `place` that takes what asks for nftables.
+fn here(place: &Place) -> Nftables {
+    Nftables { place: place.clone(), ..Nftables::new(false) }
+}
+
 fn ruleset() -> String {
     run("nft", &["-s", "list", "ruleset"])
 }
 
 /// Our table without counters and without the ends of its rules, which move with the clock.
-fn timeless() -> String {
-    let shown = run("nft", &["-s", "list", "table", "inet", TABLE]);
+fn timeless(place: &Place) -> String {
+    let shown = run("nft", &["-s", "list", "table", place.as_str(), TABLE]);
     let lines = shown.lines().map(|line| match line.split_once("meta time < ") {
         Some((indent, rest)) => format!("{indent}{}", rest.splitn(3, '"').last().unwrap_or_default()),
         None => line.into(),
@@ -191,7 +204,7 @@ const V6: &str = "2001:db8:bad::7";
 
 #[test]
 fn each_match_drops_what_it_names_and_nothing_else() {
-    in_an_empty_network(|| {
+    at_each_place(|place| {
         let ground = Ground::new();
         let any = Matches::default;
         let net = |text: &str| Some(text.parse().unwrap());
@@ -321,7 +334,7 @@ fn each_match_drops_what_it_names_and_nothing_else() {
             ),
         ];
         let before = ruleset();
-        let mut nftables = Nftables::new(false);
+        let mut nftables = here(place);
         for (name, matches, dropped, passing) in rows {
             all_ok(&nftables.reconcile(&RuleSet::default(), now()));
             for packet in dropped.iter().chain(&passing) {
@@ -354,7 +367,7 @@ impl Matches {
 
 #[test]
 fn allowed_sources_outrank_every_rule() {
-    in_an_empty_network(|| {
+    at_each_place(|place| {
         let ground = Ground::new();
         let everything = Matches { ttl: Some([0, 255]), ..Matches::default() };
         let mut wanted = rule_set([
@@ -364,7 +377,7 @@ fn allowed_sources_outrank_every_rule() {
             rule(4, everything, Verdict::Drop, None),
         ]);
         wanted.allow = vec![allow("198.51.100.7/32"), allow("2001:db8:bad::/64")];
-        let mut nftables = Nftables::new(false);
+        let mut nftables = here(place);
         all_ok(&nftables.reconcile(&wanted, now()));
         assert!(ground.passes(&udp(V4, 64, [1, 2], 1)), "{}", ruleset());
         assert!(ground.passes(&udp(V6, 64, [1, 2], 1)));
@@ -379,11 +392,11 @@ fn allowed_sources_outrank_every_rule() {
 
 #[test]
 fn limits_let_their_rate_pass_and_evaluate_lets_everything() {
-    in_an_empty_network(|| {
+    at_each_place(|place| {
         let ground = Ground::new();
         let source = Matches::source("198.51.100.7/32".parse().unwrap());
         let packet = udp(V4, 64, [1, 2], 72);
-        let mut nftables = Nftables::new(false);
+        let mut nftables = here(place);
         let mut wanted = rule_set([rule(1, source.clone(), Verdict::LimitPps { pps: 1, burst: 10 }, None)]);
         all_ok(&nftables.reconcile(&wanted, now()));
         let passed = ground.passed(&packet, 100);
@@ -398,7 +411,7 @@ fn limits_let_their_rate_pass_and_evaluate_lets_everything() {
         all_ok(&nftables.reconcile(&wanted, now()));
         assert_eq!(ground.passed(&packet, 50), 50);
         assert!(
-            run("nft", &["list", "chain", "inet", TABLE, "mitigate"]).contains("counter packets 50"),
+            run("nft", &["list", "chain", place.as_str(), TABLE, "mitigate"]).contains("counter packets 50"),
             "hits are counted"
         );
         wanted.mode = Some(Mode::Bypass);
@@ -409,10 +422,10 @@ fn limits_let_their_rate_pass_and_evaluate_lets_everything() {
 
 #[test]
 fn undo_leaves_the_ruleset_as_it_was_and_removing_what_is_gone_succeeds() {
-    in_an_empty_network(|| {
+    at_each_place(|place| {
         let _ground = Ground::new();
         let before = ruleset();
-        let mut nftables = Nftables::new(false);
+        let mut nftables = here(place);
         let wanted = rule_set([block(1, "198.51.100.7/32", Some(60)), block(2, "2001:db8:bad::/48", None)]);
         assert_eq!(all_ok(&nftables.reconcile(&wanted, now())), [(1, true), (2, true)]);
         let shown = ruleset();
@@ -421,7 +434,7 @@ fn undo_leaves_the_ruleset_as_it_was_and_removing_what_is_gone_succeeds() {
         assert_eq!(ruleset(), before);
 
         all_ok(&nftables.reconcile(&wanted, now()));
-        run("nft", &["delete", "table", "inet", TABLE]);
+        run("nft", &["delete", "table", place.as_str(), TABLE]);
         assert_eq!(all_ok(&nftables.reconcile(&RuleSet::default(), now())), [(1, false), (2, false)]);
         nftables.remove_all().unwrap();
         assert_eq!(ruleset(), before);
@@ -430,50 +443,50 @@ fn undo_leaves_the_ruleset_as_it_was_and_removing_what_is_gone_succeeds() {
 
 #[test]
 fn what_somebody_deleted_or_added_is_put_right() {
-    in_an_empty_network(|| {
+    at_each_place(|place| {
         let ground = Ground::new();
         let dns = Matches { protocol: Some(17), src_port: Some([53, 53]), ..Matches::default() };
         let wanted = rule_set([block(1, "198.51.100.7/32", Some(600)), rule(2, dns, Verdict::Drop, Some(600))]);
-        let mut nftables = Nftables::new(false);
+        let mut nftables = here(place);
         all_ok(&nftables.reconcile(&wanted, now()));
-        let right = timeless();
+        let right = timeless(place);
         let blocked = udp(V4, 64, [1, 2], 1);
         let damages: [&[&str]; 6] = [
-            &["delete", "element", "inet", TABLE, "blocked4_32", "{ 198.51.100.7 }"],
-            &["flush", "chain", "inet", TABLE, "transport"],
-            &["flush", "chain", "inet", TABLE, "mitigate"],
-            &["insert", "rule", "inet", TABLE, "mitigate", "accept"],
-            &["add", "rule", "inet", TABLE, "network", "tcp", "dport", "22", "drop"],
-            &["add", "chain", "inet", TABLE, "stranger"],
+            &["delete", "element", place.as_str(), TABLE, "blocked4_32", "{ 198.51.100.7 }"],
+            &["flush", "chain", place.as_str(), TABLE, "transport"],
+            &["flush", "chain", place.as_str(), TABLE, "mitigate"],
+            &["insert", "rule", place.as_str(), TABLE, "mitigate", "accept"],
+            &["add", "rule", place.as_str(), TABLE, "network", "tcp", "dport", "22", "drop"],
+            &["add", "chain", place.as_str(), TABLE, "stranger"],
         ];
         for damage in damages {
             run("nft", damage);
             all_ok(&nftables.reconcile(&wanted, now()));
-            assert_eq!(timeless(), right, "after {damage:?}");
+            assert_eq!(timeless(place), right, "after {damage:?}");
             assert!(!ground.passes(&blocked));
         }
-        run("nft", &["delete", "table", "inet", TABLE]);
-        run("nft", &["add", "table", "inet", TABLE]);
-        run("nft", &["add", "set", "inet", TABLE, "blocked4_32", "{ type inet_service; }"]);
+        run("nft", &["delete", "table", place.as_str(), TABLE]);
+        run("nft", &["add", "table", place.as_str(), TABLE]);
+        run("nft", &["add", "set", place.as_str(), TABLE, "blocked4_32", "{ type inet_service; }"]);
         assert_eq!(all_ok(&nftables.reconcile(&wanted, now())), [(1, true), (2, true)]);
-        assert_eq!(timeless(), right);
+        assert_eq!(timeless(place), right);
     });
 }
 
 #[test]
 fn a_restarted_agent_finds_its_own_and_keeps_it() {
-    in_an_empty_network(|| {
+    at_each_place(|place| {
         let ground = Ground::new();
         let dns = Matches { protocol: Some(17), src_port: Some([53, 53]), ..Matches::default() };
         let mut wanted = rule_set([block(1, "198.51.100.7/32", Some(600)), rule(2, dns, Verdict::Drop, Some(600))]);
-        all_ok(&Nftables::new(false).reconcile(&wanted, now()));
+        all_ok(&here(place).reconcile(&wanted, now()));
         assert!(!ground.passes(&udp(V4, 64, [53, 2], 1)));
-        let hits = run("nft", &["list", "table", "inet", TABLE]);
+        let hits = run("nft", &["list", "table", place.as_str(), TABLE]);
 
-        let mut restarted = Nftables::new(false);
+        let mut restarted = here(place);
         assert_eq!(restarted.observe().unwrap(), [1, 2].map(RuleId).into());
         assert_eq!(all_ok(&restarted.reconcile(&wanted, now())), [(1, true), (2, true)]);
-        let later = run("nft", &["list", "table", "inet", TABLE]);
+        let later = run("nft", &["list", "table", place.as_str(), TABLE]);
         let without_clock = |text: &str| -> Vec<String> {
             text.split_whitespace().filter(|w| !w.ends_with("ms,") && !w.ends_with("ms")).map(Into::into).collect()
         };
@@ -487,16 +500,16 @@ fn a_restarted_agent_finds_its_own_and_keeps_it() {
 
 #[test]
 fn ends_are_in_the_kernel_and_can_be_moved() {
-    in_an_empty_network(|| {
+    at_each_place(|place| {
         let ground = Ground::new();
         let from_v6 = Matches { protocol: Some(17), ..Matches::source("2001:db8:bad::7/128".parse().unwrap()) };
-        let mut wanted = rule_set([block(1, "198.51.100.7/32", Some(1)), rule(2, from_v6, Verdict::Drop, Some(1))]);
-        let mut nftables = Nftables::new(false);
+        let mut wanted = rule_set([block(1, "198.51.100.7/32", Some(3)), rule(2, from_v6, Verdict::Drop, Some(3))]);
+        let mut nftables = here(place);
         all_ok(&nftables.reconcile(&wanted, now()));
         let packets = [udp(V4, 64, [1, 2], 1), udp(V6, 64, [1, 2], 1)];
         assert!(packets.iter().all(|p| !ground.passes(p)));
         // Nobody reconciles: the agent is dead.
-        std::thread::sleep(Duration::from_millis(2_100));
+        std::thread::sleep(Duration::from_millis(4_100));
         assert!(packets.iter().all(|p| ground.passes(p)), "{}", ruleset());
 
         for rule in wanted.rules.values_mut() {
@@ -508,7 +521,7 @@ fn ends_are_in_the_kernel_and_can_be_moved() {
             rule.expires_at_ns = None;
         }
         all_ok(&nftables.reconcile(&wanted, at(START + 3 * SECOND)));
-        let shown = run("nft", &["list", "table", "inet", TABLE]);
+        let shown = run("nft", &["list", "table", place.as_str(), TABLE]);
         assert!(!shown.contains("expires") && !shown.contains("meta time"), "{shown}");
         // Expired in the engine's eyes and not yet swept.
         for rule in wanted.rules.values_mut() {
@@ -521,7 +534,7 @@ fn ends_are_in_the_kernel_and_can_be_moved() {
 
 #[test]
 fn a_rule_that_cannot_be_holds_up_no_other() {
-    in_an_empty_network(|| {
+    at_each_place(|place| {
         let ground = Ground::new();
         let contradiction =
             Matches { target: "2001:db8::/32".parse().ok(), ..Matches::source("192.0.2.0/24".parse().unwrap()) };
@@ -532,7 +545,7 @@ fn a_rule_that_cannot_be_holds_up_no_other() {
             rule(2, contradiction, Verdict::Drop, None),
             rule(3, Matches { protocol: Some(17), ..Matches::default() }, absurd, None),
         ]);
-        let mut nftables = Nftables::new(false);
+        let mut nftables = here(place);
         let results = nftables.reconcile(&wanted, now());
         let failed: Vec<u64> = results.iter().filter(|r| r.result.is_err()).map(|r| r.rule.0).collect();
         assert_eq!(failed, [2, 3], "{results:?}");
@@ -616,5 +629,49 @@ fn a_killed_agent_leaves_one_whole_set() {
         all_ok(&nftables.reconcile(&hundreds(18_000), now()));
         all_ok(&nftables.reconcile(&RuleSet::default(), now()));
         assert_eq!(ruleset(), "");
+    });
+}
+
+#[test]
+fn what_the_kernel_can_is_found_out_without_a_trace() {
+    in_an_empty_network(|| {
+        let _ground = Ground::new();
+        let before = ruleset();
+        Nftables::try_at(&Place::Prerouting).expect("this kernel can");
+        Nftables::try_at(&Place::Ingress(vec!["lo".to_owned()])).expect("this kernel can");
+        // A device that is missing is no error from 6.16 on; no device can be called so.
+        let missing = Nftables::try_at(&Place::Ingress(vec!["far-too-long-a-name".to_owned()]));
+        assert!(missing.is_err_and(|error| error.to_string().starts_with("nftables: ")));
+        assert_eq!(ruleset(), before);
+    });
+}
+
+#[test]
+fn rules_follow_devices_that_come_and_go() {
+    in_an_empty_network(|| {
+        let ground = Ground::new();
+        let names = |names: &[&str]| -> Vec<String> { names.iter().map(|name| (*name).to_owned()).collect() };
+        run("ip", &["link", "add", "ft0", "type", "veth", "peer", "name", "ft1"]);
+        let mut nftables = here(&Place::Prerouting);
+        nftables.set_devices(names(&["lo", "ft0"]));
+        let wanted = rule_set([block(1, "198.51.100.7/32", None)]);
+        all_ok(&nftables.reconcile(&wanted, now()));
+        assert_eq!(all_ok(&nftables.reconcile(&wanted, now())), [], "twice is once");
+        let blocked = udp(V4, 64, [1, 2], 1);
+        assert!(!ground.passes(&blocked));
+        // Another set of devices, and one that the kernel took out of the chain with the device.
+        nftables.set_devices(names(&["lo"]));
+        all_ok(&nftables.reconcile(&wanted, now()));
+        assert!(!run("nft", &["list", "table", "netdev", TABLE]).contains("ft0"));
+        nftables.set_devices(names(&["ft0", "lo"]));
+        all_ok(&nftables.reconcile(&wanted, now()));
+        run("ip", &["link", "del", "ft0"]);
+        run("ip", &["link", "add", "ft0", "type", "veth", "peer", "name", "ft1"]);
+        assert!(!ground.passes(&blocked), "the others go on");
+        all_ok(&nftables.reconcile(&wanted, now()));
+        assert!(run("nft", &["list", "table", "netdev", TABLE]).contains("ft0"), "it is back");
+        assert!(!ground.passes(&blocked));
+        nftables.remove_all().unwrap();
+        assert!(ground.passes(&blocked));
     });
 }

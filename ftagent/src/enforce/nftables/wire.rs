@@ -33,6 +33,8 @@ pub(super) mod attribute {
     pub(crate) const CHAIN_TYPE: u16 = 7;
     pub(crate) const HOOK_NUMBER: u16 = 1;
     pub(crate) const HOOK_PRIORITY: u16 = 2;
+    pub(crate) const HOOK_DEVICES: u16 = 4;
+    pub(crate) const DEVICE_NAME: u16 = 1;
     pub(crate) const RULE_TABLE: u16 = 1;
     pub(crate) const RULE_CHAIN: u16 = 2;
     pub(crate) const RULE_HANDLE: u16 = 3;

@@ -163,7 +163,8 @@ impl Engine {
         if sources.is_empty() {
             return;
         }
-        let context = PreviewContext { target: incident.target, sources: Vec::new(), spoofed: false };
+        let context =
+            PreviewContext { target: incident.target, sources: Vec::new(), spoofed: false, spared: Vec::new() };
         let shown = preview(&action, &context);
         let deed = Deed::new(DEED.to_owned(), 0, action, shown.do_, shown.undo);
         let rules = sources.into_iter().map(|s| (Matches::source(s), verdict, Point::Datapath)).collect();
@@ -226,6 +227,7 @@ impl Engine {
                 *incident = uuid;
             }
         }
+        self.hand_over_tasks(from, uuid);
         self.resolve(from, ftagent_common::vocab::IncidentStatus::Resolved, now);
         // Not an end: what goes on is not held down as if it had come back.
         self.ended.remove(&target);

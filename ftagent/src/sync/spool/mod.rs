@@ -10,7 +10,7 @@ mod log;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use ftagent_common::api::{CommandAck, IncidentReport, MetricsBatch};
+use ftagent_common::api::{CommandAck, IncidentReport, MetricsBatch, ProfileReport};
 use ftagent_common::vocab::IncidentStatus;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -24,6 +24,7 @@ pub enum Message {
     Incident(Box<IncidentReport>),
     Metrics(MetricsBatch),
     Ack(CommandAck),
+    Profile(ProfileReport),
 }
 
 /// How much may wait.
@@ -52,7 +53,7 @@ pub struct Losses {
     pub superseded: u64,
     /// Latest reports of incidents: real losses.
     pub incidents: u64,
-    /// Command acknowledgements; the control plane repeats the command.
+    /// Acknowledgements, whose commands the control plane repeats, and reports of profiles.
     pub acks: u64,
     /// Messages that the control plane refused for good.
     pub refused: u64,
@@ -112,6 +113,7 @@ enum Kind {
     Metrics,
     Incident { uuid: Uuid, revision: u32, update: bool },
     Ack,
+    Profile,
 }
 
 /// Removed messages in the file that are worth a rewrite.
@@ -126,6 +128,7 @@ impl Kind {
             Self::Metrics => 1,
             Self::Incident { .. } => 2,
             Self::Ack => 3,
+            Self::Profile => 4,
         }
     }
 }
@@ -135,6 +138,7 @@ impl Message {
         match self {
             Self::Metrics(_) => Kind::Metrics,
             Self::Ack(_) => Kind::Ack,
+            Self::Profile(_) => Kind::Profile,
             Self::Incident(report) => {
                 let update = report.status == IncidentStatus::Active && report.revision > 1;
                 Kind::Incident { uuid: report.uuid, revision: report.revision, update }
@@ -147,6 +151,7 @@ impl Message {
             Self::Metrics(batch) => serde_json::to_vec(batch),
             Self::Incident(report) => serde_json::to_vec(report),
             Self::Ack(ack) => serde_json::to_vec(ack),
+            Self::Profile(report) => serde_json::to_vec(report),
         }
     }
 
@@ -155,6 +160,7 @@ impl Message {
             1 => serde_json::from_slice(payload).ok().map(Self::Metrics),
             2 => serde_json::from_slice(payload).ok().map(Self::Incident),
             3 => serde_json::from_slice(payload).ok().map(Self::Ack),
+            4 => serde_json::from_slice(payload).ok().map(Self::Profile),
             _ => None,
         }
     }
@@ -380,7 +386,7 @@ impl Spool {
     fn count_loss(&mut self, kind: Kind, superseded: bool) {
         match kind {
             Kind::Metrics => self.lost.metrics += 1,
-            Kind::Ack => self.lost.acks += 1,
+            Kind::Ack | Kind::Profile => self.lost.acks += 1,
             Kind::Incident { .. } if superseded => self.lost.superseded += 1,
             Kind::Incident { uuid, revision, .. } => {
                 self.lost.incidents += 1;
@@ -407,7 +413,7 @@ impl Spool {
                 (false, true) => 3,
                 (false, false) => 5,
             },
-            Kind::Ack => 4,
+            Kind::Ack | Kind::Profile => 4,
         };
         let candidates = self.entries.iter().filter(|(_, e)| among(e));
         candidates.min_by_key(|(number, e)| (rank(e.kind), **number)).map(|(number, _)| *number)

@@ -1,7 +1,7 @@
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
-use ftagent_common::api::{AckStatus, MetricsSample, ThresholdReport};
+use ftagent_common::api::{AckStatus, MetricsSample, ProfileState, ThresholdReport};
 use ftagent_common::vocab::{AttackFamily, Severity};
 use time::OffsetDateTime;
 
@@ -87,6 +87,20 @@ fn dir() -> tempfile::TempDir {
 
 fn limits(messages: usize) -> Limits {
     Limits { messages, ..Limits::default() }
+}
+
+#[test]
+fn a_report_of_a_profile_waits_like_an_acknowledgement() {
+    let dir = dir();
+    let mut spool = Spool::open(dir.path(), limits(2)).unwrap();
+    let (application, state) = (Uuid::from_u128(9), ProfileState::RolledBack);
+    let report = Message::Profile(ProfileReport { application, state, reason: "by hand".to_owned() });
+    for message in [metrics(0, 5), report.clone(), metrics(5, 5), metrics(6, 5)] {
+        spool.push(&message);
+    }
+    drop(spool);
+    let mut spool = Spool::open(dir.path(), limits(2)).unwrap();
+    assert_eq!(spool.next_report().map(|(_, message)| message), Some(report), "metrics make room for it");
 }
 
 #[test]

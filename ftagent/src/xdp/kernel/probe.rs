@@ -5,6 +5,7 @@ use std::os::fd::{FromRawFd, OwnedFd};
 
 use super::Feature;
 use crate::xdp::table::sys_bpf;
+use crate::xdp::undisturbed::Undisturbed;
 
 /// `enum bpf_cmd`.
 const PROG_LOAD: i64 = 5;
@@ -21,6 +22,7 @@ const LOOPBACK: u32 = 1;
 
 /// Whether the kernel has `feature`; none if it cannot be asked, for want of privileges above all.
 pub(super) fn has(feature: Feature) -> Option<bool> {
+    let _calm = Undisturbed::begin();
     match feature {
         Feature::LoadBytes => helper(XDP_LOAD_BYTES),
         Feature::SynCookies => helper(TCP_RAW_GEN_SYNCOOKIE_IPV4),
@@ -66,6 +68,12 @@ fn answer(result: io::Result<()>) -> Option<bool> {
 /// The kernel did not look at the question. The verifier's refusals are EACCES or EINVAL.
 fn is_denied(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EPERM | libc::ENOSYS | libc::ENOMEM | libc::EAGAIN))
+}
+
+/// Loads the shortest program there is.
+#[cfg(test)]
+pub(in crate::xdp) fn trivial() -> io::Result<()> {
+    load(&[ZERO_R0, EXIT]).map_err(|(error, _)| error)
 }
 
 /// The head of `union bpf_attr` for loading a program.

@@ -24,6 +24,17 @@ struct Range {
     value: u16,
 }
 
+/// What a value hides, the weightiest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Weight {
+    /// It does something, and has no end.
+    Lasting,
+    /// It does something until the kernel finds that its time is over.
+    Ending,
+    /// It does nothing.
+    Idle,
+}
+
 /// Why a set cannot become an array.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PlanError {
@@ -59,8 +70,21 @@ impl Plan {
         is_idle: impl Fn(u16) -> bool,
         max_bytes: u64,
     ) -> Result<Self, PlanError> {
+        let weight = |value| if is_idle(value) { Weight::Idle } else { Weight::Lasting };
+        Self::with_weights(prefixes, weight, max_bytes)
+    }
+
+    /// As [`Self::new`], where a value hides no weightier one that holds for an address, whatever their lengths.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn with_weights(
+        prefixes: impl IntoIterator<Item = (Ipv4Net, u16)>,
+        weight: impl Fn(u16) -> Weight,
+        max_bytes: u64,
+    ) -> Result<Self, PlanError> {
         let mut sorted: Vec<u64> =
-            prefixes.into_iter().map(|(prefix, value)| pack(prefix, is_idle(value), value)).collect();
+            prefixes.into_iter().map(|(prefix, value)| pack(prefix, weight(value), value)).collect();
         sorted.sort_unstable();
         let ranges = ranges(&sorted);
         let mut size = Size::default();
@@ -132,14 +156,15 @@ fn leaves_at(descriptors: u32) -> u32 {
 }
 
 /// Where the length of a prefix lies in its word.
-const LEN_SHIFT: u32 = 17;
-/// The value does nothing.
-const IDLE: u64 = 1 << 16;
+const LEN_SHIFT: u32 = 18;
+/// Where its weight does, in two bits.
+const WEIGHT_SHIFT: u32 = 16;
 
-/// A prefix and its value as one word that sorts by network, then length, then whether it is idle, then value.
-fn pack(prefix: Ipv4Net, is_idle: bool, value: u16) -> u64 {
-    let idle = if is_idle { IDLE } else { 0 };
-    u64::from(u32::from(prefix.network())) << 32 | u64::from(prefix.prefix_len()) << LEN_SHIFT | idle | u64::from(value)
+/// A prefix and its value as one word that sorts by network, then length, then weight, then value.
+fn pack(prefix: Ipv4Net, weight: Weight, value: u16) -> u64 {
+    let weight = (weight as u64) << WEIGHT_SHIFT;
+    let length = u64::from(prefix.prefix_len()) << LEN_SHIFT;
+    u64::from(u32::from(prefix.network())) << 32 | length | weight | u64::from(value)
 }
 
 /// The disjoint ranges of sorted prefixes; the first starts at address 0, neighbours differ in value.
@@ -157,10 +182,10 @@ fn ranges(sorted: &[u64]) -> Vec<Range> {
         let start = word >> 32;
         let end = start + (1 << (32 - (word >> LEN_SHIFT & 63)));
         close(&mut ranges, &mut around, start);
-        let is_idle = word & IDLE != 0;
-        let own = Around { end, value: *word as u16, is_idle };
+        let weight = (*word >> WEIGHT_SHIFT & 3) as u8;
+        let own = Around { end, value: *word as u16, weight };
         let inside = match around.last() {
-            Some(wide) if is_idle && !wide.is_idle && wide.value != NONE => Around { end, ..*wide },
+            Some(wide) if weight > wide.weight && wide.value != NONE => Around { end, ..*wide },
             _ => own,
         };
         begin(&mut ranges, start, inside.value);
@@ -176,7 +201,8 @@ struct Around {
     /// The address after it; that may be the one after the last of all.
     end: u64,
     value: u16,
-    is_idle: bool,
+    /// Of [`Weight`]; more weighs less.
+    weight: u8,
 }
 
 /// Ends the prefixes that do not reach `place`.

@@ -10,7 +10,7 @@ use ipnet::Ipv4Net;
 use proptest::prelude::*;
 
 use super::map::PrefixMap;
-use super::plan::{Plan, PlanError};
+use super::plan::{Plan, PlanError, Weight};
 use super::tables::ListTables;
 use crate::clock;
 use crate::engine::RuleId;
@@ -255,11 +255,38 @@ fn a_table_that_was_made_cannot_be_changed() {
 }
 
 #[test]
+fn what_ends_hides_nothing_that_lasts_and_what_is_idle_hides_neither() {
+    // 1 lasts, 2 and 3 end, 4 is idle.
+    let weight = |value| match value {
+        1 => Weight::Lasting,
+        4 => Weight::Idle,
+        _ => Weight::Ending,
+    };
+    for (prefixes, address, expected) in [
+        (&[("192.0.2.0/24", 1), ("192.0.2.7/32", 2)][..], "192.0.2.7", 1),
+        (&[("192.0.2.0/24", 2), ("192.0.2.7/32", 1)], "192.0.2.7", 1),
+        (&[("192.0.2.0/24", 2), ("192.0.2.7/32", 3)], "192.0.2.7", 3),
+        (&[("192.0.2.0/24", 2), ("192.0.2.7/32", 4)], "192.0.2.7", 2),
+        (&[("192.0.2.0/24", 4), ("192.0.2.7/32", 2)], "192.0.2.7", 2),
+        (&[("192.0.2.0/24", 4), ("192.0.2.7/32", 2)], "192.0.2.8", 4),
+        (&[("192.0.2.7/32", 4), ("192.0.2.7/32", 3), ("192.0.2.7/32", 1)], "192.0.2.7", 1),
+        (&[("192.0.0.0/16", 1), ("192.0.2.0/24", 4), ("192.0.2.7/32", 2)], "192.0.2.7", 1),
+    ] {
+        let plan = Plan::with_weights(entries(prefixes), weight, UNLIMITED).expect("no limit");
+        let mut cells = vec![Cell::default(); plan.cells() as usize];
+        plan.write(&mut cells);
+        let address: Ipv4Addr = address.parse().expect(address);
+        assert_eq!(ask(&cells, address.into()), expected, "{address} of {prefixes:?}");
+    }
+}
+
+#[test]
 fn of_two_lists_with_one_prefix_the_first_holds_in_the_kernel() {
     let list = |name: &str, v4: &[&str], v6: &[&str]| ListInForce {
         name: name.to_owned(),
         rule: RuleId(name.len() as u64),
         action: ListAction::Evaluate,
+        ends_at_ns: 0,
         list: Arc::new(LoadedList {
             v4: v4.iter().map(|net| net.parse().expect("a prefix")).collect(),
             v6: v6.iter().map(|net| net.parse().expect("a prefix")).collect(),

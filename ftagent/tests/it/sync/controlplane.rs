@@ -14,10 +14,10 @@ use tokio::net::TcpStream;
 
 use super::{PATIENCE, config, heartbeat, next, report, sample, until};
 
-pub(super) struct ControlPlane {
+pub(crate) struct ControlPlane {
     child: Child,
     pub(super) data: PathBuf,
-    pub(super) address: SocketAddr,
+    pub(crate) address: SocketAddr,
     /// Where operators ask: plain HTTP on the loopback device.
     operators: SocketAddr,
 }
@@ -31,7 +31,7 @@ impl Drop for ControlPlane {
 
 impl ControlPlane {
     /// On a port that is free now.
-    pub(super) fn start_anywhere(program: &Path, data: &Path) -> Self {
+    pub(crate) fn start_anywhere(program: &Path, data: &Path) -> Self {
         let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         Self::start(program, data, address)
     }
@@ -88,11 +88,11 @@ impl ControlPlane {
         *self = Self::start_at(program, &self.data, settings, self.operators, self.address);
     }
 
-    pub(super) fn token(&self) -> String {
+    pub(crate) fn token(&self) -> String {
         std::fs::read_to_string(self.data.join("token")).unwrap().trim().into()
     }
 
-    pub(super) async fn ask(&self, method: &str, path: &str, body: Option<Value>) -> Value {
+    pub(crate) async fn ask(&self, method: &str, path: &str, body: Option<Value>) -> Value {
         let body = body.map_or_else(String::new, |b| b.to_string());
         let request = format!(
             "{method} {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\ncontent-type: application/json\r\n\
@@ -111,7 +111,7 @@ impl ControlPlane {
 }
 
 /// The control plane's program, if the tests are told where it is.
-pub(super) fn program() -> Option<PathBuf> {
+pub(crate) fn program() -> Option<PathBuf> {
     let program = std::env::var_os("CONTROLPLANE_BIN").map(PathBuf::from);
     if program.is_none() {
         println!("skipped: CONTROLPLANE_BIN does not name the program to test against");

@@ -1,6 +1,6 @@
 //! The link to the control plane against a server that is down, slow, broken, refusing and back again.
 
-mod controlplane;
+pub(crate) mod controlplane;
 mod failover;
 mod secure;
 mod server;
@@ -15,6 +15,7 @@ use ftagent::sync::spool::Limits;
 use ftagent::sync::{Incoming, Link, LinkConfig, LinkError, Outgoing, Secret, Timing};
 use ftagent_common::api::{
     AckStatus, CommandAck, DeployRequest, Heartbeat, IncidentReport, MetricsSample, NodeConfig, PROTOCOL_VERSION,
+    ProfileReport, ProfileState,
 };
 use ftagent_common::vocab::Mode;
 use serde_json::{Value, json};
@@ -234,12 +235,15 @@ async fn requests_carry_key_and_node_and_the_resolution_has_its_own_path() {
     let command_id = Uuid::from_u128(8);
     let ack = CommandAck { command_id, status: AckStatus::Failed, error: "why".into(), output: String::new() };
     link.outgoing.send(Outgoing::Ack(ack)).await.unwrap();
+    let (application, state) = (Uuid::from_u128(8), ProfileState::Lapsed);
+    let lapsed = ProfileReport { application, state, reason: "nobody confirmed it".into() };
+    link.outgoing.send(Outgoing::Profile(lapsed)).await.unwrap();
     for second in 0..3 {
         link.outgoing.send(Outgoing::Metrics(sample(second))).await.unwrap();
     }
     link.heartbeat.send_replace(Some(heartbeat()));
     until("all kinds arrive", || {
-        ["incidents", "commands/ack", "metrics", "heartbeat"]
+        ["incidents", "commands/ack", "profiles", "metrics", "heartbeat"]
             .iter()
             .all(|path| !server.accepted(&format!("/api/v1/agent/{path}")).is_empty())
     })
@@ -254,6 +258,7 @@ async fn requests_carry_key_and_node_and_the_resolution_has_its_own_path() {
         format!("/api/v1/agent/incidents/{}/resolve", Uuid::from_u128(3))
     );
     assert_eq!(server.accepted("/api/v1/agent/commands/ack")[0].body["status"], "failed");
+    assert_eq!(server.accepted("/api/v1/agent/profiles")[0].body["state"], "lapsed");
     let batch = &server.accepted("/api/v1/agent/metrics")[0].body["samples"];
     assert_eq!(batch.as_array().unwrap().len(), 3, "samples of one interval go together");
     link.shutdown(PATIENCE).await;

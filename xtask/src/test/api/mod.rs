@@ -11,6 +11,7 @@ mod server;
 mod world;
 
 use std::fs;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -22,6 +23,7 @@ use self::python::Python;
 pub(crate) use self::server::Database;
 use self::server::Server;
 use self::world::World;
+use crate::repo::Build;
 use crate::{process, repo};
 
 /// Answers without end: they are opened by us, because the fuzzer waits for the end.
@@ -55,24 +57,23 @@ impl Extent {
 ///
 /// # Errors
 /// Tools that cannot be had, a server that does not start or ends.
-pub(crate) fn run(extent: &Extent) -> Result<ExitCode> {
+pub(crate) fn run(extent: &Extent, build: Build) -> Result<ExitCode> {
     let python = Python::ensure()?;
-    let mut build = repo::cargo();
-    process::run(build.args(["build", "--quiet", "--package", "controlplane", "--bin", "controlplane"]))?;
+    let program = repo::controlplane(build)?;
     let mut failed = false;
     println!(
         "{:<11} {:<12} {:>10} {:>8} {:>8} {:>8} {:>9} {:>6}",
         "database", "caller", "operations", "cases", "done", "errors", "failures", "s"
     );
     for database in extent.databases {
-        failed |= fuzz(&python, *database, extent)?;
+        failed |= fuzz(&python, &program, *database, extent)?;
     }
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 /// Whether anything failed on one database.
-fn fuzz(python: &Python, database: Database, extent: &Extent) -> Result<bool> {
-    let mut server = Server::start(database)?;
+fn fuzz(python: &Python, program: &Path, database: Database, extent: &Extent) -> Result<bool> {
+    let mut server = Server::start(program, database)?;
     let url = format!("http://{}", server.client.address);
     let served = server.client.send("GET", "/api/openapi.json", &[], b"")?;
     ensure!(served.status == 200, "the document was not served: {}", served.status);

@@ -47,7 +47,7 @@ impl Server {
     ///
     /// # Errors
     /// A program that is missing or does not start.
-    pub(super) fn start(database: Database) -> Result<Self> {
+    pub(super) fn start(program: &Path, database: Database) -> Result<Self> {
         let folder = repo::target().join("api").join(database.as_str().to_lowercase());
         if folder.exists() {
             fs::remove_dir_all(&folder).with_context(|| format!("cannot remove {}", folder.display()))?;
@@ -57,7 +57,7 @@ impl Server {
         let url = cluster.as_ref().map(|c| c.url.clone());
         let data = folder.join("data");
         let log = fs::File::create(folder.join("server.log"))?;
-        let mut child = command(&data, url.as_deref())
+        let mut child = command(program, &data, url.as_deref())
             .args(["--listen", "127.0.0.1:0", "serve"])
             .stdout(Stdio::piped())
             .stderr(log)
@@ -78,7 +78,7 @@ impl Server {
         };
         ensure!(!server.client.address.is_empty(), "the control plane ended: see {}", server.log().display());
         let arguments = ["token", "create", "--name", "fuzz", "--role", "owner", "--rate-limit", RATE];
-        let printed = process::capture(command(&data, url.as_deref()).args(arguments))?;
+        let printed = process::capture(command(program, &data, url.as_deref()).args(arguments))?;
         let token = printed.trim().strip_prefix("deploy token: ").context("no token was printed")?;
         server.client.token = token.to_owned();
         Ok(server)
@@ -108,10 +108,10 @@ impl Drop for Server {
     }
 }
 
-fn command(data: &Path, database: Option<&str>) -> Command {
+fn command(program: &Path, data: &Path, database: Option<&str>) -> Command {
     // It ends with us, however we end.
     let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig", "KILL", "--"]).arg(repo::target().join("debug/controlplane"));
+    command.args(["--pdeathsig", "KILL", "--"]).arg(program);
     command.arg("--data").arg(data);
     if let Some(url) = database {
         command.args(["--database", url]);

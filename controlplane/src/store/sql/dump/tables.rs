@@ -119,8 +119,8 @@ tables! {
         Text: action status decided_by reason command; Flag: undo_at_resolve;
     }
     profile_applications by "id" numbered {
-        Int: id workspace_id node_id confirm_secs created_at decided_at;
-        Text: uuid profile suite custom decision command last_command;
+        Int: id workspace_id node_id confirm_secs created_at decided_at told_at;
+        Text: uuid profile suite custom decision command last_command told told_reason;
     }
     authorities by "id" numbered {
         Int: id workspace_id created_at not_after changed_at;

@@ -1,0 +1,164 @@
+//! Actions of other tools in the running agent: real packets meet them, and nothing of them stays behind, however the
+//! agent ends.
+
+use std::process::Command;
+use std::time::Duration;
+
+use bpf_tests::bpffs::LabDir;
+use bpf_tests::skip_without_root;
+use ftagent_common::api::{ExecutionOutcome, RuleExecution};
+use ftagent_common::vocab::IncidentStatus;
+use nix::sys::signal::Signal;
+
+use crate::agent::{Agent, flood, program};
+use crate::lab::Lab;
+
+const RULES: &str = r#"
+[response]
+automatic = false
+[[rule]]
+name = "web"
+trigger = { type = "any" }
+action = { type = "iptables_drop_port", protocol = "tcp", port = 80 }
+[[rule]]
+name = "cookies"
+trigger = { type = "any" }
+action = { type = "syn_cookies" }
+"#;
+
+struct Setup {
+    // Ends first: it writes into its directory as long as it runs.
+    agent: Agent,
+    lab: Lab,
+    dir: LabDir,
+    before: String,
+}
+
+fn setup(name: &str) -> Option<Setup> {
+    if skip_without_root(name) {
+        return None;
+    }
+    let program = program("FTAGENT_BIN", "ftagent")?;
+    let lab = Lab::new();
+    let dir = LabDir::create("actions").expect("a directory");
+    // Whoever uses iptables first gets empty chains, which the tool never takes away again.
+    for words in ["iptables -P INPUT ACCEPT", "ip6tables -P INPUT ACCEPT", "sysctl -w net.ipv4.tcp_syncookies=0"] {
+        tool(&lab, words);
+    }
+    let agent = Agent::new(program, dir.path(), &lab.edge, RULES);
+    let before = dump(&lab);
+    Some(Setup { agent, lab, dir, before })
+}
+
+/// What a tool says in the edge's namespace.
+fn tool(lab: &Lab, words: &str) -> String {
+    let words: Vec<String> = words.split(' ').map(str::to_owned).collect();
+    let said = lab.edge.run(move || {
+        let output = Command::new(&words[0]).args(&words[1..]).output().expect("runs");
+        assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    });
+    said.expect("inside")
+}
+
+fn dump(lab: &Lab) -> String {
+    let all = ["iptables-save", "ip6tables-save", "sysctl net.ipv4.tcp_syncookies"].map(|words| tool(lab, words));
+    // Times and counters are no rules.
+    let lines = all.iter().flat_map(|text| text.lines()).filter(|l| !l.starts_with('#'));
+    lines.map(|l| l.split(" [").next().unwrap_or(l).to_owned() + "\n").collect()
+}
+
+fn in_force(agent: &Agent) -> usize {
+    let status = agent.ask("status").expect("an answer");
+    let actions = status["engine"]["actions"].as_array().expect("actions");
+    actions.iter().filter(|a| a["state"] == "in_force").count()
+}
+
+/// Packets that our rule on the port dropped.
+fn dropped(lab: &Lab) -> u64 {
+    let listed = tool(lab, "iptables -w 5 -nvxL");
+    let line = listed.lines().find(|l| l.contains("DROP") && l.contains("dpt:80"));
+    line.and_then(|l| l.split_ascii_whitespace().next()?.parse().ok()).unwrap_or(0)
+}
+
+fn executions(agent: &Agent) -> Vec<RuleExecution> {
+    agent.incidents().into_iter().flat_map(|i| i.executions).collect()
+}
+
+const PATIENCE: Duration = Duration::from_secs(15);
+
+#[test]
+fn rules_of_other_tools_drop_real_packets_and_are_undone_when_the_attack_ends() {
+    let Some(mut setup) = setup("rules_of_other_tools_drop_real_packets_and_are_undone_when_the_attack_ends") else {
+        return;
+    };
+    let agent = &mut setup.agent;
+    agent.start();
+    let flood = flood(&setup.lab, 50_000, Duration::from_secs(3));
+    agent.wait("two actions in force", PATIENCE, || in_force(agent) == 2);
+    agent.wait("packets that they drop", PATIENCE, || dropped(&setup.lab) > 5_000);
+    assert!(tool(&setup.lab, "sysctl -n net.ipv4.tcp_syncookies").trim() == "1");
+    flood.join().expect("no panic").expect("sent");
+    agent.wait("resolved", PATIENCE, || agent.incidents()[0].status == IncidentStatus::Resolved);
+    agent.wait("undone", PATIENCE, || dump(&setup.lab) == setup.before);
+    agent.wait("told", PATIENCE, || executions(agent).len() == 4);
+    let executions = executions(agent);
+    for outcome in [ExecutionOutcome::Applied, ExecutionOutcome::Undone] {
+        let of: Vec<_> = executions.iter().filter(|e| e.outcome == outcome).collect();
+        assert!(of.len() == 2 && of.iter().all(|e| e.output.contains("exit 0")), "{executions:#?}");
+    }
+    for e in executions.iter().filter(|e| e.outcome == ExecutionOutcome::Applied) {
+        println!("{}: {} us after the opening, {} command(s)", e.action.kind(), e.latency_us, e.commands.len());
+    }
+}
+
+#[test]
+fn a_killed_agents_heir_keeps_or_undoes_what_other_tools_hold() {
+    let Some(mut setup) = setup("a_killed_agents_heir_keeps_or_undoes_what_other_tools_hold") else { return };
+    let config = std::fs::read_to_string(&setup.agent.config).expect("the configuration");
+    let agent = &mut setup.agent;
+    agent.start();
+    let flood = flood(&setup.lab, 50_000, Duration::from_secs(8));
+    agent.wait("two actions in force", PATIENCE, || in_force(agent) == 2);
+    let during = dump(&setup.lab);
+    assert_ne!(during, setup.before);
+    agent.kill();
+    agent.start();
+    agent.wait("two actions in force again", PATIENCE, || in_force(agent) == 2);
+    assert_eq!(dump(&setup.lab), during, "once each");
+    agent.kill();
+    // While nobody is there the rules are taken out of the configuration.
+    let without = config.split("[[rule]]").next().expect("the beginning");
+    std::fs::write(&agent.config, without).expect("written");
+    agent.start();
+    agent.wait("undone", PATIENCE, || dump(&setup.lab) == setup.before);
+    flood.join().expect("no panic").expect("sent");
+}
+
+#[test]
+fn an_agent_that_is_stopped_leaves_nothing_in_other_tools() {
+    let Some(mut setup) = setup("an_agent_that_is_stopped_leaves_nothing_in_other_tools") else { return };
+    let agent = &mut setup.agent;
+    agent.start();
+    let flood = flood(&setup.lab, 50_000, Duration::from_secs(4));
+    agent.wait("two actions in force", PATIENCE, || in_force(agent) == 2);
+    agent.signal(Signal::SIGTERM);
+    agent.wait("undone by the one that is stopped", PATIENCE, || dump(&setup.lab) == setup.before);
+    flood.join().expect("no panic").expect("sent");
+}
+
+#[test]
+fn detaching_undoes_what_a_killed_agent_left_in_other_tools() {
+    let Some(mut setup) = setup("detaching_undoes_what_a_killed_agent_left_in_other_tools") else { return };
+    let agent = &mut setup.agent;
+    agent.start();
+    let flood = flood(&setup.lab, 50_000, Duration::from_secs(4));
+    agent.wait("two actions in force", PATIENCE, || in_force(agent) == 2);
+    agent.kill();
+    assert_ne!(dump(&setup.lab), setup.before);
+    let output = agent.run(&["detach"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(dump(&setup.lab), setup.before, "detached");
+    assert!(setup.dir.path().exists());
+    flood.join().expect("no panic").expect("sent");
+}

@@ -1,0 +1,330 @@
+//! Keeps one tool as it should be: does what is wanted, undoes what is not, and looks from time to time whether that is
+//! still so. Everything passes the journal first.
+//!
+//! What is kept are steps, known by the object that each makes. Two actions with a step in common have one object, which
+//! goes with the last of them.
+//!
+//! ```text
+//! wanted, not there ──▶ journal, do          not wanted, in the journal ──▶ look, undo, look again, journal
+//! wanted, there, ours ─▶ journal             found there, somebody else's ─▶ journal says so; never undone
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+use ftagent_common::api::ToolStep;
+use uuid::Uuid;
+
+use super::ToolStatus;
+use super::journal::{Entry, Journal};
+use super::record::Record;
+use super::runner::Runner;
+use super::undo::Undone;
+use crate::engine::{Acted, Outcome, Wanted};
+
+/// After a crash a command of the dead agent may still run for as long as commands may. What it makes late is looked for
+/// once more after this time.
+pub(super) const LINGER_NS: u64 = 25_000_000_000;
+/// Between two tries to undo what could not be undone: this, doubled up to sixteenfold.
+const RETRY_NS: u64 = 5_000_000_000;
+const MAX_RETRY: u32 = 4;
+/// Of many that are stuck, so many are shown.
+const MAX_SHOWN: usize = 16;
+
+/// How far an action is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Progress {
+    Done,
+    /// Told; not tried again.
+    Failed,
+}
+
+/// What could not be undone yet.
+#[derive(Clone, Debug)]
+pub(super) struct Stuck {
+    pub(super) why: String,
+    next_ns: u64,
+    tries: u32,
+}
+
+/// The keeper of one tool.
+pub struct Keeper<R> {
+    pub(super) runner: R,
+    pub(super) journal: Journal,
+    pub(super) boot: String,
+    pub(super) wanted: Vec<Wanted>,
+    ending: BTreeSet<Uuid>,
+    progress: BTreeMap<Uuid, Progress>,
+    pub(super) stuck: BTreeMap<String, Stuck>,
+    /// What was run to undo each action that is ending.
+    undone: BTreeMap<Uuid, Record>,
+    /// Objects of an earlier process, which may still be made late.
+    pub(super) inherited: BTreeSet<String>,
+    /// Objects whose tool said no when they were to be made: they may not be there, and undoing them may fail.
+    pub(super) refused: BTreeSet<String>,
+    pub(super) opened_ns: u64,
+    pub(super) told: BTreeMap<Uuid, String>,
+    pub(super) cursor: usize,
+    pub(super) renewed_ns: BTreeMap<String, u64>,
+    /// Where the TCP gate keeps the value of `net.ipv4.tcp_syncookies` that it goes back to.
+    pub(super) cookies: Option<PathBuf>,
+}
+
+impl<R: Runner> Keeper<R> {
+    /// A keeper that takes over what `journal` says; `boot` names this boot of the machine.
+    pub fn new(runner: R, journal: Journal, boot: &str, cookies: Option<PathBuf>, now_ns: u64) -> Self {
+        let inherited = journal.entries().keys().cloned().collect();
+        Self {
+            runner,
+            journal,
+            boot: boot.to_owned(),
+            wanted: Vec::new(),
+            ending: BTreeSet::new(),
+            progress: BTreeMap::new(),
+            stuck: BTreeMap::new(),
+            undone: BTreeMap::new(),
+            inherited,
+            refused: BTreeSet::new(),
+            opened_ns: now_ns,
+            told: BTreeMap::new(),
+            cursor: 0,
+            renewed_ns: BTreeMap::new(),
+            cookies,
+        }
+    }
+
+    /// Takes the newest word on what should be in force and on what should not.
+    pub fn set(&mut self, wanted: Vec<Wanted>, ending: impl IntoIterator<Item = Uuid>) {
+        for one in &wanted {
+            // Another plan of the same action: what is new of it is done.
+            let before = self.wanted.iter().find(|w| w.task == one.task);
+            if before.is_some_and(|before| before.steps != one.steps) {
+                self.progress.remove(&one.task);
+            }
+            for (place, step) in one.steps.iter().enumerate() {
+                self.journal.set_place(&step.object(), one.task, u32::try_from(place).unwrap_or(u32::MAX));
+            }
+        }
+        self.wanted = wanted;
+        self.ending = ending.into_iter().collect();
+        self.progress.retain(|task, _| self.wanted.iter().any(|w| w.task == *task));
+        self.told.retain(|task, _| self.wanted.iter().any(|w| w.task == *task) || self.ending.contains(task));
+    }
+
+    /// Does what is new and undoes what is not wanted.
+    pub fn work(&mut self, now_ns: u64) -> Vec<Acted> {
+        let mut results = Vec::new();
+        let new = self.wanted.iter().filter(|w| !self.progress.contains_key(&w.task));
+        for one in new.cloned().collect::<Vec<_>>() {
+            let (outcome, record) = match self.carry_out(&one, now_ns) {
+                Ok(record) => (Outcome::Applied, record),
+                Err((why, record)) => (Outcome::Failed(why), record),
+            };
+            let progress = if outcome == Outcome::Applied { Progress::Done } else { Progress::Failed };
+            self.progress.insert(one.task, progress);
+            results.push(record.acted(one.task, outcome));
+        }
+        self.undo_unwanted(now_ns);
+        self.tell_endings(&mut results);
+        results
+    }
+
+    /// Whether there is anything to look after.
+    pub fn is_idle(&self) -> bool {
+        self.wanted.is_empty() && self.journal.entries().is_empty()
+    }
+
+    /// Whether nothing of what should be in force is: all of it failed and is undone.
+    pub fn is_idle_but_wanted(&self) -> bool {
+        self.journal.entries().is_empty() && !self.progress.values().any(|p| *p == Progress::Done)
+    }
+
+    /// Who runs the commands.
+    pub fn runner_mut(&mut self) -> &mut R {
+        &mut self.runner
+    }
+
+    /// What could not be undone, with the tool's words.
+    pub fn stuck(&self) -> Vec<String> {
+        self.stuck.values().map(|stuck| stuck.why.clone()).take(MAX_SHOWN).collect()
+    }
+
+    /// Writes into `status` what is in force and what is not as it should be.
+    pub(super) fn describe(&self, status: &mut ToolStatus) {
+        status.actions = self.progress.values().filter(|p| **p == Progress::Done).count();
+        status.objects = self.journal.entries().len();
+        (status.stuck, status.fault) = (self.stuck(), self.journal.fault());
+    }
+
+    /// The objects of all steps that should be in force.
+    pub(super) fn objects(&self) -> BTreeSet<String> {
+        let alive = self.wanted.iter().filter(|w| self.progress.get(&w.task) != Some(&Progress::Failed));
+        alive.flat_map(|w| &w.steps).map(ToolStep::object).collect()
+    }
+
+    /// Whether an action is in force.
+    pub(super) fn is_done(&self, task: Uuid) -> bool {
+        self.progress.get(&task) == Some(&Progress::Done)
+    }
+
+    /// Does the steps of an action that are not there; when one fails, the others are undone.
+    fn carry_out(&mut self, one: &Wanted, now_ns: u64) -> Result<Record, (String, Record)> {
+        let mut record = Record::default();
+        if let Some(fault) = self.journal.fault() {
+            return Err((fault, record));
+        }
+        if let Some(need) = one.steps.first().and_then(ToolStep::needs) {
+            let ran = self.runner.run(&need.argv);
+            if need.sees(ran.exit, &ran.output) != Some(true) {
+                return Err((format!("{}: {}", need.argv.join(" "), ran.text()), record));
+            }
+        }
+        let mut entries = Vec::new();
+        let mut missing = Vec::new();
+        let mut seen = BTreeSet::new();
+        for (place, step) in one.steps.iter().enumerate() {
+            if !seen.insert(step.object()) {
+                continue;
+            }
+            match self.prepare(one.task, step, place) {
+                Ok((entry, run)) => {
+                    entries.extend(entry);
+                    missing.extend(run.then_some(step));
+                }
+                Err(why) => return Err((why, record)),
+            }
+        }
+        if let Err(error) = self.journal.begin(entries) {
+            return Err((error.to_string(), record));
+        }
+        for step in &missing {
+            let ran = self.runner.run(&step.run);
+            record.add(&step.run, &ran);
+            if !ran.is_success() {
+                let why = format!("{}: {}", step.run.join(" "), ran.text());
+                self.progress.insert(one.task, Progress::Failed);
+                if ran.exit.is_some() {
+                    self.refused.insert(step.object());
+                }
+                self.roll_back(&missing, &mut record, now_ns);
+                return Err((why, record));
+            }
+            if step.renew_secs().is_some() {
+                self.renewed_ns.insert(step.object(), now_ns);
+            }
+        }
+        Ok(record)
+    }
+
+    /// What the journal is to say of a step, if it does not yet, and whether it is to be run.
+    pub(super) fn prepare(
+        &mut self,
+        task: Uuid,
+        step: &ToolStep,
+        place: usize,
+    ) -> Result<(Option<Entry>, bool), String> {
+        let known = self.journal.entries().get(&step.object()).cloned();
+        let (there, said) = self.look(step)?;
+        let has_value = step.has_value();
+        let entry = |found, before| Entry {
+            task,
+            step: step.clone(),
+            place: u32::try_from(place).unwrap_or(u32::MAX),
+            found,
+            before,
+            boot: self.boot.clone(),
+        };
+        Ok(match (there, known) {
+            // It is ours, or known not to be.
+            (Some(true), Some(_)) => (None, false),
+            (Some(true), None) => {
+                let is_marked = step.look().is_some_and(|look| look.is_marked) && step.unless.is_empty();
+                (Some(entry(!is_marked, None)), false)
+            }
+            (_, Some(known)) if !known.found && (known.before.is_some() || !has_value) => (None, true),
+            (None, _) if has_value => return Err(format!("its value cannot be read: {said}")),
+            // The value of another boot is not what to go back to.
+            (_, _) => (Some(entry(false, has_value.then(|| said.trim().to_owned()))), true),
+        })
+    }
+
+    /// Whether a step's object is there, and what the tool said. None: it cannot be told.
+    pub(super) fn look(&mut self, step: &ToolStep) -> Result<(Option<bool>, String), String> {
+        let Some(look) = step.look() else { return Ok((None, String::new())) };
+        let ran = self.runner.run(&look.argv);
+        match ran.exit {
+            // Neither would what comes next.
+            None => Err(format!("{}: {}", look.argv.join(" "), ran.text())),
+            Some(_) => Ok((look.sees(ran.exit, &ran.output), ran.output)),
+        }
+    }
+
+    /// Undoes the steps of an action that failed half-way, but for what others want.
+    fn roll_back(&mut self, steps: &[&ToolStep], record: &mut Record, now_ns: u64) {
+        let others = self.objects();
+        for step in steps.iter().rev().filter(|step| !others.contains(&step.object())) {
+            self.undo(&step.object(), record, now_ns);
+        }
+    }
+
+    fn undo_unwanted(&mut self, now_ns: u64) {
+        let wanted = self.objects();
+        let entries = self.journal.entries().iter().filter(|(object, _)| !wanted.contains(*object));
+        let mut unwanted: Vec<(u32, Uuid, String)> =
+            entries.map(|(object, entry)| (entry.place, entry.task, object.clone())).collect();
+        unwanted.sort_by(|a, b| b.cmp(a));
+        for (_, task, object) in unwanted {
+            if self.stuck.get(&object).is_some_and(|stuck| stuck.next_ns > now_ns) {
+                continue;
+            }
+            let mut record = self.undone.remove(&task).unwrap_or_default();
+            self.undo(&object, &mut record, now_ns);
+            if self.ending.contains(&task) {
+                self.undone.insert(task, record);
+            }
+        }
+    }
+
+    fn undo(&mut self, object: &str, record: &mut Record, now_ns: u64) {
+        match self.undo_one(object, record, now_ns) {
+            Ok(Undone::Gone) => {
+                // What is not written is looked for again at the next start.
+                drop(self.journal.gone(object));
+                self.stuck.remove(object);
+                self.inherited.remove(object);
+                self.refused.remove(object);
+                self.renewed_ns.remove(object);
+            }
+            Ok(Undone::NotSeen) => drop(self.stuck.remove(object)),
+            Err(why) => {
+                let tries = self.stuck.get(object).map_or(0, |stuck| stuck.tries);
+                let next_ns = now_ns + (RETRY_NS << tries.min(MAX_RETRY));
+                tracing::error!(object = object.replace('\u{1f}', " "), %why, "not undone; it is tried again");
+                self.stuck.insert(object.to_owned(), Stuck { why, next_ns, tries: tries + 1 });
+            }
+        }
+    }
+
+    fn tell_endings(&mut self, results: &mut Vec<Acted>) {
+        for task in self.ending.clone() {
+            let entries = self.journal.entries().iter().filter(|(_, entry)| entry.task == task);
+            let why = entries.filter_map(|(object, _)| self.stuck.get(object)).map(|stuck| stuck.why.clone()).next();
+            let record = self.undone.remove(&task).unwrap_or_default();
+            match why {
+                None => {
+                    self.ending.remove(&task);
+                    self.told.remove(&task);
+                    results.push(record.acted(task, Outcome::Undone));
+                }
+                Some(why) => {
+                    if self.told.get(&task) != Some(&why) {
+                        self.told.insert(task, why.clone());
+                        results.push(record.acted(task, Outcome::Stuck(why)));
+                    } else {
+                        self.undone.insert(task, record);
+                    }
+                }
+            }
+        }
+    }
+}

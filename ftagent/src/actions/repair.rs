@@ -1,0 +1,101 @@
+//! The look, every few seconds, whether what is in force is still there.
+
+use ftagent_common::api::ToolStep;
+use uuid::Uuid;
+
+use super::keeper::Keeper;
+use super::record::Record;
+use super::runner::Runner;
+use crate::engine::{Acted, Outcome};
+
+/// Steps that one look goes through; the next one goes on behind them.
+const AT_ONCE: usize = 32;
+
+impl<R: Runner> Keeper<R> {
+    /// Makes again what somebody took away, and keeps from ending what would end by itself.
+    pub fn repair(&mut self, now_ns: u64) -> Vec<Acted> {
+        if self.journal.fault().is_some() {
+            return Vec::new();
+        }
+        let mut all: Vec<(Uuid, usize, ToolStep)> = Vec::new();
+        for one in self.wanted.iter().filter(|w| self.is_done(w.task)) {
+            all.extend(one.steps.iter().enumerate().map(|(place, step)| (one.task, place, step.clone())));
+        }
+        let mut results = Vec::new();
+        if all.is_empty() {
+            return results;
+        }
+        let begin = self.cursor % all.len();
+        let some: Vec<_> = all.iter().cycle().skip(begin).take(AT_ONCE.min(all.len())).cloned().collect();
+        self.cursor = begin + some.len();
+        let renewals: Vec<_> = all.iter().filter(|(_, _, step)| self.is_to_renew(step, now_ns)).take(AT_ONCE).collect();
+        for (_, _, step) in renewals {
+            let ran = self.runner.run(&step.run);
+            if ran.is_success() {
+                self.renewed_ns.insert(step.object(), now_ns);
+            }
+        }
+        for (task, place, step) in some {
+            let mut record = Record::default();
+            let outcome = match self.make_again(task, place, &step, &mut record, now_ns) {
+                Ok(()) if self.told.remove(&task).is_some() => Outcome::Amiss(None),
+                Ok(()) => continue,
+                Err(why) if self.told.get(&task) == Some(&why) => continue,
+                Err(why) => {
+                    self.told.insert(task, why.clone());
+                    Outcome::Amiss(Some(why))
+                }
+            };
+            results.push(record.acted(task, outcome));
+        }
+        results
+    }
+
+    fn is_to_renew(&self, step: &ToolStep, now_ns: u64) -> bool {
+        let Some(secs) = step.renew_secs() else { return false };
+        let is_ours = self.journal.entries().get(&step.object()).is_some_and(|entry| !entry.found);
+        // What an earlier process made was renewed at a time that nobody knows.
+        let last_ns = self.renewed_ns.get(&step.object()).copied().unwrap_or(0);
+        is_ours && now_ns.saturating_sub(last_ns) >= secs.saturating_mul(1_000_000_000)
+    }
+
+    fn make_again(
+        &mut self,
+        task: Uuid,
+        place: usize,
+        step: &ToolStep,
+        record: &mut Record,
+        now_ns: u64,
+    ) -> Result<(), String> {
+        let (there, _) = self.look(step)?;
+        if there != Some(false) {
+            return Ok(());
+        }
+        tracing::warn!(command = step.run.join(" "), "it was taken away by somebody else: it is made again");
+        // Where the newest comes first, what belongs before this one has to come after it again.
+        let later: Vec<ToolStep> = if step.is_stacked() {
+            let plan = self.wanted.iter().find(|w| w.task == task);
+            plan.map_or_else(Vec::new, |w| w.steps.iter().skip(place + 1).cloned().collect())
+        } else {
+            Vec::new()
+        };
+        for step in later.iter().rev() {
+            if self.journal.entries().get(&step.object()).is_some_and(|entry| !entry.found) {
+                self.undo_one(&step.object(), record, now_ns)?;
+            }
+        }
+        for (at, step) in std::iter::once(step).chain(&later).enumerate() {
+            let (entry, run) = self.prepare(task, step, place + at)?;
+            self.journal.begin(entry.into_iter().collect()).map_err(|error| error.to_string())?;
+            if run {
+                let ran = self.runner.run(&step.run);
+                record.add(&step.run, &ran);
+                if !ran.is_success() {
+                    return Err(format!("{}: {}", step.run.join(" "), ran.text()));
+                }
+                self.renewed_ns.insert(step.object(), now_ns);
+            }
+        }
+        Ok(())
+    }
+}

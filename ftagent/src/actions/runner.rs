@@ -1,0 +1,247 @@
+//! Runs argument vectors: no shell, an environment of two words, an end in any case, and so much output and no more.
+
+use std::io::{self, Read};
+use std::os::fd::AsFd;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+
+use crate::clock;
+
+/// Where programs are looked for, whatever the agent was started with.
+pub const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
+/// What one command may take. ufw and firewalld, which are scripts, take a second on a busy machine.
+const PATIENCE_NS: u64 = 20_000_000_000;
+/// Bytes of output that are kept; what comes after is read and forgotten.
+const MAX_OUTPUT: usize = 64 << 10;
+/// Between two looks whether a program that closed its output has ended.
+const LOOK_MS: u16 = 20;
+
+/// How a command ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ran {
+    /// None: it was not started, was killed, or did not end in time.
+    pub exit: Option<i32>,
+    /// What it said on both outputs; without an exit status, why.
+    pub output: String,
+    pub took_us: u64,
+}
+
+impl Ran {
+    pub fn is_success(&self) -> bool {
+        self.exit == Some(0)
+    }
+
+    /// Its end and its words on one line, for people.
+    pub fn text(&self) -> String {
+        let words = self.output.split_whitespace().collect::<Vec<_>>().join(" ");
+        let words: String = words.chars().take(400).collect();
+        match self.exit {
+            Some(exit) if words.is_empty() => format!("exit {exit}"),
+            Some(exit) => format!("exit {exit}: {words}"),
+            None => words,
+        }
+    }
+}
+
+/// Who runs commands.
+pub trait Runner {
+    fn run(&mut self, argv: &[String]) -> Ran;
+}
+
+/// The machine itself.
+#[derive(Debug, Default)]
+pub struct System;
+
+impl Runner for System {
+    fn run(&mut self, argv: &[String]) -> Ran {
+        let began_ns = clock::mono_ns();
+        let (exit, output) = match start(argv) {
+            Ok(child) => finish(child, began_ns + PATIENCE_NS),
+            Err(why) => (None, why),
+        };
+        Ran { exit, output, took_us: clock::mono_ns().saturating_sub(began_ns) / 1_000 }
+    }
+}
+
+fn start(argv: &[String]) -> Result<Child, String> {
+    let [program, arguments @ ..] = argv else { return Err("there is no command".to_owned()) };
+    // `Command` looks in the parent's search path: ours is fixed.
+    let path = PATH.split(':').map(|dir| std::path::Path::new(dir).join(program)).find(|path| path.is_file());
+    let Some(path) = path else {
+        return Err(format!("{program} is not installed: install the package {}", package(program)));
+    };
+    let mut command = Command::new(path);
+    command.args(arguments).env_clear().env("PATH", PATH).env("LC_ALL", "C").current_dir("/");
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    // A group of its own: what it started is killed with it.
+    command.process_group(0);
+    command.spawn().map_err(|error| format!("{program} cannot be started: {error}"))
+}
+
+/// The package that has a program, in Debian's and most others' words.
+fn package(program: &str) -> &str {
+    match program {
+        "ip6tables" => "iptables",
+        "ip" | "tc" => "iproute2",
+        "firewall-cmd" => "firewalld",
+        "fail2ban-client" => "fail2ban",
+        "sysctl" => "procps",
+        other => other,
+    }
+}
+
+/// Reads what it says and waits for its end, until `deadline_ns`.
+fn finish(mut child: Child, deadline_ns: u64) -> (Option<i32>, String) {
+    let mut kept = Vec::new();
+    let mut pipes: [Option<Box<dyn Pipe>>; 2] =
+        [child.stdout.take().map(|p| Box::new(p) as _), child.stderr.take().map(|p| Box::new(p) as _)];
+    loop {
+        let left_ns = deadline_ns.saturating_sub(clock::mono_ns());
+        if left_ns == 0 {
+            return give_up(child, &kept);
+        }
+        match child.try_wait() {
+            Ok(Some(status)) => {
+                // What a descendant still holds open is not waited for.
+                while read_ready(&mut pipes, 0, &mut kept) {}
+                let output = String::from_utf8_lossy(&kept).into_owned();
+                return match status.code() {
+                    Some(code) => (Some(code), output),
+                    None => (None, format!("it was killed by a signal ({status}): {output}")),
+                };
+            }
+            Ok(None) => {}
+            Err(error) => return (None, format!("its end is not known: {error}")),
+        }
+        let wait_ms = u16::try_from(left_ns / 1_000_000).unwrap_or(u16::MAX).clamp(1, LOOK_MS);
+        if !read_ready(&mut pipes, wait_ms, &mut kept) && pipes.iter().all(Option::is_none) {
+            std::thread::sleep(Duration::from_micros(200));
+        }
+    }
+}
+
+fn give_up(mut child: Child, kept: &[u8]) -> (Option<i32>, String) {
+    let group = i32::try_from(child.id()).map(Pid::from_raw);
+    // It may have ended just now.
+    if let Ok(Err(error)) = group.map(|group| killpg(group, Signal::SIGKILL)) {
+        tracing::debug!(%error, "a command that took too long was gone when it was to be killed");
+    }
+    drop(child.wait());
+    let secs = PATIENCE_NS / 1_000_000_000;
+    (None, format!("it did not end within {secs} s and was killed: {}", String::from_utf8_lossy(kept)))
+}
+
+trait Pipe: Read + AsFd {}
+impl<T: Read + AsFd> Pipe for T {}
+
+/// Reads once from each pipe that has something within `wait_ms`; a pipe at its end goes. Whether anything was read.
+fn read_ready(pipes: &mut [Option<Box<dyn Pipe>>; 2], wait_ms: u16, kept: &mut Vec<u8>) -> bool {
+    let ready: Vec<usize> = {
+        let open: Vec<usize> = (0..pipes.len()).filter(|at| pipes[*at].is_some()).collect();
+        if open.is_empty() {
+            return false;
+        }
+        let mut fds: Vec<PollFd<'_>> =
+            pipes.iter().flatten().map(|pipe| PollFd::new(pipe.as_fd(), PollFlags::POLLIN)).collect();
+        if !poll(&mut fds, PollTimeout::from(wait_ms)).is_ok_and(|n| n > 0) {
+            return false;
+        }
+        open.into_iter().zip(&fds).filter(|(_, fd)| fd.any() == Some(true)).map(|(at, _)| at).collect()
+    };
+    let mut any = false;
+    let mut buffer = [0; 4_096];
+    for at in ready {
+        let Some(pipe) = &mut pipes[at] else { continue };
+        match pipe.read(&mut buffer) {
+            Ok(0) => pipes[at] = None,
+            Ok(len) => {
+                any = true;
+                let room = MAX_OUTPUT.saturating_sub(kept.len());
+                kept.extend_from_slice(&buffer[..len.min(room)]);
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => pipes[at] = None,
+        }
+    }
+    any
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(words: &[&str]) -> Ran {
+        System.run(&words.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn what_a_program_says_and_how_it_ends_is_told() {
+        let ran = run(&["sh", "-c", "echo out; echo err >&2; exit 3"]);
+        assert_eq!(ran.exit, Some(3));
+        assert!(ran.output.contains("out") && ran.output.contains("err"), "{ran:?}");
+        assert_eq!(run(&["true"]).exit, Some(0));
+        let killed = run(&["sh", "-c", "kill -9 $$"]);
+        assert!(killed.exit.is_none() && killed.output.contains("signal"), "{killed:?}");
+    }
+
+    #[test]
+    fn the_environment_is_fixed() {
+        let ran = run(&["env"]);
+        let mut lines: Vec<&str> = ran.output.lines().collect();
+        lines.sort_unstable();
+        assert_eq!(lines, ["LC_ALL=C", &format!("PATH={PATH}")]);
+    }
+
+    #[test]
+    fn output_without_end_is_cut_and_does_not_block() {
+        let ran = run(&["head", "-c", "1000000", "/dev/zero"]);
+        assert_eq!((ran.exit, ran.output.len()), (Some(0), MAX_OUTPUT));
+    }
+
+    #[test]
+    fn a_missing_program_names_its_package() {
+        let ran = run(&["firewall-cmd-of-another-world"]);
+        assert!(ran.exit.is_none() && ran.output.contains("is not installed"), "{ran:?}");
+        assert_eq!(
+            (package("ip6tables"), package("firewall-cmd"), package("tc")),
+            ("iptables", "firewalld", "iproute2")
+        );
+    }
+
+    #[test]
+    fn what_does_not_end_is_killed_with_what_it_started() {
+        let child = start(&["sh", "-c", "echo begun; sleep 1000 & sleep 1000"].map(str::to_owned)).unwrap();
+        let group = child.id();
+        let began_ns = clock::mono_ns();
+        let (exit, output) = finish(child, began_ns + 300_000_000);
+        assert!(exit.is_none() && output.contains("begun") && output.contains("killed"), "{output}");
+        assert!(clock::mono_ns() - began_ns < 5_000_000_000);
+        // State and group of each process, behind the name; one that is dead may wait for init to take note of it.
+        let is_alive = |stat: String| {
+            let fields: Vec<&str> = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect();
+            fields.get(2) == Some(&group.to_string().as_str()) && !["Z", "X"].contains(&fields[0])
+        };
+        let any = || {
+            let all = std::fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path().join("stat"));
+            all.filter_map(|path| std::fs::read_to_string(path).ok()).any(is_alive)
+        };
+        let ends = (0..100).any(|_| {
+            std::thread::sleep(Duration::from_millis(20));
+            !any()
+        });
+        assert!(ends, "a descendant of the command goes on");
+    }
+
+    #[test]
+    fn a_descendant_that_keeps_the_output_open_is_not_waited_for() {
+        let began_ns = clock::mono_ns();
+        let ran = run(&["sh", "-c", "sleep 5 & echo done"]);
+        assert_eq!((ran.exit, ran.output.as_str()), (Some(0), "done\n"));
+        assert!(clock::mono_ns() - began_ns < 2_000_000_000, "{ran:?}");
+    }
+}

@@ -1,0 +1,251 @@
+//! The tables of nftables: one for rules that ask for it, and one rung of the ladder for the datapath's where no program
+//! can be attached or its maps have no room. The worker's; every call may wait for the kernel.
+
+use std::collections::BTreeSet;
+
+use tracing::{info, warn};
+
+use super::ladder::{Chosen, Need, Rung, choose};
+use super::nftables::{Nftables, OfDatapath, Place};
+use crate::engine::{EnforceResult, Now, RuleId, RuleSet};
+
+/// Who carries which rules.
+pub(super) struct Carriers {
+    order: Vec<Rung>,
+    /// `inet ftagent`.
+    nftables: Nftables,
+    /// `netdev ftagent`.
+    ingress: Nftables,
+    devices: Devices,
+    overflow: BTreeSet<RuleId>,
+    need: Option<Need>,
+    chosen: Option<Chosen>,
+}
+
+/// The interfaces that are watched.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Devices {
+    pub all: Vec<String>,
+    /// Those of them without a program.
+    pub bare: Vec<String>,
+}
+
+impl Carriers {
+    /// Carries what asks for nftables, and tries rungs in `order` when there is need of one.
+    pub(super) fn new(order: Vec<Rung>) -> Self {
+        Self {
+            order,
+            nftables: Nftables::new(false),
+            ingress: Nftables::at_ingress(Vec::new()),
+            devices: Devices::default(),
+            overflow: BTreeSet::new(),
+            need: None,
+            chosen: None,
+        }
+    }
+
+    /// Takes every rule of the datapath's while an interface has no program; the next [`Self::reconcile`] does it.
+    pub(super) fn set_devices(&mut self, devices: Devices) {
+        self.devices = devices;
+        // What works may be another thing now.
+        self.need = None;
+        self.decide();
+    }
+
+    /// Takes these rules of the datapath's, which has no room for them.
+    pub(super) fn set_overflow(&mut self, overflow: BTreeSet<RuleId>) {
+        self.overflow = overflow;
+        self.decide();
+    }
+
+    /// The rung that carries rules of the datapath's, where one has to.
+    pub(super) fn chosen(&self) -> Option<Chosen> {
+        self.chosen.clone()
+    }
+
+    fn decide(&mut self) {
+        let need = if !self.devices.bare.is_empty() {
+            Some(Need::NoProgram(self.devices.bare.clone()))
+        } else if !self.overflow.is_empty() && !self.devices.all.is_empty() {
+            Some(Need::NoRoom { rules: self.overflow.len(), devices: self.devices.all.clone() })
+        } else {
+            None
+        };
+        let is_same = match (&self.need, &need) {
+            (Some(before), Some(now)) => before.is_like(now),
+            (before, now) => before.is_none() && now.is_none(),
+        };
+        if let (true, Some(chosen), Some(need)) = (is_same, &mut self.chosen, &need) {
+            chosen.why = need.text();
+        } else if !is_same || need.is_none() {
+            self.chosen = need.as_ref().map(|need| choose(need, &self.order, |rung| possible(rung, need.devices())));
+            match &self.chosen {
+                Some(chosen) if chosen.rung.is_none() => warn!(chosen = chosen.text(), "no rung carries these rules"),
+                Some(chosen) => info!(chosen = chosen.text(), "a rung carries rules of the datapath"),
+                None => {}
+            }
+        }
+        let rung = self.chosen.as_ref().and_then(|chosen| chosen.rung);
+        let carried = match &need {
+            Some(Need::NoProgram(_)) => OfDatapath::All,
+            Some(Need::NoRoom { .. }) => OfDatapath::These(self.overflow.clone()),
+            None => OfDatapath::None,
+        };
+        let at = |here| if rung == Some(here) { carried.clone() } else { OfDatapath::None };
+        self.nftables.set_fallback(at(Rung::Nftables));
+        self.ingress.set_fallback(at(Rung::NftablesIngress));
+        if let (Some(need), Some(Rung::NftablesIngress)) = (&need, rung) {
+            self.ingress.set_devices(need.devices().to_vec());
+        }
+        self.need = need;
+    }
+
+    /// Brings every table to `desired`, the one that is left last, so that nothing passes in between.
+    pub(super) fn reconcile(&mut self, desired: &RuleSet, now: Now) -> Vec<EnforceResult> {
+        let rung = self.chosen.as_ref().and_then(|chosen| chosen.rung);
+        let mut tables = [&mut self.nftables, &mut self.ingress];
+        if rung == Some(Rung::NftablesIngress) {
+            tables.reverse();
+        }
+        let mut results: Vec<EnforceResult> =
+            tables.into_iter().flat_map(|table| table.reconcile(desired, now)).collect();
+        // What one carrier lets go of because another has it is no end of the rule.
+        let goes_on = |result: &EnforceResult| {
+            let rule = desired.rules.get(&result.rule);
+            rule.is_some_and(|rule| rule.expires_at_ns.is_none_or(|end| end > now.mono_ns))
+        };
+        results.retain(|result| result.installed || !goes_on(result));
+        results
+    }
+}
+
+fn possible(rung: Rung, devices: &[String]) -> Result<(), String> {
+    let place = match rung {
+        Rung::NftablesIngress => Place::Ingress(devices.to_vec()),
+        Rung::Nftables => Place::Prerouting,
+    };
+    Nftables::try_at(&place).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use ftagent_common::api::AllowEntry;
+
+    use super::*;
+    use crate::clock;
+    use crate::engine::{Matches, Origin, Point, Rule, RuleId, Verdict};
+    use crate::test_ground::{in_an_empty_network, run};
+
+    fn rule(id: u64, point: Point) -> Rule {
+        Rule {
+            id: RuleId(id),
+            matches: Matches::source(format!("198.51.100.{id}/32").parse().expect("a prefix")),
+            verdict: Verdict::Drop,
+            point,
+            origin: Origin::Operator,
+            expires_at_ns: None,
+            evaluate: false,
+        }
+    }
+
+    /// One rule for each point, and an allowlist.
+    fn wanted() -> RuleSet {
+        let allow = AllowEntry { prefix: "203.0.113.0/24".parse().expect("a prefix"), label: String::new() };
+        let rules = [rule(1, Point::Datapath), rule(2, Point::Nftables)];
+        RuleSet { rules: rules.map(|rule| (rule.id, rule)).into(), allow: vec![allow], ..RuleSet::default() }
+    }
+
+    /// What came into force and what ended.
+    fn told(results: &[EnforceResult]) -> Vec<(u64, bool)> {
+        for result in results {
+            assert_eq!(result.result, Ok(()), "{result:?}");
+        }
+        results.iter().map(|result| (result.rule.0, result.installed)).collect()
+    }
+
+    /// The families of our tables, each with the rules in it.
+    fn tables() -> Vec<(&'static str, bool, bool)> {
+        let all = run("nft", &["list", "ruleset"]);
+        let table = |family: &'static str| {
+            let text = all.split("table ").find(|text| text.starts_with(&format!("{family} ftagent")))?;
+            Some((family, text.contains("ftagent:1"), text.contains("ftagent:2")))
+        };
+        ["inet", "netdev"].into_iter().filter_map(table).collect()
+    }
+
+    #[test]
+    fn rules_move_from_rung_to_rung_and_never_end_by_it() {
+        in_an_empty_network(|| {
+            run("ip", &["link", "set", "lo", "up"]);
+            run("nft", &["add", "table", "netdev", "somebody"]);
+            let before = run("nft", &["-s", "list", "ruleset"]);
+            let wanted = wanted();
+            let devices = |bare: &[&str]| Devices {
+                all: vec!["lo".to_owned()],
+                bare: bare.iter().map(|name| (*name).to_owned()).collect(),
+            };
+            let mut carriers = Carriers::new(Rung::ALL.to_vec());
+            assert_eq!(told(&carriers.reconcile(&wanted, clock::now())), [(2, true)], "the datapath has the other");
+            carriers.set_devices(devices(&["lo"]));
+            let chosen = carriers.chosen().expect("one is needed");
+            assert_eq!((chosen.rung, chosen.skipped.len()), (Some(Rung::NftablesIngress), 0));
+            assert_eq!(told(&carriers.reconcile(&wanted, clock::now())), [(1, true)]);
+            assert_eq!(tables(), [("inet", false, true), ("netdev", true, false)]);
+            // An heir whose configuration wants the other one.
+            let mut heir = Carriers::new(vec![Rung::Nftables]);
+            heir.set_devices(devices(&["lo"]));
+            assert_eq!(heir.chosen().and_then(|chosen| chosen.rung), Some(Rung::Nftables));
+            assert_eq!(told(&heir.reconcile(&wanted, clock::now())), [(1, true), (2, true)]);
+            assert_eq!(tables(), [("inet", true, true)]);
+            assert_eq!(told(&heir.reconcile(&wanted, clock::now())), []);
+            // A program is attached again: the rule goes on in the datapath.
+            heir.set_devices(devices(&[]));
+            assert_eq!(heir.chosen(), None);
+            assert_eq!(told(&heir.reconcile(&wanted, clock::now())), []);
+            assert_eq!(tables(), [("inet", false, true)]);
+            assert_eq!(told(&heir.reconcile(&RuleSet::default(), clock::now())), [(2, false)]);
+            assert_eq!(run("nft", &["-s", "list", "ruleset"]), before, "what is somebody else's is as it was");
+        });
+    }
+
+    #[test]
+    fn a_rung_that_does_not_work_is_skipped_and_said() {
+        in_an_empty_network(|| {
+            let mut carriers = Carriers::new(Rung::ALL.to_vec());
+            carriers.set_devices(Devices { all: Vec::new(), bare: vec!["far-too-long-a-name".to_owned()] });
+            let chosen = carriers.chosen().expect("one is needed");
+            assert_eq!(chosen.rung, Some(Rung::Nftables));
+            assert!(chosen.text().contains("nftables_ingress does not work"), "{}", chosen.text());
+            told(&carriers.reconcile(&wanted(), clock::now()));
+            assert_eq!(tables(), [("inet", true, true)]);
+            let mut carriers = Carriers::new(vec![Rung::NftablesIngress]);
+            carriers.set_devices(Devices { all: Vec::new(), bare: vec!["far-too-long-a-name".to_owned()] });
+            let chosen = carriers.chosen().expect("one is needed");
+            assert_eq!((chosen.rung, chosen.lost), (None, vec!["nothing is enforced".to_owned()]));
+        });
+    }
+
+    #[test]
+    fn rules_without_room_are_carried_until_there_is_some() {
+        in_an_empty_network(|| {
+            run("ip", &["link", "set", "lo", "up"]);
+            let before = run("nft", &["-s", "list", "ruleset"]);
+            let mut wanted = wanted();
+            wanted.rules.insert(RuleId(3), rule(3, Point::Datapath));
+            let mut carriers = Carriers::new(Rung::ALL.to_vec());
+            carriers.set_devices(Devices { all: vec!["lo".to_owned()], bare: Vec::new() });
+            assert_eq!(told(&carriers.reconcile(&wanted, clock::now())), [(2, true)]);
+            assert_eq!(carriers.chosen(), None);
+            carriers.set_overflow([RuleId(1)].into());
+            assert_eq!(told(&carriers.reconcile(&wanted, clock::now())), [(1, true)]);
+            assert_eq!(tables(), [("inet", false, true), ("netdev", true, false)]);
+            assert!(!run("nft", &["list", "ruleset"]).contains("ftagent:3"), "the datapath has it");
+            assert!(carriers.chosen().is_some_and(|chosen| chosen.why.starts_with("1 rules")));
+            carriers.set_overflow(BTreeSet::new());
+            assert_eq!(told(&carriers.reconcile(&wanted, clock::now())), [], "it goes on in the datapath");
+            assert_eq!(tables(), [("inet", false, true)]);
+            told(&carriers.reconcile(&RuleSet::default(), clock::now()));
+            assert_eq!(run("nft", &["-s", "list", "ruleset"]), before);
+        });
+    }
+}

@@ -1,0 +1,137 @@
+//! Runs a firewall's program: an argument vector, never a shell, in a fixed environment, for a bounded time.
+
+use std::io::{self, Read, Write};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+
+use crate::clock;
+
+/// Where programs are looked for, whoever started the agent.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// Of each of the two outputs; what comes behind is read and forgotten.
+const OUTPUT_BYTES: u64 = 32 << 20;
+/// Of a program's words in a message.
+const WORDS: usize = 1_000;
+
+/// Why a program did not do what it was asked for.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum RunError {
+    #[error("{program} is not installed")]
+    Missing { program: String },
+    #[error("{program} cannot be started: {source}")]
+    Start { program: String, source: io::Error },
+    #[error("{command}: {words}")]
+    Refused { command: String, words: String },
+    #[error("{command}: no answer within {secs} s, it was ended")]
+    Late { command: String, secs: u64 },
+    #[error("{command}: more output than an agent reads")]
+    TooLong { command: String },
+}
+
+/// Runs `words` with `input` on its standard input; answers its standard output.
+///
+/// # Errors
+/// The program is not there, said no (with its own words), or took longer than `patience`.
+pub(super) fn run(words: &[String], input: &str, patience: Duration) -> Result<String, RunError> {
+    let Some((program, arguments)) = words.split_first() else { return Ok(String::new()) };
+    let mut command = Command::new(program);
+    command.args(arguments).env_clear().env("PATH", PATH).env("LC_ALL", "C.UTF-8").current_dir("/");
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    // A group of its own, so that what it starts ends with it.
+    command.process_group(0);
+    let mut child = command.spawn().map_err(|source| match source.kind() {
+        io::ErrorKind::NotFound => RunError::Missing { program: program.clone() },
+        _ => RunError::Start { program: program.clone(), source },
+    })?;
+    let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+    let (status, out, err) = thread::scope(|scope| {
+        // Whoever ends without reading says why in its own words.
+        scope.spawn(move || drop(stdin.map(|mut pipe| pipe.write_all(input.as_bytes()))));
+        let out = scope.spawn(move || read(stdout));
+        let err = scope.spawn(move || read(stderr));
+        let status = wait(&mut child, patience);
+        (status, out.join().unwrap_or_default(), err.join().unwrap_or_default())
+    });
+    let shown = || words.join(" ");
+    match status {
+        None => Err(RunError::Late { command: shown(), secs: patience.as_secs() }),
+        Some(_) if out.len() as u64 >= OUTPUT_BYTES => Err(RunError::TooLong { command: shown() }),
+        Some(status) if status.success() => Ok(String::from_utf8_lossy(&out).into_owned()),
+        Some(status) => {
+            let said: Vec<u8> = if err.trim_ascii().is_empty() { out } else { err };
+            let said: String = String::from_utf8_lossy(&said).trim().chars().take(WORDS).collect();
+            let words = if said.is_empty() { status.to_string() } else { said };
+            Err(RunError::Refused { command: shown(), words })
+        }
+    }
+}
+
+fn read(pipe: Option<impl Read>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    if let Some(mut pipe) = pipe {
+        // What a program that broke off has said so far is said.
+        drop((&mut pipe).take(OUTPUT_BYTES).read_to_end(&mut bytes));
+        drop(io::copy(&mut pipe, &mut io::sink()));
+    }
+    bytes
+}
+
+/// None: it was ended, for it took too long.
+fn wait(child: &mut Child, patience: Duration) -> Option<ExitStatus> {
+    let nanos = u64::try_from(patience.as_nanos()).unwrap_or(u64::MAX);
+    let end_ns = clock::mono_ns().saturating_add(nanos);
+    let mut pause = Duration::from_millis(1);
+    let group = Pid::from_raw(child.id().cast_signed());
+    loop {
+        match child.try_wait() {
+            Ok(Some(status)) => {
+                // What it left behind would hold the pipes open; mostly there is nothing.
+                killpg(group, Signal::SIGKILL).ok();
+                return Some(status);
+            }
+            Ok(None) if clock::mono_ns() < end_ns => {
+                thread::sleep(pause);
+                pause = (pause * 2).min(Duration::from_millis(20));
+            }
+            Ok(None) | Err(_) => {
+                killpg(group, Signal::SIGKILL).ok();
+                child.wait().ok();
+                return None;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(words: &[&str]) -> Vec<String> {
+        words.iter().map(|w| (*w).to_owned()).collect()
+    }
+
+    #[test]
+    fn a_program_reads_its_input_and_is_told_nothing_of_ours() {
+        let long = "x".repeat(1 << 20);
+        let patience = Duration::from_secs(10);
+        assert_eq!(run(&words(&["cat"]), &long, patience).expect("it runs"), long);
+        let told = run(&words(&["env"]), "", patience).expect("it runs");
+        let mut names: Vec<_> = told.lines().filter_map(|line| line.split('=').next()).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["LC_ALL", "PATH"]);
+    }
+
+    #[test]
+    fn what_is_missing_refused_or_late_is_said() {
+        let run = |line: &[&str], secs| run(&words(line), "", Duration::from_secs(secs)).expect_err("it fails");
+        assert!(run(&["no-such-firewall"], 1).to_string().contains("not installed"));
+        let refused = run(&["ls", "/no/such/folder"], 5).to_string();
+        assert!(refused.contains("/no/such/folder") && refused.contains("No such file"), "{refused}");
+        assert!(run(&["sleep", "60"], 1).to_string().contains("within 1 s"));
+    }
+}

@@ -1,0 +1,431 @@
+//! The thread that carries profiles out: one order after the other, the journal before each, and a look every few
+//! seconds whether all is as it should be.
+
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use ftagent_common::api::{AckStatus, CommandAck, Kept, NodeCommand, Order, ProfileReport, ProfileState, compile};
+use tokio::sync::{mpsc, oneshot};
+use tracing::{error, info, warn};
+
+use super::course::{Current, End, Journal, Moment, Next, Past, Phase, Wanted};
+use super::tools::Tools;
+use super::{Event, ProfileOrder, ProfileStatus, kept, suites};
+use crate::clock;
+use crate::engine::OrderOutcome;
+use crate::persist::{self, Loaded, PersistError};
+
+/// Between two looks, and before what failed is tried again.
+const LOOK: Duration = Duration::from_secs(5);
+/// No look begins so shortly before the end of a trial: it could delay the end.
+const BEFORE_END_SECS: u64 = 5;
+/// How often the clocks are read while something is on trial.
+const SECOND: Duration = Duration::from_secs(1);
+
+/// What the daemon wants.
+pub(super) enum Asked {
+    Command(Box<NodeCommand>),
+    Operator(ProfileOrder, oneshot::Sender<OrderOutcome>),
+    Kept(Kept),
+}
+
+/// What the thread owns.
+pub(super) struct Worker {
+    pub(super) journal: Journal,
+    pub(super) path: PathBuf,
+    pub(super) boot: String,
+    pub(super) tools: Tools,
+    /// What the node keeps by its own.
+    pub(super) node: Kept,
+    /// Where the SSH server's configuration is.
+    pub(super) ssh: PathBuf,
+    pub(super) events: mpsc::UnboundedSender<Event>,
+    pub(super) status: Arc<Mutex<Option<ProfileStatus>>>,
+    pub(super) next_look_ns: u64,
+    pub(super) repairs: u64,
+    /// Why the profile is not as it should be.
+    pub(super) fault: Option<String>,
+}
+
+impl Worker {
+    /// Reads what the last agent left.
+    pub(super) fn open(&mut self) -> Result<(), PersistError> {
+        match persist::load_json(&self.path, clock::wall().unix_timestamp())? {
+            Loaded::There(journal) => self.journal = journal,
+            Loaded::Missing => {}
+            Loaded::Corrupt { moved_to, why } => {
+                error!(moved_to = %moved_to.display(), why, "the journal of profiles is corrupt: ours is taken back");
+                for fault in suites::take_leftovers(&mut self.tools) {
+                    warn!(fault, "part of a profile that nobody knows any more may be left");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Works until nobody asks any more. A profile that nobody confirmed does not stay behind.
+    pub(super) fn run(mut self, asked: &Receiver<Asked>) {
+        if self.journal.on_start(&self.moment()).is_some() {
+            self.end_by_itself();
+        }
+        // Taken back without an agent, or by one that was killed before it could say so.
+        for past in self.journal.untold() {
+            self.report_end(&past);
+        }
+        self.publish();
+        loop {
+            match asked.recv_timeout(self.pause()) {
+                Ok(asked) => self.on_asked(asked),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+            self.on_time();
+            self.publish();
+        }
+        if self.journal.on_stop().is_some() {
+            self.end_by_itself();
+        }
+    }
+
+    fn pause(&self) -> Duration {
+        let Some(current) = &self.journal.current else { return Duration::from_secs(3_600) };
+        match current.left_ns(&self.moment()) {
+            Some(left) => SECOND.min(Duration::from_nanos(left)),
+            None => Duration::from_nanos(self.next_look_ns.saturating_sub(clock::mono_ns())),
+        }
+    }
+
+    fn moment(&self) -> Moment {
+        let now = clock::now();
+        let wall_ns = i64::try_from(now.wall.unix_timestamp_nanos()).unwrap_or(i64::MAX);
+        Moment { boot: self.boot.clone(), mono_ns: now.mono_ns, wall_ns }
+    }
+
+    fn on_asked(&mut self, asked: Asked) {
+        match asked {
+            Asked::Command(command) => self.on_command(*command),
+            Asked::Operator(order, answer) => {
+                let outcome = match self.on_operator(order) {
+                    Ok(detail) => OrderOutcome::Done { detail },
+                    Err(why) => OrderOutcome::Refused { why },
+                };
+                self.publish();
+                // Whoever asked may have gone.
+                drop(answer.send(outcome));
+            }
+            Asked::Kept(kept) => {
+                if self.node != kept {
+                    self.node = kept;
+                    self.next_look_ns = 0;
+                }
+            }
+        }
+    }
+
+    fn on_command(&mut self, command: NodeCommand) {
+        let done = match command.order {
+            Order::ApplyProfile { application, profile, suite, rules, custom, keep, confirm_secs } => {
+                let wanted = Wanted { application, profile, suite, rules, custom, keep, confirm_secs };
+                match self.journal.on_apply(&wanted) {
+                    Next::Apply => self.apply(wanted),
+                    Next::Answer(answer) => answer,
+                    Next::Keep(_) | Next::TakeBack => Err("an order that cannot be".to_owned()),
+                }
+            }
+            Order::ConfirmProfile { application } => self.confirm(application),
+            Order::RollBackProfile { application } => {
+                let next = self.journal.on_roll_back(application, "the control plane said so");
+                let done = self.roll_back(next);
+                if done.is_ok() {
+                    self.tell(application);
+                }
+                done.map(|(detail, _)| detail)
+            }
+            Order::Block { .. } | Order::Unblock { .. } | Order::ResolveIncident { .. } | Order::Apply { .. } => return,
+        };
+        self.publish();
+        let (status, error, output) = match done {
+            Ok(output) => (AckStatus::Applied, String::new(), output),
+            Err(error) => (AckStatus::Failed, error, String::new()),
+        };
+        self.say(Event::Ack(CommandAck { command_id: command.command_id, status, error, output }));
+    }
+
+    fn on_operator(&mut self, order: ProfileOrder) -> Result<String, String> {
+        let Some(current) = &self.journal.current else {
+            return Err("there is no profile on this node".to_owned());
+        };
+        let application = current.wanted.application;
+        match order {
+            ProfileOrder::Confirm => {
+                let detail = self.confirm(application)?;
+                let reason = "an operator confirmed it at the node".to_owned();
+                self.report(ProfileReport { application, state: ProfileState::Confirmed, reason });
+                Ok(detail)
+            }
+            ProfileOrder::RollBack => {
+                let next = self.journal.on_roll_back(application, "an operator took it back at the node");
+                let (detail, past) = self.roll_back(next)?;
+                if let Some(past) = &past {
+                    self.report_end(past);
+                }
+                Ok(detail)
+            }
+        }
+    }
+
+    fn apply(&mut self, wanted: Wanted) -> Result<String, String> {
+        let application = wanted.application;
+        match self.prepare(wanted) {
+            Ok((current, note)) => self.put_in_force(current).map(|()| format!("in force, on trial{note}")),
+            Err(why) => {
+                warn!(%application, why, "profile refused");
+                self.journal.remember(Past { application, end: End::Failed, reason: why.clone(), told: false });
+                self.save().unwrap_or_else(|error| warn!(%error, "a refused profile is not noted"));
+                Err(why)
+            }
+        }
+    }
+
+    /// Everything that can fail without a trace.
+    fn prepare(&mut self, wanted: Wanted) -> Result<(Current, String), String> {
+        if !(30..=3_600).contains(&wanted.confirm_secs) {
+            return Err(format!("confirm_secs must be 30 to 3600, got {}", wanted.confirm_secs));
+        }
+        let kept = kept::together(&wanted.keep, &self.kept())?;
+        // The same strict reading as in the control plane: what came is not trusted for having come.
+        let compiled = compile(wanted.suite, &wanted.rules, &wanted.custom, &kept).map_err(|e| e.to_string())?;
+        let (seen, noted, steps) = (String::new(), Vec::new(), compiled.steps);
+        let mut current = Current { wanted, phase: Phase::Applying, kept, steps, seen, noted };
+        let note = suites::prepare(&mut self.tools, &mut current)?;
+        Ok((current, note))
+    }
+
+    fn put_in_force(&mut self, current: Current) -> Result<(), String> {
+        let application = current.wanted.application;
+        self.journal.current = Some(current);
+        if let Err(error) = self.save() {
+            self.journal.current = None;
+            return Err(format!("nothing was done, for it could not be noted first: {error}"));
+        }
+        self.publish();
+        let done = self.put().and_then(|()| {
+            let began = self.moment();
+            if let Some(current) = &mut self.journal.current {
+                current.phase = Phase::Trial { began };
+            }
+            self.save().map_err(|error| format!("it could not be noted: {error}"))
+        });
+        let Err(why) = done else {
+            info!(%application, "profile in force, on trial");
+            return Ok(());
+        };
+        self.journal.begin_to_take_back(End::Failed, &why);
+        match self.take_back() {
+            Ok(_) => Err(why),
+            Err(left) => Err(format!("{why}; what was done is not undone yet: {left}")),
+        }
+    }
+
+    /// Brings the tools to the steps and notes what they show then.
+    fn put(&mut self) -> Result<(), String> {
+        let Some(current) = &mut self.journal.current else { return Ok(()) };
+        suites::put(&mut self.tools, current)?;
+        let seen = suites::observe(&mut self.tools, current)?;
+        if !seen.contains("FTAGENT-") && !seen.contains(ftagent_common::api::PROFILE_TABLE) {
+            return Err("the tool took it, and shows nothing of it".to_owned());
+        }
+        current.seen = seen;
+        self.next_look_ns = clock::mono_ns() + LOOK.as_nanos() as u64;
+        Ok(())
+    }
+
+    fn confirm(&mut self, application: uuid::Uuid) -> Result<String, String> {
+        let before = self.journal.clone();
+        match self.journal.on_confirm(application, &self.moment()) {
+            Next::Keep(detail) => {
+                if let Err(error) = self.save() {
+                    self.journal = before;
+                    return Err(format!("still on trial, for it could not be noted: {error}"));
+                }
+                info!(%application, "profile confirmed");
+                Ok(detail)
+            }
+            Next::Answer(answer) => answer,
+            Next::Apply | Next::TakeBack => {
+                let past = self.end_by_itself();
+                Err(past.map_or_else(|| "it lapsed".to_owned(), |past| past.words()))
+            }
+        }
+    }
+
+    /// With what was taken back just now.
+    fn roll_back(&mut self, next: Next) -> Result<(String, Option<Past>), String> {
+        match next {
+            Next::TakeBack => self.take_back().map(|past| ("taken back: nothing of it is left".to_owned(), Some(past))),
+            Next::Answer(answer) => answer.map(|detail| (detail, None)),
+            Next::Keep(detail) => {
+                self.save().unwrap_or_else(|error| warn!(%error, "an order to roll back is not noted"));
+                Ok((detail, None))
+            }
+            Next::Apply => Err("an order that cannot be".to_owned()),
+        }
+    }
+
+    /// Takes back what the course ended without an order, and tells the control plane.
+    fn end_by_itself(&mut self) -> Option<Past> {
+        let past = self.take_back().ok()?;
+        warn!(application = %past.application, why = past.words(), "profile taken back");
+        self.report_end(&past);
+        Some(past)
+    }
+
+    fn take_back(&mut self) -> Result<Past, String> {
+        // Without a note of it the next start would do the same by its own clocks.
+        self.save().unwrap_or_else(|error| warn!(%error, "that a profile is taken back is not noted"));
+        self.publish();
+        let Some(current) = &self.journal.current else { return Err("there is no profile".to_owned()) };
+        self.next_look_ns = clock::mono_ns() + LOOK.as_nanos() as u64;
+        if let Err(why) = suites::take(&mut self.tools, current) {
+            self.note_fault(format!("it is not taken back yet: {why}"));
+            return Err(why);
+        }
+        let past = self.journal.taken_back().ok_or("there is no profile")?;
+        self.fault = None;
+        self.repairs = 0;
+        self.save().unwrap_or_else(|error| warn!(%error, "that a profile was taken back is not noted"));
+        info!(application = %past.application, "nothing of the profile is left");
+        Ok(past)
+    }
+
+    fn on_time(&mut self) {
+        let now = self.moment();
+        if self.journal.on_time(&now).is_some() {
+            self.end_by_itself();
+            return;
+        }
+        let Some(current) = &self.journal.current else { return };
+        if now.mono_ns < self.next_look_ns || current.left_secs(&now).is_some_and(|left| left <= BEFORE_END_SECS) {
+            return;
+        }
+        if matches!(current.phase, Phase::TakingBack { .. }) {
+            self.end_by_itself();
+        } else {
+            self.next_look_ns = now.mono_ns + LOOK.as_nanos() as u64;
+            match self.look() {
+                Ok(()) => self.fault = None,
+                Err(why) => self.note_fault(format!("it is not as it should be: {why}")),
+            }
+        }
+    }
+
+    /// Repairs what others changed, and follows what the node keeps.
+    fn look(&mut self) -> Result<(), String> {
+        let own = self.kept();
+        let Some(current) = &mut self.journal.current else { return Ok(()) };
+        let kept = kept::together(&current.wanted.keep, &own)?;
+        let follows = kept != current.kept;
+        if follows {
+            let wanted = &current.wanted;
+            let compiled = compile(wanted.suite, &wanted.rules, &wanted.custom, &kept).map_err(|e| e.to_string())?;
+            let mut next = Current { kept, steps: compiled.steps, ..current.clone() };
+            suites::fit(&mut self.tools, &mut next)?;
+            *current = next;
+            self.save().map_err(|error| error.to_string())?;
+        }
+        let Some(current) = &self.journal.current else { return Ok(()) };
+        if !follows && suites::observe(&mut self.tools, current)? == current.seen {
+            return Ok(());
+        }
+        self.put()?;
+        if !follows {
+            self.repairs += 1;
+            warn!(repairs = self.repairs, "somebody changed the profile's rules: repaired");
+        }
+        self.save().map_err(|error| error.to_string())
+    }
+
+    fn kept(&self) -> Kept {
+        let mut kept = self.node.clone();
+        kept.ports.extend(kept::ssh_ports(&self.ssh));
+        kept
+    }
+
+    fn note_fault(&mut self, fault: String) {
+        if self.fault.as_ref() != Some(&fault) {
+            error!(fault, "profile");
+            self.fault = Some(fault);
+        }
+    }
+
+    fn save(&mut self) -> Result<(), PersistError> {
+        self.tools.at("journal");
+        let saved = persist::save_json(&self.path, &self.journal);
+        self.tools.at("journal");
+        saved
+    }
+
+    fn report_end(&mut self, past: &Past) {
+        if let Some(state) = past.end.state() {
+            self.report(ProfileReport { application: past.application, state, reason: past.words() });
+            self.tell(past.application);
+        }
+    }
+
+    fn tell(&mut self, application: uuid::Uuid) {
+        self.journal.tell(application);
+        // What is told twice does no harm.
+        self.save().unwrap_or_else(|error| warn!(%error, "that the control plane knows is not noted"));
+    }
+
+    fn report(&self, report: ProfileReport) {
+        self.say(Event::Report(report));
+    }
+
+    fn say(&self, event: Event) {
+        // A daemon that stops hears nothing any more; the control plane asks again.
+        drop(self.events.send(event));
+    }
+
+    pub(super) fn publish(&self) {
+        let now = self.moment();
+        let status = self.journal.current.as_ref().map(|current| ProfileStatus {
+            application: current.wanted.application,
+            profile: current.wanted.profile.clone(),
+            suite: current.wanted.suite,
+            phase: current.phase.as_str().to_owned(),
+            left_secs: current.left_secs(&now),
+            rules: current.wanted.rules.len(),
+            custom: current.wanted.custom.len(),
+            kept: current.kept.clone(),
+            repairs: self.repairs,
+            fault: self.fault.clone(),
+        });
+        *self.status.lock().unwrap_or_else(PoisonError::into_inner) = status;
+    }
+}
+
+/// Takes a profile back where no agent runs; answers which it was.
+pub(super) fn take_back_alone(path: PathBuf, tools: Tools) -> Result<Option<Past>, String> {
+    let (events, _) = mpsc::unbounded_channel();
+    let mut worker = Worker {
+        journal: Journal::default(),
+        path,
+        boot: String::new(),
+        tools,
+        node: Kept { ports: vec![], sources: vec![] },
+        ssh: PathBuf::new(),
+        events,
+        status: Arc::default(),
+        next_look_ns: 0,
+        repairs: 0,
+        fault: None,
+    };
+    worker.open().map_err(|error| error.to_string())?;
+    let Some(current) = &worker.journal.current else { return Ok(None) };
+    let application = current.wanted.application;
+    worker.journal.on_roll_back(application, "an operator took it back at the node, without the agent");
+    worker.take_back().map(Some)
+}

@@ -1,0 +1,150 @@
+//! The keeper on the real ufw, firewalld and fail2ban, unpacked by `cargo xtask setup --firewalls` and laid over `/usr`
+//! and `/etc` in a mount namespace of each test's own.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use ftagent::actions::runner::PATH;
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+
+use super::real::{dump, survive, tool};
+
+/// Runs `test` where the firewalls are installed for it alone; skipped where they were not fetched.
+fn inside(test: impl FnOnce() + Send + 'static) {
+    let scratch = tempfile::tempdir().unwrap();
+    let path = scratch.path().to_owned();
+    let thread = std::thread::spawn(move || {
+        if let Err(why) = unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS) {
+            println!("skipped: namespaces cannot be made: {why}");
+            return;
+        }
+        mount(None::<&str>, "/", None::<&str>, MsFlags::MS_PRIVATE | MsFlags::MS_REC, None::<&str>).unwrap();
+        mount(Some("none"), &path, Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
+        if !lay_over(&path) {
+            println!("skipped: `cargo xtask setup --firewalls` fetches the firewalls");
+            return;
+        }
+        for words in ["ip link set lo up", "iptables -P INPUT ACCEPT", "ip6tables -P INPUT ACCEPT"] {
+            tool(words).unwrap();
+        }
+        test();
+    });
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+}
+
+fn lay_over(scratch: &Path) -> bool {
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target/firewalls/root");
+    let Ok(root) = root.canonicalize() else { return false };
+    let (upper, work) = (scratch.join("upper"), scratch.join("work"));
+    fs::create_dir_all(&upper).unwrap();
+    fs::create_dir_all(&work).unwrap();
+    let overlay = |options: String, at: &str| {
+        mount(Some("overlay"), at, Some("overlay"), MsFlags::empty(), Some(options.as_str())).unwrap();
+    };
+    overlay(format!("lowerdir={}:/usr", root.join("usr").display()), "/usr");
+    let (upper, work, etc) = (upper.display(), work.display(), root.join("etc").display().to_string());
+    overlay(format!("lowerdir={etc}:/etc,upperdir={upper},workdir={work}"), "/etc");
+    for at in ["/run", "/var/log", "/var/lib"] {
+        mount(Some("none"), at, Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
+    }
+    true
+}
+
+/// A server that ends with the test.
+struct Server(Child);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+fn start(words: &str) -> Server {
+    let mut words = words.split(' ');
+    let mut command = Command::new(words.next().unwrap());
+    command.args(words).env("PATH", PATH).stdin(Stdio::null());
+    Server(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
+}
+
+/// Up to a minute.
+fn wait_for(words: &str) {
+    let up = (0..300).any(|_| {
+        std::thread::sleep(Duration::from_millis(200));
+        tool(words).is_ok()
+    });
+    assert!(up, "{}", tool(words).unwrap_err());
+}
+
+#[test]
+fn ufw_is_as_before_after_every_action() {
+    inside(|| {
+        for folder in ["/usr/share/ufw", "/usr/share/ufw/iptables"] {
+            for entry in fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                let name = path.file_name().unwrap().to_str().unwrap();
+                if [".rules", ".conf", ".init"].iter().any(|end| name.ends_with(end)) {
+                    fs::copy(&path, Path::new("/etc/ufw").join(name)).unwrap();
+                }
+            }
+        }
+        tool("ufw --force enable").unwrap();
+        // With its first rule ufw writes its files anew, with lines that those of the package do not have.
+        for words in ["ufw allow 9", "ufw prepend deny from 2001:db8::1", "ufw delete deny from 2001:db8::1"] {
+            tool(words).unwrap();
+        }
+        let whole = || dump() + &fs::read_to_string("/etc/ufw/user.rules").unwrap() + &tool("ufw show added").unwrap();
+        for json in [
+            r#"{"type":"ufw_deny_source","sources":["198.51.100.7/32","2001:db8::7/128"]}"#,
+            r#"{"type":"ufw_deny_source","sources":["10.0.0.0/16"]}"#,
+            r#"{"type":"ufw_deny_protocol","protocol":"udp"}"#,
+            r#"{"type":"ufw_deny_protocol","protocol":"gre"}"#,
+        ] {
+            survive(json, &whole);
+        }
+    });
+}
+
+#[test]
+fn firewalld_is_as_before_after_its_action() {
+    inside(|| {
+        fs::create_dir_all("/run/dbus").unwrap();
+        // A polkit of the machine, started by the bus, would not know firewalld's actions; without one root may all.
+        let services = "/usr/share/dbus-1/system-services";
+        if Path::new(services).exists() {
+            mount(Some("none"), services, Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
+        }
+        let _bus = start("/usr/bin/dbus-daemon --system --nofork --nopidfile");
+        let _firewalld = start("/usr/bin/python3 /usr/sbin/firewalld --nofork --nopid");
+        wait_for("firewall-cmd --state");
+        let whole = || dump() + &tool("firewall-cmd --list-all").unwrap();
+        let json = r#"{"type":"firewalld_drop_source","sources":["198.51.100.7/32","2001:db8::/48"],"ttl_secs":600}"#;
+        survive(json, &whole);
+    });
+}
+
+#[test]
+fn fail2ban_is_as_before_after_its_action() {
+    inside(|| {
+        fs::create_dir_all("/run/fail2ban").unwrap();
+        fs::create_dir_all("/var/lib/fail2ban").unwrap();
+        fs::write("/var/log/quiet.log", "").unwrap();
+        let jail = "[DEFAULT]\nbackend = polling\n[test]\nenabled = true\nfilter = sshd\nlogpath = /var/log/quiet.log\n\
+                    action = iptables-allports[name=test]\n";
+        fs::write("/etc/fail2ban/jail.conf", jail).unwrap();
+        fs::remove_dir_all("/etc/fail2ban/jail.d").ok();
+        let _server = start("/usr/bin/python3 /usr/bin/fail2ban-server -f start");
+        wait_for("fail2ban-client status test");
+        // Its chain comes with the first ban and stays.
+        for words in ["fail2ban-client set test banip 203.0.113.8", "fail2ban-client set test unbanip 203.0.113.8"] {
+            tool(words).unwrap();
+        }
+        std::thread::sleep(Duration::from_secs(3));
+        let jailed = || tool("fail2ban-client get test banip").unwrap();
+        let json = r#"{"type":"fail2ban_ban","jail":"test","sources":["198.51.100.7/32","2001:db8::7/128"]}"#;
+        survive(json, &jailed);
+    });
+}

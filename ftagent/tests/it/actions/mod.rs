@@ -1,0 +1,92 @@
+//! The keeper of other tools: against a model of them, and against the tools themselves.
+
+mod bench;
+mod firewalls;
+mod friends;
+mod model;
+mod random;
+mod real;
+
+use std::path::Path;
+
+use ftagent::actions::journal::Journal;
+use ftagent::actions::keeper::Keeper;
+use ftagent::actions::runner::{Ran, Runner};
+use ftagent::engine::{Acted, Outcome, Wanted};
+use ftagent_common::api::{Action, PreviewContext, ToolStep, preview};
+use uuid::Uuid;
+
+/// So long after a start nothing of the process before can come late any more.
+const LATER_NS: u64 = 1_000_000_000_000;
+
+/// One action of each kind that the machine itself can carry out, some with a step in common.
+const LOCAL: [&str; 13] = [
+    r#"{"type":"iptables_drop_source","sources":["198.51.100.7/32"]}"#,
+    r#"{"type":"iptables_drop_source","sources":["198.51.100.7/32","2001:db8::7/128"]}"#,
+    r#"{"type":"iptables_drop_protocol","protocol":"udp"}"#,
+    r#"{"type":"iptables_drop_port","protocol":"udp","port":53}"#,
+    r#"{"type":"iptables_rate_limit_source","pps":100}"#,
+    r#"{"type":"iptables_limit_connections","connections":20}"#,
+    r#"{"type":"iptables_limit_syn","pps":1000}"#,
+    r#"{"type":"iptables_reject_protocol","protocol":"tcp"}"#,
+    r#"{"type":"ipset_ban","set":"banned","sources":["198.51.100.7/32","198.51.100.8/32"]}"#,
+    r#"{"type":"ipset_ban","set":"banned","sources":["198.51.100.8/32","2001:db8::8/128"],"ttl_secs":60}"#,
+    r#"{"type":"null_route_source","sources":["198.51.100.7/32","2001:db8::7/128"]}"#,
+    r#"{"type":"null_route_source","sources":["198.51.100.7/32","10.0.0.0/16"]}"#,
+    r#"{"type":"syn_cookies"}"#,
+];
+
+fn steps(json: &str) -> Vec<ToolStep> {
+    let action: Action = serde_json::from_str(json).expect(json);
+    action.validate().expect(json);
+    let net = |text: &str| text.parse().expect("a prefix");
+    let context = PreviewContext {
+        target: net("203.0.113.5/32"),
+        sources: Vec::new(),
+        spoofed: false,
+        spared: vec![net("192.0.2.0/24"), net("192.0.2.77/32"), net("2001:db8:7::/48")],
+    };
+    preview(&action, &context).steps()
+}
+
+fn wanted(number: usize, steps: Vec<ToolStep>) -> Wanted {
+    Wanted { task: Uuid::from_u128(number as u128), tool: "any", steps }
+}
+
+fn open<R: Runner>(runner: R, dir: &Path, now_ns: u64) -> Keeper<R> {
+    Keeper::new(runner, Journal::open(&dir.join("journal")), "this boot", None, now_ns)
+}
+
+fn outcomes(acted: &[Acted]) -> Vec<&Outcome> {
+    acted.iter().map(|a| &a.outcome).collect()
+}
+
+/// How the agent dies: before a command, or when it has run and nobody knows it.
+#[derive(Clone, Copy, Debug)]
+struct Death {
+    after: usize,
+    has_run: bool,
+}
+
+/// What a death unwinds with, so that nothing is printed.
+struct Dead;
+
+/// A runner that dies.
+struct Mortal<R> {
+    inner: R,
+    death: Option<Death>,
+}
+
+impl<R: Runner> Runner for Mortal<R> {
+    fn run(&mut self, argv: &[String]) -> Ran {
+        let Some(death) = &mut self.death else { return self.inner.run(argv) };
+        if death.after > 0 {
+            death.after -= 1;
+            return self.inner.run(argv);
+        }
+        if death.has_run {
+            self.inner.run(argv);
+        }
+        std::panic::resume_unwind(Box::new(Dead));
+    }
+}

@@ -1,0 +1,121 @@
+//! A model of iptables, ipset, ip and sysctl, as far as the plans use them: fast enough for many thousand sequences.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+use ftagent::actions::runner::{Ran, Runner};
+
+/// What the tools hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct World {
+    /// Program and chain to rules, in order.
+    pub(super) chains: BTreeMap<String, Vec<String>>,
+    pub(super) sets: BTreeMap<String, BTreeSet<String>>,
+    pub(super) routes: BTreeSet<String>,
+    pub(super) cookies: String,
+}
+
+impl World {
+    pub(super) fn new() -> Self {
+        let chains = ["iptables INPUT", "ip6tables INPUT"].map(|name| (name.to_owned(), Vec::new())).into();
+        Self { chains, cookies: "0".to_owned(), ..Self::default() }
+    }
+
+    /// The command's exit status and output.
+    pub(super) fn run(&mut self, argv: &[String]) -> (i32, String) {
+        let words: Vec<&str> = argv.iter().map(String::as_str).collect();
+        let exit = match words.as_slice() {
+            [program @ ("iptables" | "ip6tables"), "-w", "5", verb, chain, rule @ ..] => {
+                self.tables(program, verb, chain, &rule.join(" "))
+            }
+            ["ipset", "create", set, ..] => i32::from(self.sets.insert((*set).to_owned(), BTreeSet::new()).is_some()),
+            ["ipset", "list", "-t", set] => i32::from(!self.sets.contains_key(*set)),
+            ["ipset", "destroy", set] => {
+                let used = self.chains.values().flatten().any(|rule| rule.contains(&format!("--match-set {set} ")));
+                if used || self.sets.remove(*set).is_none() { 1 } else { 0 }
+            }
+            ["ipset", verb, set, member, ..] => match (self.sets.get_mut(*set), *verb) {
+                (None, _) => 1,
+                (Some(set), "add") => {
+                    set.insert((*member).to_owned());
+                    0
+                }
+                (Some(set), "del") => {
+                    set.remove(*member);
+                    0
+                }
+                (Some(set), _) => i32::from(!set.contains(*member)),
+            },
+            ["ip", family, "route", "show", "exact", prefix, "type", "blackhole", "proto", number] => {
+                let there = self.routes.contains(&format!("{family} route blackhole {prefix} proto {number}"));
+                return (0, if there { format!("blackhole {prefix}\n") } else { String::new() });
+            }
+            ["ip", family, "rule", "show", "pref", "187"] => {
+                let start = format!("{family} rule pref 187 from ");
+                let short = |prefix: &str| prefix.trim_end_matches("/32").trim_end_matches("/128").to_owned();
+                let ours = self.routes.iter().filter_map(|r| r.strip_prefix(&start)?.strip_suffix(" blackhole"));
+                return (0, ours.map(|prefix| format!("187:\tfrom {} blackhole\n", short(prefix))).collect());
+            }
+            ["ip", family, what, verb @ ("add" | "del"), rest @ ..] => {
+                let object = format!("{family} {what} {}", rest.join(" "));
+                let done = if *verb == "add" { self.routes.insert(object) } else { self.routes.remove(&object) };
+                if done { 0 } else { 2 }
+            }
+            ["sysctl", "-n", _] => return (0, format!("{}\n", self.cookies)),
+            ["sysctl", "-w", setting] => {
+                self.cookies = setting.rsplit('=').next().expect("a value").to_owned();
+                0
+            }
+            other => panic!("the model does not know {other:?}"),
+        };
+        (exit, if exit == 2 { "Chain or set does not exist".to_owned() } else { String::new() })
+    }
+
+    fn tables(&mut self, program: &str, verb: &str, chain: &str, rule: &str) -> i32 {
+        let name = format!("{program} {chain}");
+        let jumps = self.chains.values().flatten().any(|rule| rule.ends_with(&format!("-j {chain}")));
+        let target = rule.rsplit("-j ").next().expect("one").to_owned();
+        let known_target = !target.starts_with("ftagent-") || self.chains.contains_key(&format!("{program} {target}"));
+        let set = rule.split("--match-set ").nth(1).and_then(|rest| rest.split(' ').next());
+        if set.is_some_and(|set| !self.sets.contains_key(set)) || !known_target {
+            return 2;
+        }
+        let Some(rules) = self.chains.get_mut(&name) else {
+            return if verb == "-N" { i32::from(self.chains.insert(name, Vec::new()).is_some()) } else { 1 };
+        };
+        match verb {
+            "-N" => 1,
+            "-S" => 0,
+            "-X" if jumps || !rules.is_empty() => 1,
+            "-X" => i32::from(self.chains.remove(&name).is_none()),
+            "-I" => {
+                rules.insert(0, rule.to_owned());
+                0
+            }
+            "-A" => {
+                rules.push(rule.to_owned());
+                0
+            }
+            "-C" => i32::from(!rules.iter().any(|r| r == rule)),
+            _ => match rules.iter().position(|r| r == rule) {
+                Some(at) => {
+                    rules.remove(at);
+                    0
+                }
+                None => 1,
+            },
+        }
+    }
+}
+
+/// Runs commands on a shared [`World`].
+#[derive(Clone)]
+pub(super) struct Model(pub(super) Rc<RefCell<World>>);
+
+impl Runner for Model {
+    fn run(&mut self, argv: &[String]) -> Ran {
+        let (exit, output) = self.0.borrow_mut().run(argv);
+        Ran { exit: Some(exit), output, took_us: 0 }
+    }
+}

@@ -1,0 +1,261 @@
+//! The keeper on the real iptables, ipset, ip and sysctl, in a network namespace of each test's own.
+
+use std::path::Path;
+use std::process::Command;
+
+use ftagent::actions::keeper::Keeper;
+use ftagent::actions::runner::{PATH, Ran, Runner, System};
+use ftagent::engine::{Outcome, Wanted};
+use ftagent_common::api::ToolStep;
+use ftagent_lab::floods::Dice;
+use nix::sched::{CloneFlags, unshare};
+
+use super::random::{count, sequence};
+use super::{LATER_NS, LOCAL, open, outcomes, steps, wanted};
+
+const DUMPS: &[&[&str]] = &[
+    &["iptables-save"],
+    &["ip6tables-save"],
+    &["ipset", "save"],
+    &["nft", "list", "ruleset"],
+    &["ip", "-4", "rule"],
+    &["ip", "-6", "rule"],
+    &["ip", "-4", "route", "show", "table", "all"],
+    &["ip", "-6", "route", "show", "table", "all"],
+    &["tc", "qdisc", "show", "dev", "lo"],
+    &["tc", "filter", "show", "dev", "lo", "ingress"],
+    &["sysctl", "net.ipv4.tcp_syncookies"],
+];
+
+/// Runs `test` in a network namespace of its own, where there is something of somebody else in every tool; skipped
+/// without the right to make one.
+pub(super) fn inside(test: impl FnOnce() + Send + 'static) {
+    let thread = std::thread::spawn(|| {
+        if let Err(why) = unshare(CloneFlags::CLONE_NEWNET) {
+            println!("skipped: a network namespace cannot be made: {why}");
+            return;
+        }
+        for words in [
+            "ip link set lo up",
+            "iptables -P INPUT ACCEPT",
+            "ip6tables -P INPUT ACCEPT",
+            "iptables -A INPUT -s 203.0.113.9/32 -j DROP",
+            "iptables -A INPUT -p udp -m comment --comment mine -j ACCEPT",
+            "ipset create theirs hash:net family inet",
+            "ipset add theirs 198.51.100.7",
+            "ip route add blackhole 203.0.113.77/32",
+            "ip rule add pref 186 from 203.0.113.77/32 blackhole",
+            "sysctl -w net.ipv4.tcp_syncookies=0",
+        ] {
+            tool(words).unwrap();
+        }
+        test();
+    });
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+}
+
+pub(super) fn tool(words: &str) -> Result<String, String> {
+    let ran = System.run(&words.split(' ').map(str::to_owned).collect::<Vec<_>>());
+    if ran.is_success() { Ok(ran.output) } else { Err(format!("{words}: {}", ran.text())) }
+}
+
+pub(super) fn dump() -> String {
+    let of = |words: &&[&str]| {
+        let output = Command::new(words[0]).args(&words[1..]).env("PATH", PATH).output().expect(words[0]);
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        // Times of the dump are no rules, and counters of policies grow with the machine's own discovery of neighbours.
+        let lines = text.lines().filter(|l| !l.starts_with('#')).map(|l| l.split(" [").next().unwrap_or(l).to_owned());
+        format!("{words:?}\n{}\n", lines.collect::<Vec<_>>().join("\n"))
+    };
+    DUMPS.iter().map(of).collect()
+}
+
+fn same(what: &str, now: &str, before: &str) {
+    let only =
+        |a: &str, b: &str| a.lines().filter(|l| !b.lines().any(|m| m == *l)).map(str::to_owned).collect::<Vec<_>>();
+    assert!(now == before, "{what}: new {:#?}, gone {:#?}", only(now, before), only(before, now));
+}
+
+/// Everything that an action must survive on its tool; `dump` is the tool's own word on what it holds.
+pub(super) fn survive(json: &str, dump: &dyn Fn() -> String) {
+    let dir = tempfile::tempdir().unwrap();
+    let one = wanted(1, steps(json));
+    let before = dump();
+    let mut keeper = open(System, dir.path(), 0);
+    keeper.set(vec![one.clone()], []);
+    let acted = keeper.work(0);
+    assert_eq!(outcomes(&acted), [&Outcome::Applied], "{json}: {acted:#?}");
+    // What is shown is what was run, but for what was there.
+    let shown: Vec<_> = one.steps.iter().map(|s| s.run.clone()).collect();
+    assert_eq!(acted[0].commands, shown, "{json}");
+    let during = dump();
+    assert_ne!(during, before, "{json} has no effect");
+    for step in &one.steps {
+        assert_eq!(there(step), Some(true), "{json}: {step:?}\n{during}");
+    }
+    // Twice is once, also after a restart and by another action; a look changes nothing.
+    keeper.set(vec![one.clone(), Wanted { task: uuid::Uuid::from_u128(2), ..one.clone() }], []);
+    assert_eq!(outcomes(&keeper.work(0)), [&Outcome::Applied], "{json}");
+    assert_eq!(keeper.repair(0), [], "{json}");
+    let mut keeper = open(System, dir.path(), 0);
+    keeper.set(vec![one.clone()], []);
+    let again = keeper.work(0);
+    assert_eq!((outcomes(&again), again[0].commands.len()), (vec![&Outcome::Applied], 0), "{json}");
+    same(json, &dump(), &during);
+    // Undone, and undone twice.
+    keeper.set(Vec::new(), [one.task]);
+    let undone = keeper.work(LATER_NS);
+    assert_eq!(outcomes(&undone), [&Outcome::Undone], "{json}: {undone:#?}");
+    same(json, &dump(), &before);
+    keeper.set(Vec::new(), [one.task]);
+    assert_eq!(outcomes(&keeper.work(LATER_NS)), [&Outcome::Undone], "{json}");
+    assert!(keeper.is_idle());
+    same(json, &dump(), &before);
+    half_applied(json, dir.path(), &one, &before, dump);
+    found(json, dir.path(), &one, &before, dump);
+    taken_away(json, dir.path(), &one, &before, dump);
+    println!("{json}: {} step(s)", one.steps.len());
+}
+
+fn there(step: &ToolStep) -> Option<bool> {
+    let look = step.look().expect("a look");
+    let ran = System.run(&look.argv);
+    look.sees(ran.exit, &ran.output)
+}
+
+/// A step that fails takes those before it with it.
+fn half_applied(json: &str, dir: &Path, one: &Wanted, before: &str, dump: &dyn Fn() -> String) {
+    let mut broken = one.clone();
+    let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
+    broken.steps.push(ToolStep {
+        run: words("ip route add blackhole 300.1.2.3/32 proto 187"),
+        undo: words("ip route del blackhole 300.1.2.3/32 proto 187"),
+        unless: Vec::new(),
+    });
+    let mut keeper = open(System, dir, 0);
+    keeper.set(vec![broken], []);
+    let acted = keeper.work(LATER_NS);
+    let [Outcome::Failed(why)] = outcomes(&acted)[..] else { panic!("{json}: {acted:#?}") };
+    assert!(why.contains("300.1.2.3"), "the tool's own words: {why}");
+    same(json, &dump(), before);
+    assert!(keeper.stuck().is_empty() && keeper.is_idle_but_wanted(), "{json}: {:?}", keeper.stuck());
+}
+
+/// What was there before and is not marked as ours stays.
+fn found(json: &str, dir: &Path, one: &Wanted, before: &str, dump: &dyn Fn() -> String) {
+    let theirs: Vec<&ToolStep> =
+        one.steps.iter().filter(|s| !s.unless.is_empty() || !s.look().is_some_and(|l| l.is_marked)).collect();
+    for step in &theirs {
+        assert!(System.run(&step.run).is_success(), "{json}: {step:?}");
+    }
+    let foreign = dump();
+    let mut keeper = open(System, dir, 0);
+    keeper.set(vec![one.clone()], []);
+    assert_eq!(outcomes(&keeper.work(0)), [&Outcome::Applied], "{json}");
+    // Also a keeper that has it from the journal alone.
+    drop(keeper);
+    let mut keeper = open(System, dir, 0);
+    keeper.set(Vec::new(), [one.task]);
+    assert_eq!(outcomes(&keeper.work(LATER_NS)), [&Outcome::Undone], "{json}");
+    same(json, &dump(), &foreign);
+    for step in theirs.iter().rev() {
+        let undo: Vec<String> = step.undo.iter().map(|w| w.replace("<value before>", "0")).collect();
+        System.run(&undo);
+    }
+    same(json, &dump(), before);
+}
+
+/// What somebody else takes away comes again, and goes in the end.
+fn taken_away(json: &str, dir: &Path, one: &Wanted, before: &str, dump: &dyn Fn() -> String) {
+    let mut keeper = open(System, dir, 0);
+    keeper.set(vec![one.clone()], []);
+    keeper.work(0);
+    let during = dump();
+    let last = one.steps.last().expect("a step");
+    let undo: Vec<String> = last.undo.iter().map(|w| w.replace("<value before>", "0")).collect();
+    assert!(System.run(&undo).is_success(), "{json}: {undo:?}");
+    for _ in 0..=one.steps.len() / 32 {
+        keeper.repair(0);
+    }
+    same(json, &dump(), &during);
+    keeper.set(Vec::new(), [one.task]);
+    keeper.work(LATER_NS);
+    same(json, &dump(), before);
+}
+
+#[test]
+fn every_action_of_the_machines_own_tools_is_done_and_undone_without_a_trace() {
+    inside(|| {
+        for json in LOCAL {
+            survive(json, &dump);
+        }
+    });
+}
+
+#[test]
+fn the_tools_are_as_before_after_any_sequence() {
+    inside(|| {
+        let before = dump();
+        let sequences = count(60);
+        for seed in 1..=u64::from(sequences) {
+            let dir = tempfile::tempdir().unwrap();
+            let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+            let log = sequence(
+                &mut dice,
+                dir.path(),
+                || System,
+                |dice, set| {
+                    let all: Vec<_> =
+                        set.iter().flat_map(|w| &w.steps).filter(|s| s.run[0].ends_with("tables")).collect();
+                    if !all.is_empty() {
+                        System.run(&all[dice.below(all.len() as u64) as usize].undo);
+                    }
+                },
+            );
+            let after = dump();
+            assert!(after == before, "seed {seed}: {log:#?}\nbefore {before}\nafter {after}");
+        }
+        println!("{sequences} sequences on the real tools");
+    });
+}
+
+/// A machine without one of the tools.
+struct Without(&'static str);
+
+impl Runner for Without {
+    fn run(&mut self, argv: &[String]) -> Ran {
+        let mut argv = argv.to_vec();
+        if argv[0] == self.0 {
+            argv[0] = format!("{}-that-nobody-has", self.0);
+        }
+        System.run(&argv)
+    }
+}
+
+#[test]
+fn a_missing_tool_is_a_failure_that_says_so_and_leaves_nothing() {
+    inside(|| {
+        let before = dump();
+        for (json, tool) in [
+            (LOCAL[0], "iptables"),
+            (LOCAL[1], "ip6tables"),
+            (LOCAL[8], "ipset"),
+            (LOCAL[8], "iptables"),
+            (LOCAL[10], "ip"),
+            (LOCAL[12], "sysctl"),
+            (r#"{"type":"ufw_deny_source","sources":["198.51.100.7/32"]}"#, "ufw"),
+            (r#"{"type":"firewalld_drop_source","sources":["198.51.100.7/32"]}"#, "firewall-cmd"),
+            (r#"{"type":"fail2ban_ban","jail":"sshd","sources":["198.51.100.7/32"]}"#, "fail2ban-client"),
+            (r#"{"type":"tc_police_interface","interface":"lo","bps":8000}"#, "tc"),
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            let mut keeper: Keeper<Without> = open(Without(tool), dir.path(), 0);
+            keeper.set(vec![wanted(1, steps(json))], []);
+            let acted = keeper.work(0);
+            let [Outcome::Failed(why)] = outcomes(&acted)[..] else { panic!("{json}: {acted:#?}") };
+            assert!(why.contains("is not installed: install the package"), "{json}: {why}");
+            assert_eq!(keeper.stuck(), Vec::<String>::new(), "{json}");
+            same(json, &dump(), &before);
+        }
+    });
+}
