@@ -13,19 +13,10 @@ use ftagent::xdp::writer::Writer;
 use ftagent_common::abi::{Block, NearBlock, PRESENT, Reason, Slotted, hash4, near_place};
 use ftagent_common::api::AllowEntry;
 use ftagent_common::packet::Ip;
-use nix::sched::{CpuSet, sched_setaffinity};
-use nix::unistd::Pid;
 
-use crate::datapath::{Datapath, net, rule, set};
+use crate::datapath::{Datapath, net, rule, set, stay_on_one_cpu};
 use crate::lab::EDGE_V4;
 use crate::stages::load_lists;
-
-/// Targets are looked up in the part of the CPU that a frame arrives on.
-fn stay_on_one_cpu() {
-    let mut cpus = CpuSet::new();
-    cpus.set(0).expect("a CPU's number");
-    sched_setaffinity(Pid::from_raw(0), &cpus).expect("this thread may choose");
-}
 
 fn drop_from(id: u64, source: &str) -> Rule {
     rule(id, Matches::source(net(source)), Verdict::Drop)

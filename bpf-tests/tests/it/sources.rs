@@ -8,10 +8,8 @@ use bpf_tests::skip_without_root;
 use ftagent::clock::mono_ns;
 use ftagent::engine::RuleSet;
 use ftagent::xdp::counters;
-use nix::sched::{CpuSet, sched_setaffinity};
-use nix::unistd::Pid;
 
-use crate::datapath::Datapath;
+use crate::datapath::{Datapath, stay_on_one_cpu};
 use crate::lab::EDGE_V4;
 
 #[test]
@@ -19,9 +17,7 @@ fn heavy_sources_are_told_from_light_ones_by_an_eighth_of_the_frames() {
     if skip_without_root("heavy_sources_are_told_from_light_ones_by_an_eighth_of_the_frames") {
         return;
     }
-    let mut cpus = CpuSet::new();
-    cpus.set(0).expect("a CPU's number");
-    sched_setaffinity(Pid::from_raw(0), &cpus).expect("this thread may choose");
+    stay_on_one_cpu();
     let mut datapath = Datapath::new();
     datapath.settings = datapath.settings.promoting_at(500);
     assert_eq!((datapath.settings.sketch_one_in, datapath.settings.sketch_below), (8, u32::MAX / 8));

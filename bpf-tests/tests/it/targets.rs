@@ -14,10 +14,8 @@ use ftagent::xdp::pins::Pins;
 use ftagent::xdp::program::{AttachChoice, InterfacePlan, MapSizes, load};
 use ftagent::xdp::writer::Writer;
 use ftagent_common::abi::Health;
-use nix::sched::{CpuSet, sched_setaffinity};
-use nix::unistd::Pid;
 
-use crate::datapath::{net, settings};
+use crate::datapath::{net, settings, stay_on_one_cpu};
 use crate::lab::{Lab, WAN_V4};
 
 #[test]
@@ -25,9 +23,7 @@ fn every_place_of_the_table_of_targets_can_be_taken() {
     if skip_without_root("every_place_of_the_table_of_targets_can_be_taken") {
         return;
     }
-    let mut cpus = CpuSet::new();
-    cpus.set(0).expect("a CPU's number");
-    sched_setaffinity(Pid::from_raw(0), &cpus).expect("this thread may choose");
+    stay_on_one_cpu();
     const PLACES: u32 = 64;
     let lab = Lab::new();
     let dir = LabDir::create("targets").expect("a bpffs");
