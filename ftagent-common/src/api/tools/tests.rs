@@ -300,7 +300,8 @@ proptest! {
             for vector in shown.do_.iter().chain(&shown.undo).chain(&shown.unless) {
                 for word in vector {
                     prop_assert!(is_plain(word, &sources), "{word:?} of {vector:?}");
-                    prop_assert!(*word != name || !name.starts_with('-'));
+                    // Words of our own begin so; the name is in the first three alone.
+                    prop_assert!(which > 2 || *word != name || !name.starts_with('-'));
                 }
             }
             // Undoing names the same thing: it differs in the verb, and in what only making takes.
