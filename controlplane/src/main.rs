@@ -14,6 +14,11 @@ use controlplane::domain::{Actor, NewToken, Page, Role, Subscription};
 use controlplane::{http, maintenance, server};
 use tracing_subscriber::EnvFilter;
 
+/// Thousands of connections in turns on a few threads: the C library's allocator spends more on each, and gives less of
+/// it back.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     match run(&Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
