@@ -9,9 +9,11 @@ use super::App;
 use crate::domain::{Fingerprint, Problem, Secret, Timestamp, admit};
 use crate::store::{Known, NodeAccess, Result};
 
-/// How long a node's key is believed without asking the database again. A node that is deleted is forgotten at once
+/// How long a node's key is believed at most without asking the database again. A node that is deleted is forgotten at once
 /// here, and at other processes as soon as they hear of it; this is for word that never comes.
 const BELIEF_SECS: i64 = 60;
+/// The last of these seconds are for some nodes and not for others: a fleet that came at once does not ask at once.
+const SPREAD_SECS: u128 = 20;
 /// So many keys are remembered.
 const MOST: usize = 200_000;
 
@@ -105,7 +107,8 @@ impl Keys {
                 remembered.keys.clear();
             }
         }
-        remembered.keys.insert(node, (known.clone(), now.plus_secs(BELIEF_SECS)));
+        let less = i64::try_from(node.as_u128() % SPREAD_SECS).unwrap_or(0);
+        remembered.keys.insert(node, (known.clone(), now.plus_secs(BELIEF_SECS - less)));
     }
 
     /// The next call of the node asks the database.
@@ -129,8 +132,23 @@ mod tests {
     use crate::domain::{Actor, Subscription, WorkspaceId};
 
     #[test]
+    fn the_keys_of_a_fleet_are_not_asked_for_at_once() {
+        let (keys, now) = (Keys::default(), Timestamp::from_secs(1_000));
+        let known = |node| Known {
+            actor: Actor::Node { uuid: node, workspace: WorkspaceId(1) },
+            hash: Secret::from_random([1; 32]).hash(),
+            expires_at: None,
+            subscription: Subscription::Active,
+        };
+        let nodes: Vec<Uuid> = (0..1_000).map(Uuid::from_u128).collect();
+        nodes.iter().for_each(|node| keys.remember(*node, &known(*node), now, 0));
+        let left = |secs| nodes.iter().filter(|node| keys.recall(**node, now.plus_secs(secs)).0.is_some()).count();
+        assert_eq!((left(40), left(50), left(60)), (1_000, 500, 0));
+    }
+
+    #[test]
     fn a_key_is_believed_for_a_minute_unless_it_is_forgotten() {
-        let (keys, node, now) = (Keys::default(), Uuid::from_u128(1), Timestamp::from_secs(1_000));
+        let (keys, node, now) = (Keys::default(), Uuid::from_u128(20), Timestamp::from_secs(1_000));
         let known = Known {
             actor: Actor::Node { uuid: node, workspace: WorkspaceId(1) },
             hash: Secret::from_random([1; 32]).hash(),

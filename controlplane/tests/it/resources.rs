@@ -3,10 +3,11 @@
 use std::collections::BTreeSet;
 
 use controlplane::domain::{
-    AllowlistScope, AuditFilter, IncidentFilter, NewAllowlistEntry, NewRule, NewThreshold, NewToken, NodePatch,
-    OperatorChange, Page, Problem, Role, RuleScope, Secret, Subscription, WorkspacePatch,
+    AllowlistScope, AuditFilter, Fingerprint, IncidentFilter, NewAllowlistEntry, NewRule, NewThreshold, NewToken,
+    NodePatch, OperatorChange, Page, Problem, Role, RuleScope, Secret, Subscription, WorkspacePatch,
 };
-use controlplane::store::{Changed, StoreError};
+use controlplane::store::sql::SqlStore;
+use controlplane::store::{Agents as _, Changed, Look, NewRoot, StoreError, Wanted};
 use ftagent_common::api::Order;
 use ftagent_common::vocab::{IncidentStatus, Severity};
 use serde_json::json;
@@ -19,6 +20,7 @@ contract! {
     a_workspace_is_changed_and_its_nodes_hear_of_it,
     a_rule_that_moves_is_new_for_the_nodes_of_both_scopes,
     an_entry_for_a_node_is_its_own,
+    what_was_read_for_nodes_is_read_again_after_every_change,
     thresholds_are_replaced_by_target_and_pages_do_not_overlap,
     an_incident_is_found_changed_noted_and_exported,
     executions_are_kept_once_with_their_record,
@@ -131,6 +133,84 @@ async fn an_entry_for_a_node_is_its_own(fixture: Fixture) {
     assert_eq!(seen(None).await, 1, "a node's entries go with it");
     assert!(store.disallow(fixture.ws, here.id, fixture.fact()).await.is_err_and(missing));
     fixture.audited().await;
+}
+
+/// Two processes keep what they read, and one of them changes it.
+async fn what_was_read_for_nodes_is_read_again_after_every_change(fixture: Fixture) {
+    let (ws, other) = (fixture.ws, fixture.deploy("edge-2").await.unwrap());
+    let second = SqlStore::attach(&fixture.database).await.unwrap();
+    let store = &fixture.store;
+    let step = std::cell::Cell::new(0);
+    // What both say must be what a process says that has read nothing yet, and another thing than before.
+    let compare = async |changed: &[Uuid]| {
+        step.set(step.get() + 1);
+        let fresh = SqlStore::attach(&fixture.database).await.unwrap();
+        for node in [fixture.node, other] {
+            let expected = fresh.node_config(node).await.unwrap();
+            assert_eq!(store.node_config(node).await.unwrap(), expected, "step {}", step.get());
+            let known = Look { node, config: Wanted::Unless(expected.version), commands_after: None };
+            assert!(second.look(known).await.unwrap().config.is_none(), "step {}", step.get());
+            let before = Look { node, config: Wanted::Unless(expected.version - 1), commands_after: None };
+            assert_eq!(second.look(before).await.unwrap().config.unwrap().to_wire(), expected, "step {}", step.get());
+        }
+        let configs = [store.node_config(fixture.node).await.unwrap(), store.node_config(other).await.unwrap()];
+        (configs, changed.to_vec())
+    };
+    let mut last = compare(&[]).await.0;
+    let mut check = async |changed: &[Uuid]| {
+        let (now, changed) = compare(changed).await;
+        for (node, (now, last)) in [fixture.node, other].iter().zip(now.iter().zip(&last)) {
+            assert_eq!(now != last, changed.contains(node), "step {}: {node}", step.get());
+        }
+        last = now;
+    };
+    let (one, both) = ([fixture.node], [fixture.node, other]);
+    let only = RuleScope::Nodes { nodes: BTreeSet::from(one) };
+    let everywhere = store.create_rule(ws, rule("everywhere", RuleScope::All {}), fixture.fact()).await.unwrap().0;
+    check(&both).await;
+    let here = store.create_rule(ws, rule("here", only.clone()), fixture.fact()).await.unwrap().0;
+    check(&one).await;
+    let wider = Box::new(|_: &controlplane::domain::Rule| Ok(rule("here", RuleScope::All {})));
+    store.edit_rule(ws, here.id, wider, fixture.fact()).await.unwrap();
+    check(&both).await;
+    let off = Box::new(|_: &controlplane::domain::Rule| {
+        Ok(NewRule { enabled: false, ..rule("everywhere", RuleScope::All {}) })
+    });
+    store.edit_rule(ws, everywhere.id, off, fixture.fact()).await.unwrap();
+    check(&both).await;
+    store.delete_rule(ws, here.id, fixture.fact()).await.unwrap();
+    check(&both).await;
+    let entry = |scope, node| NewAllowlistEntry::parse("198.51.100.0/24", "ours", scope, node).unwrap();
+    let mine = store.allow(ws, entry(AllowlistScope::Node, Some(fixture.node)), fixture.fact()).await.unwrap().0;
+    check(&one).await;
+    let ours = store.allow(ws, entry(AllowlistScope::Workspace, None), fixture.fact()).await.unwrap().0;
+    check(&both).await;
+    store.disallow(ws, mine.id, fixture.fact()).await.unwrap();
+    check(&one).await;
+    store.disallow(ws, ours.id, fixture.fact()).await.unwrap();
+    check(&both).await;
+    let new = NewThreshold::parse("192.0.2.1", "", [("pps".to_owned(), 7)].into_iter().collect()).unwrap();
+    let threshold = store.save_threshold(ws, new, fixture.fact()).await.unwrap().0;
+    check(&both).await;
+    store.delete_threshold(ws, threshold.id, fixture.fact()).await.unwrap();
+    check(&both).await;
+    let detection = serde_json::from_value(json!({ "multiplier": 4.0 })).unwrap();
+    let patch = WorkspacePatch { name: None, detection: Some(detection) };
+    store.patch_workspace(ws, patch, fixture.fact()).await.unwrap();
+    check(&both).await;
+    let root = NewRoot {
+        name: "root".to_owned(),
+        certificate: vec![1; 8],
+        fingerprint: Fingerprint([1; 32]),
+        sealed_key: vec![1],
+        not_after: fixture.now.plus_secs(1_000_000),
+    };
+    store.add_root(ws, &root, fixture.fact()).await.unwrap();
+    check(&both).await;
+    store.ask_to_renew(ws, Some(fixture.node), fixture.fact()).await.unwrap();
+    check(&one).await;
+    store.ask_to_renew(ws, None, fixture.fact()).await.unwrap();
+    check(&both).await;
 }
 
 async fn thresholds_are_replaced_by_target_and_pages_do_not_overlap(fixture: Fixture) {

@@ -5,11 +5,11 @@ use ftagent_common::api::{AckStatus, CommandAck, Heartbeat, MetricsSample};
 use uuid::Uuid;
 
 use super::audits::append;
+use super::entry::Entry;
 use super::ingest::{MEANS, Report};
-use super::workspaces::subscription;
-use super::{Alone, SqlStore, again, authorities, hash, maybe_at, or_missing, own_node, sql, to_json};
-use crate::domain::{Actor, CertificateStanding, Fact, Fingerprint, Problem, SecretHash, Timestamp, WorkspaceId};
-use crate::store::{Agents, Known, Look, Looked, NodeAccess, Result};
+use super::{Alone, SqlStore, again, or_missing, own_node, sql, to_json};
+use crate::domain::{Fact, Fingerprint, Problem, Timestamp, WorkspaceId};
+use crate::store::{Agents, Look, Looked, NodeAccess, Result};
 
 /// Nodes whose samples are thinned out in one transaction: reports wait no longer for it than this takes.
 const NODES: u32 = 100;
@@ -17,34 +17,7 @@ const NODES: u32 = 100;
 #[async_trait]
 impl Agents for SqlStore {
     async fn node_key(&self, node: Uuid, shown: Option<Fingerprint>) -> Result<Option<NodeAccess>> {
-        // One query: it runs with every request of every node.
-        let row =
-            sql("SELECT n.key_hash, n.workspace_id, n.enroll_until, w.subscription, c.not_after, c.revoked_at, a.state
-             FROM nodes n JOIN workspaces w ON w.id = n.workspace_id
-             LEFT JOIN certificates c ON c.fingerprint = $2 AND c.node_id = n.id
-             LEFT JOIN authorities a ON a.id = c.authority_id WHERE n.uuid = $1")
-            .bind(node.to_string())
-            .bind(shown.map(|fingerprint| fingerprint.0.to_vec()))
-            .optional(&self.pools)
-            .await?;
-        row.map(|row| {
-            let standing = match maybe_at(&row, "not_after")? {
-                None => None,
-                Some(not_after) => Some(CertificateStanding {
-                    not_after,
-                    revoked: maybe_at(&row, "revoked_at")?.is_some(),
-                    root: authorities::state(&row, "state")?,
-                }),
-            };
-            let known = Known {
-                actor: Actor::Node { uuid: node, workspace: WorkspaceId(row.try_get("workspace_id")?) },
-                hash: SecretHash::from_bytes(hash(&row, "key_hash")?),
-                expires_at: None,
-                subscription: subscription(&row)?,
-            };
-            Ok(NodeAccess { known, standing, enroll_until: maybe_at(&row, "enroll_until")? })
-        })
-        .transpose()
+        self.entries.call(Entry { node, shown }).await
     }
 
     async fn heartbeat(&self, node: Uuid, heartbeat: &Heartbeat, now: Timestamp) -> Result<u64> {

@@ -88,7 +88,7 @@ impl Allowlist for SqlStore {
             .await
             .map_err(|e| unless_taken(e, || format!("an allowlist entry for {} in this scope", new.prefix)))?;
         let changed = match node_number {
-            Some(node) => advance(&mut tx, node).await?,
+            Some(node) => advance(&mut tx, ws, &[node]).await?,
             None => advance_all(&mut tx, ws).await?,
         };
         let entry = AllowlistEntry {
@@ -113,7 +113,7 @@ impl Allowlist for SqlStore {
             .await?;
         let row = or_missing(row, "allowlist entry")?;
         let changed = match row.try_get::<Option<i64>>("node_id")? {
-            Some(node) => advance(&mut tx, node).await?,
+            Some(node) => advance(&mut tx, ws, &[node]).await?,
             None => advance_all(&mut tx, ws).await?,
         };
         let prefix: String = row.try_get("prefix")?;

@@ -287,7 +287,7 @@ impl Authorities for SqlStore {
                 let id = node_id(&mut tx, ws, node).await?;
                 let set = sql("UPDATE nodes SET renew_before = $1 WHERE id = $2").bind(fact.at.micros()).bind(id);
                 set.run(&mut tx).await?;
-                advance(&mut tx, id).await?
+                advance(&mut tx, ws, &[id]).await?
             }
         };
         append(&mut tx, ws, fact).await?;

@@ -1,7 +1,7 @@
 //! What nodes ask, answered many at a time: versions, configurations, commands.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ftagent_common::api::{NodeCommand, NodeConfig, Trust};
@@ -23,7 +23,8 @@ pub(super) const PACE: Duration = Duration::from_millis(5);
 const COMMANDS: usize = 10_000;
 
 static PLACES: Rows = Rows::new(
-    "SELECT n.id, n.uuid, n.workspace_id, n.renew_before, n.config_version + w.config_version AS version
+    "SELECT n.id, n.uuid, n.workspace_id, n.renew_before, n.config_version + w.config_version AS version,
+            w.config_revision AS revision
      FROM nodes n JOIN workspaces w ON w.id = n.workspace_id WHERE n.uuid IN (VALUES",
     1,
     ")",
@@ -44,6 +45,8 @@ pub(super) struct Place {
     pub(super) workspace: WorkspaceId,
     /// Of the configuration that it should have.
     pub(super) version: u64,
+    /// Of everything that nodes of its workspace should do.
+    revision: u64,
     /// Its certificates of before count as old.
     renew_before: Option<Timestamp>,
 }
@@ -58,7 +61,8 @@ pub(super) async fn places<'a>(on: impl Into<On<'a>>, wanted: &[Uuid]) -> Result
         for row in query.all(on.again()).await? {
             let workspace = WorkspaceId(row.try_get("workspace_id")?);
             let renew_before = maybe_at(&row, "renew_before")?;
-            let place = Place { id: row.try_get("id")?, workspace, version: amount(&row, "version")?, renew_before };
+            let (version, revision) = (amount(&row, "version")?, amount(&row, "revision")?);
+            let place = Place { id: row.try_get("id")?, workspace, version, revision, renew_before };
             places.insert(uuid(&row, "uuid")?, place);
         }
     }
@@ -66,12 +70,20 @@ pub(super) async fn places<'a>(on: impl Into<On<'a>>, wanted: &[Uuid]) -> Result
 }
 
 /// Answers the questions, each on its own.
-pub(super) async fn look(pools: Pools, questions: Vec<Look>) -> Result<Vec<Result<Looked>>> {
+pub(super) async fn look(pools: Pools, read: Arc<Read>, questions: Vec<Look>) -> Result<Vec<Result<Looked>>> {
+    let answers = answer(&pools, &read, &questions).await;
+    if answers.is_err() {
+        read.forget();
+    }
+    answers
+}
+
+async fn answer(pools: &Pools, read: &Read, questions: &[Look]) -> Result<Vec<Result<Looked>>> {
     let nodes: BTreeSet<Uuid> = questions.iter().map(|q| q.node).collect();
-    let known = places(&pools, &nodes.into_iter().collect::<Vec<_>>()).await?;
-    let commands = pending(&pools, &questions, &known).await?;
+    let known = places(pools, &nodes.into_iter().collect::<Vec<_>>()).await?;
+    let commands = pending(pools, questions, &known).await?;
     let changed: BTreeSet<Uuid> = questions.iter().filter(|q| needs_config(q, &known)).map(|q| q.node).collect();
-    let configs = if changed.is_empty() { HashMap::new() } else { configs(&pools, &changed).await? };
+    let configs = if changed.is_empty() { HashMap::new() } else { configs(pools, read, &changed, &known).await? };
     Ok(questions
         .iter()
         .map(|question| {
@@ -134,26 +146,67 @@ async fn pending(pools: &Pools, questions: &[Look], known: &HashMap<Uuid, Place>
     Ok(pending)
 }
 
-/// The whole configurations, of one moment.
-async fn configs(pools: &Pools, nodes: &BTreeSet<Uuid>) -> Result<HashMap<Uuid, VersionedConfig>> {
+type Configs = HashMap<Uuid, VersionedConfig>;
+
+/// The whole configurations, each of one moment.
+async fn configs(pools: &Pools, read: &Read, nodes: &BTreeSet<Uuid>, known: &HashMap<Uuid, Place>) -> Result<Configs> {
+    let mut configs = Configs::with_capacity(nodes.len());
+    let mut unread = Vec::new();
+    for node in nodes {
+        match known.get(node).and_then(|place| read.config_of(*node, place)) {
+            Some(config) => drop(configs.insert(*node, config)),
+            None => unread.push(*node),
+        }
+    }
+    if unread.is_empty() {
+        return Ok(configs);
+    }
     let mut tx = pools.read().await?;
-    let nodes: Vec<Uuid> = nodes.iter().copied().collect();
-    let known = places(&mut tx, &nodes).await?;
-    let mut workspaces: HashMap<i64, Workspace> = HashMap::new();
-    let mut configs = HashMap::with_capacity(known.len());
+    let mut known: Vec<(Uuid, Place)> = places(&mut tx, &unread).await?.into_iter().collect();
+    // So that each workspace is read once, however many there are.
+    known.sort_by_key(|(_, place)| place.workspace.0);
     for (node, place) in known {
-        let workspace = match workspaces.entry(place.workspace.0) {
-            std::collections::hash_map::Entry::Occupied(there) => there.into_mut(),
-            std::collections::hash_map::Entry::Vacant(free) => {
-                free.insert(Workspace::read(&mut tx, place.workspace).await?)
-            }
-        };
-        configs.insert(
-            node,
-            VersionedConfig { version: place.version, shared: workspace.config_of(node, place.renew_before) },
-        );
+        if read.config_of(node, &place).is_none() {
+            let workspace = Workspace::read(&mut tx, place.workspace).await?;
+            read.keep(place.workspace, place.revision, workspace);
+        }
+        configs.extend(read.config_of(node, &place).map(|config| (node, config)));
     }
     Ok(configs)
+}
+
+/// What was read of workspaces, each at a revision: while that is the same, it need not be read again.
+#[derive(Default)]
+pub(super) struct Read(Mutex<HashMap<i64, (u64, Workspace)>>);
+
+impl Read {
+    /// Of more workspaces nothing is kept.
+    const WORKSPACES: usize = 16;
+
+    fn all(&self) -> MutexGuard<'_, HashMap<i64, (u64, Workspace)>> {
+        // Every change of it is one insertion or removal.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// None where it was not read at this revision.
+    fn config_of(&self, node: Uuid, place: &Place) -> Option<VersionedConfig> {
+        let mut all = self.all();
+        let (_, workspace) = all.get_mut(&place.workspace.0).filter(|(revision, _)| *revision == place.revision)?;
+        Some(VersionedConfig { version: place.version, shared: workspace.config_of(node, place.renew_before) })
+    }
+
+    fn keep(&self, ws: WorkspaceId, revision: u64, workspace: Workspace) {
+        let mut all = self.all();
+        if all.len() >= Self::WORKSPACES && !all.contains_key(&ws.0) {
+            all.clear();
+        }
+        all.insert(ws.0, (revision, workspace));
+    }
+
+    /// What comes back after a fault may be an older copy of the database, whose revisions mean something else.
+    fn forget(&self) {
+        self.all().clear();
+    }
 }
 
 /// Everything that a workspace's nodes should do.

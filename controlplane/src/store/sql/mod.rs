@@ -13,6 +13,7 @@ mod backup;
 mod columns;
 mod destinations;
 pub mod dump;
+mod entry;
 mod feeds;
 mod gather;
 mod idempotency;
@@ -44,12 +45,13 @@ mod workspaces;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use uuid::Uuid;
 
-use super::{Changed, Lease, Leased, Look, Looked, Result, Store, StoreError};
+use super::{Changed, Lease, Leased, Look, Looked, NodeAccess, Result, Store, StoreError};
 use crate::domain::{Problem, WorkspaceId};
 pub use backup::{BackupError, restore};
 use columns::{amount, at, count, hash, json, maybe_at, number, to_json, unexpected, uuid, word};
@@ -89,6 +91,8 @@ pub struct SqlStore {
     reports: Gather<ingest::Report, u64>,
     looks: Gather<Look, Looked>,
     leases: Gather<Lease, Leased>,
+    /// Who they are.
+    entries: Gather<entry::Entry, Option<NodeAccess>>,
 }
 
 impl SqlStore {
@@ -113,11 +117,13 @@ impl SqlStore {
             Database::Sqlite(path) => sqlite::open(path, opening).await?,
             Database::Postgres(settings) => postgres::open(settings, opening).await?,
         };
-        let (reports, looks, leases) = (pools.clone(), pools.clone(), pools.clone());
+        let (reports, looks, leases, entries) = (pools.clone(), pools.clone(), pools.clone(), pools.clone());
         let reports = Gather::start(ingest::MOST, ingest::PACE, move |calls| ingest::keep(reports.clone(), calls));
-        let looks = Gather::start(look::MOST, look::PACE, move |calls| look::look(looks.clone(), calls));
+        let read = Arc::<look::Read>::default();
+        let looks = Gather::start(look::MOST, look::PACE, move |calls| look::look(looks.clone(), read.clone(), calls));
         let leases = Gather::start(rates::MOST, rates::PACE, move |calls| rates::lease(leases.clone(), calls));
-        Ok(Self { pools, lead: peers::Lead::default(), reports, looks, leases })
+        let entries = Gather::start(entry::MOST, entry::PACE, move |calls| entry::enter(entries.clone(), calls));
+        Ok(Self { pools, lead: peers::Lead::default(), reports, looks, leases, entries })
     }
 
     /// A transaction that writes, and that others who write to the workspace wait for.
@@ -258,15 +264,22 @@ async fn own_node(conn: &mut Tx, node: Uuid, what: &'static str) -> Result<Works
 
 /// Advances the configuration of every node of a workspace.
 async fn advance_all(conn: &mut Tx, ws: WorkspaceId) -> Result<Changed> {
-    sql("UPDATE workspaces SET config_version = config_version + 1 WHERE id = $1").bind(ws.0).run(conn).await?;
+    let all = sql("UPDATE workspaces SET config_version = config_version + 1, config_revision = config_revision + 1
+         WHERE id = $1");
+    all.bind(ws.0).run(conn).await?;
     Ok(Changed::All(ws))
 }
 
-/// Advances the configuration of the node with this number.
-async fn advance(conn: &mut Tx, node_id: i64) -> Result<Changed> {
-    let rows = sql("UPDATE nodes SET config_version = config_version + 1 WHERE id = $1 RETURNING uuid")
-        .bind(node_id)
-        .all(conn)
-        .await?;
-    Ok(Changed::Nodes(rows.iter().map(|row| uuid(row, "uuid")).collect::<Result<_>>()?))
+/// Advances the configurations of the nodes of a workspace with these numbers.
+async fn advance(conn: &mut Tx, ws: WorkspaceId, nodes: &[i64]) -> Result<Changed> {
+    let revise = sql("UPDATE workspaces SET config_revision = config_revision + 1 WHERE id = $1");
+    revise.bind(ws.0).run(&mut *conn).await?;
+    let mut changed = Vec::new();
+    for node in nodes {
+        let node = sql("UPDATE nodes SET config_version = config_version + 1 WHERE id = $1 RETURNING uuid").bind(*node);
+        for row in node.all(&mut *conn).await? {
+            changed.push(uuid(&row, "uuid")?);
+        }
+    }
+    Ok(Changed::Nodes(changed))
 }

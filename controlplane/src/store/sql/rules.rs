@@ -74,14 +74,8 @@ async fn advance_scopes(conn: &mut Tx, ws: WorkspaceId, scopes: &[&RuleScope]) -
     // In one order: two changes of the same nodes wait for each other. Some may be gone since the rule was made.
     let named: Vec<Uuid> = named.into_iter().collect();
     let places = places(&mut *conn, &named).await?;
-    let mut changed = Vec::new();
-    for node in named {
-        if let Some(place) = places.get(&node).filter(|place| place.workspace == ws) {
-            advance(conn, place.id).await?;
-            changed.push(node);
-        }
-    }
-    Ok(Changed::Nodes(changed))
+    let there = named.iter().filter_map(|node| places.get(node)).filter(|place| place.workspace == ws);
+    advance(conn, ws, &there.map(|place| place.id).collect::<Vec<_>>()).await
 }
 
 /// Puts a rule in or out of force, in the transaction of what led to it; none changed if it was so already.

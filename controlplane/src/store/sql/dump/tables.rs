@@ -33,7 +33,7 @@ macro_rules! tables {
 }
 
 tables! {
-    workspaces by "id" numbered { Int: id created_at config_version; Text: name subscription detection; }
+    workspaces by "id" numbered { Int: id created_at config_version config_revision; Text: name subscription detection; }
     tokens by "id" numbered {
         Int: id workspace_id rate_limit created_at expires_at revoked_at; Text: name role; Bytes: lookup hash;
     }
