@@ -7,7 +7,9 @@ mod agent;
 mod below;
 mod datapath;
 mod devices;
+mod fallback;
 pub mod init;
+mod police;
 mod probes;
 mod stage;
 
@@ -64,6 +66,9 @@ const ROWS: &[Row] = &[
     ("bond", devices::bond),
     ("tc police", devices::police),
     ("tc flower", devices::flower),
+    ("tc police: action", police::action),
+    ("fall-back: tc", fallback::tc),
+    ("fall-back: null route", fallback::null_route),
     ("agent", agent::runs),
     ("agent: vlan", below::vlan),
     ("agent: bond", below::bond),
