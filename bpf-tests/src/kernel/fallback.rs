@@ -27,7 +27,11 @@ pub(super) fn tc(tools: &Tools) -> Result<Outcome, String> {
     let fallback = &status["datapath"]["fallback"];
     if fallback["rung"] != "tc" {
         let why = fallback["skipped"][0][1].as_str().unwrap_or_default().to_owned();
-        return if scene.dump()? == plain { Ok(Outcome::Missing(why)) } else { Err(format!("{why}; and something stays")) };
+        return if scene.dump()? == plain {
+            Ok(Outcome::Missing(why))
+        } else {
+            Err(format!("{why}; and something stays"))
+        };
     }
     scene.same("after trying", &plain)?;
     scene.order(&["block", "10.99.0.64/26"])?;
@@ -60,7 +64,9 @@ pub(super) fn tc(tools: &Tools) -> Result<Outcome, String> {
     let port = ["--match", "protocol udp destination-port 9990-10010 whole", "--action", "drop"];
     scene.order(&[&["rules", "add", "--target", &target], &port[..]].concat())?;
     scene.arrive("a range of ports", Who::Other4, 0)?;
-    scene.arrive("the gateway, which is always allowed", Who::Good4, FRAMES)?;
+    scene.order(&["allow", &format!("{OTHER_V4}/32")])?;
+    scene.arrive("the allowlist before a rule of a target", Who::Other4, FRAMES)?;
+    scene.order(&["allow", &format!("{OTHER_V4}/32"), "--remove"])?;
     scene.order(&["rules", "delete", "--target", &target, "--match", port[1]])?;
     scene.arrive("no more", Who::Other4, FRAMES)?;
     // As much as in 300 ms, and a burst.
@@ -122,7 +128,7 @@ pub(super) fn null_route(tools: &Tools) -> Result<Outcome, String> {
     Ok(Outcome::Ok("drops IPv4, spares, is taken away".to_owned()))
 }
 
-/// Neither blocked nor, as the gateway is, on the agent's own allowlist.
+/// Not blocked.
 const OTHER_V4: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 130);
 
 #[derive(Clone, Copy)]

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use ftagent::actions::journal::Journal;
 use ftagent::actions::keeper::Keeper;
 use ftagent::actions::runner::System;
-use ftagent::engine::{Acted, Wanted};
+use ftagent::engine::Wanted;
 use ftagent_common::api::{Action, PreviewContext, preview};
 use uuid::Uuid;
 
@@ -18,7 +18,8 @@ const ACTION: &str = r#"{"type":"tc_police_interface","interface":"edge0","bps":
 
 pub(super) fn action(tools: &Tools) -> Result<Outcome, String> {
     let stage = Stage::new()?;
-    let probe = ["qdisc add dev edge0 clsact", "filter add dev edge0 ingress matchall action police rate 1mbit burst 10k drop"];
+    let probe =
+        ["qdisc add dev edge0 clsact", "filter add dev edge0 ingress matchall action police rate 1mbit burst 10k drop"];
     let able = probe.iter().try_for_each(|words| stage.run(&tools.tc, words).map(drop));
     stage.run(&tools.tc, "qdisc del dev edge0 clsact").ok();
     if let Err(why) = able {
@@ -38,24 +39,18 @@ pub(super) fn action(tools: &Tools) -> Result<Outcome, String> {
 fn lives(stage: &Stage, tools: &Tools, ear: &Ear, name: &str) -> Result<u64, String> {
     let task = Uuid::from_u128(7);
     let path = stage.dir.path().join(format!("{}.journal", name.replace(' ', "-")));
-    let wanted = || vec![Wanted { task, tool: "tc", steps: steps() }];
-    let at = |keep: &dyn Fn(&mut Keeper<System>) -> Vec<Acted>| {
-        // Each time an heir of the one before: the journal is all that it knows.
-        let work = || keep(&mut Keeper::new(System, Journal::open(&path), "boot", None, ftagent::clock::mono_ns()));
+    let path = &path;
+    // Each time an heir of the one before: the journal is all that it knows.
+    let keep = |wanted: Vec<Wanted>, ending: Option<Uuid>| {
+        let work = move || {
+            let mut keeper = Keeper::new(System, Journal::open(path), "boot", None, ftagent::clock::mono_ns());
+            keeper.set(wanted, ending);
+            keeper.work(ftagent::clock::mono_ns())
+        };
         stage.edge.run(work).map_err(text)
     };
-    let do_ = || {
-        at(&|keeper| {
-            keeper.set(wanted(), []);
-            keeper.work(ftagent::clock::mono_ns())
-        })
-    };
-    let undo = || {
-        at(&|keeper| {
-            keeper.set(Vec::new(), [task]);
-            keeper.work(ftagent::clock::mono_ns())
-        })
-    };
+    let do_ = || keep(vec![Wanted { task, tool: "tc", steps: steps() }], None);
+    let undo = || keep(Vec::new(), Some(task));
     let before = dump(stage, tools)?;
     let free = passed(stage, ear, BAD_V4)?;
     let done = do_()?;
@@ -89,8 +84,7 @@ fn lives(stage: &Stage, tools: &Tools, ear: &Ear, name: &str) -> Result<u64, Str
 fn steps() -> Vec<ftagent_common::api::ToolStep> {
     let action: Action = serde_json::from_str(ACTION).expect("an action");
     let spared = vec![super::stage::net(GOOD_V4), super::stage::net(Ipv4Addr::LOCALHOST)];
-    let context =
-        PreviewContext { target: super::stage::net(EDGE_V4), sources: Vec::new(), spoofed: false, spared };
+    let context = PreviewContext { target: super::stage::net(EDGE_V4), sources: Vec::new(), spoofed: false, spared };
     preview(&action, &context).steps()
 }
 
@@ -100,6 +94,11 @@ fn passed(stage: &Stage, ear: &Ear, source: Ipv4Addr) -> Result<u64, String> {
 }
 
 fn dump(stage: &Stage, tools: &Tools) -> Result<String, String> {
-    let all = ["qdisc show dev edge0", "filter show dev edge0 ingress", "filter show dev edge0 egress", "action ls action police"];
+    let all = [
+        "qdisc show dev edge0",
+        "filter show dev edge0 ingress",
+        "filter show dev edge0 egress",
+        "action ls action police",
+    ];
     all.iter().map(|words| stage.run(&tools.tc, words)).collect()
 }

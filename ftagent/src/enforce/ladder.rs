@@ -194,7 +194,8 @@ mod tests {
             (&Rung::ALL, &[], None, &Rung::ALL),
         ] {
             let need = Need::NoProgram(vec!["eth0".to_owned()]);
-            let got = choose(&need, order, |rung| if works.contains(&rung) { Ok(vec![]) } else { Err("no".to_owned()) });
+            let got =
+                choose(&need, order, |rung| if works.contains(&rung) { Ok(vec![]) } else { Err("no".to_owned()) });
             let names: Vec<Rung> = got.skipped.iter().map(|(rung, _)| *rung).collect();
             assert_eq!((got.rung, &names[..]), (chosen, skipped), "{order:?} of {works:?}");
             assert!(!got.lost.is_empty() && got.text().contains(chosen.map_or("none", Rung::as_str)));

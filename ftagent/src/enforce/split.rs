@@ -15,7 +15,8 @@ fn cut(net: IpNet, holes: &[IpNet], max: usize, rest: &mut Vec<IpNet>) -> bool {
         return rest.len() <= max;
     }
     // Halves end at single addresses, which are outside of every hole or in one.
-    let halves = if inside.iter().any(|hole| hole.contains(&net)) { None } else { net.subnets(net.prefix_len() + 1).ok() };
+    let halves =
+        if inside.iter().any(|hole| hole.contains(&net)) { None } else { net.subnets(net.prefix_len() + 1).ok() };
     halves.is_none_or(|mut halves| halves.all(|half| cut(half, &inside, max, rest)))
 }
 

@@ -23,8 +23,7 @@ impl Told {
     /// Takes what became of every rule, and of the removal of those that are not among them, and returns what is new.
     pub(super) fn take(&mut self, now: Outcome, removal: Result<(), String>, at_mono_ns: u64) -> Vec<EnforceResult> {
         let mut results = Vec::new();
-        let mut tell =
-            |rule, installed, result| results.push(EnforceResult { rule, installed, result, at_mono_ns });
+        let mut tell = |rule, installed, result| results.push(EnforceResult { rule, installed, result, at_mono_ns });
         let ended: Vec<RuleId> = self.in_force.keys().filter(|id| !now.contains_key(id)).copied().collect();
         self.failing.retain(|id, _| now.contains_key(id));
         for (id, (rule, result)) in now {

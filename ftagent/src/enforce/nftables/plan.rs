@@ -202,7 +202,9 @@ pub(super) fn why_impossible(rule: &Rule) -> &'static str {
         return "payload and DSCP are for programs alone";
     }
     match rule.verdict {
-        Verdict::Pass | Verdict::Sample | Verdict::Mark { .. } => "a rule that passes, samples or marks needs a program",
+        Verdict::Pass | Verdict::Sample | Verdict::Mark { .. } => {
+            "a rule that passes, samples or marks needs a program"
+        }
         Verdict::Drop | Verdict::LimitPps { .. } | Verdict::LimitBps { .. } => {
             "no packet can match: its address families contradict each other"
         }

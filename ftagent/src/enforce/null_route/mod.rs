@@ -259,7 +259,7 @@ fn routes(netlink: &mut Rtnetlink, of: &IpNet) -> Result<BTreeSet<IpNet>, Fault>
 }
 
 fn our_route(message: &RouteMessage) -> Option<IpNet> {
-    let is_in_table = message.attributes.iter().any(|attribute| *attribute == RouteAttribute::Table(TABLE));
+    let is_in_table = message.attributes.contains(&RouteAttribute::Table(TABLE));
     if !is_in_table || message.header.protocol != PROTOCOL || message.header.kind != RouteType::BlackHole {
         return None;
     }

@@ -27,8 +27,12 @@ fn desired(sources: &[&str], allow: &[&str]) -> RuleSet {
 
 /// All that there is of rules and routes.
 fn dump() -> String {
-    let all: [&[&str]; 4] =
-        [&["-4", "rule"], &["-6", "rule"], &["-4", "route", "show", "table", "all"], &["-6", "route", "show", "table", "all"]];
+    let all: [&[&str]; 4] = [
+        &["-4", "rule"],
+        &["-6", "rule"],
+        &["-4", "route", "show", "table", "all"],
+        &["-6", "route", "show", "table", "all"],
+    ];
     all.map(|words| run("ip", words)).concat()
 }
 
@@ -60,7 +64,12 @@ fn routes_and_rules_are_made_repaired_and_taken_away_beside_those_of_others() {
         assert_eq!(told(&results), [(1, true, true), (2, true, true), (3, true, false)]);
         assert!(rung.failing()[&RuleId(3)].contains("cut the node off"), "{:?}", rung.failing());
         let during = dump();
-        for line in ["blackhole 198.51.100.0 ", "blackhole 198.51.100.2/31 ", "blackhole 2001:db8::7 ", "247:\tfrom all lookup 63401"] {
+        for line in [
+            "blackhole 198.51.100.0 ",
+            "blackhole 198.51.100.2/31 ",
+            "blackhole 2001:db8::7 ",
+            "247:\tfrom all lookup 63401",
+        ] {
             assert!(during.contains(line), "{line} in {during}");
         }
         assert!(during.contains("246:\tfrom 2001:db8::7 blackhole"), "{during}");

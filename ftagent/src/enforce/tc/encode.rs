@@ -132,7 +132,9 @@ impl Classifier {
                 let Narrow { ttl, icmp_type, tcp_flags, dscp, fragment, .. } = matched;
                 let is_range = |range: &Option<[u16; 2]>| range.is_some_and(|[low, high]| low != high);
                 if ttl.or(*icmp_type).or(*tcp_flags).or(*dscp).is_some() || fragment.is_some() {
-                    return Err("u32 compares addresses, protocols and ports alone; this kernel lacks flower".to_owned());
+                    return Err(
+                        "u32 compares addresses, protocols and ports alone; this kernel lacks flower".to_owned()
+                    );
                 }
                 if is_range(&matched.src_port) || is_range(&matched.dst_port) {
                     return Err("u32 knows no ranges of ports; this kernel lacks flower".to_owned());
@@ -192,10 +194,8 @@ impl Encoded {
     /// The attributes of a request that makes it.
     pub(super) fn attributes(&self, cookie: &Cookie) -> Attributes {
         let (kind, options) = &self.action;
-        let action = Attributes::default()
-            .text(ACT_KIND, kind)
-            .nested(ACT_OPTIONS, options)
-            .bytes(ACT_COOKIE, &cookie.encode());
+        let action =
+            Attributes::default().text(ACT_KIND, kind).nested(ACT_OPTIONS, options).bytes(ACT_COOKIE, &cookie.encode());
         let first = Attributes::default().nested(1, &action);
         let mut keys = self.keys.clone();
         keys = keys.nested(self.classifier.act(), &first);
@@ -355,7 +355,10 @@ fn address_words(offset: i32, net: &IpNet) -> Vec<Word> {
     let (address, mask) = (octets(net.network()), octets(net.netmask()));
     let words = address.chunks(4).zip(mask.chunks(4)).zip((offset..).step_by(4));
     let word = |bytes: &[u8]| bytes.iter().fold(0, |word, byte| word << 8 | u32::from(*byte));
-    words.map(|((address, mask), offset)| (offset, word(mask), word(address))).filter(|(_, mask, _)| *mask > 0).collect()
+    words
+        .map(|((address, mask), offset)| (offset, word(mask), word(address)))
+        .filter(|(_, mask, _)| *mask > 0)
+        .collect()
 }
 
 /// `struct tc_u32_sel` with its keys.
@@ -378,9 +381,7 @@ fn action_of(action: Action) -> (&'static str, Attributes) {
         Action::Drop => ("gact", gact(ACT_SHOT)),
         Action::LimitPackets { pps, burst } => ("police", {
             let ticks = ticks(burst, pps);
-            police(0, 0)
-                .bytes(POLICE_PKTRATE64, &pps.to_ne_bytes())
-                .bytes(POLICE_PKTBURST64, &ticks.to_ne_bytes())
+            police(0, 0).bytes(POLICE_PKTRATE64, &pps.to_ne_bytes()).bytes(POLICE_PKTBURST64, &ticks.to_ne_bytes())
         }),
         Action::LimitBytes { bytes_per_sec, burst } => ("police", {
             let rate = u32::try_from(bytes_per_sec).unwrap_or(u32::MAX);

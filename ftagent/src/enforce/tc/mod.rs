@@ -72,7 +72,9 @@ fn decide(tried: Tried) -> Result<Means, String> {
     let classifier = match (tried.flower, tried.u32) {
         (Ok(()), _) => Classifier::Flower,
         (Err(_), Ok(())) => Classifier::U32,
-        (Err(flower), Err(u32)) => return Err(format!("neither cls_flower nor cls_u32 with act_gact: {flower}; {u32}")),
+        (Err(flower), Err(u32)) => {
+            return Err(format!("neither cls_flower nor cls_u32 with act_gact: {flower}; {u32}"));
+        }
     };
     Ok(Means { classifier, police: tried.police.is_ok(), police_packets: tried.police.is_ok() && tried.police_packets })
 }
@@ -82,8 +84,11 @@ impl Means {
     fn lost(self) -> Vec<String> {
         let mut lost = Vec::new();
         if self.classifier == Classifier::U32 {
-            lost.push("by u32: one block after the other is compared, IPv6 protocols behind extension headers and \
-                       ports behind IPv4 options are not found".to_owned());
+            lost.push(
+                "by u32: one block after the other is compared, IPv6 protocols behind extension headers and \
+                       ports behind IPv4 options are not found"
+                    .to_owned(),
+            );
         }
         match (self.police, self.police_packets) {
             (false, _) => lost.push("no limits: this kernel lacks act_police".to_owned()),
@@ -246,10 +251,8 @@ fn bring(
         }
         filter.rules.iter().for_each(|id| _ = failed.insert(*id, format!("tc: {error}")));
     }
-    let mut rest: Vec<&Seen> = there
-        .iter()
-        .filter(|seen| seen.cookie.is_some() && !kept.contains(&(seen.preference, seen.handle)))
-        .collect();
+    let mut rest: Vec<&Seen> =
+        there.iter().filter(|seen| seen.cookie.is_some() && !kept.contains(&(seen.preference, seen.handle))).collect();
     rest.sort_by_key(|seen| std::cmp::Reverse(seen.preference));
     rest.into_iter().try_for_each(|seen| gone_is_fine(delete(netlink, device, seen)))
 }

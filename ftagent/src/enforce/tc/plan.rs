@@ -153,7 +153,12 @@ impl Plan {
             let matched = Narrow { source: Some(prefix), ..Narrow::any(Family::of(&prefix)) };
             match encode(means.classifier, &matched, Action::Pass) {
                 Ok(encoded) => {
-                    self.filters.push(Filter { place: Place::Allow, family: matched.family, encoded, rules: Vec::new() });
+                    self.filters.push(Filter {
+                        place: Place::Allow,
+                        family: matched.family,
+                        encoded,
+                        rules: Vec::new(),
+                    });
                 }
                 Err(why) => {
                     // Rather nothing than a block of who must pass.
@@ -281,11 +286,14 @@ fn split(pieces: &mut Vec<Narrow>, range: Option<[u8; 2]>, bits: u8, mut set: im
     *pieces = pieces
         .iter()
         .flat_map(|piece| {
-            parts.iter().map(|part| {
-                let mut piece = piece.clone();
-                set(&mut piece, *part);
-                piece
-            }).collect::<Vec<_>>()
+            parts
+                .iter()
+                .map(|part| {
+                    let mut piece = piece.clone();
+                    set(&mut piece, *part);
+                    piece
+                })
+                .collect::<Vec<_>>()
         })
         .collect();
 }
@@ -399,7 +407,13 @@ mod tests {
             ("payload", Matches { payload: Some(vec![1]), ..any() }, Verdict::Drop, FLOWER, Err("payload")),
             ("a mark", any(), Verdict::Mark { dscp: 1 }, FLOWER, Err("needs a program")),
             ("dscp", Matches { dscp: Some([8, 15]), ..source("192.0.2.1/32") }, Verdict::Drop, FLOWER, Ok(1)),
-            ("two families", Matches { protocol: Some(58), ..source("192.0.2.1/32") }, LIMIT, FLOWER, Err("contradict")),
+            (
+                "two families",
+                Matches { protocol: Some(58), ..source("192.0.2.1/32") },
+                LIMIT,
+                FLOWER,
+                Err("contradict"),
+            ),
             ("u32: a source", source("2001:db8::/48"), Verdict::Drop, u32, Ok(1)),
             ("u32: a port", Matches { dst_port: tail(53), protocol: Some(17), ..any() }, LIMIT, u32, Err("IPv6")),
             (
