@@ -7,17 +7,21 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::daemon::boot_id;
+
 const LOOSE: &str = "2";
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct WayBack {
     settings: PathBuf,
     saved: PathBuf,
+    /// Names this boot: what was before an earlier one is nothing to go back to.
+    boot: String,
 }
 
 impl WayBack {
     pub(super) fn new(state_dir: &Path) -> Self {
-        Self { settings: "/proc/sys/net/ipv4/conf".into(), saved: state_dir.join("rp_filter") }
+        Self { settings: "/proc/sys/net/ipv4/conf".into(), saved: state_dir.join("rp_filter"), boot: boot_id() }
     }
 
     fn setting(&self, device: &str) -> PathBuf {
@@ -65,10 +69,10 @@ impl WayBack {
 
     /// Sets back what was changed, unless somebody else changed it since.
     pub(super) fn release(&self) -> io::Result<()> {
-        let saved = self.saved()?;
-        if saved.is_empty() {
+        if !self.saved.exists() {
             return Ok(());
         }
+        let saved = self.saved()?;
         for (device, before) in &saved {
             match self.read(device) {
                 Ok(now) if now == LOOSE => fs::write(self.setting(device), before)?,
@@ -90,7 +94,11 @@ impl WayBack {
         };
         let is_value = |value: &str| matches!(value, "0" | "1" | "2");
         let is_name = |name: &str| !name.is_empty() && !name.contains('/') && name != "..";
-        let lines = text.lines().filter_map(|line| line.split_once(' '));
+        let mut lines = text.lines();
+        if lines.next() != Some(&self.boot) {
+            return Ok(Vec::new());
+        }
+        let lines = lines.filter_map(|line| line.split_once(' '));
         Ok(lines
             .filter(|(name, value)| is_name(name) && is_value(value))
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
@@ -98,7 +106,8 @@ impl WayBack {
     }
 
     fn save(&self, saved: &[(String, String)]) -> io::Result<()> {
-        let text: String = saved.iter().map(|(name, value)| format!("{name} {value}\n")).collect();
+        let lines: String = saved.iter().map(|(name, value)| format!("{name} {value}\n")).collect();
+        let text = format!("{}\n{lines}", self.boot);
         let beside = self.saved.with_extension("new");
         fs::write(&beside, text)?;
         fs::rename(&beside, &self.saved)
@@ -112,7 +121,8 @@ mod tests {
     #[test]
     fn the_setting_comes_back_unless_somebody_changed_it() {
         let dir = tempfile::tempdir().expect("a directory");
-        let way_back = WayBack { settings: dir.path().join("conf"), saved: dir.path().join("rp_filter") };
+        let boot = "one".to_owned();
+        let way_back = WayBack { settings: dir.path().join("conf"), saved: dir.path().join("rp_filter"), boot };
         let set = |device: &str, value: &str| {
             fs::create_dir_all(way_back.settings.join(device)).expect("a directory");
             fs::write(way_back.setting(device), format!("{value}\n")).expect("written");
@@ -139,6 +149,13 @@ mod tests {
         fs::remove_dir_all(way_back.settings.join("eth0")).expect("the interface went");
         way_back.release().expect("released");
         assert!(way_back.obstacle(&devices).is_some_and(|why| why.contains("eth0")));
+
+        set("eth0", "0");
+        way_back.hold(&devices).expect("held");
+        let later = WayBack { boot: "another".to_owned(), ..way_back.clone() };
+        later.release().expect("nothing to set back");
+        assert_eq!(values()[0], "2", "what the machine began with");
+        assert!(!later.saved.exists());
 
         set("eth0", "0");
         set("all", "1");

@@ -214,15 +214,7 @@ fn bring(
     let made = make_qdisc(netlink, device)?;
     let there = filters(netlink, device, INGRESS)?;
     let made = made || there.iter().any(|seen| seen.cookie.is_some_and(|cookie| cookie.made_qdisc));
-    let mut kept: BTreeSet<(u16, u32)> = BTreeSet::new();
-    let mut missing: Vec<&Filter> = Vec::new();
-    for filter in &plan.filters {
-        let same = there.iter().find(|seen| is_same(filter, seen) && !kept.contains(&(seen.preference, seen.handle)));
-        match same {
-            Some(seen) => _ = kept.insert((seen.preference, seen.handle)),
-            None => missing.push(filter),
-        }
-    }
+    let (missing, surplus) = differences(plan, &there);
     // A limit stays where it is, with what it has counted; new ones go where nobody is.
     let taken: BTreeSet<u16> = there.iter().map(|seen| seen.preference).collect();
     let mut free = (FIRST_LIMIT..=LAST_LIMIT).filter(|preference| !taken.contains(preference));
@@ -251,26 +243,39 @@ fn bring(
         }
         filter.rules.iter().for_each(|id| _ = failed.insert(*id, format!("tc: {error}")));
     }
-    let mut rest: Vec<&Seen> =
-        there.iter().filter(|seen| seen.cookie.is_some() && !kept.contains(&(seen.preference, seen.handle))).collect();
-    rest.sort_by_key(|seen| std::cmp::Reverse(seen.preference));
-    rest.into_iter().try_for_each(|seen| gone_is_fine(delete(netlink, device, seen)))
+    surplus.into_iter().try_for_each(|seen| gone_is_fine(delete(netlink, device, seen)))
+}
+
+/// Filters that are not there, and those of ours that should not be, the last first. Each that is there stands for one.
+fn differences<'a>(plan: &'a Plan, there: &'a [Seen]) -> (Vec<&'a Filter>, Vec<&'a Seen>) {
+    // A limit may stand at any preference of its kind.
+    let place = |preference| if preference >= FIRST_LIMIT { FIRST_LIMIT } else { preference };
+    let mut ours: BTreeMap<(u16, u16, u32), Vec<&Seen>> = BTreeMap::new();
+    for seen in there.iter().rev() {
+        if let Some(cookie) = seen.cookie {
+            ours.entry((place(seen.preference), seen.protocol, cookie.checksum)).or_default().push(seen);
+        }
+    }
+    let mut missing = Vec::new();
+    for filter in &plan.filters {
+        let preference = match filter.place {
+            Place::Limit => FIRST_LIMIT,
+            place => shared_preference(place, filter.family),
+        };
+        let key = (preference, filter.family.ether_type(), filter.encoded.checksum());
+        if ours.get_mut(&key).and_then(Vec::pop).is_none() {
+            missing.push(filter);
+        }
+    }
+    let mut surplus: Vec<&Seen> = ours.into_values().flatten().collect();
+    surplus.sort_by_key(|seen| std::cmp::Reverse((seen.preference, seen.handle)));
+    (missing, surplus)
 }
 
 /// The preference of all filters of a place and a family.
 fn shared_preference(place: Place, family: plan::Family) -> u16 {
     let first = if place == Place::Allow { FIRST_PREFERENCE } else { FIRST_PREFERENCE + 2 };
     first + u16::from(family == plan::Family::V6)
-}
-
-/// Whether it is this filter that is there.
-fn is_same(filter: &Filter, seen: &Seen) -> bool {
-    let is_in_place = match filter.place {
-        Place::Limit => (FIRST_LIMIT..=LAST_LIMIT).contains(&seen.preference),
-        place => seen.preference == shared_preference(place, filter.family),
-    };
-    let is_content = seen.cookie.is_some_and(|cookie| cookie.checksum == filter.encoded.checksum());
-    is_in_place && is_content && seen.protocol == filter.family.ether_type()
 }
 
 fn add(
@@ -359,6 +364,46 @@ fn try_filters(netlink: &mut Rtnetlink, device: u32) -> Tried {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_there_is_kept_and_the_rest_differs() {
+        use crate::engine::{Matches, Origin, Point, Rule, Verdict};
+        const NOW: Now = Now { mono_ns: 1, wall: time::OffsetDateTime::UNIX_EPOCH };
+        let means = Means { classifier: Classifier::Flower, police: true, police_packets: true };
+        let rule = |id: u64, source: &str, verdict| Rule {
+            id: RuleId(id),
+            matches: Matches::source(source.parse().expect("a prefix")),
+            verdict,
+            point: Point::Datapath,
+            origin: Origin::Operator,
+            expires_at_ns: None,
+            evaluate: false,
+        };
+        let limit = Verdict::LimitPps { pps: 9, burst: 9 };
+        let rules = [
+            rule(1, "192.0.2.1/32", Verdict::Drop),
+            rule(2, "2001:db8::1/128", Verdict::Drop),
+            rule(3, "192.0.2.1/32", limit),
+            rule(4, "192.0.2.1/32", limit),
+        ];
+        let desired = RuleSet { rules: rules.map(|rule| (rule.id, rule)).into(), ..RuleSet::default() };
+        let plan = Plan::of(&OfDatapath::All, means, &desired, NOW);
+        let seen = |filter: &Filter, preference, handle| {
+            let cookie = Cookie { made_qdisc: false, checksum: filter.encoded.checksum(), rule: RuleId(9) };
+            let protocol = filter.family.ether_type();
+            let (is_head, has_packet_rate) = (false, false);
+            Seen { preference, protocol, handle, cookie: Some(cookie), is_head, has_packet_rate }
+        };
+        let [v4, v6, first, _second] = &plan.filters[..] else { panic!("{:?}", plan.filters) };
+        let foreign = Seen { cookie: None, ..seen(v4, 49_002, 5) };
+        let stray = seen(v6, 49_000, 6);
+        let there = [seen(v4, 49_002, 1), seen(v4, 49_002, 2), foreign, stray, seen(first, 49_050, 1)];
+        let (missing, surplus) = differences(&plan, &there);
+        let missing: Vec<u64> = missing.iter().map(|filter| filter.rules[0].0).collect();
+        assert_eq!(missing, [2, 4], "the one at another place does not count, and one limit is there");
+        let surplus: Vec<(u16, u32)> = surplus.iter().map(|seen| (seen.preference, seen.handle)).collect();
+        assert_eq!(surplus, [(49_002, 2), (49_000, 6)], "one too many, and one at the wrong place; nobody else's");
+    }
 
     #[test]
     fn means_follow_from_what_the_kernel_took() {
