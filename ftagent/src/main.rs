@@ -10,7 +10,9 @@ use ftagent::cli::{Cli, Command, ListsCommand, ProfileChange, ReplayArguments, R
 use ftagent::client::{self, Refused};
 use ftagent::config::{Config, ConfigError, DEFAULT_PATH};
 use ftagent::enforce::gate::Syncookies;
-use ftagent::enforce::nftables::Nftables;
+use ftagent::enforce::nftables::{Nftables, NftablesError};
+use ftagent::enforce::null_route::NullRoute;
+use ftagent::enforce::tc::Tc;
 use ftagent::engine::OperatorOrder;
 use ftagent::host::host_facts;
 use ftagent::lists::{self, ListConfig, Pick, Widest};
@@ -123,12 +125,18 @@ fn detach(config: &Config, json: bool) -> Result<()> {
     // A running agent would attach again what is removed below its feet.
     let _lock = if config.state_dir.exists() { Some(StateLock::take(&config.state_dir)?) } else { None };
     let interfaces = Pins::below(&config.bpffs)?.remove_all()?;
-    Nftables::new(false).remove_all()?;
-    Nftables::at_ingress(Vec::new()).remove_all()?;
+    // One rung that cannot be asked, as on a kernel without nf_tables, keeps none of the others from being taken away.
+    let rungs = [
+        no_table(Nftables::new(false).remove_all()),
+        no_table(Nftables::at_ingress(Vec::new()).remove_all()),
+        Tc::default().remove_all(),
+        NullRoute::new(&config.state_dir).remove_all(),
+    ];
     // What cannot be taken back keeps nothing else from being.
     let profile = profile::take_back_alone(&config.state_dir);
     Syncookies::new(&config.state_dir).release().context("net.ipv4.tcp_syncookies is not set back")?;
     let left = actions::undo_all(&config.state_dir, &daemon::boot_id());
+    rungs.into_iter().collect::<Result<(), String>>().map_err(|why| anyhow!("not all is detached: {why}"))?;
     profile.map_err(|why| anyhow!("detached, but the attack profile is not taken back: {why}"))?;
     if !left.is_empty() {
         bail!("detached, but other tools still hold what this agent did: {}", left.join("; "));
@@ -141,6 +149,14 @@ fn detach(config: &Config, json: bool) -> Result<()> {
         println!("detached from {}; maps and the nftables table are gone", interfaces.join(", "));
     }
     Ok(())
+}
+
+/// A kernel without nf_tables has no table of ours.
+fn no_table(removed: Result<(), NftablesError>) -> Result<(), String> {
+    match removed {
+        Ok(()) | Err(NftablesError::Missing(_)) => Ok(()),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 /// Files can be checked on a machine without a configuration: then nothing is known that they should not have.

@@ -13,6 +13,9 @@ struct Arguments {
     /// The agent's binary
     #[arg(long, value_name = "PATH")]
     ftagent: PathBuf,
+    /// Only rows whose names contain this
+    #[arg(long, value_name = "PART")]
+    row: Option<String>,
 }
 
 fn main() -> ExitCode {
@@ -22,5 +25,5 @@ fn main() -> ExitCode {
     }
     let arguments = Arguments::parse();
     let tools = Tools { ftagent: arguments.ftagent, ip: "ip".into(), tc: "tc".into() };
-    if kernel::run(&tools) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if kernel::run(&tools, arguments.row.as_deref()) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

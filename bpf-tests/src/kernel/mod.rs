@@ -7,7 +7,9 @@ mod agent;
 mod below;
 mod datapath;
 mod devices;
+mod fallback;
 pub mod init;
+mod police;
 mod probes;
 mod stage;
 
@@ -64,20 +66,27 @@ const ROWS: &[Row] = &[
     ("bond", devices::bond),
     ("tc police", devices::police),
     ("tc flower", devices::flower),
+    ("action: tc police", police::action),
+    ("fall-back: tc", fallback::tc),
+    ("fall-back: null route", fallback::null_route),
     ("agent", agent::runs),
     ("agent: vlan", below::vlan),
     ("agent: bond", below::bond),
 ];
 
-/// Runs every row and prints them, then what `ftagent check` says. Returns whether no row failed.
-pub fn run(tools: &Tools) -> bool {
+/// Runs every row and prints them, then what `ftagent check` says; or those alone whose names contain `part`. Returns
+/// whether no row failed.
+pub fn run(tools: &Tools, part: Option<&str>) -> bool {
     let mut all_well = true;
     let mut tell = |row: &str, outcome: Outcome| {
         all_well &= !matches!(outcome, Outcome::Failed(_));
         print(&Line { row, outcome: &outcome });
     };
-    for (name, row) in ROWS {
+    for (name, row) in ROWS.iter().filter(|(name, _)| part.is_none_or(|part| name.contains(part))) {
         tell(name, caught(|| row(tools)));
+    }
+    if part.is_some() {
+        return all_well;
     }
     match catch_unwind(datapath::rules) {
         Ok(rows) => rows.into_iter().for_each(|(name, result)| tell(name, result.unwrap_or_else(Outcome::Failed))),

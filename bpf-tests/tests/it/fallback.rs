@@ -149,3 +149,91 @@ fn rules_that_the_maps_have_no_room_for_are_carried_at_ingress() {
     assert!((11..=20).all(|n| !setup.arrives([198, 51, 100, n])) && setup.arrives([198, 51, 100, 3]));
     assert!(setup.fallback().is_null());
 }
+
+/// Tables of routing, rules, and filters at the ingress of the lab's interface.
+fn routing_and_filters(setup: &Setup) -> String {
+    let all: [&[&str]; 6] = [
+        &["ip", "-4", "rule"],
+        &["ip", "-6", "rule"],
+        &["ip", "-4", "route", "show", "table", "all"],
+        &["ip", "-6", "route", "show", "table", "all"],
+        &["tc", "qdisc", "show", "dev", "edge0"],
+        &["tc", "filter", "show", "dev", "edge0", "ingress"],
+    ];
+    let setting = std::fs::read_to_string;
+    let filter = setup.lab.edge.run(|| setting("/proc/sys/net/ipv4/conf/edge0/rp_filter")).expect("inside");
+    all.map(|words| Setup::at(&setup.lab.edge, words)).concat() + &filter.expect("a setting")
+}
+
+#[test]
+fn null_routes_drop_sources_but_for_the_allowlist_and_nothing_stays() {
+    let name = "null_routes_drop_sources_but_for_the_allowlist_and_nothing_stays";
+    let Some(mut setup) = setup(name, "nftables", "[datapath]\nfallback = [\"null_route\"]\n") else { return };
+    for n in 1..=2 {
+        Setup::at(&setup.lab.wan, &["ip", "address", "add", &format!("198.51.100.{n}/32"), "dev", "wan0"]);
+    }
+    let second = [198, 51, 100, 2];
+    let before = routing_and_filters(&setup);
+    setup.agent.start();
+    assert!(setup.arrives(FIRST), "nothing is blocked yet");
+    let fallback = setup.fallback();
+    assert_eq!(fallback["rung"], "null_route", "{fallback}");
+    assert_eq!(routing_and_filters(&setup), before, "nothing is needed yet");
+
+    setup.do_run(&["block", "198.51.100.0/24", "--ttl", "1h"]);
+    setup.wait("blocked", || !setup.arrives(FIRST) && !setup.arrives(second));
+    setup.do_run(&["allow", "198.51.100.1/32"]);
+    setup.wait("allowed", || setup.arrives(FIRST) && !setup.arrives(second));
+    // A limit is none, and that is said.
+    setup.do_run(&["block", "203.0.113.9", "--rate", "10pps", "--ttl", "1h"]);
+    setup.wait("named", || setup.fallback()["not_in_force"].as_array().is_some_and(|rules| rules.len() == 1));
+    let shown = setup.agent.run(&["status"]).stdout;
+    let shown = String::from_utf8_lossy(&shown).into_owned();
+    assert!(shown.contains("NOT IN FORCE: rule") && shown.contains("can neither limit"), "{shown}");
+    // The kernel knows no end of a route: the agent does.
+    setup.do_run(&["unblock", "198.51.100.0/24"]);
+    setup.wait("free", || setup.arrives(second));
+    assert_eq!(routing_and_filters(&setup), before, "as it was");
+    setup.do_run(&["block", "198.51.100.2", "--ttl", "2s"]);
+    setup.wait("blocked", || !setup.arrives(second));
+    setup.wait("over", || setup.arrives(second));
+    assert_eq!(routing_and_filters(&setup), before, "over");
+
+    // A killed agent's routes stay until its next start, which has the rules still and then not.
+    setup.do_run(&["block", "198.51.100.2", "--ttl", "1h"]);
+    setup.wait("blocked", || !setup.arrives(second));
+    setup.agent.kill();
+    assert!(!setup.arrives(second));
+    setup.agent.start();
+    assert!(!setup.arrives(second), "taken over");
+    setup.agent.kill();
+    setup.do_run(&["detach"]);
+    assert!(setup.arrives(second), "detached");
+    assert_eq!(routing_and_filters(&setup), before, "detached");
+}
+
+#[test]
+fn where_traffic_control_lacks_its_classifiers_null_routes_take_over() {
+    let name = "where_traffic_control_lacks_its_classifiers_null_routes_take_over";
+    let Some(mut setup) = setup(name, "nftables", "[datapath]\nfallback = [\"tc\", \"null_route\"]\n") else { return };
+    Setup::at(&setup.lab.wan, &["ip", "address", "add", "198.51.100.1/32", "dev", "wan0"]);
+    let before = routing_and_filters(&setup);
+    setup.agent.start();
+    assert_eq!(routing_and_filters(&setup), before, "what was tried is gone");
+    let fallback = setup.fallback();
+    if fallback["rung"] == "null_route" {
+        let why = fallback["skipped"][0][1].as_str().unwrap_or_default();
+        assert!(why.contains("cls_flower") && why.contains("cls_u32"), "{fallback}");
+        println!("{why}");
+    } else {
+        assert_eq!(fallback["rung"], "tc", "{fallback}");
+    }
+    setup.do_run(&["block", "198.51.100.1", "--ttl", "1h"]);
+    setup.wait("blocked", || !setup.arrives(FIRST));
+    // An agent that is told to stop takes away what nobody else would end.
+    setup.agent.signal(nix::sys::signal::Signal::SIGTERM);
+    setup.wait("taken away", || routing_and_filters(&setup) == before);
+    setup.agent.kill();
+    assert!(setup.arrives(FIRST), "stopped");
+    assert_eq!(routing_and_filters(&setup), before, "stopped");
+}

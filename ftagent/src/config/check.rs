@@ -137,7 +137,8 @@ impl Check<'_> {
         self.within("datapath.samples_per_sec", d.samples_per_sec, 100, 100_000)?;
         self.within("datapath.promote_pps", d.promote_pps, 10, SKETCH_MAX)?;
         if d.fallback.is_empty() || d.fallback.iter().enumerate().any(|(n, rung)| d.fallback[..n].contains(rung)) {
-            return Err(self.error("datapath.fallback", "name one or both of nftables_ingress and nftables, each once"));
+            let words = "name nftables_ingress, nftables, tc and null_route, or some of them, each once";
+            return Err(self.error("datapath.fallback", words));
         }
         self.within("datapath.not_ip_pps", d.not_ip_pps, 10, 10_000_000)?;
         self.within("datapath.gate.warmup_secs", d.gate.warmup_secs, 0, 86_400)?;

@@ -35,9 +35,10 @@ fn what_is_wrong_is_named_with_its_key_and_bounds() {
     check("[datapath]\npromote_pps = 20000", Err("promote_pps"));
     check("[datapath]\nwithout = [\"colour\"]", Err("colour"));
     check("[datapath]\nwithout = [\"distinct\", \"tunnels\"]", Ok(()));
-    check("[datapath]\nfallback = []", Err("datapath.fallback: name one or both"));
+    check("[datapath]\nfallback = []", Err("datapath.fallback: name nftables_ingress"));
     check("[datapath]\nfallback = [\"nftables\", \"nftables\"]", Err("datapath.fallback"));
-    check("[datapath]\nfallback = [\"null_route\"]", Err("null_route"));
+    check("[datapath]\nfallback = [\"bgp\"]", Err("bgp"));
+    check("[datapath]\nfallback = [\"tc\", \"null_route\"]", Ok(()));
     check("[datapath]\nfallback = [\"nftables\", \"nftables_ingress\"]", Ok(()));
     let crowdsec = "[crowdsec]\nurl = \"http://127.0.0.1:8080\"\napi_key = \"0123456789abcdef\"";
     check(crowdsec, Ok(()));

@@ -1,12 +1,15 @@
-//! The tables of nftables: one for rules that ask for it, and one rung of the ladder for the datapath's where no program
-//! can be attached or its maps have no room. The worker's; every call may wait for the kernel.
+//! The table of nftables for rules that ask for it, and the rungs of the ladder, of which one carries the datapath's where
+//! no program can be attached or its maps have no room. The worker's; every call may wait for the kernel.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use tracing::{info, warn};
 
 use super::ladder::{Chosen, Need, Rung, choose};
 use super::nftables::{Nftables, OfDatapath, Place};
+use super::null_route::NullRoute;
+use super::tc::Tc;
 use crate::engine::{EnforceResult, Now, RuleId, RuleSet};
 
 /// Who carries which rules.
@@ -16,6 +19,8 @@ pub(super) struct Carriers {
     nftables: Nftables,
     /// `netdev ftagent`.
     ingress: Nftables,
+    tc: Tc,
+    null_route: NullRoute,
     devices: Devices,
     overflow: BTreeSet<RuleId>,
     need: Option<Need>,
@@ -31,12 +36,15 @@ pub struct Devices {
 }
 
 impl Carriers {
-    /// Carries what asks for nftables, and tries rungs in `order` when there is need of one.
-    pub(super) fn new(order: Vec<Rung>) -> Self {
+    /// Carries what asks for nftables, and tries rungs in `order` when there is need of one; what has to be set back is
+    /// remembered in `state_dir`.
+    pub(super) fn new(order: Vec<Rung>, state_dir: &Path) -> Self {
         Self {
             order,
             nftables: Nftables::new(false),
             ingress: Nftables::at_ingress(Vec::new()),
+            tc: Tc::default(),
+            null_route: NullRoute::new(state_dir),
             devices: Devices::default(),
             overflow: BTreeSet::new(),
             need: None,
@@ -78,6 +86,13 @@ impl Carriers {
         if let (true, Some(chosen), Some(need)) = (is_same, &mut self.chosen, &need) {
             chosen.why = need.text();
         } else if !is_same || need.is_none() {
+            let (tc, null_route) = (&mut self.tc, &mut self.null_route);
+            let mut possible = |rung, devices: &[String]| match rung {
+                Rung::NftablesIngress => try_table(&Place::Ingress(devices.to_vec())),
+                Rung::Nftables => try_table(&Place::Prerouting),
+                Rung::Tc => tc.prepare(devices),
+                Rung::NullRoute => null_route.prepare(devices),
+            };
             self.chosen = need.as_ref().map(|need| choose(need, &self.order, |rung| possible(rung, need.devices())));
             match &self.chosen {
                 Some(chosen) if chosen.rung.is_none() => warn!(chosen = chosen.text(), "no rung carries these rules"),
@@ -94,21 +109,38 @@ impl Carriers {
         let at = |here| if rung == Some(here) { carried.clone() } else { OfDatapath::None };
         self.nftables.set_fallback(at(Rung::Nftables));
         self.ingress.set_fallback(at(Rung::NftablesIngress));
-        if let (Some(need), Some(Rung::NftablesIngress)) = (&need, rung) {
-            self.ingress.set_devices(need.devices().to_vec());
+        let devices = need.as_ref().map(Need::devices).unwrap_or_default();
+        self.tc.set(at(Rung::Tc), devices);
+        self.null_route.set(at(Rung::NullRoute), devices);
+        if rung == Some(Rung::NftablesIngress) {
+            self.ingress.set_devices(devices.to_vec());
         }
         self.need = need;
     }
 
-    /// Brings every table to `desired`, the one that is left last, so that nothing passes in between.
+    /// Brings every rung to `desired`, the one that carries rules first, so that nothing passes in between.
     pub(super) fn reconcile(&mut self, desired: &RuleSet, now: Now) -> Vec<EnforceResult> {
         let rung = self.chosen.as_ref().and_then(|chosen| chosen.rung);
-        let mut tables = [&mut self.nftables, &mut self.ingress];
-        if rung == Some(Rung::NftablesIngress) {
-            tables.reverse();
+        let mut order = Rung::ALL;
+        order.sort_by_key(|one| Some(*one) != rung);
+        let mut results = Vec::new();
+        for one in order {
+            results.extend(match one {
+                Rung::NftablesIngress => self.ingress.reconcile(desired, now),
+                Rung::Nftables => self.nftables.reconcile(desired, now),
+                Rung::Tc => self.tc.reconcile(desired, now),
+                Rung::NullRoute => self.null_route.reconcile(desired, now),
+            });
         }
-        let mut results: Vec<EnforceResult> =
-            tables.into_iter().flat_map(|table| table.reconcile(desired, now)).collect();
+        if let Some(chosen) = &mut self.chosen {
+            match rung {
+                Some(Rung::NftablesIngress) => chosen.name(self.ingress.failing()),
+                Some(Rung::Nftables) => chosen.name(self.nftables.failing()),
+                Some(Rung::Tc) => chosen.name(self.tc.failing()),
+                Some(Rung::NullRoute) => chosen.name(self.null_route.failing()),
+                None => {}
+            }
+        }
         // What one carrier lets go of because another has it is no end of the rule.
         let goes_on = |result: &EnforceResult| {
             let rule = desired.rules.get(&result.rule);
@@ -117,14 +149,19 @@ impl Carriers {
         results.retain(|result| result.installed || !goes_on(result));
         results
     }
+
+    /// Takes away what the kernel would keep for ever: nobody would end it.
+    pub(super) fn leave(&mut self) {
+        for left in [self.tc.remove_all(), self.null_route.remove_all()] {
+            if let Err(error) = left {
+                warn!(%error, "a rung of the ladder is not taken away; `ftagent detach` tries again");
+            }
+        }
+    }
 }
 
-fn possible(rung: Rung, devices: &[String]) -> Result<(), String> {
-    let place = match rung {
-        Rung::NftablesIngress => Place::Ingress(devices.to_vec()),
-        Rung::Nftables => Place::Prerouting,
-    };
-    Nftables::try_at(&place).map_err(|error| error.to_string())
+fn try_table(place: &Place) -> Result<Vec<String>, String> {
+    Nftables::try_at(place).map(|()| Vec::new()).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]
@@ -146,6 +183,11 @@ mod tests {
             expires_at_ns: None,
             evaluate: false,
         }
+    }
+
+    /// Nothing is saved there.
+    fn dir() -> std::path::PathBuf {
+        "/nonexistent".into()
     }
 
     /// One rule for each point, and an allowlist.
@@ -184,7 +226,7 @@ mod tests {
                 all: vec!["lo".to_owned()],
                 bare: bare.iter().map(|name| (*name).to_owned()).collect(),
             };
-            let mut carriers = Carriers::new(Rung::ALL.to_vec());
+            let mut carriers = Carriers::new(Rung::ALL.to_vec(), &dir());
             assert_eq!(told(&carriers.reconcile(&wanted, clock::now())), [(2, true)], "the datapath has the other");
             carriers.set_devices(devices(&["lo"]));
             let chosen = carriers.chosen().expect("one is needed");
@@ -192,7 +234,7 @@ mod tests {
             assert_eq!(told(&carriers.reconcile(&wanted, clock::now())), [(1, true)]);
             assert_eq!(tables(), [("inet", false, true), ("netdev", true, false)]);
             // An heir whose configuration wants the other one.
-            let mut heir = Carriers::new(vec![Rung::Nftables]);
+            let mut heir = Carriers::new(vec![Rung::Nftables], &dir());
             heir.set_devices(devices(&["lo"]));
             assert_eq!(heir.chosen().and_then(|chosen| chosen.rung), Some(Rung::Nftables));
             assert_eq!(told(&heir.reconcile(&wanted, clock::now())), [(1, true), (2, true)]);
@@ -211,14 +253,14 @@ mod tests {
     #[test]
     fn a_rung_that_does_not_work_is_skipped_and_said() {
         in_an_empty_network(|| {
-            let mut carriers = Carriers::new(Rung::ALL.to_vec());
+            let mut carriers = Carriers::new(Rung::ALL.to_vec(), &dir());
             carriers.set_devices(Devices { all: Vec::new(), bare: vec!["far-too-long-a-name".to_owned()] });
             let chosen = carriers.chosen().expect("one is needed");
             assert_eq!(chosen.rung, Some(Rung::Nftables));
             assert!(chosen.text().contains("nftables_ingress does not work"), "{}", chosen.text());
             told(&carriers.reconcile(&wanted(), clock::now()));
             assert_eq!(tables(), [("inet", true, true)]);
-            let mut carriers = Carriers::new(vec![Rung::NftablesIngress]);
+            let mut carriers = Carriers::new(vec![Rung::NftablesIngress], &dir());
             carriers.set_devices(Devices { all: Vec::new(), bare: vec!["far-too-long-a-name".to_owned()] });
             let chosen = carriers.chosen().expect("one is needed");
             assert_eq!((chosen.rung, chosen.lost), (None, vec!["nothing is enforced".to_owned()]));
@@ -232,7 +274,7 @@ mod tests {
             let before = run("nft", &["-s", "list", "ruleset"]);
             let mut wanted = wanted();
             wanted.rules.insert(RuleId(3), rule(3, Point::Datapath));
-            let mut carriers = Carriers::new(Rung::ALL.to_vec());
+            let mut carriers = Carriers::new(Rung::ALL.to_vec(), &dir());
             carriers.set_devices(Devices { all: vec!["lo".to_owned()], bare: Vec::new() });
             assert_eq!(told(&carriers.reconcile(&wanted, clock::now())), [(2, true)]);
             assert_eq!(carriers.chosen(), None);

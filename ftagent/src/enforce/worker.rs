@@ -88,7 +88,13 @@ impl Worker {
 
     /// Works until the handle is dropped and nothing waits.
     pub fn run(self) {
-        let mut carriers = Carriers::new(self.order.clone());
+        let state_dir = self.path.parent().unwrap_or(&self.path);
+        let mut carriers = Carriers::new(self.order.clone(), state_dir);
+        self.work(&mut carriers);
+        carriers.leave();
+    }
+
+    fn work(&self, carriers: &mut Carriers) {
         let mut rules = RuleSet::default();
         loop {
             let work = {
@@ -122,6 +128,8 @@ impl Worker {
             }
             if is_asked {
                 let results = carriers.reconcile(&rules, clock::now());
+                // Now it is known which rules it cannot carry.
+                self.shared.waiting().chosen = carriers.chosen();
                 if !results.is_empty() && self.results.send(results).is_err() {
                     return;
                 }
@@ -170,13 +178,13 @@ impl WorkerHandle {
         done
     }
 
-    /// Brings nftables to `rules`.
+    /// Brings nftables, and the rung that carries rules of the datapath, to `rules`.
     pub fn enforce(&self, rules: RuleSet) {
         self.shared.waiting().rules = Some(rules);
         self.shared.more.notify_one();
     }
 
-    /// Looks whether nftables is as it should be.
+    /// Looks whether they are as they should be.
     pub fn repair(&self) {
         self.shared.waiting().repair = true;
         self.shared.more.notify_one();

@@ -44,7 +44,17 @@ fn install_from_backports() -> Result<()> {
 }
 
 /// Boots `vmlinuz` with `initramfs` and reads what its first process tells.
-pub(crate) fn boot(emulator: &Path, name: &str, vmlinuz: &Path, initramfs: &Path, console: &Path) -> Result<Report> {
+pub(crate) fn boot(
+    emulator: &Path,
+    name: &str,
+    vmlinuz: &Path,
+    initramfs: &Path,
+    console: &Path,
+    row: Option<&str>,
+) -> Result<Report> {
+    if row.is_some_and(|row| row.is_empty() || row.contains(char::is_whitespace)) {
+        bail!("--row is a part of a row's name, without blanks");
+    }
     let mut command = Command::new(emulator);
     command.args(["-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "1024"]);
     command.args(["-display", "none", "-monitor", "none", "-nodefaults", "-no-reboot", "-nic", "none"]);
@@ -52,7 +62,8 @@ pub(crate) fn boot(emulator: &Path, name: &str, vmlinuz: &Path, initramfs: &Path
     log.push(console);
     command.arg("-chardev").arg(log).args(["-serial", "chardev:console"]);
     command.arg("-kernel").arg(vmlinuz).arg("-initrd").arg(initramfs);
-    command.args(["-append", "console=ttyS0 panic=-1 quiet"]);
+    let row = row.map(|row| format!(" matrix_row={row}")).unwrap_or_default();
+    command.arg("-append").arg(format!("console=ttyS0 panic=-1 quiet{row}"));
     let (succeeded, output) = process::observe(&format!("kernel {name} under emulation"), &mut command, LIMIT)
         .with_context(|| format!("its console is in {}", console.display()))?;
     let report = Report::parse(&output);

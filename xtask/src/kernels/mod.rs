@@ -46,6 +46,8 @@ pub(crate) struct Options<'a> {
     pub(crate) allow_missing: bool,
     /// Look for newer packages even if some are there.
     pub(crate) refresh: bool,
+    /// Only rows whose names contain this.
+    pub(crate) row: Option<&'a str>,
 }
 
 /// The names that `--only` takes.
@@ -62,7 +64,7 @@ pub(crate) fn run(options: &Options<'_>) -> Result<ExitCode> {
     let mut runs = Vec::new();
     for kernel in wanted {
         let report = match &emulator {
-            Ok(emulator) => one(kernel, emulator, &programs, options.refresh),
+            Ok(emulator) => one(kernel, emulator, &programs, options),
             Err(error) => Err(anyhow::anyhow!("{error:#}")),
         };
         if let Err(error) = &report {
@@ -80,14 +82,14 @@ pub(crate) fn run(options: &Options<'_>) -> Result<ExitCode> {
     Ok(if failed || (missing && !options.allow_missing) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-fn one(kernel: &Kernel, emulator: &std::path::Path, programs: &Programs, refresh: bool) -> Result<Report> {
+fn one(kernel: &Kernel, emulator: &std::path::Path, programs: &Programs, options: &Options<'_>) -> Result<Report> {
     let folder = repo::target().join("kernels").join(kernel.name);
-    let image = Image::ensure(kernel, &folder, refresh)?;
+    let image = Image::ensure(kernel, &folder, options.refresh)?;
     let modules = modules::closure(&image.modules)?;
     let initramfs = folder.join("initramfs.cpio");
     initramfs::write(&initramfs, programs, &modules).context("cannot make the initramfs")?;
     let console = folder.join("console.log");
-    let report = emulate::boot(emulator, kernel.name, &image.vmlinuz, &initramfs, &console)?;
+    let report = emulate::boot(emulator, kernel.name, &image.vmlinuz, &initramfs, &console, options.row)?;
     eprintln!("kernels: {}: {}", kernel.name, report.summary());
     Ok(report)
 }

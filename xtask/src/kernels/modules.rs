@@ -18,6 +18,7 @@ const WANTED: &[&str] = &[
     "cls_bpf",
     "cls_matchall",
     "cls_flower",
+    "cls_u32",
     "act_police",
     "act_gact",
     "nf_tables",

@@ -51,6 +51,9 @@ pub(crate) struct Options {
     /// A kernel or an emulator that cannot be obtained is no error
     #[arg(long, requires = "kernels")]
     allow_missing: bool,
+    /// Run only the rows whose names contain this, which has no blanks
+    #[arg(long, value_name = "PART", requires = "kernels")]
+    row: Option<String>,
     /// Look for newer kernels than those that were downloaded before
     #[arg(long, requires = "kernels")]
     refresh: bool,
@@ -82,8 +85,9 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         return api::run(if options.share { &api::SHARE } else { &all }, repo::Build::Now);
     }
     if options.kernels {
-        let Options { only, allow_missing, refresh, .. } = options;
-        return kernels::run(&kernels::Options { only, allow_missing: *allow_missing, refresh: *refresh });
+        let Options { only, allow_missing, refresh, row, .. } = options;
+        let row = row.as_deref();
+        return kernels::run(&kernels::Options { only, allow_missing: *allow_missing, refresh: *refresh, row });
     }
     let began = Instant::now();
     setup::ensure(&setup::Options { peers: true, databases: true, firewalls: true, ..setup::Options::default() })?;

@@ -11,7 +11,7 @@ mod observe;
 mod place;
 mod plan;
 mod socket;
-mod wire;
+pub(super) mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -61,6 +61,8 @@ pub struct Nftables {
     takes: Takes,
     /// What was reported to be in force.
     in_force: BTreeMap<RuleId, Rule>,
+    /// What is not in force although it should be, and why.
+    failing: BTreeMap<RuleId, String>,
 }
 
 impl Nftables {
@@ -79,6 +81,11 @@ impl Nftables {
     /// Takes these rules of the datapath's from the next call on, beside what it takes anyway.
     pub fn set_fallback(&mut self, datapath: OfDatapath) {
         self.takes.datapath = datapath;
+    }
+
+    /// The rules that were not in force after the last call although they should have been, and why.
+    pub(super) fn failing(&self) -> &BTreeMap<RuleId, String> {
+        &self.failing
     }
 
     /// Hooks in at the ingress of `devices` from the next call on.
@@ -121,7 +128,7 @@ impl Nftables {
         let mut plan = Plan::at(&self.place, &self.takes, desired, now);
         let mut failed: BTreeMap<RuleId, String> = BTreeMap::new();
         for id in &plan.impossible {
-            failed.insert(*id, "nftables: no packet can match: its address families contradict each other".into());
+            failed.insert(*id, format!("nftables: {}", plan::why_impossible(&plan.wanted[id])));
         }
         let outcome = self.converge(&mut plan, desired, &mut failed, now);
         self.results(&plan, outcome, &failed, now.mono_ns)
@@ -211,9 +218,14 @@ impl Nftables {
         at_mono_ns: u64,
     ) -> Vec<EnforceResult> {
         let result = |rule, installed, result| EnforceResult { rule, installed, result, at_mono_ns };
-        let mut results: Vec<EnforceResult> =
-            failed.iter().map(|(id, why)| result(*id, true, Err(why.clone()))).collect();
+        let news = failed.iter().filter(|(id, why)| self.failing.get(id) != Some(why));
+        let mut results: Vec<EnforceResult> = news.map(|(id, why)| result(*id, true, Err(why.clone()))).collect();
         let wanted = || plan.wanted.iter().filter(|(id, _)| !failed.contains_key(*id));
+        self.failing.clone_from(failed);
+        if let Err(error) = &outcome {
+            let why = error.to_string();
+            plan.wanted.keys().for_each(|id| _ = self.failing.entry(*id).or_insert_with(|| why.clone()));
+        }
         let changed = match outcome {
             Ok(changed) => changed,
             Err(error) => {

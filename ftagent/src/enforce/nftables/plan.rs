@@ -144,8 +144,8 @@ impl Plan {
         self.wanted.insert(rule.id, rule.clone());
         let remaining_ns = rule.expires_at_ns.map(|end| end - now.mono_ns);
         let name = rule.id.0.to_string();
-        if let (true, Verdict::Drop, Some(source)) = (rule.matches.is_source_only(), rule.verdict, rule.matches.source)
-        {
+        let is_block = rule.matches.is_source_only() && !rule.evaluate;
+        if let (true, Verdict::Drop, Some(source)) = (is_block, rule.verdict, rule.matches.source) {
             let remaining_ms = remaining_ns.map(|ns| (ns / 1_000_000).max(1));
             let element = ElementPlan { mark: mark(&name), rule: Some(rule.id), remaining_ms };
             let elements = &mut self.set("blocked", &source).elements;
@@ -159,7 +159,7 @@ impl Plan {
             return;
         }
         let until = remaining_ns.map(|ns| wall_secs(now) + ns.div_ceil(1_000_000_000));
-        let kernel_rules = expr::of_rule(&self.place, &rule.matches, rule.verdict, evaluate);
+        let kernel_rules = expr::of_rule(&self.place, &rule.matches, rule.verdict, evaluate || rule.evaluate);
         if kernel_rules.is_empty() {
             self.impossible.push(rule.id);
         }
@@ -193,6 +193,21 @@ impl Plan {
             self.lookups.push(KernelRule::new(name, expr::later_fragment(&self.place, family), None));
         }
         self.lookups.push(KernelRule::new(TRANSPORT_CHAIN.into(), expr::jump(TRANSPORT_CHAIN), None));
+    }
+}
+
+/// Why a rule has no rules of the kernel's.
+pub(super) fn why_impossible(rule: &Rule) -> &'static str {
+    if rule.matches.payload.is_some() || rule.matches.dscp.is_some() {
+        return "payload and DSCP are for programs alone";
+    }
+    match rule.verdict {
+        Verdict::Pass | Verdict::Sample | Verdict::Mark { .. } => {
+            "a rule that passes, samples or marks needs a program"
+        }
+        Verdict::Drop | Verdict::LimitPps { .. } | Verdict::LimitBps { .. } => {
+            "no packet can match: its address families contradict each other"
+        }
     }
 }
 
@@ -261,6 +276,15 @@ mod tests {
         assert!(!plan(OfDatapath::All, &rules).is_empty());
         rules.mode = Some(Mode::Bypass);
         assert!(plan(OfDatapath::All, &rules).is_empty());
+    }
+
+    #[test]
+    fn a_rule_that_is_only_evaluated_drops_nothing() {
+        let evaluated = Rule { evaluate: true, ..block(1, "198.51.100.7/32", None) };
+        let plan = plan(OfDatapath::None, &rule_set(&[evaluated]));
+        assert!(plan.sets.is_empty(), "the set's members are dropped");
+        let counted = expr::of_rule(&Place::Prerouting, &plan.wanted[&RuleId(1)].matches, Verdict::Drop, true);
+        assert_eq!(plan.rules[0].2.expressions, counted[0]);
     }
 
     #[test]

@@ -62,13 +62,13 @@ const TYPE_MASK: u16 = (1 << 14) - 1;
 
 /// A list of attributes under construction.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Attributes {
-    pub(super) bytes: Vec<u8>,
+pub(in crate::enforce) struct Attributes {
+    pub(in crate::enforce) bytes: Vec<u8>,
 }
 
 impl Attributes {
     /// Appends an attribute; `value` may have at most 65,531 bytes.
-    pub(super) fn bytes(mut self, kind: u16, value: &[u8]) -> Self {
+    pub(in crate::enforce) fn bytes(mut self, kind: u16, value: &[u8]) -> Self {
         let len = u16::try_from(value.len() + 4).expect("attributes are built in chunks below 64 KiB");
         self.bytes.extend(len.to_ne_bytes());
         self.bytes.extend(kind.to_ne_bytes());
@@ -77,7 +77,7 @@ impl Attributes {
         self
     }
 
-    pub(super) fn text(self, kind: u16, text: &str) -> Self {
+    pub(in crate::enforce) fn text(self, kind: u16, text: &str) -> Self {
         let mut bytes = text.as_bytes().to_vec();
         bytes.push(0);
         self.bytes(kind, &bytes)
@@ -95,7 +95,7 @@ impl Attributes {
         self.bytes(kind, &value.to_be_bytes())
     }
 
-    pub(super) fn nested(self, kind: u16, inner: &Self) -> Self {
+    pub(in crate::enforce) fn nested(self, kind: u16, inner: &Self) -> Self {
         self.bytes(kind | NESTED, &inner.bytes)
     }
 
@@ -106,7 +106,7 @@ impl Attributes {
 }
 
 /// The attributes in `bytes`; stops at the first that makes no sense.
-pub(super) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+pub(in crate::enforce) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     std::iter::from_fn(move || {
         let (len, kind) = (bytes.get(..2)?, bytes.get(2..4)?);
         let len = usize::from(u16::from_ne_bytes(len.try_into().ok()?));
@@ -118,7 +118,7 @@ pub(super) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])>
 }
 
 /// The first attribute of this kind.
-pub(super) fn find(bytes: &[u8], kind: u16) -> Option<&[u8]> {
+pub(in crate::enforce) fn find(bytes: &[u8], kind: u16) -> Option<&[u8]> {
     attributes(bytes).find(|(k, _)| *k == kind).map(|(_, value)| value)
 }
 

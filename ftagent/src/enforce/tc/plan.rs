@@ -1,0 +1,481 @@
+//! Which filters stand for a set of rules: pure.
+//!
+//! ```text
+//! 49000, 49001   what comes from the allowlist, IPv4 and IPv6: pass, and no filter behind is asked
+//! 49002, 49003   what is dropped
+//! 49004 - 49099  a limit each, so that a packet meets all of them: drop what is over it, else go on
+//! ```
+//! Filters of one preference share tables in the kernel, so that thousands of blocks cost what one does (flower). The
+//! preferences lie behind those that people number and before those of `tc_police_interface`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ftagent_common::vocab::Mode;
+use ipnet::IpNet;
+
+use super::encode::{Classifier, Encoded, encode};
+use crate::enforce::nftables::OfDatapath;
+use crate::engine::{Matches, Now, Point, Rule, RuleId, RuleSet, Verdict};
+
+/// The most filters on an interface.
+const MAX_FILTERS: usize = 16_384;
+/// Ranges are told as values under masks: more filters than this for one rule are not made.
+const MAX_PIECES: usize = 64;
+
+/// What this kernel's traffic control has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Means {
+    pub(super) classifier: Classifier,
+    /// `act_police`.
+    pub(super) police: bool,
+    /// By packets. Since Linux 5.13.
+    pub(super) police_packets: bool,
+}
+
+/// Where a filter stands among ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Place {
+    Allow,
+    Drop,
+    Limit,
+}
+
+/// What happens to what a filter matches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Action {
+    Pass,
+    Drop,
+    LimitPackets { pps: u64, burst: u64 },
+    LimitBytes { bytes_per_sec: u64, burst: u64 },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Family {
+    V4,
+    V6,
+}
+
+/// What one filter matches: one family and one protocol, and values under masks. Absent parts match everything.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Narrow {
+    pub(super) family: Family,
+    pub(super) source: Option<IpNet>,
+    pub(super) target: Option<IpNet>,
+    pub(super) protocol: Option<u8>,
+    pub(super) src_port: Option<[u16; 2]>,
+    pub(super) dst_port: Option<[u16; 2]>,
+    /// `[value, mask]`, as the ones below.
+    pub(super) ttl: Option<[u8; 2]>,
+    pub(super) icmp_type: Option<[u8; 2]>,
+    pub(super) tcp_flags: Option<[u8; 2]>,
+    /// In the place of the whole byte.
+    pub(super) dscp: Option<[u8; 2]>,
+    pub(super) fragment: Option<bool>,
+}
+
+/// A filter, and the rules that it stands for.
+#[derive(Clone, Debug)]
+pub(super) struct Filter {
+    pub(super) place: Place,
+    pub(super) family: Family,
+    pub(super) encoded: Encoded,
+    pub(super) rules: Vec<RuleId>,
+}
+
+/// The filters that every interface should have; none means that there should be nothing of ours.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Plan {
+    /// In the order in which they are made.
+    pub(super) filters: Vec<Filter>,
+    /// What should be in force, by whatever means.
+    pub(super) wanted: BTreeMap<RuleId, Rule>,
+    /// What has no filters, and why.
+    pub(super) refused: BTreeMap<RuleId, String>,
+}
+
+const ICMP: u8 = 1;
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+const ICMPV6: u8 = 58;
+
+impl Plan {
+    /// Plans for those of the datapath's rules that `takes` says.
+    pub(super) fn of(takes: &OfDatapath, means: Means, desired: &RuleSet, now: Now) -> Self {
+        let mut plan = Self::default();
+        if desired.mode == Some(Mode::Bypass) {
+            return plan;
+        }
+        let is_over = |rule: &Rule| rule.expires_at_ns.is_some_and(|end| end <= now.mono_ns);
+        let ours = desired.rules.values().filter(|rule| rule.point == Point::Datapath && takes.includes(rule.id));
+        let mut seen: BTreeMap<(Place, Family, Vec<u8>), usize> = BTreeMap::new();
+        for rule in ours.filter(|rule| !is_over(rule)) {
+            plan.wanted.insert(rule.id, rule.clone());
+            // Nothing is to happen to what they match, and counting is for the datapath alone.
+            if rule.evaluate || desired.mode == Some(Mode::Evaluate) {
+                continue;
+            }
+            match filters_of(rule, means) {
+                Ok(filters) if plan.filters.len() + filters.len() > MAX_FILTERS => {
+                    plan.refused.insert(rule.id, format!("tc: more than {MAX_FILTERS} filters would be needed"));
+                    drop(filters);
+                }
+                Ok(filters) => filters.into_iter().for_each(|filter| {
+                    let key = (filter.place, filter.family, filter.encoded.identity());
+                    // Two limits are two, even if they look the same.
+                    match seen.get(&key).filter(|_| filter.place == Place::Drop) {
+                        Some(at) => plan.filters[*at].rules.extend(filter.rules),
+                        None => {
+                            seen.insert(key, plan.filters.len());
+                            plan.filters.push(filter);
+                        }
+                    }
+                }),
+                Err(why) => _ = plan.refused.insert(rule.id, format!("tc: {why}")),
+            }
+        }
+        if !plan.filters.is_empty() {
+            plan.spare(means, desired);
+        }
+        plan.filters.sort_by_key(|filter| filter.place);
+        plan
+    }
+
+    /// Puts the allowlist before everything.
+    fn spare(&mut self, means: Means, desired: &RuleSet) {
+        let prefixes: BTreeSet<IpNet> = desired.allow.iter().map(|entry| entry.prefix.trunc()).collect();
+        if prefixes.len() > MAX_FILTERS {
+            let why = format!("tc: the allowlist has {} prefixes, and {MAX_FILTERS} can be spared", prefixes.len());
+            self.filters.clear();
+            self.refused = self.wanted.keys().map(|id| (*id, why.clone())).collect();
+            return;
+        }
+        for prefix in prefixes {
+            let matched = Narrow { source: Some(prefix), ..Narrow::any(Family::of(&prefix)) };
+            match encode(means.classifier, &matched, Action::Pass) {
+                Ok(encoded) => {
+                    self.filters.push(Filter {
+                        place: Place::Allow,
+                        family: matched.family,
+                        encoded,
+                        rules: Vec::new(),
+                    });
+                }
+                Err(why) => {
+                    // Rather nothing than a block of who must pass.
+                    self.filters.clear();
+                    self.refused = self.wanted.keys().map(|id| (*id, format!("tc: {prefix}: {why}"))).collect();
+                    return;
+                }
+            }
+        }
+    }
+}
+
+impl OfDatapath {
+    /// Whether a rung takes this rule of the datapath's.
+    pub(in crate::enforce) fn includes(&self, rule: RuleId) -> bool {
+        match self {
+            Self::None => false,
+            Self::All => true,
+            Self::These(rules) => rules.contains(&rule),
+        }
+    }
+}
+
+impl Family {
+    const BOTH: [Self; 2] = [Self::V4, Self::V6];
+
+    pub(super) fn of(net: &IpNet) -> Self {
+        match net {
+            IpNet::V4(_) => Self::V4,
+            IpNet::V6(_) => Self::V6,
+        }
+    }
+}
+
+impl Narrow {
+    pub(super) fn any(family: Family) -> Self {
+        Self {
+            family,
+            source: None,
+            target: None,
+            protocol: None,
+            src_port: None,
+            dst_port: None,
+            ttl: None,
+            icmp_type: None,
+            tcp_flags: None,
+            dscp: None,
+            fragment: None,
+        }
+    }
+}
+
+fn filters_of(rule: &Rule, means: Means) -> Result<Vec<Filter>, String> {
+    let (place, action) = match rule.verdict {
+        Verdict::Drop => (Place::Drop, Action::Drop),
+        Verdict::LimitPps { .. } | Verdict::LimitBps { .. } if !means.police => {
+            return Err("a limit needs act_police, which this kernel lacks".to_owned());
+        }
+        Verdict::LimitPps { .. } if !means.police_packets => {
+            return Err("a limit of packets needs Linux 5.13; a limit of bits would do".to_owned());
+        }
+        Verdict::LimitPps { pps, burst } => {
+            (Place::Limit, Action::LimitPackets { pps: pps.max(1), burst: burst.max(1) })
+        }
+        Verdict::LimitBps { bps, burst } => {
+            let bytes_per_sec = (bps / 8).max(1);
+            // Less than a frame would let nothing through.
+            (Place::Limit, Action::LimitBytes { bytes_per_sec, burst: (burst / 8).max(2_048) })
+        }
+        Verdict::Pass | Verdict::Sample | Verdict::Mark { .. } => {
+            return Err("a rule that passes, samples or marks needs a program".to_owned());
+        }
+    };
+    let pieces = narrow(&rule.matches, place == Place::Limit, means.classifier)?;
+    let filter = |matched: Narrow| {
+        let encoded = encode(means.classifier, &matched, action)?;
+        Ok(Filter { place, family: matched.family, encoded, rules: vec![rule.id] })
+    };
+    pieces.into_iter().map(filter).collect()
+}
+
+/// The filters that a match becomes. One that limits becomes one for each family and protocol, never more: each of
+/// them has a budget of its own.
+fn narrow(matches: &Matches, is_limit: bool, classifier: Classifier) -> Result<Vec<Narrow>, String> {
+    if matches.payload.is_some() {
+        return Err("it does not look at payload".to_owned());
+    }
+    if matches.length.is_some() {
+        return Err("it does not look at lengths".to_owned());
+    }
+    let mut all = Vec::new();
+    for family in families(matches)? {
+        for protocol in protocols(matches, family) {
+            let one = Narrow {
+                source: matches.source.map(|net| net.trunc()),
+                target: matches.target.map(|net| net.trunc()),
+                protocol,
+                src_port: matches.src_port.filter(|range| *range != [0, u16::MAX]),
+                dst_port: matches.dst_port.filter(|range| *range != [0, u16::MAX]),
+                tcp_flags: matches.tcp_flags.map(|[mask, value]| [value & mask, mask]),
+                fragment: matches.fragment,
+                ..Narrow::any(family)
+            };
+            let mut pieces = vec![one];
+            split(&mut pieces, matches.ttl, 8, |piece, part| piece.ttl = Some(part));
+            split(&mut pieces, matches.icmp_type, 8, |piece, part| piece.icmp_type = Some(part));
+            split(&mut pieces, matches.dscp, 6, |piece, [value, mask]| piece.dscp = Some([value << 2, mask << 2]));
+            if is_limit && pieces.len() > 1 {
+                return Err("a limit of a range of TTL, DSCP or ICMP types would be several limits".to_owned());
+            }
+            all.extend(pieces);
+        }
+    }
+    if all.len() > MAX_PIECES {
+        return Err(format!("it would take {} filters for one rule, more than {MAX_PIECES}", all.len()));
+    }
+    all.iter().try_for_each(|piece| classifier.takes(piece))?;
+    Ok(all)
+}
+
+/// Makes each piece into one for each value under a mask that the range consists of.
+fn split(pieces: &mut Vec<Narrow>, range: Option<[u8; 2]>, bits: u8, mut set: impl FnMut(&mut Narrow, [u8; 2])) {
+    let Some([low, high]) = range else { return };
+    let parts = cover(low, high, bits);
+    *pieces = pieces
+        .iter()
+        .flat_map(|piece| {
+            parts
+                .iter()
+                .map(|part| {
+                    let mut piece = piece.clone();
+                    set(&mut piece, *part);
+                    piece
+                })
+                .collect::<Vec<_>>()
+        })
+        .collect();
+}
+
+/// Values under masks, of `bits` bits, that are the range `low` to `high` together.
+fn cover(low: u8, high: u8, bits: u8) -> Vec<[u8; 2]> {
+    let all = ((1u16 << bits) - 1) as u8;
+    let mut parts = Vec::new();
+    let mut at = u16::from(low);
+    let end = u16::from(high.min(all));
+    while at <= end {
+        // The largest aligned block that begins here and does not end behind the range.
+        let mut size = 1u16;
+        while at % (size * 2) == 0 && at + size * 2 - 1 <= end {
+            size *= 2;
+        }
+        parts.push([at as u8, all & !((size - 1) as u8)]);
+        at += size;
+    }
+    parts
+}
+
+fn families(matches: &Matches) -> Result<Vec<Family>, String> {
+    let of = |net: &Option<IpNet>| net.as_ref().map(Family::of);
+    let by_protocol = match matches.protocol {
+        Some(ICMP) => Some(Family::V4),
+        Some(ICMPV6) => Some(Family::V6),
+        _ => None,
+    };
+    let named: BTreeSet<Family> =
+        [of(&matches.source), of(&matches.target), by_protocol].into_iter().flatten().collect();
+    match named.len() {
+        0 => Ok(Family::BOTH.to_vec()),
+        1 => Ok(named.into_iter().collect()),
+        _ => Err("no packet can match: its address families contradict each other".to_owned()),
+    }
+}
+
+fn protocols(matches: &Matches, family: Family) -> Vec<Option<u8>> {
+    match matches.protocol {
+        Some(protocol) => vec![Some(protocol)],
+        None if matches.tcp_flags.is_some() => vec![Some(TCP)],
+        None if matches.icmp_type.is_some() => vec![Some(if family == Family::V4 { ICMP } else { ICMPV6 })],
+        None if matches.src_port.is_some() || matches.dst_port.is_some() => vec![Some(TCP), Some(UDP)],
+        None => vec![None],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ftagent_common::api::AllowEntry;
+
+    use super::*;
+    use crate::engine::Origin;
+
+    const NOW: Now = Now { mono_ns: 1_000_000_000, wall: time::OffsetDateTime::UNIX_EPOCH };
+    const FLOWER: Means = Means { classifier: Classifier::Flower, police: true, police_packets: true };
+    const LIMIT: Verdict = Verdict::LimitPps { pps: 100, burst: 10 };
+
+    fn rule(id: u64, matches: Matches, verdict: Verdict) -> Rule {
+        Rule {
+            id: RuleId(id),
+            matches,
+            verdict,
+            point: Point::Datapath,
+            origin: Origin::Operator,
+            expires_at_ns: None,
+            evaluate: false,
+        }
+    }
+
+    fn set(rules: Vec<Rule>) -> RuleSet {
+        RuleSet { rules: rules.into_iter().map(|rule| (rule.id, rule)).collect(), ..RuleSet::default() }
+    }
+
+    fn source(text: &str) -> Matches {
+        Matches::source(text.parse().expect("a prefix"))
+    }
+
+    /// How many filters a rule becomes, or what is said instead.
+    fn of(matches: Matches, verdict: Verdict, means: Means) -> Result<usize, String> {
+        let plan = Plan::of(&OfDatapath::All, means, &set(vec![rule(1, matches, verdict)]), NOW);
+        match plan.refused.into_values().next() {
+            Some(why) => Err(why),
+            None => Ok(plan.filters.len()),
+        }
+    }
+
+    #[test]
+    fn a_rule_is_filters_or_a_reason() {
+        let any = Matches::default;
+        let tail = |n| Some([n, n]);
+        let u32 = Means { classifier: Classifier::U32, ..FLOWER };
+        for (name, matches, verdict, means, expected) in [
+            ("a source", source("198.51.100.0/24"), Verdict::Drop, FLOWER, Ok(1)),
+            ("everything", any(), Verdict::Drop, FLOWER, Ok(2)),
+            ("ports of any protocol", Matches { dst_port: tail(53), ..any() }, Verdict::Drop, FLOWER, Ok(4)),
+            ("a range of TTLs", Matches { ttl: Some([1, 4]), ..source("192.0.2.1/32") }, Verdict::Drop, FLOWER, Ok(3)),
+            ("such a limit", Matches { ttl: Some([1, 4]), ..source("192.0.2.1/32") }, LIMIT, FLOWER, Err("several")),
+            ("a limit", source("198.51.100.0/24"), LIMIT, FLOWER, Ok(1)),
+            ("before 5.13", source("192.0.2.1/32"), LIMIT, Means { police_packets: false, ..FLOWER }, Err("5.13")),
+            (
+                "bits before 5.13",
+                source("192.0.2.1/32"),
+                Verdict::LimitBps { bps: 1_000, burst: 1_000 },
+                Means { police_packets: false, ..FLOWER },
+                Ok(1),
+            ),
+            ("no police", source("192.0.2.1/32"), LIMIT, Means { police: false, ..FLOWER }, Err("act_police")),
+            ("a length", Matches { length: tail(99), ..any() }, Verdict::Drop, FLOWER, Err("lengths")),
+            ("payload", Matches { payload: Some(vec![1]), ..any() }, Verdict::Drop, FLOWER, Err("payload")),
+            ("a mark", any(), Verdict::Mark { dscp: 1 }, FLOWER, Err("needs a program")),
+            ("dscp", Matches { dscp: Some([8, 15]), ..source("192.0.2.1/32") }, Verdict::Drop, FLOWER, Ok(1)),
+            (
+                "two families",
+                Matches { protocol: Some(58), ..source("192.0.2.1/32") },
+                LIMIT,
+                FLOWER,
+                Err("contradict"),
+            ),
+            ("u32: a source", source("2001:db8::/48"), Verdict::Drop, u32, Ok(1)),
+            ("u32: a port", Matches { dst_port: tail(53), protocol: Some(17), ..any() }, LIMIT, u32, Err("IPv6")),
+            (
+                "u32: an IPv4 port",
+                Matches { dst_port: tail(53), protocol: Some(17), ..source("192.0.2.1/32") },
+                LIMIT,
+                u32,
+                Ok(1),
+            ),
+        ] {
+            let got = of(matches, verdict, means);
+            match (&got, expected) {
+                (Ok(count), Ok(wanted)) => assert_eq!(*count, wanted, "{name}"),
+                (Err(why), Err(word)) => assert!(why.contains(word), "{name}: {why}"),
+                _ => panic!("{name}: {got:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_range_is_covered_exactly_by_few_parts() {
+        for (low, high, bits) in [(0, 255, 8), (1, 254, 8), (5, 5, 8), (3, 17, 8), (0, 63, 6), (8, 15, 6), (9, 3, 8)] {
+            let parts = cover(low, high, bits);
+            for value in 0..=((1u16 << bits) - 1) as u8 {
+                let hits = parts.iter().filter(|[wanted, mask]| value & mask == *wanted).count();
+                assert_eq!(hits, usize::from((low..=high).contains(&value)), "{value} of {low} to {high}");
+            }
+            assert!(parts.len() <= 14);
+        }
+    }
+
+    #[test]
+    fn the_allowlist_comes_first_and_one_drop_stands_for_two_rules() {
+        let mut rules = set(vec![
+            rule(1, source("198.51.100.0/24"), Verdict::Drop),
+            rule(2, source("198.51.100.0/24"), Verdict::Drop),
+            rule(3, source("198.51.100.0/24"), LIMIT),
+            rule(4, source("198.51.100.0/24"), LIMIT),
+        ]);
+        rules.allow.push(AllowEntry { prefix: "198.51.100.9/24".parse().expect("a prefix"), label: String::new() });
+        let plan = Plan::of(&OfDatapath::All, FLOWER, &rules, NOW);
+        let places: Vec<(Place, usize)> = plan.filters.iter().map(|f| (f.place, f.rules.len())).collect();
+        assert_eq!(places, [(Place::Allow, 0), (Place::Drop, 2), (Place::Limit, 1), (Place::Limit, 1)]);
+    }
+
+    #[test]
+    fn what_is_over_evaluated_or_elsewhere_needs_no_filter() {
+        let over = Rule { expires_at_ns: Some(NOW.mono_ns), ..rule(1, source("192.0.2.1/32"), Verdict::Drop) };
+        let evaluated = Rule { evaluate: true, ..rule(2, source("192.0.2.2/32"), Verdict::Drop) };
+        let elsewhere = Rule { point: Point::Nftables, ..rule(3, source("192.0.2.3/32"), Verdict::Drop) };
+        let mut rules = set(vec![over, evaluated, elsewhere, rule(4, source("192.0.2.4/32"), Verdict::Drop)]);
+        rules.allow.push(AllowEntry { prefix: "192.0.2.9/32".parse().expect("a prefix"), label: String::new() });
+        let plan = |takes: &OfDatapath, rules: &RuleSet| {
+            let plan = Plan::of(takes, FLOWER, rules, NOW);
+            (plan.filters.len(), plan.wanted.into_keys().map(|id| id.0).collect::<Vec<_>>())
+        };
+        assert_eq!(plan(&OfDatapath::All, &rules), (2, vec![2, 4]));
+        assert_eq!(plan(&OfDatapath::These([RuleId(2)].into()), &rules), (0, vec![2]), "an allowlist alone needs none");
+        assert_eq!(plan(&OfDatapath::None, &rules), (0, vec![]));
+        rules.mode = Some(Mode::Evaluate);
+        assert_eq!(plan(&OfDatapath::All, &rules), (0, vec![2, 4]));
+        rules.mode = Some(Mode::Bypass);
+        assert_eq!(plan(&OfDatapath::All, &rules), (0, vec![]));
+    }
+}
