@@ -84,6 +84,10 @@ fn sessions_of_operators_go_on_under_rules_that_cut_everybody_elses() {
         let words = format!("addr add {}/24 dev wan0", IpAddr::from(address));
         let added = lab.wan.run(move || Command::new("ip").args(words.split(' ')).status().expect("ip"));
         assert!(added.expect("inside").success());
+        // The wire's ends do not ask for each other's addresses.
+        let words = format!("neigh replace {} lladdr 02:00:00:00:00:02 dev edge0", IpAddr::from(address));
+        let added = lab.edge.run(move || Command::new("ip").args(words.split(' ')).status().expect("ip"));
+        assert!(added.expect("inside").success());
     }
     serve(&lab, 22);
     serve(&lab, 2_222);

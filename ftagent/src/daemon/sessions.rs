@@ -3,11 +3,16 @@
 use std::io;
 
 use tokio::task::JoinSet;
+use tracing::warn;
 
 use super::Daemon;
 use crate::clock;
 use crate::ground::Host;
 use crate::sessions::{Reader, Sessions, SessionsError};
+
+/// So long what was seen last holds when a look fails: one look that fails in the middle of an attack must not take every
+/// rule back.
+const GRACE_NS: u64 = 10_000_000_000;
 
 type Seen = Result<Sessions, SessionsError>;
 
@@ -16,14 +21,18 @@ type Seen = Result<Sessions, SessionsError>;
 pub(super) struct Watch {
     reader: Option<Reader>,
     looks: JoinSet<(Reader, Seen)>,
+    succeeded_ns: Option<u64>,
 }
 
 impl Watch {
     /// Looks for the first time, at once: nothing automated acts before it is known who is connected.
     pub(super) fn start(host: &mut Host) -> Self {
         let mut reader = Reader::new(host.control_ports());
-        host.set_sessions(reader.look(clock::mono_ns()));
-        Self { reader: Some(reader), looks: JoinSet::new() }
+        let now_ns = clock::mono_ns();
+        let seen = reader.look(now_ns);
+        let succeeded_ns = seen.is_ok().then_some(now_ns);
+        host.set_sessions(seen);
+        Self { reader: Some(reader), looks: JoinSet::new(), succeeded_ns }
     }
 
     /// Waits for what is seen next; giving the wait up loses nothing.
@@ -54,6 +63,15 @@ impl Daemon {
     }
 
     pub(super) fn on_sessions(&mut self, seen: Seen) {
+        let now_ns = clock::mono_ns();
+        match &seen {
+            Ok(_) => self.sessions.succeeded_ns = Some(now_ns),
+            Err(error) if self.sessions.succeeded_ns.is_some_and(|then| now_ns.saturating_sub(then) < GRACE_NS) => {
+                warn!(%error, "a look at the sessions in use failed; those seen before hold for some seconds");
+                return;
+            }
+            Err(_) => {}
+        }
         if self.host.set_sessions(seen) {
             self.apply_host();
         }

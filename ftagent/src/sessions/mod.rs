@@ -34,6 +34,10 @@ const MAX_RECORDS: usize = 8_192;
 const MAX_RECORD_BYTES: u64 = 16 << 10;
 /// Connections that one look goes through.
 const MAX_SOCKETS: usize = 262_144;
+/// Ports beside the configured ones that are remembered, and the connections that one of them may have: a busy web server
+/// is not looked at every second because an operator visits it.
+const MAX_FOUND: usize = 8;
+const MAX_AT_FOUND: usize = 16_384;
 /// Own descriptors that are looked at.
 const MAX_OWN: usize = 8_192;
 /// So long after its last connection an address still counts: people come back, and every change plans rules anew.
@@ -182,8 +186,14 @@ impl Reader {
         let mut sockets = Sockets::open()?;
         let listening = sockets.listening()?;
         let mut seen = BTreeMap::<IpAddr, BTreeSet<u16>>::new();
-        for port in configured.union(&self.found).filter(|port| listening.contains(port)) {
+        for port in configured.iter().filter(|port| listening.contains(port)) {
             peers(&mut sockets, *port, &listening, logins, &mut seen)?;
+        }
+        for port in self.found.clone() {
+            let count = peers(&mut sockets, port, &listening, logins, &mut seen)?;
+            if count > MAX_AT_FOUND || !listening.contains(&port) {
+                self.found.remove(&port);
+            }
         }
         let is_missing = logins.keys().any(|peer| !seen.contains_key(peer));
         if is_missing && self.swept_ns.is_none_or(|then| now_ns.saturating_sub(then) >= SWEEP_NS) {
@@ -191,7 +201,8 @@ impl Reader {
             let mut elsewhere = BTreeMap::new();
             peers(&mut sockets, 0, &listening, logins, &mut elsewhere)?;
             elsewhere.retain(|peer, _| !seen.contains_key(peer));
-            self.found.extend(elsewhere.values().flatten().take(MAX_PEERS));
+            let room = MAX_FOUND.saturating_sub(self.found.len());
+            self.found.extend(elsewhere.values().flatten().take(room));
             seen.extend(elsewhere);
         }
         for (peer, ports) in seen {
@@ -231,24 +242,26 @@ impl Reader {
     }
 }
 
-/// Adds the ports by which those who are logged in are connected; 0: looks at all that are listened on.
+/// Adds the ports by which those who are logged in are connected; 0: looks at all that are listened on. Answers how many
+/// connections there are.
 fn peers(
     sockets: &mut Sockets,
     port: u16,
     listening: &std::collections::HashSet<u16>,
     logins: &BTreeMap<IpAddr, Login>,
     seen: &mut BTreeMap<IpAddr, BTreeSet<u16>>,
-) -> io::Result<()> {
-    let mut left = MAX_SOCKETS;
+) -> io::Result<usize> {
+    let mut count = 0;
     sockets.established(Wanted { local_port: port, ..Wanted::default() }, |response| {
         let id = &response.header.socket_id;
         let peer = bare(id.destination_address);
         if listening.contains(&id.source_port) && logins.contains_key(&peer) {
             seen.entry(peer).or_default().insert(id.source_port);
         }
-        left -= 1;
-        left > 0
-    })
+        count += 1;
+        count < MAX_SOCKETS
+    })?;
+    Ok(count)
 }
 
 /// The file's bytes, at most so many; none where there is no such file.
