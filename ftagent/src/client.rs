@@ -337,6 +337,9 @@ fn status_text(status: &Status) -> String {
         engine.rules.len(),
         engine.refusals
     );
+    for session in &status.sessions {
+        _ = writeln!(text, "session    {} from {}: spared by everything automated", session.who(), session.peer);
+    }
     for action in &engine.actions {
         _ = writeln!(text, "action     {}", action_text(action));
     }

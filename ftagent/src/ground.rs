@@ -15,9 +15,10 @@ use tracing::warn;
 use crate::below::Device;
 use crate::config::Config;
 use crate::enforce::gate::Around;
-use crate::engine::{MANAGEMENT, RuleSet, Settings};
+use crate::engine::{MANAGEMENT, RuleSet, Session, Settings};
 use crate::host::{HostFacts, host_facts};
 use crate::netlink::Changes;
+use crate::sessions::{Sessions, SessionsError};
 use crate::xdp::compile::{FailSafe, Ground as Compiled};
 
 /// BGP, and BFD's single-hop and echo ports (RFC 4271, RFC 5881): what a router itself says to us. What it forwards
@@ -41,6 +42,10 @@ pub struct Host {
     /// What each of them was found at.
     control_plane_addresses: Vec<Vec<IpAddr>>,
     management: Vec<FailSafe>,
+    /// Who is connected, as the newest look that succeeded found it.
+    sessions: Sessions,
+    /// Why the newest look failed.
+    sessions_unreadable: Option<String>,
 }
 
 /// Facts as the datapath takes them.
@@ -78,6 +83,8 @@ impl Host {
             control_plane_addresses: vec![Vec::new(); control_planes.len()],
             control_planes,
             management: config.management.clone(),
+            sessions: Sessions::default(),
+            sessions_unreadable: None,
         };
         host.look().await;
         Ok(host)
@@ -135,6 +142,37 @@ impl Host {
         self.facts.as_ref()
     }
 
+    /// The ports of the control planes.
+    pub fn control_ports(&self) -> impl Iterator<Item = u16> {
+        self.control_planes.iter().map(|(_, port)| *port)
+    }
+
+    /// Takes what was seen of the sessions in use; whether it is anything new.
+    pub fn set_sessions(&mut self, seen: Result<Sessions, SessionsError>) -> bool {
+        let (before, why_before) = (self.sessions.clone(), self.sessions_unreadable.clone());
+        match seen {
+            Ok(sessions) => {
+                self.sessions = sessions;
+                self.sessions_unreadable = None;
+            }
+            Err(error) => {
+                if self.sessions_unreadable.is_none() {
+                    warn!(%error, "the sessions in use are not known: nothing automated acts");
+                }
+                self.sessions_unreadable = Some(error.to_string());
+            }
+        }
+        (before, why_before) != (self.sessions.clone(), self.sessions_unreadable.clone())
+    }
+
+    /// Where control planes are, with their ports: what their names resolve to, and where connections to them lead.
+    fn control(&self) -> impl Iterator<Item = (IpAddr, u16)> {
+        let resolved = self.control_planes.iter().zip(&self.control_plane_addresses);
+        let resolved = resolved.flat_map(|((_, port), addresses)| addresses.iter().map(|ip| (*ip, *port)));
+        let all: BTreeSet<_> = resolved.chain(self.sessions.control.iter().copied()).collect();
+        all.into_iter()
+    }
+
     /// Takes the management sources of a configuration that was read again.
     pub fn set_management(&mut self, management: Vec<FailSafe>) {
         self.management = management;
@@ -144,15 +182,19 @@ impl Host {
     /// there as a whole, so that no rule locks anybody out.
     pub fn with_friends(&self, mut rules: RuleSet) -> RuleSet {
         let friends = self.management.iter().map(|m| (m.prefix, MANAGEMENT));
-        let control = self.control_plane_addresses.iter().flatten().map(|ip| (IpNet::from(*ip), "control plane"));
-        let entries = friends.chain(control).map(|(prefix, label)| AllowEntry { prefix, label: label.to_owned() });
+        let control = self.control().map(|(ip, _)| (IpNet::from(ip), "control plane"));
+        let sessions = self.sessions.in_use.iter().map(|session| (IpNet::from(session.peer), "session in use"));
+        let entries = friends
+            .chain(control)
+            .chain(sessions)
+            .map(|(prefix, label)| AllowEntry { prefix, label: label.to_owned() });
         rules.allow.extend(entries);
         rules
     }
 
     /// What no attack profile cuts off: control planes, management sources with their ports, the allowlist.
     pub fn kept(&self, allow: &[AllowEntry]) -> Kept {
-        let control = self.control_plane_addresses.iter().flatten().map(|ip| IpNet::from(*ip));
+        let control = self.control().map(|(ip, _)| IpNet::from(ip));
         let friends = self.management.iter().map(|m| m.prefix).chain(allow.iter().map(|entry| entry.prefix));
         let ports = self.management.iter().flat_map(|m| &m.ports).copied();
         Kept { ports: ports.collect(), sources: control.chain(friends).collect() }
@@ -161,7 +203,8 @@ impl Host {
     /// The file's settings with the guard's lists filled in.
     pub fn settings(&self, file: &Settings) -> Settings {
         let mut settings = file.clone();
-        settings.guard.unreadable.clone_from(&self.unreadable);
+        settings.guard.unreadable = self.unreadable.clone().or_else(|| self.sessions_unreadable.clone());
+        settings.guard.sessions.clone_from(&self.sessions.in_use);
         let mut infrastructure = Vec::new();
         if let Some(facts) = &self.facts {
             settings.guard.own = facts.own_addresses();
@@ -169,10 +212,11 @@ impl Host {
                 .extend(facts.gateways.iter().map(|(ip, _)| (IpNet::from(*ip), "default gateway".to_owned())));
             infrastructure.extend(facts.resolvers.iter().map(|ip| (IpNet::from(*ip), "resolver".to_owned())));
         }
-        let control = self.control_plane_addresses.iter().flatten();
-        infrastructure.extend(control.map(|ip| (IpNet::from(*ip), "control plane".to_owned())));
+        let control: BTreeSet<IpAddr> = self.control().map(|(ip, _)| ip).collect();
+        infrastructure.extend(control.into_iter().map(|ip| (IpNet::from(ip), "control plane".to_owned())));
         infrastructure.extend(self.management.iter().map(|m| (m.prefix, MANAGEMENT.to_owned())));
-        let ports: BTreeSet<u16> = self.management.iter().flat_map(|m| &m.ports).copied().collect();
+        let ports = self.management.iter().flat_map(|m| &m.ports).chain(&self.sessions.ports);
+        let ports: BTreeSet<u16> = ports.copied().collect();
         settings.guard.management_ports = ports.into_iter().collect();
         settings.guard.infrastructure = infrastructure;
         settings
@@ -181,10 +225,9 @@ impl Host {
     /// What the datapath protects and never drops.
     pub fn ground(&self, config: &Config) -> Ground {
         let mut fail_safe = self.management.clone();
-        for ((_, port), addresses) in self.control_planes.iter().zip(&self.control_plane_addresses) {
-            let control = addresses.iter();
-            fail_safe.extend(control.map(|ip| FailSafe { prefix: IpNet::from(*ip), ports: vec![*port] }));
-        }
+        fail_safe.extend(self.control().map(|(ip, port)| FailSafe { prefix: IpNet::from(ip), ports: vec![port] }));
+        let sessions = self.sessions.in_use.iter();
+        fail_safe.extend(sessions.map(|s| FailSafe { prefix: IpNet::from(s.peer), ports: s.ports.clone() }));
         if let Some(facts) = &self.facts {
             let routers = facts.gateways.iter();
             fail_safe
@@ -238,8 +281,15 @@ impl Host {
     }
 
     /// What an operator should know.
-    pub fn warning(&self) -> Option<String> {
-        self.unreadable.as_ref().map(|why| format!("nothing automated acts: {why}"))
+    pub fn warnings(&self) -> Vec<String> {
+        let unreadable = self.unreadable.iter().chain(&self.sessions_unreadable);
+        let unreadable = unreadable.map(|why| format!("nothing automated acts: {why}"));
+        unreadable.chain(self.sessions.warnings.iter().cloned()).collect()
+    }
+
+    /// Operators who are connected.
+    pub fn sessions(&self) -> &[Session] {
+        &self.sessions.in_use
     }
 }
 

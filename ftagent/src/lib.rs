@@ -27,6 +27,8 @@ pub mod pcap;
 pub mod persist;
 pub mod profile;
 pub mod replay;
+pub mod sessions;
+mod sockets;
 pub mod status;
 pub mod sync;
 pub mod weblog;

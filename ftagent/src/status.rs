@@ -11,7 +11,7 @@ use crate::actions::ToolStatus;
 use crate::crowdsec::CrowdsecStatus;
 use crate::enforce::gate::GateReport;
 use crate::enforce::ladder::Chosen;
-use crate::engine::{EngineView, Matches, Origin, RuleId, Verdict};
+use crate::engine::{EngineView, Matches, Origin, RuleId, Session, Verdict};
 use crate::flows::ListenerStatus;
 use crate::lists::ListStatus;
 use crate::pcap::CapturesStatus;
@@ -65,6 +65,9 @@ pub struct Status {
     /// What the programs go without.
     #[serde(default)]
     pub datapath: DatapathReport,
+    /// Operators who are connected, whom nothing automated cuts off.
+    #[serde(default)]
+    pub sessions: Vec<Session>,
     /// The attack profile on this node, if there is one.
     #[serde(default)]
     pub profile: Option<ProfileStatus>,

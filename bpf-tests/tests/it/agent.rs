@@ -33,8 +33,14 @@ pub(crate) struct Agent {
     program: PathBuf,
     pub(crate) config: PathBuf,
     netns: PathBuf,
+    /// Records of systemd-logind that it sees instead of the machine's.
+    pub(crate) logins: Option<PathBuf>,
     child: Option<Child>,
 }
+
+/// A `/run` of its own with somebody's records of logins, and then the program.
+const WITH_LOGINS: &str =
+    "mount -t tmpfs none /run && mkdir /run/systemd && ln -s \"$0\" /run/systemd/sessions && exec \"$@\"";
 
 impl Agent {
     /// Writes the configuration: the lab's interface, and `extra`.
@@ -49,13 +55,16 @@ impl Agent {
             path("bpf"),
         );
         std::fs::write(&config, text).expect("a configuration");
-        Self { program, config, netns: netns.path().to_owned(), child: None }
+        Self { program, config, netns: netns.path().to_owned(), logins: None, child: None }
     }
 
     fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new("nsenter");
-        command.arg(format!("--net={}", self.netns.display())).arg(&self.program).arg("--config").arg(&self.config);
-        command.args(words).stdin(Stdio::null());
+        command.arg(format!("--net={}", self.netns.display()));
+        if let (Some(logins), ["run"]) = (&self.logins, words) {
+            command.args(["unshare", "-m", "sh", "-c", WITH_LOGINS]).arg(logins);
+        }
+        command.arg(&self.program).arg("--config").arg(&self.config).args(words).stdin(Stdio::null());
         command
     }
 

@@ -27,6 +27,7 @@ mod policy;
 mod relief;
 mod replay;
 mod run;
+mod sessions;
 mod sources;
 mod stages;
 mod sum;

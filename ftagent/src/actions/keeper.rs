@@ -18,7 +18,7 @@ use uuid::Uuid;
 use super::ToolStatus;
 use super::journal::{Entry, Journal};
 use super::record::Record;
-use super::runner::Runner;
+use super::runner::{Ran, Runner};
 use super::undo::Undone;
 use crate::engine::{Acted, Outcome, Wanted};
 
@@ -173,10 +173,18 @@ impl<R: Runner> Keeper<R> {
         if let Some(fault) = self.journal.fault() {
             return Err((fault, record));
         }
-        if let Some(need) = one.steps.first().and_then(ToolStep::needs) {
-            let ran = self.runner.run(&need.argv);
-            if need.sees(ran.exit, &ran.output) != Some(true) {
-                return Err((format!("{}: {}", need.argv.join(" "), ran.text()), record));
+        // None of these changes anything: they are run together, and each question is asked once.
+        let need = one.steps.first().and_then(ToolStep::needs);
+        let looks: BTreeSet<Vec<String>> =
+            one.steps.iter().filter_map(ToolStep::look).chain(need.clone()).map(|look| look.argv).collect();
+        let looks: Vec<Vec<String>> = looks.into_iter().collect();
+        let rans = self.runner.look_at(&looks);
+        let seen_by = |argv: &[String]| looks.iter().position(|look| look == argv).and_then(|at| rans.get(at)).cloned();
+        if let Some(need) = need {
+            let ran = seen_by(&need.argv);
+            if ran.as_ref().and_then(|ran| need.sees(ran.exit, &ran.output)) != Some(true) {
+                let said = ran.map(|ran| ran.text()).unwrap_or_default();
+                return Err((format!("{}: {said}", need.argv.join(" ")), record));
             }
         }
         let mut entries = Vec::new();
@@ -186,7 +194,8 @@ impl<R: Runner> Keeper<R> {
             if !seen.insert(step.object()) {
                 continue;
             }
-            match self.prepare(one.task, step, place) {
+            let looked = step.look().and_then(|look| seen_by(&look.argv));
+            match self.prepare_seen(one.task, step, place, looked) {
                 Ok((entry, run)) => {
                     entries.extend(entry);
                     missing.extend(run.then_some(step));
@@ -223,8 +232,20 @@ impl<R: Runner> Keeper<R> {
         step: &ToolStep,
         place: usize,
     ) -> Result<(Option<Entry>, bool), String> {
+        let looked = step.look().map(|look| self.runner.run(&look.argv));
+        self.prepare_seen(task, step, place, looked)
+    }
+
+    /// The same, when it was looked at already.
+    fn prepare_seen(
+        &self,
+        task: Uuid,
+        step: &ToolStep,
+        place: usize,
+        looked: Option<Ran>,
+    ) -> Result<(Option<Entry>, bool), String> {
         let known = self.journal.entries().get(&step.object()).cloned();
-        let (there, said) = self.look(step)?;
+        let (there, said) = judge(step, looked)?;
         let has_value = step.has_value();
         let entry = |found, before| Entry {
             task,
@@ -250,13 +271,8 @@ impl<R: Runner> Keeper<R> {
 
     /// Whether a step's object is there, and what the tool said. None: it cannot be told.
     pub(super) fn look(&mut self, step: &ToolStep) -> Result<(Option<bool>, String), String> {
-        let Some(look) = step.look() else { return Ok((None, String::new())) };
-        let ran = self.runner.run(&look.argv);
-        match ran.exit {
-            // Neither would what comes next.
-            None => Err(format!("{}: {}", look.argv.join(" "), ran.text())),
-            Some(_) => Ok((look.sees(ran.exit, &ran.output), ran.output)),
-        }
+        let looked = step.look().map(|look| self.runner.run(&look.argv));
+        judge(step, looked)
     }
 
     /// Undoes the steps of an action that failed half-way, but for what others want.
@@ -326,5 +342,15 @@ impl<R: Runner> Keeper<R> {
                 }
             }
         }
+    }
+}
+
+/// What a look at a step says, and the tool's words.
+fn judge(step: &ToolStep, looked: Option<Ran>) -> Result<(Option<bool>, String), String> {
+    let (Some(look), Some(ran)) = (step.look(), looked) else { return Ok((None, String::new())) };
+    match ran.exit {
+        // Neither would what comes next.
+        None => Err(format!("{}: {}", look.argv.join(" "), ran.text())),
+        Some(_) => Ok((look.sees(ran.exit, &ran.output), ran.output)),
     }
 }

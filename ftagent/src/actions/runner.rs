@@ -51,7 +51,15 @@ impl Ran {
 /// Who runs commands.
 pub trait Runner {
     fn run(&mut self, argv: &[String]) -> Ran;
+
+    /// Runs commands that change nothing, in any order or at once; how each ended, in their order.
+    fn look_at(&mut self, all: &[Vec<String>]) -> Vec<Ran> {
+        all.iter().map(|argv| self.run(argv)).collect()
+    }
 }
+
+/// Looks that are under way at once. Tools that are scripts take longer to start than to look.
+const AT_ONCE: usize = 4;
 
 /// The machine itself.
 #[derive(Debug, Default)]
@@ -60,12 +68,26 @@ pub struct System;
 impl Runner for System {
     fn run(&mut self, argv: &[String]) -> Ran {
         let began_ns = clock::mono_ns();
-        let (exit, output) = match start(argv) {
-            Ok(child) => finish(child, began_ns + PATIENCE_NS),
-            Err(why) => (None, why),
-        };
-        Ran { exit, output, took_us: clock::mono_ns().saturating_sub(began_ns) / 1_000 }
+        wait(start(argv), began_ns)
     }
+
+    fn look_at(&mut self, all: &[Vec<String>]) -> Vec<Ran> {
+        let mut rans = Vec::with_capacity(all.len());
+        for some in all.chunks(AT_ONCE) {
+            let began_ns = clock::mono_ns();
+            let started: Vec<_> = some.iter().map(|argv| start(argv)).collect();
+            rans.extend(started.into_iter().map(|one| wait(one, began_ns)));
+        }
+        rans
+    }
+}
+
+fn wait(started: Result<Child, String>, began_ns: u64) -> Ran {
+    let (exit, output) = match started {
+        Ok(child) => finish(child, began_ns + PATIENCE_NS),
+        Err(why) => (None, why),
+    };
+    Ran { exit, output, took_us: clock::mono_ns().saturating_sub(began_ns) / 1_000 }
 }
 
 fn start(argv: &[String]) -> Result<Child, String> {

@@ -73,7 +73,8 @@ impl Crowdsec {
 }
 
 fn own(guard: &Guard) -> Vec<ipnet::IpNet> {
-    guard.own.iter().copied().chain(guard.infrastructure.iter().map(|(prefix, _)| *prefix)).collect()
+    let sessions = guard.sessions.iter().map(|session| session.peer.into());
+    guard.own.iter().copied().chain(guard.infrastructure.iter().map(|(prefix, _)| *prefix)).chain(sessions).collect()
 }
 
 impl Daemon {

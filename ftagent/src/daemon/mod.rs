@@ -17,6 +17,7 @@ mod flows;
 mod lists;
 mod profiles;
 mod report;
+mod sessions;
 mod web;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -83,6 +84,7 @@ struct Daemon {
     lists: Lists,
     crowdsec: Crowdsec,
     web: Web,
+    sessions: sessions::Watch,
     /// Absent where `pcap.enabled` is false.
     captures: Option<Captures>,
     flows: Exporters,
@@ -139,7 +141,8 @@ pub async fn run(config: Config) -> Result<()> {
     let _lock = StateLock::take(&config.state_dir)?;
     let boot = boot_id();
 
-    let host = Host::watch(&config).await?;
+    let mut host = Host::watch(&config).await?;
+    let sessions = sessions::Watch::start(&mut host);
     let settings = host.settings(&config.settings);
     let (engine, mut warnings) = start_engine(&config, settings, started, &boot)?;
 
@@ -185,6 +188,7 @@ pub async fn run(config: Config) -> Result<()> {
         lists: Lists::new(config.lists.clone(), (config.datapath.max_memory_bytes - needed) / 2),
         crowdsec: Crowdsec::default(),
         web: Web::default(),
+        sessions,
         captures: captures::start(&config)?,
         flows: Exporters::default(),
         profiles,
@@ -273,6 +277,7 @@ pub async fn run(config: Config) -> Result<()> {
             done = daemon.lists.done() => daemon.on_lists(done),
             decided = daemon.crowdsec.decided() => daemon.on_decided(decided),
             seen = daemon.web.seen() => daemon.on_web(seen),
+            seen = daemon.sessions.seen() => daemon.on_sessions(seen),
             Some(event) = daemon.flows.next() => daemon.on_flows(event),
             Some(event) = daemon.profiles.next() => daemon.on_profile(event),
             _ = second.tick() => daemon.on_second(),
@@ -637,6 +642,7 @@ impl Daemon {
         self.send(Outgoing::Metrics(sample));
         self.look_at_lists();
         self.look_at_web();
+        self.look_at_sessions();
         self.tell_profiles();
         self.beat();
         crate::notify::alive();

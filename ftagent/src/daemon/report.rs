@@ -129,7 +129,7 @@ impl Daemon {
 
     pub(super) fn all_warnings(&self) -> Vec<String> {
         let mut warnings = self.warnings.clone();
-        warnings.extend(self.host.warning());
+        warnings.extend(self.host.warnings());
         warnings.extend(self.engine.traffic().iter().filter_map(InterfaceTraffic::warning));
         warnings.extend(self.attachment.warning());
         warnings.extend(self.worker.warning());
@@ -197,6 +197,7 @@ impl Daemon {
             datapath: self.datapath_report(),
             flow_exporters: flows.listeners.clone(),
             tools: self.actions.status(),
+            sessions: self.host.sessions().to_vec(),
             profile: self.profiles.status(),
             warnings: self.all_warnings(),
             engine: view,

@@ -1,6 +1,8 @@
 //! What nothing automated may do. Every automatic rule passes here, once when it is made and again when the lists
 //! change; what is refused says why.
 
+use std::net::IpAddr;
+
 use ftagent_common::api::{AllowEntry, is_broad};
 use ipnet::IpNet;
 
@@ -19,6 +21,8 @@ pub enum Refusal {
     Own { source_prefix: IpNet, own: IpNet },
     #[error("{source_prefix} touches {entry} ({name}), which the node depends on")]
     Infrastructure { source_prefix: IpNet, entry: IpNet, name: String },
+    #[error("{source_prefix} touches {peer}, from where {who} is connected: a session in use is never cut")]
+    Session { source_prefix: IpNet, peer: IpAddr, who: String },
     #[error("{0} is too broad for an automatic rule: the shortest prefixes are /16 and, for IPv6, /32")]
     TooBroad(IpNet),
     #[error("a rule without source and target would hit everybody")]
@@ -90,6 +94,9 @@ pub fn check_source(source: &IpNet, settings: &Settings, allow: &[AllowEntry]) -
     }
     if let Some((entry, name)) = settings.guard.infrastructure.iter().find(|(e, _)| overlap(e, source)) {
         return Err(Refusal::Infrastructure { source_prefix, entry: *entry, name: name.clone() });
+    }
+    if let Some(session) = settings.guard.sessions.iter().find(|s| source.contains(&s.peer)) {
+        return Err(Refusal::Session { source_prefix, peer: session.peer, who: session.who() });
     }
     if is_broad(source) {
         return Err(Refusal::TooBroad(*source));
@@ -176,7 +183,7 @@ pub fn check_operator(source: &IpNet, settings: &Settings, allow: &[AllowEntry])
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::settings::Guard;
+    use crate::engine::settings::{Guard, Session};
 
     fn net(text: &str) -> IpNet {
         text.parse().expect("a prefix")
@@ -186,6 +193,12 @@ mod tests {
         let guard = Guard {
             own: vec![net("203.0.113.5/32")],
             infrastructure: vec![(net("203.0.113.1/32"), "gateway".to_owned())],
+            sessions: vec![Session {
+                peer: "192.0.2.99".parse().expect("an address"),
+                ports: vec![22, 2222],
+                user: "alice".to_owned(),
+                since: 0,
+            }],
             management_ports: Vec::new(),
             unreadable: None,
         };
@@ -208,6 +221,8 @@ mod tests {
             ("prefix around one", Matches::source(net("198.51.0.0/16")), Verdict::Drop, Some("allowlist")),
             ("own address", Matches::source(net("203.0.113.5/32")), Verdict::Drop, Some("this node")),
             ("gateway", Matches::source(net("203.0.113.1/32")), Verdict::Drop, Some("gateway")),
+            ("an operator's session", Matches::source(net("192.0.2.99/32")), limit, Some("alice (port 22, 2222)")),
+            ("prefix around one", Matches::source(net("192.0.2.0/24")), Verdict::Drop, Some("a session in use")),
             ("broad source", Matches::source(net("11.0.0.0/8")), Verdict::Drop, Some("too broad")),
             ("broad target", Matches::target(net("2000::/3")), limit, Some("too broad")),
             ("everybody", Matches::default(), Verdict::Drop, Some("everybody")),

@@ -235,6 +235,8 @@ impl Engine {
         if merged.mode != self.effective.mode {
             self.rules_changed = true;
         }
+        // Whom nothing cuts off stands above the rules.
+        self.rules_changed |= merged.guard != self.effective.guard;
         let gated = self.gated();
         self.effective = merged;
         // Whether there is a gate at all, and before which of the node's addresses, is a matter of settings.

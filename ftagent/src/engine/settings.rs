@@ -1,8 +1,11 @@
 //! What the operator configured, as the engine needs it: checked, with every default filled in.
 
+use std::net::IpAddr;
+
 use ftagent_common::api::{AllowEntry, FirewallRule, HostThreshold};
 use ftagent_common::vocab::Mode;
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 
 use super::web::WebSettings;
 
@@ -79,10 +82,31 @@ pub struct Guard {
     pub own: Vec<IpNet>,
     /// Default gateways, resolvers, the control plane, management sources.
     pub infrastructure: Vec<(IpNet, String)>,
+    /// Operators who are connected.
+    pub sessions: Vec<Session>,
     /// Ports by which people manage the node; empty: that of SSH.
     pub management_ports: Vec<u16>,
     /// Set when one of the lists could not be read: everything automated is refused until it can.
     pub unreadable: Option<String>,
+}
+
+/// Where an operator is connected from, who proved at the node who they are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Session {
+    pub peer: IpAddr,
+    /// The node's ports that the connections lead to, in order.
+    pub ports: Vec<u16>,
+    pub user: String,
+    /// Seconds since 1970 when the first of the logins began.
+    pub since: i64,
+}
+
+impl Session {
+    /// Who, and by which ports.
+    pub fn who(&self) -> String {
+        let ports: Vec<String> = self.ports.iter().map(u16::to_string).collect();
+        format!("{} (port {})", self.user, ports.join(", "))
+    }
 }
 
 impl Default for Detection {

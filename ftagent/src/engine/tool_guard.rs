@@ -102,7 +102,9 @@ pub(super) fn plan(
 
 /// Whom nothing automated blocks, without those that others of them contain.
 fn friends(guard: &Guard, allow: &[AllowEntry]) -> Vec<IpNet> {
+    let sessions = guard.sessions.iter().map(|session| IpNet::from(session.peer));
     let all = allow.iter().map(|e| e.prefix).chain(guard.infrastructure.iter().map(|(prefix, _)| *prefix));
+    let all = all.chain(sessions);
     IpNet::aggregate(&all.map(|prefix| prefix.trunc()).collect())
 }
 

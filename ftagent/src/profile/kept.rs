@@ -32,7 +32,7 @@ pub(super) fn together(order: &Kept, node: &Kept) -> Result<Kept, String> {
 }
 
 /// The ports that the node's SSH server is told to listen on; none where its files cannot be read.
-pub(super) fn ssh_ports(folder: &Path) -> Vec<u16> {
+pub(crate) fn ssh_ports(folder: &Path) -> Vec<u16> {
     let mut files = vec![folder.join("sshd_config")];
     if let Ok(entries) = fs::read_dir(folder.join("sshd_config.d")) {
         files.extend(entries.flatten().map(|e| e.path()).filter(|p| p.extension().is_some_and(|e| e == "conf")));

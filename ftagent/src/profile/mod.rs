@@ -35,6 +35,7 @@ use self::worker::{Asked, Worker};
 use crate::engine::OrderOutcome;
 use crate::persist::PersistError;
 
+pub(crate) use self::kept::ssh_ports;
 pub use self::tools::{Hook, Tools};
 
 /// Orders that wait while one is carried out; the control plane repeats those for which there was no room.

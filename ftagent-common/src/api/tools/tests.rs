@@ -328,3 +328,26 @@ proptest! {
 fn is_named(word: &str, source: &IpNet) -> bool {
     word == source.to_string() || word == source.addr().to_string() || word.contains(&format!("\"{source}\""))
 }
+
+#[test]
+fn more_sources_than_a_tool_takes_are_refused_by_field_and_limit() {
+    let native = ["xdp_drop_source", "nft_drop_source"].map(|kind| format!(r#"{{"type":"{kind}"}}"#));
+    let mut seen = 0;
+    for json in all().into_iter().chain(native) {
+        let mut action = action(&json).expect(&json);
+        let most = action.max_sources();
+        let Some(sources) = action.sources_mut() else { continue };
+        seen += 1;
+        let address = |n: u32| IpNet::from(IpAddr::from(std::net::Ipv4Addr::from(0x0a00_0000 + n)));
+        sources.extend((0..most as u32).map(address));
+        assert_eq!(action.validate(), Ok(()), "{json}");
+        action.sources_mut().expect("as before").extend((most as u32..100_000).map(address));
+        let why = action.validate().expect_err(&json);
+        assert_eq!(why.field, "sources", "{json}");
+        assert_eq!(why.to_string(), format!("sources: at most {most} addresses, got 100000"), "{json}");
+        // What has no sets has a rule for each.
+        let has_sets = action.is_native() || action.tool() == "ipset";
+        assert!(has_sets || most <= 256, "{json}: {most}");
+    }
+    assert!(seen >= 9, "{seen}");
+}

@@ -54,7 +54,7 @@ fn lay_over(scratch: &Path) -> bool {
 }
 
 /// A server that ends with the test.
-struct Server(Child);
+pub(super) struct Server(Child);
 
 impl Drop for Server {
     fn drop(&mut self) {
@@ -79,23 +79,61 @@ fn wait_for(words: &str) {
     assert!(up, "{}", tool(words).unwrap_err());
 }
 
+/// What the package's own set-up does after unpacking, and then switches it on.
+pub(super) fn prepare_ufw() {
+    for folder in ["/usr/share/ufw", "/usr/share/ufw/iptables"] {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_str().unwrap();
+            if [".rules", ".conf", ".init"].iter().any(|end| name.ends_with(end)) {
+                fs::copy(&path, Path::new("/etc/ufw").join(name)).unwrap();
+            }
+        }
+    }
+    tool("ufw --force enable").unwrap();
+    // With its first rule ufw writes its files anew, with lines that those of the package do not have.
+    for words in ["ufw allow 9", "ufw prepend deny from 2001:db8::1", "ufw delete deny from 2001:db8::1"] {
+        tool(words).unwrap();
+    }
+}
+
+/// firewalld and the bus that it is spoken to by.
+pub(super) fn prepare_firewalld() -> Vec<Server> {
+    fs::create_dir_all("/run/dbus").unwrap();
+    // A polkit of the machine, started by the bus, would not know firewalld's actions; without one root may all.
+    let services = "/usr/share/dbus-1/system-services";
+    if Path::new(services).exists() {
+        mount(Some("none"), services, Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
+    }
+    let bus = start("/usr/bin/dbus-daemon --system --nofork --nopidfile");
+    let firewalld = start("/usr/bin/python3 /usr/sbin/firewalld --nofork --nopid");
+    wait_for("firewall-cmd --state");
+    vec![firewalld, bus]
+}
+
+/// fail2ban with a jail `test` that nothing is written for.
+pub(super) fn prepare_fail2ban() -> Vec<Server> {
+    fs::create_dir_all("/run/fail2ban").unwrap();
+    fs::create_dir_all("/var/lib/fail2ban").unwrap();
+    fs::write("/var/log/quiet.log", "").unwrap();
+    let jail = "[DEFAULT]\nbackend = polling\n[test]\nenabled = true\nfilter = sshd\nlogpath = /var/log/quiet.log\n\
+                action = iptables-allports[name=test, protocol=all]\n";
+    fs::write("/etc/fail2ban/jail.conf", jail).unwrap();
+    fs::remove_dir_all("/etc/fail2ban/jail.d").ok();
+    let server = start("/usr/bin/python3 /usr/bin/fail2ban-server -f start");
+    wait_for("fail2ban-client status test");
+    // Its chain comes with the first ban and stays.
+    for words in ["fail2ban-client set test banip 203.0.113.8", "fail2ban-client set test unbanip 203.0.113.8"] {
+        tool(words).unwrap();
+    }
+    std::thread::sleep(Duration::from_secs(3));
+    vec![server]
+}
+
 #[test]
 fn ufw_is_as_before_after_every_action() {
     inside(|| {
-        for folder in ["/usr/share/ufw", "/usr/share/ufw/iptables"] {
-            for entry in fs::read_dir(folder).unwrap() {
-                let path = entry.unwrap().path();
-                let name = path.file_name().unwrap().to_str().unwrap();
-                if [".rules", ".conf", ".init"].iter().any(|end| name.ends_with(end)) {
-                    fs::copy(&path, Path::new("/etc/ufw").join(name)).unwrap();
-                }
-            }
-        }
-        tool("ufw --force enable").unwrap();
-        // With its first rule ufw writes its files anew, with lines that those of the package do not have.
-        for words in ["ufw allow 9", "ufw prepend deny from 2001:db8::1", "ufw delete deny from 2001:db8::1"] {
-            tool(words).unwrap();
-        }
+        prepare_ufw();
         let whole = || dump() + &fs::read_to_string("/etc/ufw/user.rules").unwrap() + &tool("ufw show added").unwrap();
         for json in [
             r#"{"type":"ufw_deny_source","sources":["198.51.100.7/32","2001:db8::7/128"]}"#,
@@ -111,15 +149,7 @@ fn ufw_is_as_before_after_every_action() {
 #[test]
 fn firewalld_is_as_before_after_its_action() {
     inside(|| {
-        fs::create_dir_all("/run/dbus").unwrap();
-        // A polkit of the machine, started by the bus, would not know firewalld's actions; without one root may all.
-        let services = "/usr/share/dbus-1/system-services";
-        if Path::new(services).exists() {
-            mount(Some("none"), services, Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
-        }
-        let _bus = start("/usr/bin/dbus-daemon --system --nofork --nopidfile");
-        let _firewalld = start("/usr/bin/python3 /usr/sbin/firewalld --nofork --nopid");
-        wait_for("firewall-cmd --state");
+        let _servers = prepare_firewalld();
         let whole = || dump() + &tool("firewall-cmd --list-all").unwrap();
         let json = r#"{"type":"firewalld_drop_source","sources":["198.51.100.7/32","2001:db8::/48"],"ttl_secs":600}"#;
         survive(json, &whole);
@@ -129,20 +159,7 @@ fn firewalld_is_as_before_after_its_action() {
 #[test]
 fn fail2ban_is_as_before_after_its_action() {
     inside(|| {
-        fs::create_dir_all("/run/fail2ban").unwrap();
-        fs::create_dir_all("/var/lib/fail2ban").unwrap();
-        fs::write("/var/log/quiet.log", "").unwrap();
-        let jail = "[DEFAULT]\nbackend = polling\n[test]\nenabled = true\nfilter = sshd\nlogpath = /var/log/quiet.log\n\
-                    action = iptables-allports[name=test]\n";
-        fs::write("/etc/fail2ban/jail.conf", jail).unwrap();
-        fs::remove_dir_all("/etc/fail2ban/jail.d").ok();
-        let _server = start("/usr/bin/python3 /usr/bin/fail2ban-server -f start");
-        wait_for("fail2ban-client status test");
-        // Its chain comes with the first ban and stays.
-        for words in ["fail2ban-client set test banip 203.0.113.8", "fail2ban-client set test unbanip 203.0.113.8"] {
-            tool(words).unwrap();
-        }
-        std::thread::sleep(Duration::from_secs(3));
+        let _server = prepare_fail2ban();
         let jailed = || tool("fail2ban-client get test banip").unwrap();
         let json = r#"{"type":"fail2ban_ban","jail":"test","sources":["198.51.100.7/32","2001:db8::7/128"]}"#;
         survive(json, &jailed);

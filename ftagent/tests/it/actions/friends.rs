@@ -34,14 +34,15 @@ fn action(which: usize, sources: &[IpNet]) -> String {
 }
 
 /// Whether a packet from `source`, which meets every rule that does not name sources, is dropped.
-fn is_dropped(world: &World, chain: &str, source: IpNet) -> Option<bool> {
-    for rule in world.chains.get(&format!("iptables {chain}")).expect("a chain") {
+pub(super) fn is_dropped(world: &World, program: &str, chain: &str, source: IpNet) -> Option<bool> {
+    for rule in world.chains.get(&format!("{program} {chain}")).expect("a chain") {
         let words: Vec<&str> = rule.split(' ').collect();
         let after = |word: &str| words.iter().position(|w| *w == word).map(|at| words[at + 1]);
         let named = after("-s").map(|s| s.parse::<IpNet>().expect("a prefix"));
         let set = after("--match-set").map(|set| &world.sets[set]);
         let is_member = |member: &String| {
-            let net = member.parse().or_else(|_| format!("{member}/32").parse::<IpNet>()).expect("a prefix");
+            let net =
+                member.parse().or_else(|_| member.parse::<std::net::IpAddr>().map(IpNet::from)).expect("a prefix");
             net.contains(&source)
         };
         if after("-i").is_some()
@@ -54,7 +55,7 @@ fn is_dropped(world: &World, chain: &str, source: IpNet) -> Option<bool> {
             "DROP" | "REJECT" => return Some(true),
             "RETURN" => return None,
             chain => {
-                if let Some(verdict) = is_dropped(world, chain, source) {
+                if let Some(verdict) = is_dropped(world, program, chain, source) {
                     return Some(verdict);
                 }
             }
@@ -98,7 +99,7 @@ proptest! {
                 world.run(&step.run);
             }
             for friend in &all {
-                prop_assert_ne!(is_dropped(&world, "INPUT", *friend), Some(true), "{} {:#?}", friend, world);
+                prop_assert_ne!(is_dropped(&world, "iptables", "INPUT", *friend), Some(true), "{} {:#?}", friend, world);
                 for step in k.actions.iter().flat_map(|w| &w.steps).filter(|s| ["ufw", "ip"].contains(&&*s.run[0])) {
                     let nets = step.run.iter().filter_map(|w| {
                         w.parse::<IpNet>().or_else(|_| w.parse::<std::net::IpAddr>().map(IpNet::from)).ok()
@@ -110,7 +111,7 @@ proptest! {
             }
             let wide = rules.iter().any(|(which, _)| *which >= 4);
             let stranger: IpNet = "8.8.8.8/32".parse().expect("a prefix");
-            prop_assert_eq!(is_dropped(&world, "INPUT", stranger) == Some(true), wide, "{:#?}", world);
+            prop_assert_eq!(is_dropped(&world, "iptables", "INPUT", stranger) == Some(true), wide, "{:#?}", world);
             if round == 0 {
                 // Lists that grow while it is in force count at once.
                 settings.allow.extend(later.iter().map(entry));

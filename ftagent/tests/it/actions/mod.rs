@@ -6,6 +6,7 @@ mod friends;
 mod model;
 mod random;
 mod real;
+mod sessions;
 
 use std::path::Path;
 

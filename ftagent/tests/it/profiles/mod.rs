@@ -5,7 +5,7 @@ mod agent;
 mod daemon;
 mod generated;
 mod kills;
-mod site;
+pub(crate) mod site;
 
 use std::fs;
 use std::path::Path;

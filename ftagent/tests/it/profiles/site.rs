@@ -13,13 +13,13 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, socket};
 
-pub(super) const NODE: &str = "192.0.2.1";
-pub(super) const OPERATOR: &str = "192.0.2.2";
-pub(super) const CONTROL_PLANE: &str = "192.0.2.3";
-pub(super) const STRANGER: &str = "192.0.2.4";
+pub(crate) const NODE: &str = "192.0.2.1";
+pub(crate) const OPERATOR: &str = "192.0.2.2";
+pub(crate) const CONTROL_PLANE: &str = "192.0.2.3";
+pub(crate) const STRANGER: &str = "192.0.2.4";
 
 /// Runs `test` in network and mount namespaces of its own; skipped without the right to make them.
-pub(super) fn inside(test: impl FnOnce() + Send + 'static) {
+pub(crate) fn inside(test: impl FnOnce() + Send + 'static) {
     let thread = std::thread::spawn(|| {
         if let Err(why) = unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS) {
             println!("skipped: namespaces cannot be made: {why}");
@@ -34,7 +34,7 @@ pub(super) fn inside(test: impl FnOnce() + Send + 'static) {
 }
 
 /// Whoever uses a chain of iptables first gets it empty, and the tool never takes it away again.
-pub(super) fn make_chains() {
+pub(crate) fn make_chains() {
     for program in ["iptables", "ip6tables"] {
         for chain in ["INPUT", "FORWARD", "OUTPUT"] {
             run(&[program, "-P", chain, "ACCEPT"], "").unwrap();
@@ -43,7 +43,7 @@ pub(super) fn make_chains() {
 }
 
 /// Runs a command of the system's, whatever the caller's search path.
-pub(super) fn run(words: &[impl AsRef<str>], input: &str) -> Result<String, String> {
+pub(crate) fn run(words: &[impl AsRef<str>], input: &str) -> Result<String, String> {
     let words: Vec<&str> = words.iter().map(AsRef::as_ref).collect();
     let mut child = Command::new(words[0])
         .args(&words[1..])
@@ -64,7 +64,7 @@ pub(super) fn run(words: &[impl AsRef<str>], input: &str) -> Result<String, Stri
 }
 
 /// The tools' own dumps, without times and counters.
-pub(super) fn dump() -> String {
+pub(crate) fn dump() -> String {
     let saved = |program: &str| {
         let text = run(&[program], "").unwrap();
         let lines = text.lines().filter(|l| !l.starts_with('#'));
@@ -74,14 +74,14 @@ pub(super) fn dump() -> String {
 }
 
 /// Fails with the lines that differ.
-pub(super) fn same(what: &str, now: &str, before: &str) {
+pub(crate) fn same(what: &str, now: &str, before: &str) {
     let only =
         |a: &str, b: &str| a.lines().filter(|l| !b.lines().any(|m| m == *l)).map(str::to_owned).collect::<Vec<_>>();
     assert!(now == before, "{what}: new {:#?}, gone {:#?}", only(now, before), only(before, now));
 }
 
 /// The unpacked firewalls laid over this thread's `/usr` and `/etc`; none where they were not fetched.
-pub(super) fn unpacked(scratch: &Path) -> Option<()> {
+pub(crate) fn unpacked(scratch: &Path) -> Option<()> {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).parent()?.join("target/firewalls/root");
     if !root.exists() {
         println!("skipped: `cargo xtask setup --firewalls` fetches the firewalls");
@@ -104,7 +104,7 @@ pub(super) fn unpacked(scratch: &Path) -> Option<()> {
 }
 
 /// What the package's own set-up does after unpacking, and then switches it on, with SSH let in.
-pub(super) fn start_ufw() {
+pub(crate) fn start_ufw() {
     for folder in ["/usr/share/ufw", "/usr/share/ufw/iptables"] {
         for entry in fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
@@ -122,7 +122,7 @@ pub(super) fn start_ufw() {
 }
 
 /// A server that ends with the test.
-pub(super) struct Server(Child);
+pub(crate) struct Server(Child);
 
 impl Drop for Server {
     fn drop(&mut self) {
@@ -138,7 +138,7 @@ fn start(words: &[&str]) -> Server {
 }
 
 /// firewalld and the bus that it is spoken to by, with the test's ports open.
-pub(super) fn start_firewalld() -> [Server; 2] {
+pub(crate) fn start_firewalld() -> [Server; 2] {
     fs::create_dir_all("/run/dbus").unwrap();
     // A polkit of the machine, started by the bus, would not know firewalld's actions; without one root may all.
     let services = "/usr/share/dbus-1/system-services";
@@ -153,7 +153,7 @@ pub(super) fn start_firewalld() -> [Server; 2] {
 }
 
 /// Waits for something.
-pub(super) fn wait(what: &str, patience: Duration, mut holds: impl FnMut() -> bool) {
+pub(crate) fn wait(what: &str, patience: Duration, mut holds: impl FnMut() -> bool) {
     let pause = Duration::from_millis(50);
     for _ in 0..patience.as_millis() / pause.as_millis() {
         if holds() {
@@ -167,11 +167,11 @@ pub(super) fn wait(what: &str, patience: Duration, mut holds: impl FnMut() -> bo
 type Job = Box<dyn FnOnce() + Send>;
 
 /// The other end of the wire: a thread in a network namespace of its own that does what it is given.
-pub(super) struct Peer(mpsc::Sender<Job>);
+pub(crate) struct Peer(mpsc::Sender<Job>);
 
 impl Peer {
     /// Lays the wire between this thread's namespace and the peer's.
-    pub(super) fn connect() -> Self {
+    pub(crate) fn connect() -> Self {
         let (jobs, work) = mpsc::channel::<Job>();
         let (tell, told) = mpsc::channel();
         std::thread::spawn(move || {
@@ -195,7 +195,7 @@ impl Peer {
         peer
     }
 
-    pub(super) fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> T {
+    pub(crate) fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> T {
         let (tell, told) = mpsc::channel();
         self.0.send(Box::new(move || drop(tell.send(job())))).unwrap();
         told.recv().unwrap()
@@ -223,7 +223,7 @@ fn echo(address: &str, port: u16) -> TcpListener {
 }
 
 /// A connection whose two ends are watched.
-pub(super) struct Session {
+pub(crate) struct Session {
     name: &'static str,
     stream: TcpStream,
     said: u32,
@@ -231,12 +231,21 @@ pub(super) struct Session {
 
 impl Session {
     /// Says something and hears it again.
-    pub(super) fn is_alive(&mut self, when: &str) {
+    pub(crate) fn is_alive(&mut self, when: &str) {
         self.said += 1;
         let word = self.said.to_be_bytes();
         let mut heard = [0; 4];
         let talk = self.stream.write_all(&word).and_then(|()| self.stream.read_exact(&mut heard));
         assert!(talk.is_ok() && heard == word, "{} is dead {when}: {talk:?}", self.name);
+    }
+}
+
+impl Session {
+    /// Whether it is dead: nothing comes back for a while. Of no use after that.
+    pub(crate) fn is_cut(&mut self) -> bool {
+        self.stream.set_read_timeout(Some(Duration::from_millis(700))).unwrap();
+        let talk = self.stream.write_all(&[0; 4]).and_then(|()| self.stream.read_exact(&mut [0; 4]));
+        talk.is_err()
     }
 }
 
@@ -253,15 +262,15 @@ fn dial(from: &str, to: &str, port: u16, patience: Duration) -> std::io::Result<
 }
 
 /// Everybody who talks with the node.
-pub(super) struct Site {
-    pub(super) peer: Peer,
-    pub(super) sessions: [Session; 2],
+pub(crate) struct Site {
+    pub(crate) peer: Peer,
+    pub(crate) sessions: [Session; 2],
     _listeners: [TcpListener; 3],
 }
 
 impl Site {
     /// An operator's session to the node's port 22, the node's session to its control plane, and a service at 8080.
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let peer = Peer::connect();
         let listeners = [echo(NODE, 22), echo(NODE, 8080), peer.run(|| echo(CONTROL_PLANE, 8443))];
         let patience = Duration::from_secs(10);
@@ -273,14 +282,14 @@ impl Site {
     }
 
     /// Both sessions live, and another one of the operator's can be opened.
-    pub(super) fn check(&mut self, when: &str) {
+    pub(crate) fn check(&mut self, when: &str) {
         self.sessions.iter_mut().for_each(|session| session.is_alive(when));
         let opened = self.peer.run(|| dial(OPERATOR, NODE, 22, Duration::from_secs(5)).map(drop));
         assert!(opened.is_ok(), "no new session of the operator {when}: {opened:?}");
     }
 
     /// Whether a stranger reaches the service.
-    pub(super) fn is_open(&self) -> bool {
+    pub(crate) fn is_open(&self) -> bool {
         self.peer.run(|| dial(STRANGER, NODE, 8080, Duration::from_millis(700)).is_ok())
     }
 }
