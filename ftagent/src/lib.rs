@@ -27,6 +27,7 @@ pub mod pcap;
 pub mod persist;
 pub mod profile;
 pub mod replay;
+mod secret_file;
 pub mod status;
 pub mod sync;
 pub mod weblog;

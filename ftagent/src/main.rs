@@ -128,7 +128,7 @@ fn detach(config: &Config, json: bool) -> Result<()> {
     // What cannot be taken back keeps nothing else from being.
     let profile = profile::take_back_alone(&config.state_dir);
     Syncookies::new(&config.state_dir).release().context("net.ipv4.tcp_syncookies is not set back")?;
-    let left = actions::undo_all(&config.state_dir, &daemon::boot_id());
+    let left = actions::undo_all(&config.state_dir, &daemon::boot_id(), &config.name, &config.clouds);
     profile.map_err(|why| anyhow!("detached, but the attack profile is not taken back: {why}"))?;
     if !left.is_empty() {
         bail!("detached, but other tools still hold what this agent did: {}", left.join("; "));

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use ftagent::actions::Actions;
+use ftagent::actions::cloud::Clouds;
 use ftagent::clock;
 use ftagent::engine::{ActionSet, Ending, Outcome, Wanted};
 use ftagent_common::api::Action;
@@ -17,7 +18,7 @@ fn the_time_from_the_word_to_the_effect_is_printed() {
     inside(|| {
         let dir = tempfile::tempdir().unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let (mut actions, mut results) = Actions::open(dir.path(), "this boot").unwrap();
+        let (mut actions, mut results) = Actions::open(dir.path(), "this boot", "node", Clouds::default()).unwrap();
         for json in [LOCAL[0], LOCAL[2], LOCAL[8], LOCAL[10], LOCAL[12]] {
             let action: Action = serde_json::from_str(json).unwrap();
             let mut took_us = Vec::new();
@@ -37,7 +38,7 @@ fn the_time_from_the_word_to_the_effect_is_printed() {
                         }
                     })
                 };
-                let wanted = Wanted { task, tool: action.tool(), steps: steps(json) };
+                let wanted = Wanted { task, tool: action.tool(), steps: steps(json), cloud: None };
                 took_us.push(next(ActionSet { wanted: vec![wanted], ending: vec![] }, Outcome::Applied));
                 let ending = vec![Ending { task, tool: action.tool() }];
                 next(ActionSet { wanted: vec![], ending }, Outcome::Undone);
