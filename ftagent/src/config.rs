@@ -14,6 +14,7 @@ use ftagent_common::api::{AllowEntry, FirewallRule};
 use ipnet::IpNet;
 use serde::Deserialize;
 
+use crate::actions::cloud::Clouds;
 use crate::below::Wanted;
 use crate::crowdsec::{CrowdsecConfig, check_crowdsec};
 use crate::enforce::ladder::Rung;
@@ -80,6 +81,8 @@ pub struct Config {
     pub fallback: Vec<Rung>,
     /// Absent: no decisions of CrowdSec.
     pub crowdsec: Option<CrowdsecConfig>,
+    /// Where the keys of clouds are.
+    pub clouds: Clouds,
     /// The engine's part; the guard's lists are filled in by the daemon.
     pub settings: Settings,
 }
@@ -164,6 +167,7 @@ impl Config {
         })?;
         let check = Check { path };
         check.all(&raw)?;
+        let clouds = check.clouds(&raw)?;
         let name = match &raw.agent.name {
             Some(name) => name.clone(),
             None => nix::sys::utsname::uname()
@@ -225,6 +229,7 @@ impl Config {
             http,
             pcap: check_pcap(&raw.pcap).map_err(|(key, message)| check.error(key, message))?,
             crowdsec: check_crowdsec(raw.crowdsec.as_ref()).map_err(|(key, message)| check.error(key, message))?,
+            clouds,
             fallback: d.fallback.clone(),
             settings: Settings { web, ..settings(&raw) },
             flow_exporters: check_flow_exporters(&raw.flow_exporter, &raw.protect.prefixes)

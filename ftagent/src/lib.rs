@@ -27,6 +27,7 @@ pub mod pcap;
 pub mod persist;
 pub mod profile;
 pub mod replay;
+mod secret_file;
 pub mod sessions;
 mod sockets;
 pub mod status;

@@ -135,7 +135,7 @@ fn detach(config: &Config, json: bool) -> Result<()> {
     // What cannot be taken back keeps nothing else from being.
     let profile = profile::take_back_alone(&config.state_dir);
     Syncookies::new(&config.state_dir).release().context("net.ipv4.tcp_syncookies is not set back")?;
-    let left = actions::undo_all(&config.state_dir, &daemon::boot_id());
+    let left = actions::undo_all(&config.state_dir, &daemon::boot_id(), &config.name, &config.clouds);
     rungs.into_iter().collect::<Result<(), String>>().map_err(|why| anyhow!("not all is detached: {why}"))?;
     profile.map_err(|why| anyhow!("detached, but the attack profile is not taken back: {why}"))?;
     if !left.is_empty() {

@@ -319,9 +319,9 @@ impl Action {
         self.parameters().is_none()
     }
 
-    /// Whether a program on the node carries it out; what is neither this nor native needs a provider's credentials.
-    pub fn is_local_tool(&self) -> bool {
-        !self.is_native() && !matches!(self.tool(), "cloudflare" | "digitalocean" | "vultr")
+    /// Whether a provider's API carries it out, for which the node needs a key.
+    pub fn is_cloud(&self) -> bool {
+        matches!(self, Self::CloudflareBlock(_) | Self::DigitaloceanBlock(_) | Self::VultrBlock(_))
     }
 
     /// The sources that the parameters name, if the action is about sources.

@@ -13,6 +13,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use ftagent_common::api::ToolStep;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -52,26 +53,47 @@ pub struct Entry {
     pub boot: String,
 }
 
+/// What a journal keeps.
+pub trait Kept: Clone + Serialize + DeserializeOwned {
+    /// The name of the object: what is begun again under the same name takes the place of what was begun before.
+    fn name(&self) -> String;
+}
+
+impl Kept for Entry {
+    fn name(&self) -> String {
+        self.step.object()
+    }
+}
+
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum Record {
-    Begun(Entry),
+enum Record<E> {
+    Begun(E),
     /// The object of this name is undone.
     Gone(String),
 }
 
 /// The open journal of one tool.
 #[derive(Debug)]
-pub struct Journal {
+pub struct Journal<E = Entry> {
     path: PathBuf,
     /// Absent where it cannot be opened for writing.
     file: Option<File>,
     len: u64,
-    entries: BTreeMap<String, Entry>,
+    entries: BTreeMap<String, E>,
     fault: Option<JournalError>,
 }
 
 impl Journal {
+    /// Sets what is only remembered until the next start.
+    pub fn set_place(&mut self, object: &str, task: Uuid, place: u32) {
+        if let Some(entry) = self.entries.get_mut(object) {
+            (entry.task, entry.place) = (task, place);
+        }
+    }
+}
+
+impl<E: Kept> Journal<E> {
     /// Opens or makes the journal at `path`. What is wrong with it, [`Self::fault`] says.
     pub fn open(path: &Path) -> Self {
         let mut journal = Self { path: path.into(), file: None, len: 0, entries: BTreeMap::new(), fault: None };
@@ -129,30 +151,23 @@ impl Journal {
         self.fault.as_ref().map(ToString::to_string)
     }
 
-    /// What was begun and is not undone, by [`ToolStep::object`].
-    pub fn entries(&self) -> &BTreeMap<String, Entry> {
+    /// What was begun and is not undone, by [`Kept::name`].
+    pub fn entries(&self) -> &BTreeMap<String, E> {
         &self.entries
-    }
-
-    /// Sets what is only remembered until the next start.
-    pub fn set_place(&mut self, object: &str, task: Uuid, place: u32) {
-        if let Some(entry) = self.entries.get_mut(object) {
-            (entry.task, entry.place) = (task, place);
-        }
     }
 
     /// Writes that these are begun, and waits for the disk.
     ///
     /// # Errors
     /// Then none of them may be begun.
-    pub fn begin(&mut self, entries: Vec<Entry>) -> Result<(), JournalError> {
+    pub fn begin(&mut self, entries: Vec<E>) -> Result<(), JournalError> {
         if entries.is_empty() {
             return Ok(());
         }
         if let Some(fault) = &self.fault {
             return Err(PersistError::io(&self.path, "write", io::Error::other(fault.to_string())).into());
         }
-        let records: Vec<Record> = entries.into_iter().map(Record::Begun).collect();
+        let records: Vec<Record<E>> = entries.into_iter().map(Record::Begun).collect();
         self.write(&records)?;
         records.into_iter().for_each(|record| apply(&mut self.entries, record));
         Ok(())
@@ -170,7 +185,7 @@ impl Journal {
         self.write(&[Record::Gone(object.to_owned())])
     }
 
-    fn write(&mut self, records: &[Record]) -> Result<(), JournalError> {
+    fn write(&mut self, records: &[Record<E>]) -> Result<(), JournalError> {
         let mut bytes = Vec::new();
         for record in records {
             bytes.extend(line(record));
@@ -196,7 +211,7 @@ impl Journal {
 
     fn live_bytes(&self) -> u64 {
         // An estimate: the words of a step, and what stands around them.
-        self.entries.values().map(|e| 2 * e.step.object().len() as u64 + 400).sum()
+        self.entries.keys().map(|name| 2 * name.len() as u64 + 400).sum()
     }
 
     /// Replaces the file by one with what still counts.
@@ -213,12 +228,12 @@ impl Journal {
     }
 }
 
-fn line(record: &Record) -> Vec<u8> {
+fn line<E: Kept>(record: &Record<E>) -> Vec<u8> {
     let json = serde_json::to_string(record).expect("strings, numbers and maps of them have a JSON form");
     format!("{:08x} {json}\n", crc32fast::hash(json.as_bytes())).into_bytes()
 }
 
-fn parse(line: &[u8]) -> Result<Record, String> {
+fn parse<E: Kept>(line: &[u8]) -> Result<Record<E>, String> {
     let text = std::str::from_utf8(line).map_err(|e| e.to_string())?;
     let text = text.strip_suffix('\n').ok_or("it has no end")?;
     let (sum, json) = text.split_once(' ').ok_or("it has no checksum")?;
@@ -229,9 +244,9 @@ fn parse(line: &[u8]) -> Result<Record, String> {
     serde_json::from_str(json).map_err(|e| e.to_string())
 }
 
-fn apply(entries: &mut BTreeMap<String, Entry>, record: Record) {
+fn apply<E: Kept>(entries: &mut BTreeMap<String, E>, record: Record<E>) {
     match record {
-        Record::Begun(entry) => drop(entries.insert(entry.step.object(), entry)),
+        Record::Begun(entry) => drop(entries.insert(entry.name(), entry)),
         Record::Gone(object) => drop(entries.remove(&object)),
     }
 }
@@ -257,7 +272,7 @@ mod tests {
     fn what_was_begun_is_known_after_any_cut_of_the_file() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("j");
-        let mut journal = Journal::open(&path);
+        let mut journal: Journal = Journal::open(&path);
         journal.begin(vec![entry("a"), entry("b")]).unwrap();
         let two = std::fs::metadata(&path).unwrap().len();
         journal.gone(&entry("a").step.object()).unwrap();
@@ -276,7 +291,7 @@ mod tests {
             }
             // And the file goes on behind the cut.
             drop(journal);
-            let mut journal = Journal::open(&path);
+            let mut journal: Journal = Journal::open(&path);
             journal.begin(vec![entry("z")]).unwrap();
             assert!(names(&Journal::open(&path)).contains(&"z"), "{cut}");
         }
@@ -286,13 +301,13 @@ mod tests {
     fn a_damaged_line_refuses_what_is_new_and_keeps_the_rest() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("j");
-        let mut journal = Journal::open(&path);
+        let mut journal: Journal = Journal::open(&path);
         journal.begin(vec![entry("a"), entry("b"), entry("c")]).unwrap();
         let mut bytes = std::fs::read(&path).unwrap();
         let second = bytes.iter().position(|b| *b == b'\n').unwrap() + 30;
         bytes[second] ^= 1;
         std::fs::write(&path, &bytes).unwrap();
-        let mut journal = Journal::open(&path);
+        let mut journal: Journal = Journal::open(&path);
         assert!(journal.fault().is_some_and(|f| f.contains("line 2")), "{:?}", journal.fault());
         assert_eq!(names(&journal), ["a", "c"]);
         let refused = journal.begin(vec![entry("d")]).unwrap_err().to_string();
@@ -306,7 +321,7 @@ mod tests {
     fn it_is_written_anew_before_it_grows_without_end() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("j");
-        let mut journal = Journal::open(&path);
+        let mut journal: Journal = Journal::open(&path);
         let long = "x".repeat(10_000);
         journal.begin(vec![entry("kept")]).unwrap();
         for n in 0..400 {
@@ -322,7 +337,7 @@ mod tests {
     fn a_full_disk_begins_nothing() {
         crate::on_a_small_disk(64 << 10, |dir| {
             let path = dir.join("j");
-            let mut journal = Journal::open(&path);
+            let mut journal: Journal = Journal::open(&path);
             journal.begin(vec![entry("a")]).unwrap();
             let big = entry(&"y".repeat(1 << 20));
             assert!(journal.begin(vec![big]).is_err());

@@ -1,7 +1,7 @@
 //! The thread of one tool: takes the newest set, works, looks every few seconds, and says what came of it.
 
 use std::io;
-use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -10,18 +10,73 @@ use tokio::sync::mpsc::UnboundedSender;
 use uuid::Uuid;
 
 use super::ToolStatus;
-use super::journal::Journal;
+use super::cloud::CloudConfig;
 use super::keeper::Keeper;
-use super::runner::System;
+use super::runner::Runner;
 use crate::clock;
 use crate::engine::{Acted, Outcome, Wanted};
 
 /// Between two looks at what is in force.
 const LOOK: Duration = Duration::from_secs(5);
 
+/// What a lane's thread does.
+pub(super) trait Work {
+    /// Takes the newest word on what should be in force and on what should not.
+    fn set(&mut self, wanted: Vec<Wanted>, ending: Vec<Uuid>);
+
+    /// Does what is new and undoes what is not wanted.
+    fn work(&mut self, now_ns: u64) -> Vec<Acted>;
+
+    /// Looks whether what is in force is still so.
+    fn repair(&mut self, now_ns: u64) -> Vec<Acted>;
+
+    /// Whether there is anything to look after.
+    fn is_idle(&self) -> bool;
+
+    /// Writes into `status` what is in force and what is not as it should be.
+    fn describe(&self, status: &mut ToolStatus);
+
+    /// For how long there is nothing to do.
+    fn rest(&self, _now_ns: u64) -> Duration {
+        LOOK
+    }
+
+    /// Takes a configuration that was read anew.
+    fn configure(&mut self, _config: Option<CloudConfig>) {}
+
+    /// Undoes everything, for the last time.
+    fn stop(&mut self) {
+        self.set(Vec::new(), Vec::new());
+        self.work(clock::mono_ns());
+    }
+}
+
+impl<R: Runner> Work for Keeper<R> {
+    fn set(&mut self, wanted: Vec<Wanted>, ending: Vec<Uuid>) {
+        Self::set(self, wanted, ending);
+    }
+
+    fn work(&mut self, now_ns: u64) -> Vec<Acted> {
+        Self::work(self, now_ns)
+    }
+
+    fn repair(&mut self, now_ns: u64) -> Vec<Acted> {
+        Self::repair(self, now_ns)
+    }
+
+    fn is_idle(&self) -> bool {
+        Self::is_idle(self)
+    }
+
+    fn describe(&self, status: &mut ToolStatus) {
+        Self::describe(self, status);
+    }
+}
+
 #[derive(Default)]
 struct Waiting {
     set: Option<(Vec<Wanted>, Vec<Uuid>)>,
+    config: Option<Option<CloudConfig>>,
     closed: bool,
     status: ToolStatus,
 }
@@ -42,30 +97,38 @@ impl Shared {
 /// The daemon's side; dropped, everything is undone and the thread waited for.
 pub(super) struct Lane {
     shared: Arc<Shared>,
+    /// Set before the rest of the stop: nothing new is begun from then on.
+    closing: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Lane {
-    pub(super) fn start(
+    /// A thread that does what `make` makes there, which is told by a flag that the lane closes.
+    pub(super) fn start<W: Work>(
         tool: &'static str,
-        path: PathBuf,
-        boot: String,
-        cookies: PathBuf,
         results: UnboundedSender<Vec<Acted>>,
+        make: impl FnOnce(Arc<AtomicBool>) -> W + Send + 'static,
     ) -> io::Result<Self> {
+        let closing = Arc::new(AtomicBool::new(false));
+        let flag = Arc::clone(&closing);
         let shared = Arc::new(Shared::default());
         shared.waiting().status.tool = tool.to_owned();
         let own = Arc::clone(&shared);
-        let thread = std::thread::Builder::new().name(format!("act-{tool}")).spawn(move || {
-            let keeper = Keeper::new(System, Journal::open(&path), &boot, Some(cookies), clock::mono_ns());
-            run(&own, keeper, &results);
-        })?;
-        Ok(Self { shared, thread: Some(thread) })
+        // The kernel's names end at 15 bytes.
+        let name: String = format!("act-{tool}").chars().take(15).collect();
+        let thread = std::thread::Builder::new().name(name).spawn(move || run(&own, make(flag), &results))?;
+        Ok(Self { shared, closing, thread: Some(thread) })
     }
 
     /// Takes the newest set; one that waits is replaced.
     pub(super) fn set(&self, wanted: Vec<Wanted>, ending: Vec<Uuid>) {
         self.shared.waiting().set = Some((wanted, ending));
+        self.shared.more.notify_one();
+    }
+
+    /// Takes a configuration that was read anew.
+    pub(super) fn configure(&self, config: Option<CloudConfig>) {
+        self.shared.waiting().config = Some(config);
         self.shared.more.notify_one();
     }
 
@@ -80,6 +143,7 @@ impl Lane {
 
     /// Begins to undo everything.
     pub(super) fn close(&self) {
+        self.closing.store(true, Ordering::Relaxed);
         self.shared.waiting().closed = true;
         self.shared.more.notify_one();
     }
@@ -96,30 +160,36 @@ impl Drop for Lane {
     }
 }
 
-fn run(shared: &Shared, mut keeper: Keeper<System>, results: &UnboundedSender<Vec<Acted>>) {
+fn run(shared: &Shared, mut keeper: impl Work, results: &UnboundedSender<Vec<Acted>>) {
     // Until the engine has said what is wanted, nothing is known not to be.
     let mut is_told = false;
     loop {
-        let (set, closed) = {
+        let (set, config, closed) = {
             let mut waiting = shared.waiting();
-            while waiting.set.is_none() && !waiting.closed {
+            while waiting.set.is_none() && waiting.config.is_none() && !waiting.closed {
                 if !is_told || keeper.is_idle() {
                     waiting = shared.more.wait(waiting).unwrap_or_else(PoisonError::into_inner);
                 } else {
+                    let rest = keeper.rest(clock::mono_ns());
                     let (again, timeout) =
-                        shared.more.wait_timeout(waiting, LOOK).unwrap_or_else(PoisonError::into_inner);
+                        shared.more.wait_timeout(waiting, rest).unwrap_or_else(PoisonError::into_inner);
                     waiting = again;
                     if timeout.timed_out() {
                         break;
                     }
                 }
             }
-            (waiting.set.take(), waiting.closed)
+            (waiting.set.take(), waiting.config.take(), waiting.closed)
         };
+        if let Some(config) = config {
+            keeper.configure(config);
+        }
         if closed {
-            keeper.set(Vec::new(), []);
-            keeper.work(clock::mono_ns());
+            keeper.stop();
             return;
+        }
+        if !is_told && set.is_none() {
+            continue;
         }
         let is_new = set.is_some();
         if let Some((wanted, ending)) = set {

@@ -1,4 +1,5 @@
-//! Carries out the actions of other tools (iptables, ipset, ufw, firewalld, tc, routes, fail2ban, sysctl) and undoes them.
+//! Carries out the actions of other tools (iptables, ipset, ufw, firewalld, tc, routes, fail2ban, sysctl), and of clouds,
+//! and undoes them.
 //!
 //! Called by the daemon's loop, which never waits for it: each tool has a thread of its own, a `lane`, with a
 //! [`keeper`] that decides what to run, a [`journal`] on disk, and a [`runner`]. What should be in force, and whether it
@@ -8,6 +9,7 @@
 //! Command::Act ─▶ Actions ─▶ lane of the tool ─▶ keeper: journal, look, run, undo ─▶ Input::Acted
 //! ```
 
+pub mod cloud;
 pub mod journal;
 pub mod keeper;
 mod lane;
@@ -18,19 +20,28 @@ mod undo;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
+use self::cloud::{CLOUDS, CloudKeeper, Clouds};
 use self::journal::Journal;
 use self::keeper::Keeper;
 use self::lane::Lane;
 use self::runner::System;
+use crate::clock;
 use crate::engine::{Acted, ActionSet};
 use crate::persist::{self, PersistError};
 
-/// The tools that have lanes; [`ftagent_common::api::Action::tool`] names them so.
+/// The tools of the machine that have lanes, as those of [`CLOUDS`] have; [`ftagent_common::api::Action::tool`] names
+/// them so.
 pub const TOOLS: [&str; 8] = ["fail2ban", "firewalld", "ipset", "iptables", "null_route", "sysctl", "tc", "ufw"];
+
+fn all_tools() -> impl Iterator<Item = &'static str> {
+    TOOLS.into_iter().chain(CLOUDS)
+}
+
 /// Where the journals lie, below the state directory.
 const DIR: &str = "actions";
 /// Where the TCP gate keeps the value that it goes back to, below the state directory.
@@ -58,6 +69,9 @@ pub struct Actions {
     dir: PathBuf,
     cookies: PathBuf,
     boot: String,
+    /// For people who read the marks of this node at a cloud.
+    name: String,
+    clouds: Clouds,
     lanes: BTreeMap<&'static str, Lane>,
     results: mpsc::UnboundedSender<Vec<Acted>>,
     /// Lanes that could not be started.
@@ -69,14 +83,27 @@ impl Actions {
     ///
     /// # Errors
     /// When the folder of the journals cannot be made.
-    pub fn open(state_dir: &Path, boot: &str) -> Result<(Self, mpsc::UnboundedReceiver<Vec<Acted>>), PersistError> {
+    pub fn open(
+        state_dir: &Path,
+        boot: &str,
+        name: &str,
+        clouds: Clouds,
+    ) -> Result<(Self, mpsc::UnboundedReceiver<Vec<Acted>>), PersistError> {
         let dir = state_dir.join(DIR);
         persist::make_dir(&dir)?;
         let (results, receiver) = mpsc::unbounded_channel();
         let cookies = state_dir.join(COOKIES);
-        let mut actions =
-            Self { dir, cookies, boot: boot.to_owned(), lanes: BTreeMap::new(), results, faults: BTreeMap::new() };
-        for tool in TOOLS {
+        let mut actions = Self {
+            dir,
+            cookies,
+            boot: boot.to_owned(),
+            name: name.to_owned(),
+            clouds,
+            lanes: BTreeMap::new(),
+            results,
+            faults: BTreeMap::new(),
+        };
+        for tool in all_tools() {
             if journal_of(&actions.dir, tool).exists() {
                 actions.start(tool);
             }
@@ -86,7 +113,7 @@ impl Actions {
 
     /// Brings the tools to `set`; what became of it comes back later.
     pub fn act(&mut self, set: &ActionSet) {
-        for tool in TOOLS {
+        for tool in all_tools() {
             let wanted: Vec<_> = set.wanted.iter().filter(|w| w.tool == tool).cloned().collect();
             let ending: Vec<_> = set.ending.iter().filter(|e| e.tool == tool).map(|e| e.task).collect();
             let is_needed = !wanted.is_empty() || !ending.is_empty();
@@ -100,11 +127,34 @@ impl Actions {
         }
     }
 
+    /// Takes the clouds of a configuration that was read anew.
+    pub fn set_clouds(&mut self, clouds: Clouds) {
+        self.clouds = clouds;
+        for tool in CLOUDS {
+            if let Some(lane) = self.lanes.get(tool) {
+                lane.configure(self.clouds.of(tool).cloned());
+            }
+        }
+    }
+
     /// Starts the thread of a tool, or another one in place of one that panicked.
     fn start(&mut self, tool: &'static str) {
         self.lanes.remove(tool);
         let path = journal_of(&self.dir, tool);
-        match Lane::start(tool, path, self.boot.clone(), self.cookies.clone(), self.results.clone()) {
+        let (dir, boot, name, cookies) = (self.dir.clone(), self.boot.clone(), self.name.clone(), self.cookies.clone());
+        let config = self.clouds.of(tool).cloned();
+        let results = self.results.clone();
+        let started = if CLOUDS.contains(&tool) {
+            Lane::start(tool, results, move |closing| {
+                let mark = cloud::node_mark(&dir, &name).map_err(|error| error.to_string());
+                CloudKeeper::new(tool, config, Journal::open(&path), mark, closing, clock::mono_ns())
+            })
+        } else {
+            Lane::start(tool, results, move |_| {
+                Keeper::new(System, Journal::open(&path), &boot, Some(cookies), clock::mono_ns())
+            })
+        };
+        match started {
             Ok(lane) => {
                 self.lanes.insert(tool, lane);
                 self.faults.remove(tool);
@@ -141,8 +191,22 @@ fn journal_of(dir: &Path, tool: &str) -> PathBuf {
 
 /// Undoes what the journals below `state_dir` say was done, for when there is no agent; the tools' words on what is not
 /// undone.
-pub fn undo_all(state_dir: &Path, boot: &str) -> Vec<String> {
+pub fn undo_all(state_dir: &Path, boot: &str, name: &str, clouds: &Clouds) -> Vec<String> {
     let mut left = Vec::new();
+    for tool in CLOUDS {
+        let dir = state_dir.join(DIR);
+        let path = journal_of(&dir, tool);
+        if !path.exists() {
+            continue;
+        }
+        let journal = Journal::open(&path);
+        left.extend(journal.fault());
+        let mark = cloud::node_mark(&dir, name).map_err(|error| error.to_string());
+        let (config, closing) = (clouds.of(tool).cloned(), Arc::default());
+        let mut keeper = CloudKeeper::new(tool, config, journal, mark, closing, 0);
+        keeper.work(u64::MAX / 2);
+        left.extend(keeper.stuck());
+    }
     for tool in TOOLS {
         let path = journal_of(&state_dir.join(DIR), tool);
         if !path.exists() {

@@ -10,6 +10,9 @@ const MAX_COMMANDS: usize = 64;
 /// Bytes of what tools said.
 const MAX_WORDS: usize = 4_096;
 
+/// Bytes of one request that are reported.
+const MAX_REQUEST: usize = 2_048;
+
 /// Commands with their ends.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Record {
@@ -32,6 +35,35 @@ impl Record {
         }
     }
 
+    /// Adds a request that was sent, and what came of it.
+    pub(super) fn add_request(&mut self, argv: Vec<String>, came: &str, took_us: u64) {
+        if self.commands.len() >= MAX_COMMANDS {
+            self.omitted += 1;
+            return;
+        }
+        let shown = argv.iter().filter(|word| !word.is_empty()).cloned().collect::<Vec<_>>().join(" ");
+        let shown = cut(&shown, MAX_REQUEST);
+        let line = format!("{shown} ({took_us} us, {came})\n");
+        // A body may name thousands of prefixes.
+        self.commands.push(argv.iter().map(|word| cut(word, MAX_REQUEST)).collect());
+        if self.output.len() + line.len() <= MAX_WORDS {
+            self.output.push_str(&line);
+        }
+    }
+
+    /// Whether anything was run.
+    pub(super) fn is_empty(&self) -> bool {
+        self.commands.is_empty() && self.omitted == 0
+    }
+
+    /// Adds words that no command said.
+    pub(super) fn note(&mut self, words: &str) {
+        if self.output.len() + words.len() < MAX_WORDS {
+            self.output.push_str(words);
+            self.output.push('\n');
+        }
+    }
+
     /// The report on `task`.
     pub(super) fn acted(self, task: uuid::Uuid, outcome: Outcome) -> Acted {
         let mut output = self.output;
@@ -40,4 +72,16 @@ impl Record {
         }
         Acted { task, outcome, commands: self.commands, output, at_mono_ns: clock::mono_ns() }
     }
+}
+
+/// At most so many bytes of a text, and how many there were.
+fn cut(text: &str, most: usize) -> String {
+    if text.len() <= most {
+        return text.to_owned();
+    }
+    let mut end = most;
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    format!("{}… ({} bytes)", &text[..end], text.len())
 }

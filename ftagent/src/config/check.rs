@@ -6,6 +6,7 @@ use ftagent_common::abi::{SKETCH_MAX, stage};
 
 use super::raw::{Raw, RawControlPlane, RawDatapath, RawDetection, RawInterface, RawThresholdMode};
 use super::{ConfigError, ControlPlaneConfig};
+use crate::actions::cloud::{Clouds, check_clouds};
 use crate::sync::{ClientFiles, Secret};
 
 /// Says what is wrong and where.
@@ -68,12 +69,6 @@ impl Check<'_> {
             }
             self.within(&format!("rule[{i}].cooldown_minutes"), rule.cooldown_minutes, 1, 1_440)?;
             rule.action.validate().map_err(|e| self.error(&format!("rule[{i}].action.{}", e.field), e.message))?;
-            if !rule.action.is_native() && !rule.action.is_local_tool() {
-                let kind = rule.action.kind();
-                return Err(
-                    self.error(&format!("rule[{i}].action.type"), format!("this agent does not carry out {kind}"))
-                );
-            }
         }
         for (i, threshold) in raw.threshold.iter().enumerate() {
             if threshold.pps.is_none() && threshold.bps.is_none() {
@@ -81,6 +76,19 @@ impl Check<'_> {
             }
         }
         Ok(())
+    }
+
+    /// The clouds, with the keys that rules of this file need.
+    pub(super) fn clouds(&self, raw: &Raw) -> Result<Clouds, ConfigError> {
+        let clouds = check_clouds(&raw.cloud).map_err(|(key, message)| self.error(&key, message))?;
+        for (i, rule) in raw.rule.iter().enumerate() {
+            let (tool, kind) = (rule.action.tool(), rule.action.kind());
+            if rule.action.is_cloud() && clouds.of(tool).is_none() {
+                let why = format!("{kind} needs a key: give cloud.{tool}.token_file");
+                return Err(self.error(&format!("rule[{i}].action.type"), why));
+            }
+        }
+        Ok(clouds)
     }
 
     pub(super) fn interfaces(&self, interfaces: &[RawInterface]) -> Result<(), ConfigError> {

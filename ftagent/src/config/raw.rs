@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use serde::Deserialize;
 
 use super::SynChoice;
+use crate::actions::cloud::RawClouds;
 use crate::crowdsec::RawCrowdsec;
 use crate::enforce::ladder::Rung;
 use crate::engine::{Detection, Response};
@@ -56,6 +57,8 @@ pub(super) struct Raw {
     #[serde(default)]
     pub(super) flow_exporter: Vec<RawFlowExporter>,
     pub(super) crowdsec: Option<RawCrowdsec>,
+    #[serde(default)]
+    pub(super) cloud: RawClouds,
 }
 
 #[derive(Debug, Deserialize)]

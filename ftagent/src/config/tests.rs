@@ -52,7 +52,7 @@ fn what_is_wrong_is_named_with_its_key_and_bounds() {
     check(
         "[[rule]]\nname = \"x\"\ntrigger = { type = \"any\" }\naction = { type = \"vultr_block\", \
          group_id = \"0f9619ff-8b86-4011-b42d-00cf4fc964ff\" }",
-        Err("this agent does not carry out vultr_block"),
+        Err("rule[0].action.type: vultr_block needs a key: give cloud.vultr.token_file"),
     );
     let tool = "[[rule]]\nname = \"x\"\ntrigger = { type = \"any\" }\naction = ";
     check(&format!("{tool}{{ type = \"iptables_drop_source\" }}"), Ok(()));

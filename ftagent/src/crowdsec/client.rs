@@ -184,7 +184,12 @@ mod tests {
             (500, "\u{1b}[31m", Some("status")),
             (302, "", Some("status")),
         ] {
-            let reply = Reply { status, body: Bytes::copy_from_slice(body.as_bytes()), is_new_connection: false };
+            let reply = Reply {
+                status,
+                body: Bytes::copy_from_slice(body.as_bytes()),
+                retry_after: None,
+                is_new_connection: false,
+            };
             let got = read(&reply, true, &Filter::default());
             assert_eq!(got.as_ref().err().map(|failure| failure.kind), expected, "{status} {body:?}: {got:?}");
             assert!(got.err().is_none_or(|failure| failure.why.chars().all(|c| !c.is_control())));

@@ -1,13 +1,13 @@
 //! `[crowdsec]` of the configuration.
 
 use std::net::IpAddr;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
 use super::{CrowdsecConfig, Filter, Key, MAX_DECISIONS};
 use crate::lists::ListAction;
+use crate::secret_file::{self, is_key};
 use crate::sync::Secret;
 
 /// The section as people write it.
@@ -108,30 +108,9 @@ pub fn check_crowdsec(raw: Option<&RawCrowdsec>) -> Result<Option<CrowdsecConfig
 const NO_KEY: &str =
     "must be 16 to 256 letters, digits or signs without spaces: what `cscli bouncers add NAME` printed";
 
-fn is_key(text: &str) -> bool {
-    (16..=256).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic())
-}
-
-/// The key in the file at `path`, which nobody but its owner may read.
+/// The key in the file at `path`.
 pub(super) fn read_key(path: &Path) -> Result<Secret, String> {
-    let shown = path.display();
-    if !path.is_absolute() {
-        return Err(format!("must be an absolute path, got {shown}"));
-    }
-    let metadata = std::fs::metadata(path).map_err(|error| format!("{shown}: {error}"))?;
-    let (mode, owner) = (metadata.mode() & 0o7777, metadata.uid());
-    if mode & 0o077 != 0 {
-        return Err(format!("{shown}: others may read or write it (mode {mode:04o}): chmod 0600"));
-    }
-    if owner != 0 && owner != nix::unistd::geteuid().as_raw() {
-        return Err(format!("{shown}: belongs to user {owner}: chown root"));
-    }
-    if metadata.len() > 4_096 {
-        return Err(format!("{shown}: {} bytes are no API key", metadata.len()));
-    }
-    let text = std::fs::read_to_string(path).map_err(|error| format!("{shown}: {error}"))?;
-    let key = text.trim();
-    if is_key(key) { Ok(Secret::new(key)) } else { Err(format!("{shown}: the key {NO_KEY}")) }
+    secret_file::read_key(path, NO_KEY)
 }
 
 fn within(key: &'static str, value: u32, low: u32, high: u32) -> Result<(), (&'static str, String)> {

@@ -172,7 +172,7 @@ pub async fn run(config: Config) -> Result<()> {
 
     let (worker, worker_handle, mut worker_results) =
         Worker::new(config.state_dir.join("engine.json"), boot.clone(), config.fallback.clone());
-    let (actions, mut acted) = Actions::open(&config.state_dir, &boot)?;
+    let (actions, mut acted) = Actions::open(&config.state_dir, &boot, &config.name, config.clouds.clone())?;
     let samples = Samples::open(&pins.maps()).context("the ring of samples")?;
     let profiles = profiles::start(&config, &host, &engine, &boot)?;
     let mut daemon = Daemon {
@@ -600,7 +600,7 @@ impl Daemon {
         match Config::load(&self.config.path) {
             Ok(fresh) => {
                 info!(
-                    "configuration read again: thresholds, response, rules and lists take effect; interfaces, sizes, directories and crowdsec need a restart"
+                    "configuration read again: thresholds, response, rules, lists and clouds take effect; interfaces, sizes, directories and crowdsec need a restart"
                 );
                 self.config.settings = fresh.settings;
                 self.host.set_management(fresh.management.clone());
@@ -609,6 +609,8 @@ impl Daemon {
                 self.config.lists = fresh.lists;
                 self.config.access_logs = fresh.access_logs;
                 self.config.http = fresh.http;
+                self.config.clouds = fresh.clouds;
+                self.actions.set_clouds(self.config.clouds.clone());
                 self.apply_host();
                 self.lists.configure(self.config.lists.clone());
                 self.look_at_lists();

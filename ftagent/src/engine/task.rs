@@ -47,6 +47,9 @@ pub struct Task {
     /// As it was asked for, with its sources named. What the guard takes out is taken out anew whenever its lists change.
     pub asked: Action,
     pub steps: Vec<ToolStep>,
+    /// Of an action at a cloud, what is left of it past the guard.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cloud: Option<Action>,
     #[serde(with = "time::serde::rfc3339")]
     pub since: OffsetDateTime,
     /// Its end in any case.
@@ -73,6 +76,8 @@ pub struct Wanted {
     /// [`Action::tool`].
     pub tool: &'static str,
     pub steps: Vec<ToolStep>,
+    /// Of an action at a cloud, what is to be done: its requests depend on what the provider answers.
+    pub cloud: Option<Action>,
 }
 
 /// One that should not, and is not known to be gone.

@@ -79,6 +79,7 @@ impl Engine {
         };
         let ttl_secs = ttl_secs.clamp(1, LONGEST_SECS);
         let ToolPlan { action, steps, excluded } = planned;
+        let cloud = action.is_cloud().then(|| action.clone());
         if let Some(incident) = self.incidents.get_mut(&incident) {
             for why in excluded {
                 incident.refuse(None, format!("{}: left out: {why}", action.kind()), now);
@@ -93,6 +94,7 @@ impl Engine {
             target,
             asked: asked.clone(),
             steps,
+            cloud,
             since: now.wall,
             until: now.wall + time::Duration::seconds(i64::from(ttl_secs)),
             expires_at_ns: now.mono_ns + u64::from(ttl_secs) * SEC,
@@ -111,20 +113,16 @@ impl Engine {
         let (id, name) = rule;
         let why = Why::Rule { id, name: name.to_owned() };
         let outcome = match self.effective.mode {
-            Mode::Enforce => self.begin((uuid, target), key.clone(), why, asked, LONGEST_SECS, now).map_err(|e| {
-                let is_failure = matches!(e, ToolRefusal::Unsupported(_));
-                (e.to_string(), is_failure)
-            }),
-            mode => Err((format!("in mode {mode} other tools are left alone"), false)),
+            Mode::Enforce => {
+                self.begin((uuid, target), key.clone(), why, asked, LONGEST_SECS, now).map_err(|e| e.to_string())
+            }
+            mode => Err(format!("in mode {mode} other tools are left alone")),
         };
-        let Err((why, is_failure)) = outcome else { return };
+        let Err(why) = outcome else { return };
         self.refusals = self.refusals.saturating_add(1);
         let text = format!("firewall rule {name}: {why}");
         let Some(incident) = self.incidents.get_mut(&uuid) else { return };
-        let mut execution = refused(incident.execution_uuid(&key, "do"), id, uuid, asked, &text, now);
-        if is_failure {
-            execution.outcome = ftagent_common::api::ExecutionOutcome::Failed;
-        }
+        let execution = refused(incident.execution_uuid(&key, "do"), id, uuid, asked, &text, now);
         incident.refuse(Some(execution), text, now);
     }
 
@@ -169,6 +167,7 @@ impl Engine {
             Ok(planned) if planned.steps == task.steps => {}
             Ok(planned) => {
                 task.steps = planned.steps;
+                task.cloud = planned.action.is_cloud().then_some(planned.action);
                 self.tasks_changed = true;
             }
             Err(why) => {
@@ -279,7 +278,8 @@ impl Engine {
     pub fn desired_actions(&self) -> ActionSet {
         let (ending, wanted): (Vec<&Task>, Vec<&Task>) =
             self.tasks.values().partition(|t| t.state == TaskState::Ending);
-        let one = |t: &Task| Wanted { task: t.id, tool: t.asked.tool(), steps: t.steps.clone() };
+        let one =
+            |t: &Task| Wanted { task: t.id, tool: t.asked.tool(), steps: t.steps.clone(), cloud: t.cloud.clone() };
         ActionSet {
             wanted: wanted.into_iter().map(one).collect(),
             ending: ending.into_iter().map(|t| Ending { task: t.id, tool: t.asked.tool() }).collect(),
@@ -314,7 +314,9 @@ impl Incident {
                 deed.applied_at = Some(now.wall);
                 deed.latency_us = result.at_mono_ns.saturating_sub(opened_ns) / 1_000;
                 (deed.commands, deed.output) = (commands(), words(&result.output));
-                let text = deed.commands.first().map(|c| c.join(" ")).unwrap_or_default();
+                // A request's body may be long, and stands in the execution.
+                let text: String =
+                    deed.commands.first().map(|c| c.join(" ").chars().take(300).collect()).unwrap_or_default();
                 let text = format!("{} command(s) of {kind}: {text}", result.commands.len());
                 self.note("mitigated", text, now);
             }

@@ -20,8 +20,6 @@ const SSH: u16 = 22;
 /// Why an action is not carried out.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum ToolRefusal {
-    #[error("unsupported: this agent does not carry out {0}, nothing was done")]
-    Unsupported(&'static str),
     #[error(transparent)]
     Guard(#[from] Refusal),
     #[error("none of its {count} sources may be blocked: {first}")]
@@ -59,9 +57,6 @@ pub(super) fn plan(
     allow: &[AllowEntry],
     spared: &[IpNet],
 ) -> Result<ToolPlan, ToolRefusal> {
-    if !asked.is_local_tool() {
-        return Err(ToolRefusal::Unsupported(asked.kind()));
-    }
     if let Some(why) = &settings.guard.unreadable {
         return Err(Refusal::Unreadable(why.clone()).into());
     }
@@ -184,6 +179,7 @@ mod tests {
             ("firewalld_drop_source", ""),
             ("null_route_source", ""),
             ("fail2ban_ban", r#""jail":"a","#),
+            ("cloudflare_block", r#""zone":"0123456789abcdef0123456789abcdef","#),
         ] {
             let json = format!(r#"{{"type":"{kind}",{more}{sources}}}"#);
             let plan = planned(&json, &settings(true)).expect(kind);
@@ -217,7 +213,7 @@ mod tests {
             (r#"{"type":"iptables_drop_protocol","protocol":"udp"}"#, false, None),
             (r#"{"type":"syn_cookies"}"#, false, None),
             (r#"{"type":"iptables_drop_source","sources":["10.0.0.0/8"]}"#, true, Some("too broad")),
-            (r#"{"type":"vultr_block","group_id":"0f9619ff-8b86-4011-b42d-00cf4fc964ff"}"#, true, Some("unsupported")),
+            (r#"{"type":"vultr_block","group_id":"0f9619ff-8b86-4011-b42d-00cf4fc964ff"}"#, true, Some("no source")),
         ];
         for (json, management, expected) in table {
             match (planned(json, &settings(management)), expected) {

@@ -162,7 +162,8 @@ impl Connection {
         answer
     }
 
-    async fn call_once(&mut self, call: &Call<'_>, max_bytes: usize) -> Result<Answer, CallError> {
+    /// The same, sent once: for what has an effect that must be looked for before it is repeated.
+    pub(super) async fn call_once(&mut self, call: &Call<'_>, max_bytes: usize) -> Result<Answer, CallError> {
         let limit = self.limit;
         let whole = async {
             let response = self.send(call).await?;

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use hyper::Method;
 use hyper::body::Bytes;
-use hyper::header::HeaderMap;
+use hyper::header::{HeaderMap, RETRY_AFTER};
 use time::OffsetDateTime;
 
 use super::ServerError;
-use super::http::{Call, CallError, Connection};
+use super::http::{Answer, Call, CallError, Connection};
 use super::identity::Identity;
 use super::servers::Servers;
 
@@ -25,6 +25,8 @@ pub struct Outside {
 pub struct Reply {
     pub status: u16,
     pub body: Bytes,
+    /// As the server wrote it: seconds or a date.
+    pub retry_after: Option<String>,
     /// The connection was opened for this question: the server may be another one than before, or have forgotten us.
     pub is_new_connection: bool,
 }
@@ -59,7 +61,30 @@ impl Outside {
         let opened = self.connection.opened();
         let call = Call { method: Method::GET, path, headers, body: None };
         let answer = self.connection.call(&call, max_bytes).await?;
-        let is_new_connection = self.connection.opened() != opened;
-        Ok(Reply { status: answer.status, body: answer.body, is_new_connection })
+        Ok(reply(answer, self.connection.opened() != opened))
     }
+
+    /// A request that changes something, with a JSON body if there is one. It is sent once: whether it had its effect
+    /// where no answer came, only a look can tell.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub async fn change(
+        &mut self,
+        method: Method,
+        path: &str,
+        headers: &HeaderMap,
+        body: Option<Bytes>,
+        max_bytes: usize,
+    ) -> Result<Reply, CallError> {
+        let opened = self.connection.opened();
+        let call = Call { method, path, headers, body };
+        let answer = self.connection.call_once(&call, max_bytes).await?;
+        Ok(reply(answer, self.connection.opened() != opened))
+    }
+}
+
+fn reply(answer: Answer, is_new_connection: bool) -> Reply {
+    let retry_after = answer.header(RETRY_AFTER).map(str::to_owned);
+    Reply { status: answer.status, body: answer.body, retry_after, is_new_connection }
 }

@@ -4,6 +4,7 @@
 
 mod actions;
 mod captures;
+mod clouds;
 mod cost;
 mod floods;
 mod kernel;

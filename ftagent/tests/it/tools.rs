@@ -85,6 +85,29 @@ fn friends_are_left_out_and_what_is_left_of_nothing_is_refused() {
 }
 
 #[test]
+fn an_action_at_a_cloud_is_that_of_the_rule_but_for_friends_and_follows_the_lists() {
+    for head in [
+        r#""type":"cloudflare_block","zone":"0123456789abcdef0123456789abcdef""#,
+        r#""type":"digitalocean_block","firewall_id":"0f9619ff-8b86-4011-b42d-00cf4fc964ff""#,
+        r#""type":"vultr_block","group_id":"0f9619ff-8b86-4011-b42d-00cf4fc964ff""#,
+    ] {
+        let sources =
+            if head.contains("vultr") { r#""203.0.113.99/32""# } else { r#""192.0.2.9/32","203.0.113.99/32""# };
+        let mut k = attacked(&[rule(1, &format!("{{{head},\"sources\":[{sources}]}}"))]);
+        let [wanted] = &k.actions[..] else { panic!("{:?}", only(&k).timeline) };
+        let planned = wanted.cloud.as_ref().expect("an action");
+        assert_eq!(planned.sources(), Some(&[net("203.0.113.99/32")][..]), "a management source is left out");
+        assert_eq!((wanted.tool, wanted.steps.is_empty()), (planned.tool(), false));
+        let saved = serde_json::to_string(&k.engine.state()).expect("JSON");
+        let settings = settings(&[rule(1, &format!("{{{head},\"sources\":[{sources}]}}"))]);
+        let again = Engine::restore(settings, serde_json::from_str(&saved).expect("a state"), at(k.now_ns), true);
+        assert_eq!(again.desired_actions(), k.engine.desired_actions());
+        k.tell(Input::Operator(OperatorOrder::Allow { prefix: net("203.0.113.99/32"), label: String::new() }));
+        assert!(k.actions.is_empty(), "nobody is left of it");
+    }
+}
+
+#[test]
 fn what_the_lists_forbid_later_is_taken_back_at_once() {
     let sources = r#"{"type":"iptables_drop_source","sources":["198.51.100.9/32","203.0.113.99/32"]}"#;
     let mut k = attacked(&[rule(1, sources), rule(2, UDP)]);
@@ -169,7 +192,7 @@ fn an_approved_action_is_carried_out_acknowledged_and_ends_as_it_was_ordered() {
         (14, r#"{"type":"iptables_drop_source","sources":["192.0.2.9/32"]}"#, incident, 60),
         (
             15,
-            r#"{"type":"vultr_block","group_id":"0f9619ff-8b86-4011-b42d-00cf4fc964ff","sources":["192.0.3.1/32"]}"#,
+            r#"{"type":"vultr_block","group_id":"0f9619ff-8b86-4011-b42d-00cf4fc964ff","sources":["192.0.2.9/32"]}"#,
             incident,
             60,
         ),

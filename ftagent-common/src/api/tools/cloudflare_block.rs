@@ -2,14 +2,17 @@
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::names::CloudId;
 use super::{Ground, Parameters, is_v6, short};
 use crate::api::ParameterError;
 use crate::api::preview::{Preview, argv};
 
-const API: &str = "https://api.cloudflare.com/client/v4";
+/// Where Cloudflare's API is.
+pub const CLOUDFLARE_API: &str = "https://api.cloudflare.com/client/v4";
+/// What every object of ours at Cloudflare bears; the node's own mark stands where this says `<node>`.
+pub const CLOUDFLARE_MARK: &str = "ftagent <node>";
 
 /// Blocks the sources in a zone, by an access rule each, or in an account's list that a rule of its own blocks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,35 +66,59 @@ impl Parameters for CloudflareBlock {
     }
 
     fn show(&self, on: &Ground<'_>, shown: &mut Preview) {
-        let (url, wrapped) = match (&self.zone, &self.account, &self.list) {
-            (Some(zone), _, _) => (format!("{API}/zones/{zone}/firewall/access_rules/rules"), false),
-            (None, Some(account), Some(list)) => (format!("{API}/accounts/{account}/rules/lists/{list}/items"), true),
+        match (&self.zone, &self.account, &self.list) {
+            (Some(zone), _, _) => {
+                let url = format!("{CLOUDFLARE_API}{}", access_rules(zone));
+                for source in on.sources {
+                    let body = access_rule(source, CLOUDFLARE_MARK).to_string();
+                    let undo = argv(&["DELETE", &format!("{url}/<id of the rule>"), ""]);
+                    let object = format!("access rule of the zone: {}", short(source));
+                    shown.step(argv(&["POST", &url, &body]), undo, object);
+                }
+            }
+            (None, Some(account), Some(list)) => {
+                let url = format!("{CLOUDFLARE_API}{}", list_items(account, list));
+                let items: Vec<Value> = on.sources.iter().map(|source| list_item(source, CLOUDFLARE_MARK)).collect();
+                let ids: Vec<Value> = on.sources.iter().map(|_| json!({ "id": "<id of the item>" })).collect();
+                let values: Vec<String> = on.sources.iter().map(short).collect();
+                shown.step(
+                    argv(&["POST", &url, &Value::from(items).to_string()]),
+                    argv(&["DELETE", &url, &json!({ "items": ids }).to_string()]),
+                    format!("items of the list: {}", values.join(", ")),
+                );
+                shown.warnings.push("a list blocks nothing by itself: a rule of the account must use it".to_owned());
+            }
             _ => return,
-        };
-        for source in on.sources {
-            let value = short(source);
-            let body = if wrapped {
-                json!([{ "ip": value, "comment": "ftagent" }])
-            } else {
-                let target = match (source.prefix_len() < source.max_prefix_len(), is_v6(source)) {
-                    (true, _) => "ip_range",
-                    (false, false) => "ip",
-                    (false, true) => "ip6",
-                };
-                json!({ "mode": "block", "configuration": { "target": target, "value": value }, "notes": "ftagent" })
-            };
-            let (undo, object) = if wrapped {
-                let body = json!({ "items": [{ "id": "<id of the item>" }] }).to_string();
-                (argv(&["DELETE", &url, &body]), format!("item {value} of the list"))
-            } else {
-                (argv(&["DELETE", &format!("{url}/<id of the rule>"), ""]), format!("access rule of the zone: {value}"))
-            };
-            shown.step(argv(&["POST", &url, &body.to_string()]), undo, object);
         }
-        if wrapped {
-            shown.warnings.push("a list blocks nothing by itself: a rule of the account must use it".to_owned());
-        }
+        shown.warnings.push(
+            "what is there already and is not of this node is left alone: it is neither sent nor deleted".to_owned(),
+        );
     }
+}
+
+/// The path of a zone's access rules.
+pub fn access_rules(zone: &CloudId) -> String {
+    format!("/zones/{zone}/firewall/access_rules/rules")
+}
+
+/// The path of a list's items.
+pub fn list_items(account: &CloudId, list: &CloudId) -> String {
+    format!("/accounts/{account}/rules/lists/{list}/items")
+}
+
+/// The access rule that blocks `source`.
+pub fn access_rule(source: &IpNet, notes: &str) -> Value {
+    let target = match (source.prefix_len() < source.max_prefix_len(), is_v6(source)) {
+        (true, _) => "ip_range",
+        (false, false) => "ip",
+        (false, true) => "ip6",
+    };
+    json!({ "mode": "block", "configuration": { "target": target, "value": short(source) }, "notes": notes })
+}
+
+/// The item of a list that names `source`.
+pub fn list_item(source: &IpNet, comment: &str) -> Value {
+    json!({ "ip": short(source), "comment": comment })
 }
 
 /// What access rules take besides single addresses.

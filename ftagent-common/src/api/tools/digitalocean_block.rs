@@ -2,12 +2,15 @@
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::names::FirewallId;
 use super::remainder::without;
 use super::{Ground, Parameters};
 use crate::api::preview::{Preview, argv};
+
+/// Where DigitalOcean's API is.
+pub const DIGITALOCEAN_API: &str = "https://api.digitalocean.com/v2";
 
 /// Excludes the sources from the allow rules of a cloud firewall, which has no rules that deny.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,26 +45,39 @@ impl Parameters for DigitaloceanBlock {
     }
 
     fn show(&self, on: &Ground<'_>, shown: &mut Preview) {
-        let url = format!("https://api.digitalocean.com/v2/firewalls/{}", self.firewall_id);
+        let url = format!("{DIGITALOCEAN_API}{}", firewall_path(&self.firewall_id));
         let rest: Vec<_> =
             [false, true].iter().flat_map(|v6| without(on.sources, *v6)).map(|p| p.to_string()).collect();
         // Never without an action: a rule that has none allows.
         let rule = json!({
             "action": "allow", "protocol": "<of the rule>", "ports": "<of the rule>", "sources": { "addresses": rest },
         });
-        let body = json!({ "name": "<as it is>", "inbound_rules": [rule], "outbound_rules": "<as they are>" });
-        let saved =
-            json!({ "name": "<as it is>", "inbound_rules": "<saved before>", "outbound_rules": "<as they are>" });
+        // What is not sent is reset: the firewall would lose its droplets and tags.
+        let body = |rules: Value| {
+            let as_it_is = "<as it is>";
+            let body = json!({
+                "name": as_it_is, "inbound_rules": rules, "outbound_rules": as_it_is, "droplet_ids": as_it_is,
+                "tags": as_it_is,
+            });
+            body.to_string()
+        };
+        let restored = json!(["<each rule with what was taken out of it>"]);
         shown.step(argv(&["GET", &url, ""]), Vec::new(), "the rules are saved".to_owned());
         shown.step(
-            argv(&["PUT", &url, &body.to_string()]),
-            argv(&["PUT", &url, &saved.to_string()]),
-            "every inbound rule that allows all addresses allows all but the sources".to_owned(),
+            argv(&["PUT", &url, &body(json!([rule, "<other rules in the same way>"]))]),
+            argv(&["PUT", &url, &body(restored)]),
+            "every inbound rule that allows the sources allows all that it did but them".to_owned(),
         );
         shown.warnings.push(
-            "this firewall has no rules that deny: what it allows is narrowed, and what somebody else changes meanwhile \
-             is lost when the saved rules come back"
+            "rules that deny cannot be relied on at DigitalOcean: what the firewall allows is narrowed, by prefixes around \
+             the sources; what others change meanwhile is kept, but for a change between our reading and our writing, \
+             which their API cannot prevent"
                 .to_owned(),
         );
     }
+}
+
+/// The path of a firewall.
+pub fn firewall_path(firewall: &FirewallId) -> String {
+    format!("/firewalls/{firewall}")
 }

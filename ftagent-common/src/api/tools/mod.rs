@@ -35,8 +35,10 @@ use ipnet::IpNet;
 use super::action::ParameterError;
 use super::preview::Preview;
 
-pub use cloudflare_block::CloudflareBlock;
-pub use digitalocean_block::DigitaloceanBlock;
+pub use cloudflare_block::{
+    CLOUDFLARE_API, CLOUDFLARE_MARK, CloudflareBlock, access_rule, access_rules, list_item, list_items,
+};
+pub use digitalocean_block::{DIGITALOCEAN_API, DigitaloceanBlock, firewall_path};
 pub use fail2ban_ban::Fail2banBan;
 pub use firewalld_drop_source::FirewalldDropSource;
 pub use ipset_ban::IpsetBan;
@@ -50,12 +52,13 @@ pub use iptables_reject_protocol::IptablesRejectProtocol;
 pub use look::{Look, There, VALUE_BEFORE};
 pub use names::{CloudId, FirewallId, InterfaceName, JailName, NameError, SetName};
 pub use null_route_source::NullRouteSource;
+pub use remainder::minus;
 pub use step::ToolStep;
 pub use syn_cookies::SynCookies;
 pub use tc_police_interface::TcPoliceInterface;
 pub use ufw_deny_protocol::{UfwDenyProtocol, UfwProtocol};
 pub use ufw_deny_source::UfwDenySource;
-pub use vultr_block::VultrBlock;
+pub use vultr_block::{VULTR_API, VultrBlock, accept_rule, group_rules, piece_notes, piece_of};
 
 /// What an action acts on: its own sources or the incident's, and its own target or the incident's.
 pub(super) struct Ground<'a> {

@@ -1,4 +1,4 @@
-//! What is left of all addresses without some: how firewalls that only accept are made to block.
+//! What is left of addresses without some: how firewalls that only accept are made to block.
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
@@ -6,10 +6,14 @@ use super::is_v6;
 
 /// The fewest prefixes that cover every address of the family of `v6` but those of `sources`, in order.
 pub(super) fn without(sources: &[IpNet], v6: bool) -> Vec<IpNet> {
-    let sources: Vec<_> = sources.iter().filter(|s| is_v6(s) == v6).copied().collect();
-    let all = if v6 { IpNet::V6(Ipv6Net::default()) } else { IpNet::V4(Ipv4Net::default()) };
+    minus(if v6 { IpNet::V6(Ipv6Net::default()) } else { IpNet::V4(Ipv4Net::default()) }, sources)
+}
+
+/// The fewest prefixes that cover every address of `prefix` but those of `sources`, in order.
+pub fn minus(prefix: IpNet, sources: &[IpNet]) -> Vec<IpNet> {
+    let sources: Vec<_> = sources.iter().filter(|s| is_v6(s) == is_v6(&prefix)).copied().collect();
     let mut kept = Vec::new();
-    split(all, &sources, &mut kept);
+    split(prefix.trunc(), &sources, &mut kept);
     kept
 }
 

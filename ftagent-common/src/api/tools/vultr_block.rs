@@ -1,13 +1,16 @@
 //! `vultr_block`.
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::names::FirewallId;
 use super::remainder::without;
 use super::{Ground, Parameters, is_v6};
 use crate::api::preview::{Preview, argv};
+
+/// Where Vultr's API is.
+pub const VULTR_API: &str = "https://api.vultr.com/v2";
 
 /// Excludes the sources from what a firewall group accepts, which has no rules that deny.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,33 +45,54 @@ impl Parameters for VultrBlock {
     }
 
     fn show(&self, on: &Ground<'_>, shown: &mut Preview) {
-        let url = format!("https://api.vultr.com/v2/firewalls/{}/rules", self.group_id);
-        shown.step(argv(&["GET", &url, ""]), Vec::new(), "the rules are saved".to_owned());
+        let url = format!("{VULTR_API}{}", group_rules(&self.group_id));
         for v6 in [false, true] {
             if !on.sources.iter().any(|s| is_v6(s) == v6) {
                 continue;
             }
-            let (ip_type, all) = if v6 { ("v6", "::") } else { ("v4", "0.0.0.0") };
-            let body = |subnet: &str, size: u8| {
-                let rule = json!({
-                    "ip_type": ip_type, "protocol": "<of the rule>", "port": "<of the rule>", "subnet": subnet,
-                    "subnet_size": size, "notes": "ftagent",
-                });
-                rule.to_string()
-            };
+            let all: IpNet = if v6 { Ipv6Net::default().into() } else { Ipv4Net::default().into() };
+            let body =
+                |prefix: &IpNet, notes: &str| accept_rule("<of the rule>", "<of the rule>", prefix, notes).to_string();
             for rest in without(on.sources, v6) {
-                let (subnet, size) = (rest.addr().to_string(), rest.prefix_len());
                 let undo = argv(&["DELETE", &format!("{url}/<id of the rule>"), ""]);
-                shown.step(argv(&["POST", &url, &body(&subnet, size)]), undo, format!("accept rule of {rest}"));
+                let piece = body(&rest, &piece_notes(&all.to_string(), "<notes of the rule>"));
+                shown.step(argv(&["POST", &url, &piece]), undo, format!("accept rule of {rest}"));
             }
             let delete = argv(&["DELETE", &format!("{url}/<id of the rule that accepts all>"), ""]);
-            let object = format!("the rule that accepts {all}/0 is gone");
-            shown.step(delete, argv(&["POST", &url, &body(all, 0)]), object);
+            let object = format!("the rule that accepts {all} is gone");
+            shown.step(delete, argv(&["POST", &url, &body(&all, "<notes of the rule>")]), object);
         }
         shown.warnings.push(
             "only rules that accept are documented: what the group accepts is narrowed, once for each rule that accepts \
-             all addresses, and a group has 50 rules unless Vultr raises that"
+             the source, shown here for one that accepts all addresses; a group has 50 rules unless Vultr raises that"
                 .to_owned(),
         );
     }
+}
+
+/// The path of a group's rules.
+pub fn group_rules(group: &FirewallId) -> String {
+    format!("/firewalls/{group}/rules")
+}
+
+/// A rule that accepts `prefix`; some protocols have no `port`.
+pub fn accept_rule(protocol: &str, port: &str, prefix: &IpNet, notes: &str) -> Value {
+    let mut rule = json!({
+        "ip_type": if is_v6(prefix) { "v6" } else { "v4" }, "protocol": protocol, "subnet": prefix.network().to_string(),
+        "subnet_size": prefix.prefix_len(), "notes": notes,
+    });
+    if !port.is_empty() {
+        rule["port"] = port.into();
+    }
+    rule
+}
+
+/// What a rule says that is a piece of another one, so that whoever puts the pieces together again knows that one.
+pub fn piece_notes(whole: &str, notes: &str) -> String {
+    format!("ftagent of {whole}: {notes}")
+}
+
+/// The rule that a piece is of, and its notes.
+pub fn piece_of(notes: &str) -> Option<(&str, &str)> {
+    notes.strip_prefix("ftagent of ")?.split_once(": ").filter(|(whole, _)| whole.parse::<IpNet>().is_ok())
 }

@@ -11,9 +11,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use ftagent::actions::Actions;
+use ftagent::actions::cloud::Clouds;
 use ftagent::actions::runner::{Runner as _, System};
 use ftagent::clock;
-use ftagent::engine::{Acted, ActionSet, Ending, Outcome, Settings, Wanted};
+use ftagent::engine::{Acted, ActionSet, Ending, Outcome, Settings};
 use ftagent_common::api::Action;
 use ftagent_lab::floods::Dice;
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -120,7 +121,7 @@ impl Bench {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let (actions, results) = Actions::open(dir.path(), "this boot").unwrap();
+        let (actions, results) = Actions::open(dir.path(), "this boot", "node", Clouds::default()).unwrap();
         Self { runtime, actions: Some(actions), results, stranger: Stranger::new(), _dir: dir }
     }
 
@@ -162,9 +163,10 @@ impl Bench {
         }
         // Ticks between the opening and the asking are the engine's time too.
         let waited_ns = k.now_ns - opened_sim_ns.expect("an incident");
-        let Wanted { task, tool, steps } = k.actions[0].clone();
-        let commands = steps.len();
-        let set = ActionSet { wanted: vec![Wanted { task, tool, steps }], ending: Vec::new() };
+        let wanted = k.actions[0].clone();
+        let (task, tool) = (wanted.task, wanted.tool);
+        let commands = wanted.steps.len();
+        let set = ActionSet { wanted: vec![wanted], ending: Vec::new() };
         let done = self.act(&set, task, &Outcome::Applied);
         let effect_ns = match is_seen {
             true => self.stranger.silence_ns().unwrap_or_else(|| panic!("{json} has no effect on packets")),

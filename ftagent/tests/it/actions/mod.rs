@@ -4,7 +4,7 @@ mod bench;
 mod firewalls;
 mod friends;
 mod model;
-mod random;
+pub(crate) mod random;
 mod real;
 mod sessions;
 
@@ -51,7 +51,7 @@ fn steps(json: &str) -> Vec<ToolStep> {
 }
 
 fn wanted(number: usize, steps: Vec<ToolStep>) -> Wanted {
-    Wanted { task: Uuid::from_u128(number as u128), tool: "any", steps }
+    Wanted { task: Uuid::from_u128(number as u128), tool: "any", steps, cloud: None }
 }
 
 fn open<R: Runner>(runner: R, dir: &Path, now_ns: u64) -> Keeper<R> {

@@ -97,7 +97,7 @@ fn in_memory() -> tempfile::TempDir {
     tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
 }
 
-pub(super) fn count(default: u32) -> u32 {
+pub(crate) fn count(default: u32) -> u32 {
     std::env::var("FTAGENT_ACTION_SEQUENCES").ok().map_or(default, |n| n.parse().expect("a number"))
 }
 
