@@ -49,7 +49,7 @@ fn lives(stage: &Stage, tools: &Tools, ear: &Ear, name: &str) -> Result<u64, Str
         };
         stage.edge.run(work).map_err(text)
     };
-    let do_ = || keep(vec![Wanted { task, tool: "tc", steps: steps() }], None);
+    let do_ = || keep(vec![Wanted { task, tool: "tc", steps: steps(), cloud: None }], None);
     let undo = || keep(Vec::new(), Some(task));
     let before = dump(stage, tools)?;
     let free = passed(stage, ear, BAD_V4)?;

@@ -100,7 +100,9 @@ fn measure(
     if frugal && !has(least) {
         return Ok(Err(format!("{least} open files are needed, this user may have {hard}")));
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    // As in the server: where a change wakes a thousand streams, none must wait until nobody else has work.
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    let runtime = builder.worker_threads(2).global_queue_interval(2).enable_all().build()?;
     let measured = runtime.block_on(scene::play(database, size, frugal, lengths, progress));
     runtime.shutdown_timeout(std::time::Duration::from_secs(5));
     measured.map(Ok).with_context(|| format!("{} nodes on {}", size.nodes(), database.name()))

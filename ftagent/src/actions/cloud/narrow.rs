@@ -85,7 +85,7 @@ pub(super) fn give_back(
     is_marked: bool,
 ) -> Option<&'static str> {
     let give = subtract(&taken.nets, keep);
-    let Some(origin) = net(&taken.origin).filter(|_| !give.is_empty()) else { return None };
+    let origin = net(&taken.origin).filter(|_| !give.is_empty())?;
     let left = subtract(&taken.nets, &give);
     let own_piece = |item: &Item| item.piece_of.is_some() && item.net().is_some_and(|n| n != origin);
     let covers = |item: &Item| item.net().is_some_and(|net| net.contains(&origin));
