@@ -1,7 +1,7 @@
 //! Actions at providers' APIs: Cloudflare, DigitalOcean, Vultr.
 //!
 //! Like the tools of the machine each has a lane, a journal and a look from time to time. Unlike them it is slow, is
-//! shared with other nodes and with people, and may do what it was asked without ever answering. So a [`Provider`] does
+//! shared with other nodes and with people, and may do what it was asked without ever answering. So a `Provider` does
 //! not run steps: it *settles* a [`Place`]. It reads what is there, works out what is missing and what is too much, and
 //! sends that. Doing, undoing, repairing and starting after a crash are all the same.
 //!

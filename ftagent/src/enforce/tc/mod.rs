@@ -1,6 +1,6 @@
 //! Rules as filters of traffic control at the ingress of interfaces, over netlink: where nf_tables cannot carry them.
 //!
-//! What is ours is known by the cookie of its action; nothing else is changed. Each [`Tc::reconcile`] looks at what is
+//! What is ours is known by the cookie of its action; nothing else is changed. Each `Tc::reconcile` looks at what is
 //! there and makes the difference: doing it twice changes nothing, and what somebody deleted comes back. The kernel
 //! knows no end of a filter: the agent ends it, takes all of them away when it stops, and when it starts those that a
 //! dead one left.
