@@ -118,7 +118,10 @@ fn measure(arguments: &Arguments) -> anyhow::Result<()> {
             Group::Swap => bench::swap::run(&options, &mut progress),
             Group::Latency => bench::latency::run(&options, &mut progress),
             Group::Agent => bench::agent::run(&options, &mut progress),
-            Group::Controlplane => bench::controlplane::run(&options, &mut progress),
+            Group::Controlplane => {
+                let wanted = |id: &str| only.is_none_or(|only| is_asked_for(id, only));
+                bench::controlplane::run(&options, wanted, &mut progress)
+            }
             Group::Scale => bench::controlplane::scale(&options, &mut progress).map(|text| {
                 print!("{text}");
                 Vec::new()

@@ -22,12 +22,15 @@ use super::limits::{Bucket, GENERAL, RateSlot};
 use crate::domain::{Actor, Problem};
 use crate::store::{Answered, Claim, Intent, Key, with_intent};
 
+const EVERY_FEW_SECONDS: [&str; 2] = ["/api/v1/agent/heartbeat", "/api/v1/agent/metrics"];
+
 /// Runs the rest in a task of its own: a caller who goes away does not stop a change between its commit and its
-/// announcement, and a panic becomes an answer. What only reads is stopped where it is.
+/// announcement, and a panic becomes an answer. What only reads is stopped where it is, and so is what a node says every
+/// few seconds: nothing follows its commit, which many of them share.
 pub(super) async fn survive_panics(request: Request, next: Next) -> Response {
-    let reads = request.method().is_safe();
+    let stops = request.method().is_safe() || EVERY_FEW_SECONDS.contains(&request.uri().path());
     let work = next.run(request);
-    let done = if reads {
+    let done = if stops {
         AssertUnwindSafe(work).catch_unwind().await.map_err(|_| true)
     } else {
         tokio::spawn(work).await.map_err(|fault| fault.is_panic())
@@ -59,11 +62,15 @@ pub(super) async fn finish(State(context): State<Context>, mut request: Request,
         }
         rate
     });
+    answer.headers_mut().reserve(HEADERS);
     rate.write_to(answer.headers_mut());
     secure(&mut answer);
     context.telemetry.answered(&method, route.as_deref().unwrap_or("none"), answer.status());
     answer
 }
+
+/// What every answer gets, and room for what it has and what the connection adds.
+const HEADERS: usize = 16;
 
 fn secure(answer: &mut Response) {
     let headers = answer.headers_mut();

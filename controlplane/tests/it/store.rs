@@ -8,7 +8,7 @@ use controlplane::domain::{
 };
 use controlplane::store::sql::SqlStore;
 use controlplane::store::{Answered, Assembled, CLAIM_SECS, Claim, Idempotency, Key, Store, StoreError, UnderWay};
-use ftagent_common::api::{MetricsSample, Order};
+use ftagent_common::api::{IncidentReport, MetricsSample, Order};
 use ftagent_common::vocab::NodeStatus;
 use uuid::Uuid;
 
@@ -18,6 +18,7 @@ use crate::support::{UUID, report};
 contract! {
     a_refused_write_leaves_neither_row_nor_record,
     another_workspace_sees_nothing,
+    reports_that_come_together_are_each_answered_for_themselves,
     the_status_filter_agrees_with_the_status_shown,
     old_seconds_become_minutes_and_old_minutes_go,
     commands_that_nobody_took_expire_but_can_still_be_acknowledged,
@@ -65,6 +66,40 @@ async fn another_workspace_sees_nothing(fixture: Fixture) {
     assert_eq!(store.nodes(stranger, &NodeFilter::default(), PAGE, fixture.now).await.unwrap().total, 0);
     let order = Order::Unblock { source: "192.0.2.1/32".parse().unwrap() };
     assert!(store.order(stranger, fixture.node, &order, fixture.fact()).await.is_err_and(missing));
+}
+
+async fn reports_that_come_together_are_each_answered_for_themselves(fixture: Fixture) {
+    let other = fixture.deploy("edge-2").await.unwrap();
+    let audited = fixture.audited().await;
+    let own = |n: u32| format!("00000000-0000-4000-8000-{n:012}");
+    let parsed = |body| serde_json::from_value::<IncidentReport>(body).unwrap();
+    fixture.store.record(fixture.node, parsed(report(&own(0), 1, "active")), fixture.now).await.unwrap();
+    // Sixty new ones, another node's report of the first, and one of a node that there is not.
+    let mut reports = vec![(other, own(0)), (Uuid::from_u128(7), own(99))];
+    reports.extend((1..=60).map(|n| (if n % 2 == 0 { fixture.node } else { other }, own(n))));
+    let fixture = Arc::new(fixture);
+    let tasks = reports.into_iter().map(|(node, uuid)| {
+        let mut body = report(&uuid, 1, "active");
+        body["target"] = format!("203.0.113.{}/32", &uuid[uuid.len() - 2..].parse::<u8>().unwrap()).into();
+        let (fixture, report) = (fixture.clone(), parsed(body));
+        tokio::spawn(async move { (node, fixture.store.record(node, report, fixture.now).await) })
+    });
+    let (mut opened, mut refused) = (Vec::new(), Vec::new());
+    for task in tasks.collect::<Vec<_>>() {
+        match task.await.unwrap() {
+            (node, Ok(recorded)) => {
+                assert!(recorded.opened && recorded.incident.node == node);
+                opened.push(recorded.incident.id);
+            }
+            (_, Err(StoreError::Problem(problem))) => refused.push(problem),
+            (_, Err(fault)) => panic!("{fault}"),
+        }
+    }
+    opened.sort_unstable();
+    opened.dedup();
+    assert_eq!(opened.len(), 60);
+    assert!(matches!(&refused[..], [Problem::AlreadyExists(_), Problem::NotFound("node")]), "{refused:?}");
+    assert_eq!(fixture.audited().await, audited + 61);
 }
 
 async fn the_status_filter_agrees_with_the_status_shown(fixture: Fixture) {

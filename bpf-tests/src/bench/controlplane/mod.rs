@@ -41,11 +41,15 @@ const fn files(size: Size, frugal: bool) -> u64 {
     size.nodes() as u64 * each + size.streaming as u64 + 3_000
 }
 
-/// The goals, on each database that there is.
-pub fn run(options: &Options, progress: &mut dyn FnMut(&str)) -> anyhow::Result<Vec<Goal>> {
+/// The goals, on each database that there is and that `wanted` has a goal of.
+pub fn run(
+    options: &Options,
+    wanted: impl Fn(&str) -> bool,
+    progress: &mut dyn FnMut(&str),
+) -> anyhow::Result<Vec<Goal>> {
     let nodes = options.nodes.unwrap_or(NODES);
     let mut goals = Vec::new();
-    for database in Database::ALL {
+    for database in Database::ALL.into_iter().filter(|database| scene::goals_of(*database).any(&wanted)) {
         let figures = match measure(database, Size::of(nodes), Size::of(nodes), Lengths::of(options), progress)? {
             Ok(measured) => measured.goals(),
             Err(why) => scene::missing(database, &why),

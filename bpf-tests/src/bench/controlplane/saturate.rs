@@ -40,7 +40,7 @@ pub(super) async fn run(world: &Arc<World>, nodes: &[Identity], time: Duration) 
     for caller in 0..CALLERS {
         let own: Vec<Identity> = nodes.iter().skip(caller).step_by(CALLERS).cloned().collect();
         if !own.is_empty() {
-            callers.spawn(call(world.clone(), own, taken.clone()));
+            callers.spawn(call(world.clone(), caller as u64, own, taken.clone()));
         }
     }
     let before = [&tally.reports, &tally.samples].map(|count| count.load(Ordering::Relaxed));
@@ -58,7 +58,7 @@ pub(super) async fn run(world: &Arc<World>, nodes: &[Identity], time: Duration) 
     }
 }
 
-async fn call(world: Arc<World>, nodes: Vec<Identity>, taken: Arc<[AtomicU64; 2]>) {
+async fn call(world: Arc<World>, caller: u64, nodes: Vec<Identity>, taken: Arc<[AtomicU64; 2]>) {
     let wire = Mutex::new(Wire::default());
     let started = wall();
     let attacks: Vec<Uuid> = nodes.iter().map(|_| Uuid::new_v4()).collect();
@@ -66,8 +66,8 @@ async fn call(world: Arc<World>, nodes: Vec<Identity>, taken: Arc<[AtomicU64; 2]
         let index = usize::try_from(n % nodes.len() as u64).expect("an index");
         let node = &nodes[index];
         let round = n / nodes.len() as u64;
-        // By node and round, so that every node sends some of each.
-        let kind = (n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) % 100;
+        // By caller, node and round, so that every node sends some of each and not all of them the same at once.
+        let kind = ((caller << 32 | n).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) % 100;
         let (path, body, incident) = if kind < INCIDENTS {
             let revision = u32::try_from(n + 1).unwrap_or(u32::MAX);
             let report = messages::incident(attacks[index], revision, started);

@@ -197,6 +197,11 @@ const FIGURES: [Figure; 10] = [
     (["C10s", "C10p"], "answers of the steady fleet that are bad or missing", "", "<= 0"),
 ];
 
+/// The ids of what is measured on a database.
+pub(super) fn goals_of(database: Database) -> impl Iterator<Item = &'static str> {
+    FIGURES.iter().map(move |(ids, ..)| ids[usize::from(database == Database::Postgres)])
+}
+
 fn what(database: Database, what: &str) -> String {
     format!("{}: {what}", database.name())
 }

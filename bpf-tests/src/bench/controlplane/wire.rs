@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use nix::sys::socket::{setsockopt, sockopt};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
@@ -34,6 +35,8 @@ impl Place {
         let number = self.made.fetch_add(1, Ordering::Relaxed) / PER_ADDRESS;
         let [.., low] = number.to_be_bytes();
         let socket = TcpSocket::new_v4()?;
+        // Or the kernel looks for a port that nobody has towards anybody, one after the other: seconds of it, with many.
+        setsockopt(&socket, sockopt::IpBindAddressNoPort, &true)?;
         socket.bind((IpAddr::V4(Ipv4Addr::new(127, 0, 1, 1 + low % 64)), 0).into())?;
         let stream = timeout(PATIENCE, socket.connect(self.server)).await.map_err(|_| io::ErrorKind::TimedOut)??;
         stream.set_nodelay(true)?;

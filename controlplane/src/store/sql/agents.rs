@@ -101,6 +101,8 @@ impl SqlStore {
         let mut tx = self.write().await?;
         tx.take_time().await?;
         tx.alone(Alone::Pruning).await?;
+        // A table that grew faster than its statistics looks small, and all of it would be read for each few nodes.
+        tx.by_index().await?;
         let columns = MEANS.join(", ");
         let mean = |c| self.dialect().whole(&format!("avg(CAST({c} AS DOUBLE PRECISION))"));
         let means = MEANS.map(mean).join(", ");

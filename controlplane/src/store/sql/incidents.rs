@@ -1,5 +1,8 @@
 //! Incidents.
 
+use std::collections::{BTreeSet, HashMap};
+use std::time::Duration;
+
 use async_trait::async_trait;
 use ftagent_common::api::{ExecutionOutcome, IncidentReport, NodeCommand, Order, RuleExecution};
 use ftagent_common::vocab::IncidentStatus;
@@ -9,14 +12,16 @@ use super::agents::{MAX_OUTPUT, not_yours};
 use super::audits::append;
 use super::nodes::leave_order;
 use super::outbox::leave_messages;
+use super::rows::Rows;
 use super::runbooks::start_matching;
 use super::staged::stage;
-use super::{Query, Row, SqlStore, Tx, amount, at, json, maybe_at, or_missing, own_node, rules, sql, to_json, uuid};
+use super::transaction::Pools;
+use super::{Query, Row, SqlStore, Tx, again, amount, at, json, maybe_at, or_missing, rules, sql, to_json, uuid};
 use crate::domain::{
     Actor, Closing, Execution, Fact, IncidentFilter, Listed, Note, OperatorChange, Page, Problem, Standing,
     StoredIncident, Timestamp, WorkspaceId,
 };
-use crate::store::{Incidents, Recorded, Result, StoreError};
+use crate::store::{Incidents, Recorded, Result, StoreError, intent};
 
 const SELECT: &str =
     "SELECT i.*, n.uuid AS node_uuid, n.name AS node_name FROM incidents i JOIN nodes n ON n.id = i.node_id";
@@ -137,91 +142,156 @@ fn filtered(query: &mut Query, ws: WorkspaceId, filter: &IncidentFilter) {
     }
 }
 
+/// What a node says of an incident.
+#[derive(Clone)]
+pub(super) struct Told {
+    node: Uuid,
+    report: IncidentReport,
+    now: Timestamp,
+}
+
+/// Reports of one transaction: whoever else writes waits for no more.
+pub(super) const MOST: usize = 16;
+/// An attack on many nodes at once is told by all of them in the same seconds.
+pub(super) const PACE: Duration = Duration::from_millis(5);
+
+/// Where a node's incidents are.
+struct Home {
+    id: i64,
+    workspace: WorkspaceId,
+    name: String,
+}
+
+static HOMES: Rows = Rows::new("SELECT id, uuid, workspace_id, name FROM nodes WHERE uuid IN (VALUES", 1, ")");
+
+async fn homes(conn: &mut Tx, nodes: &BTreeSet<Uuid>) -> Result<HashMap<Uuid, Home>> {
+    let wanted: Vec<Uuid> = nodes.iter().copied().collect();
+    let mut homes = HashMap::with_capacity(wanted.len());
+    for (text, some) in HOMES.exactly(conn.is_postgres(), &wanted) {
+        let query = some.iter().fold(sql(text), |query, node| query.bind(node.to_string()));
+        for row in query.all(&mut *conn).await? {
+            let workspace = WorkspaceId(row.try_get("workspace_id")?);
+            let home = Home { id: row.try_get("id")?, workspace, name: row.try_get("name")? };
+            homes.insert(uuid(&row, "uuid")?, home);
+        }
+    }
+    Ok(homes)
+}
+
+/// Keeps the reports, in order, in one transaction; answers each.
+pub(super) async fn record_all(pools: Pools, told: Vec<Told>) -> Result<Vec<Result<Recorded>>> {
+    again(|| record_once(&pools, &told)).await
+}
+
+async fn record_once(pools: &Pools, told: &[Told]) -> Result<Vec<Result<Recorded>>> {
+    let mut tx = pools.write().await?;
+    let nodes: BTreeSet<Uuid> = told.iter().map(|told| told.node).collect();
+    // Two processes own workspaces in one order, and so wait for each other instead of locking each other out.
+    let workspaces: BTreeSet<i64> = homes(&mut tx, &nodes).await?.values().map(|home| home.workspace.0).collect();
+    for ws in workspaces {
+        tx.own(WorkspaceId(ws)).await?;
+    }
+    let homes = homes(&mut tx, &nodes).await?;
+    let mut answers = Vec::with_capacity(told.len());
+    for told in told {
+        answers.push(match homes.get(&told.node) {
+            Some(home) => record(&mut tx, home, told.clone()).await?.map_err(Into::into),
+            None => Err(Problem::NotFound("node").into()),
+        });
+    }
+    tx.commit().await?;
+    Ok(answers)
+}
+
+/// Keeps one report; a problem where it is refused before anything is written.
+async fn record(tx: &mut Tx, home: &Home, told: Told) -> Result<std::result::Result<Recorded, Problem>> {
+    let Told { node, mut report, now } = told;
+    let ws = home.workspace;
+    let actor = Actor::Node { uuid: node, workspace: ws };
+    let executions = std::mem::take(&mut report.executions);
+    let started_at = Timestamp::from(report.started_at);
+    let query = sqlx::AssertSqlSafe(format!(
+        "{SELECT} WHERE i.uuid = $1 OR (i.node_id = $2 AND i.started_at = $3 AND i.target = $4)
+         ORDER BY i.uuid = $1 DESC LIMIT 1"
+    ));
+    let known = sql(query)
+        .bind(report.uuid.to_string())
+        .bind(home.id)
+        .bind(started_at.micros())
+        .bind(report.target.to_string())
+        .optional(&mut *tx)
+        .await?;
+    let mut recorded = if let Some(row) = known {
+        let mut kept = incident(&row)?;
+        if row.try_get::<i64>("workspace_id")? != ws.0 {
+            // Not even that it is there is a stranger's to know by another word.
+            return Ok(Err(Problem::NotFound("incident")));
+        }
+        if kept.node != node {
+            return Ok(Err(not_yours()));
+        }
+        let before = Standing::of(&kept);
+        let applied = kept.take(report);
+        if applied {
+            save(tx, &kept).await?;
+            leave_messages(tx, ws, Some(before), &kept, now).await?;
+            start_matching(tx, ws, Some(before), &kept, now).await?;
+        }
+        let active = |status| status == IncidentStatus::Active;
+        let action = match (active(before.status), active(kept.status())) {
+            (true, false) => Some("incident.resolve"),
+            (false, true) => Some("incident.reopen"),
+            _ => None,
+        };
+        if let Some(action) = action {
+            append(tx, ws, Fact::new(now, &actor, action, format!("incident/{}", kept.id))).await?;
+        }
+        Recorded { incident: kept, opened: false, applied, staged: 0, ordered: false }
+    } else {
+        let id: i64 =
+            sql("INSERT INTO incidents (workspace_id, uuid, node_id, target, started_at, status, severity, family,
+                                    report, received_at)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) RETURNING id")
+            .bind(ws.0)
+            .bind(report.uuid.to_string())
+            .bind(home.id)
+            .bind(report.target.to_string())
+            .bind(started_at.micros())
+            .bind(report.status.as_str())
+            .bind(report.severity.as_str())
+            .bind(report.family.as_str())
+            .bind(to_json(&report)?)
+            .bind(now.micros())
+            .scalar(&mut *tx)
+            .await?;
+        let fact = Fact::new(now, &actor, "incident.open", format!("incident/{id}")).with(serde_json::json!({
+            "uuid": report.uuid, "target": report.target, "family": report.family, "severity": report.severity,
+        }));
+        append(tx, ws, fact).await?;
+        let node_name = home.name.clone();
+        let incident = StoredIncident { id, node, node_name, report, closing: None, severity: None };
+        leave_messages(tx, ws, None, &incident, now).await?;
+        start_matching(tx, ws, None, &incident, now).await?;
+        Recorded { incident, opened: true, applied: true, staged: 0, ordered: false }
+    };
+    if recorded.applied {
+        let effect = stage(tx, ws, &recorded.incident, &actor, now).await?;
+        (recorded.staged, recorded.ordered) = (effect.changed, effect.ordered);
+    }
+    record_executions(tx, ws, recorded.incident.id, &actor, node, executions, now).await?;
+    Ok(Ok(recorded))
+}
+
 #[async_trait]
 impl Incidents for SqlStore {
-    async fn record(&self, node: Uuid, mut report: IncidentReport, now: Timestamp) -> Result<Recorded> {
-        let mut tx = self.write().await?;
-        own_node(&mut tx, node, "node").await?;
-        let row = sql("SELECT id, workspace_id, name FROM nodes WHERE uuid = $1")
-            .bind(node.to_string())
-            .optional(&mut tx)
-            .await?;
-        let row = or_missing(row, "node")?;
-        let (node_number, ws): (i64, _) = (row.try_get("id")?, WorkspaceId(row.try_get("workspace_id")?));
-        let actor = Actor::Node { uuid: node, workspace: ws };
-        let executions = std::mem::take(&mut report.executions);
-        let started_at = Timestamp::from(report.started_at);
-        let query = sqlx::AssertSqlSafe(format!(
-            "{SELECT} WHERE i.uuid = $1 OR (i.node_id = $2 AND i.started_at = $3 AND i.target = $4)
-             ORDER BY i.uuid = $1 DESC LIMIT 1"
-        ));
-        let known = sql(query)
-            .bind(report.uuid.to_string())
-            .bind(node_number)
-            .bind(started_at.micros())
-            .bind(report.target.to_string())
-            .optional(&mut tx)
-            .await?;
-        let mut recorded = if let Some(row) = known {
-            let mut kept = incident(&row)?;
-            if row.try_get::<i64>("workspace_id")? != ws.0 {
-                // Not even that it is there is a stranger's to know by another word.
-                return Err(Problem::NotFound("incident").into());
-            }
-            if kept.node != node {
-                return Err(not_yours().into());
-            }
-            let before = Standing::of(&kept);
-            let applied = kept.take(report);
-            if applied {
-                save(&mut tx, &kept).await?;
-                leave_messages(&mut tx, ws, Some(before), &kept, now).await?;
-                start_matching(&mut tx, ws, Some(before), &kept, now).await?;
-            }
-            let active = |status| status == IncidentStatus::Active;
-            let action = match (active(before.status), active(kept.status())) {
-                (true, false) => Some("incident.resolve"),
-                (false, true) => Some("incident.reopen"),
-                _ => None,
-            };
-            if let Some(action) = action {
-                append(&mut tx, ws, Fact::new(now, &actor, action, format!("incident/{}", kept.id))).await?;
-            }
-            Recorded { incident: kept, opened: false, applied, staged: 0, ordered: false }
-        } else {
-            let id: i64 =
-                sql("INSERT INTO incidents (workspace_id, uuid, node_id, target, started_at, status, severity, family,
-                                        report, received_at)
-                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) RETURNING id")
-                .bind(ws.0)
-                .bind(report.uuid.to_string())
-                .bind(node_number)
-                .bind(report.target.to_string())
-                .bind(started_at.micros())
-                .bind(report.status.as_str())
-                .bind(report.severity.as_str())
-                .bind(report.family.as_str())
-                .bind(to_json(&report)?)
-                .bind(now.micros())
-                .scalar(&mut tx)
-                .await?;
-            let fact = Fact::new(now, &actor, "incident.open", format!("incident/{id}")).with(serde_json::json!({
-                "uuid": report.uuid, "target": report.target, "family": report.family, "severity": report.severity,
-            }));
-            append(&mut tx, ws, fact).await?;
-            let node_name = row.try_get("name")?;
-            let incident = StoredIncident { id, node, node_name, report, closing: None, severity: None };
-            leave_messages(&mut tx, ws, None, &incident, now).await?;
-            start_matching(&mut tx, ws, None, &incident, now).await?;
-            Recorded { incident, opened: true, applied: true, staged: 0, ordered: false }
-        };
-        if recorded.applied {
-            let effect = stage(&mut tx, ws, &recorded.incident, &actor, now).await?;
-            (recorded.staged, recorded.ordered) = (effect.changed, effect.ordered);
+    async fn record(&self, node: Uuid, report: IncidentReport, now: Timestamp) -> Result<Recorded> {
+        let told = Told { node, report, now };
+        // A key is marked in the transaction of its own request.
+        if intent::current().is_some() {
+            let mut answers = record_all(self.pools.clone(), vec![told]).await?;
+            return answers.pop().unwrap_or_else(|| Err(Problem::NotFound("node").into()));
         }
-        record_executions(&mut tx, ws, recorded.incident.id, &actor, node, executions, now).await?;
-        tx.commit().await?;
-        Ok(recorded)
+        self.incidents.call(told).await
     }
 
     async fn incidents(&self, ws: WorkspaceId, filter: &IncidentFilter, page: Page) -> Result<Listed<StoredIncident>> {

@@ -1,6 +1,6 @@
 //! What nodes say every few seconds, kept many at a time: one transaction for all heartbeats and samples that wait.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::look::{Place, places};
 use super::rows::Rows;
-use super::transaction::Pools;
+use super::transaction::{Pools, Tx};
 use super::{Query, again, count, sql};
 use crate::domain::{Problem, Timestamp};
 use crate::store::Result;
@@ -85,7 +85,10 @@ pub(super) async fn keep(pools: Pools, reports: Vec<Report>) -> Result<Vec<Resul
 async fn keep_once(pools: &Pools, reports: &[Report]) -> Result<Vec<Result<u64>>> {
     let mut tx = pools.write_lazily().await?;
     let nodes: BTreeSet<Uuid> = reports.iter().map(Report::node).collect();
-    let known = places(&mut tx, &nodes.into_iter().collect::<Vec<_>>()).await?;
+    let mut known = places(&mut tx, &nodes.into_iter().collect::<Vec<_>>()).await?;
+    if tx.is_postgres() {
+        hold(&mut tx, &mut known).await?;
+    }
     let (heartbeats, samples) = sorted(reports, &known);
     for (text, some) in HEARTBEATS.exactly(tx.is_postgres(), &heartbeats) {
         let insert = some.iter().fold(sql(text), |insert, (id, (at, ratio, text))| {
@@ -106,6 +109,17 @@ async fn keep_once(pools: &Pools, reports: &[Report]) -> Result<Vec<Result<u64>>
     tx.commit().await?;
     let version = |report: &Report| known.get(&report.node()).map(|place| place.version);
     Ok(reports.iter().map(|report| version(report).ok_or_else(|| Problem::NotFound("node").into())).collect())
+}
+
+/// Keeps the nodes from being removed until the transaction ends, and forgets those that have been: no constraint of the
+/// table of samples does so.
+async fn hold(tx: &mut Tx, known: &mut HashMap<Uuid, Place>) -> Result<()> {
+    let mut ids: Vec<i64> = known.values().map(|place| place.id).collect();
+    ids.sort_unstable();
+    let held = sql("SELECT id FROM nodes WHERE id = ANY($1) ORDER BY id FOR KEY SHARE").bind(ids).all(tx).await?;
+    let held = held.iter().map(|row| row.try_get("id")).collect::<std::result::Result<HashSet<i64>, _>>()?;
+    known.retain(|_, place| held.contains(&place.id));
+    Ok(())
 }
 
 /// A row of the samples, in the order of its columns.

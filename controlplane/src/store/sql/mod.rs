@@ -51,7 +51,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use uuid::Uuid;
 
-use super::{Changed, Lease, Leased, Look, Looked, NodeAccess, Result, Store, StoreError};
+use super::{Changed, Lease, Leased, Look, Looked, NodeAccess, Recorded, Result, Store, StoreError};
 use crate::domain::{Problem, WorkspaceId};
 pub use backup::{BackupError, restore};
 use columns::{amount, at, count, hash, json, maybe_at, number, to_json, unexpected, uuid, word};
@@ -93,6 +93,7 @@ pub struct SqlStore {
     leases: Gather<Lease, Leased>,
     /// Who they are.
     entries: Gather<entry::Entry, Option<NodeAccess>>,
+    incidents: Gather<incidents::Told, Recorded>,
 }
 
 impl SqlStore {
@@ -117,13 +118,15 @@ impl SqlStore {
             Database::Sqlite(path) => sqlite::open(path, opening).await?,
             Database::Postgres(settings) => postgres::open(settings, opening).await?,
         };
-        let (reports, looks, leases, entries) = (pools.clone(), pools.clone(), pools.clone(), pools.clone());
+        let [reports, looks, leases, entries, incidents] = std::array::from_fn(|_| pools.clone());
         let reports = Gather::start(ingest::MOST, ingest::PACE, move |calls| ingest::keep(reports.clone(), calls));
         let read = Arc::<look::Read>::default();
         let looks = Gather::start(look::MOST, look::PACE, move |calls| look::look(looks.clone(), read.clone(), calls));
         let leases = Gather::start(rates::MOST, rates::PACE, move |calls| rates::lease(leases.clone(), calls));
         let entries = Gather::start(entry::MOST, entry::PACE, move |calls| entry::enter(entries.clone(), calls));
-        Ok(Self { pools, lead: peers::Lead::default(), reports, looks, leases, entries })
+        let incidents =
+            Gather::start(incidents::MOST, incidents::PACE, move |told| incidents::record_all(incidents.clone(), told));
+        Ok(Self { pools, lead: peers::Lead::default(), reports, looks, leases, entries, incidents })
     }
 
     /// A transaction that writes, and that others who write to the workspace wait for.

@@ -240,12 +240,15 @@ impl Nodes for SqlStore {
 impl SqlStore {
     async fn remove_node(&self, ws: WorkspaceId, node: Uuid, fact: Fact) -> Result<()> {
         let mut tx = self.write_to(ws).await?;
-        let name: Option<String> = sql("DELETE FROM nodes WHERE workspace_id = $1 AND uuid = $2 RETURNING name")
+        let row = sql("DELETE FROM nodes WHERE workspace_id = $1 AND uuid = $2 RETURNING id, name")
             .bind(ws.0)
             .bind(node.to_string())
-            .optional_scalar(&mut tx)
+            .optional(&mut tx)
             .await?;
-        let name = or_missing(name, "node")?;
+        let row = or_missing(row, "node")?;
+        let (id, name): (i64, String) = (row.try_get("id")?, row.try_get("name")?);
+        // After the node, whose row those who keep samples of it hold until theirs are there to be seen.
+        sql("DELETE FROM metrics WHERE node_id = $1").bind(id).run(&mut tx).await?;
         append(&mut tx, ws, fact.with(serde_json::json!({ "name": name }))).await?;
         Ok(tx.commit().await?)
     }

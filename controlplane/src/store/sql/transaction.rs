@@ -203,6 +203,16 @@ impl Tx {
         Ok(())
     }
 
+    /// Has statements look rows up, one after the other, where there is an index.
+    pub(super) async fn by_index(&mut self) -> Result<(), sqlx::Error> {
+        if self.is_postgres() {
+            for way in ["seqscan", "hashjoin", "mergejoin"] {
+                sql(sqlx::AssertSqlSafe(format!("SET LOCAL enable_{way} = off"))).run(&mut *self).await?;
+            }
+        }
+        Ok(())
+    }
+
     pub(super) async fn commit(self) -> Result<(), sqlx::Error> {
         match self.inner {
             Inner::Sqlite(tx) => tx.commit().await,
