@@ -77,8 +77,8 @@ pub(super) struct Measured {
     saturated_cores: f64,
     hostile: Latency,
     deployed_per_sec: f64,
-    /// What went wrong: bad answers, requests and changes that were lost, by part.
-    faults: [[u64; 2]; 3],
+    /// What went wrong: bad answers, requests and changes that were lost, by part, and what the bad ones were.
+    faults: [([u64; 2], String); 3],
     complaints: String,
 }
 
@@ -116,7 +116,8 @@ pub(super) async fn play(
     let after = (server.usage()?, server.database_bytes()?);
     let secs = before.2.elapsed().as_secs_f64();
     let count = |count: &std::sync::atomic::AtomicU64| count.load(Ordering::Relaxed);
-    let steady_faults = [count(&tally.bad), count(&tally.lost)];
+    let faults = || ([count(&tally.bad), count(&tally.lost)], tally.statuses());
+    let steady_faults = faults();
     let (((used, database_used), bytes), ((was, database_was), bytes_were)) = (after, (before.0, before.1));
     let mut measured = Measured {
         database,
@@ -140,7 +141,7 @@ pub(super) async fn play(
         saturated_cores: 0.0,
         hostile: Latency::default(),
         deployed_per_sec,
-        faults: [steady_faults, [0; 2], [0; 2]],
+        faults: [steady_faults, Default::default(), Default::default()],
         complaints: String::new(),
     };
 
@@ -150,7 +151,7 @@ pub(super) async fn play(
     measured.taken = saturate::run(&world, &nodes, lengths.saturated).await;
     measured.saturated_cores = (server.usage()?.0.cpu_secs - before.cpu_secs) / began.elapsed().as_secs_f64();
     measured.saturated = Latency::of(&tally.agents);
-    measured.faults[1] = [count(&tally.bad), count(&tally.lost)];
+    measured.faults[1] = faults();
 
     progress(&format!("{name}: strangers beside the fleet"));
     let mut strangers = hostile::start(&world, &token);
@@ -159,7 +160,7 @@ pub(super) async fn play(
     tally.clear();
     sleep(lengths.hostile).await;
     measured.hostile = Latency::of(&tally.agents);
-    measured.faults[2] = [count(&tally.bad), count(&tally.lost)];
+    measured.faults[2] = faults();
     measured.peak_mib = server.usage()?.0.peak_mib;
     measured.complaints = server.complaints();
     for tasks in [&mut strangers, &mut people, &mut fleet, &mut real] {
@@ -223,7 +224,10 @@ pub(super) fn missing(database: Database, why: &str) -> Vec<Goal> {
 impl Measured {
     pub(super) fn goals(&self) -> Vec<Goal> {
         let Size { streaming, polling } = self.size;
-        let faults = |part: usize| format!("{} bad answers, {} lost", self.faults[part][0], self.faults[part][1]);
+        let faults = |part: usize| {
+            let ([bad, lost], statuses) = &self.faults[part];
+            format!("{bad} bad answers {statuses}, {lost} lost").replace(" ,", ",")
+        };
         let values: [(Option<f64>, String); 10] = [
             (
                 Some(self.taken.events),
@@ -270,7 +274,7 @@ impl Measured {
             ),
             (Some(self.bytes_per_sec / 1_024.0), "log of writes included on SQLite".to_owned()),
             (self.hostile.p99, format!("{}; {}", self.hostile.words(), faults(2))),
-            (Some((self.faults[0][0] + self.faults[0][1]) as f64), format!("{}; {}", faults(0), self.complaints)),
+            (Some(self.faults[0].0.iter().sum::<u64>() as f64), format!("{}; {}", faults(0), self.complaints)),
         ];
         FIGURES.iter().zip(values).map(|(figure, (value, detail))| goal(self.database, figure, value, detail)).collect()
     }

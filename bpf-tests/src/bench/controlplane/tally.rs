@@ -1,5 +1,7 @@
 //! Counts and times of many tasks at once.
 
+use std::collections::BTreeMap;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -81,6 +83,8 @@ pub(super) struct Tally {
     /// Requests that were answered well, those that were not, and those that were not answered.
     pub(super) good: AtomicU64,
     pub(super) bad: AtomicU64,
+    /// Those that were not, by status.
+    statuses: Mutex<BTreeMap<u16, u64>>,
     pub(super) lost: AtomicU64,
     /// Seconds of nodes' traffic that were taken.
     pub(super) samples: AtomicU64,
@@ -96,6 +100,13 @@ impl Tally {
         for count in [&self.good, &self.bad, &self.lost, &self.samples, &self.reports] {
             count.store(0, Ordering::Relaxed);
         }
+        self.statuses.lock().expect("nobody panics with it").clear();
+    }
+
+    /// What the bad answers were, as `503 (12 times)`.
+    pub(super) fn statuses(&self) -> String {
+        let statuses = self.statuses.lock().expect("nobody panics with it");
+        statuses.iter().map(|(status, count)| format!("{status} ({count} times)")).collect::<Vec<_>>().join(", ")
     }
 
     /// Counts an answer of `status`; whether it was a good one.
@@ -103,6 +114,9 @@ impl Tally {
         let good = matches!(status, 200 | 304);
         let count = if good { &self.good } else { &self.bad };
         count.fetch_add(1, Ordering::Relaxed);
+        if !good {
+            *self.statuses.lock().expect("nobody panics with it").entry(status).or_default() += 1;
+        }
         good
     }
 }

@@ -1,0 +1,2 @@
+-- PostgreSQL checks the parents of seconds once for many rows from here on. In this database a check costs little, and to
+-- be rid of it the table would have to be written anew.
