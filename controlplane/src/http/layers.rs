@@ -54,7 +54,8 @@ pub(super) async fn finish(State(context): State<Context>, mut request: Request,
     let mut answer = next.run(Request::from_parts(parts, body)).await;
     let now = context.app.now();
     let rate = slot.rate().unwrap_or_else(|| {
-        // Nobody asked who this is: counted by address.
+        // Nobody asked who this is, or could not: counted by address. A fault of ours counts against nobody.
+        let exempt = exempt || answer.status().is_server_error();
         let count = if exempt { super::limits::Limiter::look } else { super::limits::Limiter::take };
         let rate = count(&context.limiter, bucket, GENERAL, now);
         if rate.exceeded && !exempt {

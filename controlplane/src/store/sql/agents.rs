@@ -22,15 +22,15 @@ impl Agents for SqlStore {
 
     async fn heartbeat(&self, node: Uuid, heartbeat: &Heartbeat, now: Timestamp) -> Result<u64> {
         let (ratio, text) = (heartbeat.threshold_ratio, to_json(heartbeat)?.into());
-        self.reports.call(node, Report::Heartbeat { node, at: now, ratio, text }).await
+        self.reports.call(Report::Heartbeat { node, at: now, ratio, text }).await
     }
 
     async fn record_metrics(&self, node: Uuid, samples: &[MetricsSample]) -> Result<()> {
-        self.reports.call(node, Report::Metrics { node, samples: samples.into() }).await.map(drop)
+        self.reports.call(Report::Metrics { node, samples: samples.into() }).await.map(drop)
     }
 
     async fn look(&self, question: Look) -> Result<Looked> {
-        self.looks.call(question.node, question).await
+        self.looks.call(question).await
     }
 
     async fn acknowledge(&self, node: Uuid, ack: &CommandAck, fact: Fact) -> Result<()> {

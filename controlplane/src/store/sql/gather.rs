@@ -14,7 +14,6 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
-use uuid::Uuid;
 
 use super::WAIT;
 use crate::store::{Result, StoreError};
@@ -65,28 +64,6 @@ where
             Err(_) => return Err(unavailable("too many calls wait for it")),
         }
         answered.await.unwrap_or_else(|_| Err(closed()))
-    }
-}
-
-/// Several of them side by side: calls of one node go one way, in their order.
-pub(super) struct Lanes<I, O>(Vec<Gather<I, O>>);
-
-impl<I, O> Lanes<I, O>
-where
-    I: Clone + Send + Sync + 'static,
-    O: Send + 'static,
-{
-    pub(super) fn start<W, F>(lanes: usize, most: usize, pace: Duration, work: W) -> Self
-    where
-        W: Fn(Vec<I>) -> F + Clone + Send + Sync + 'static,
-        F: Future<Output = Result<Vec<Result<O>>>> + Send + 'static,
-    {
-        Self((0..lanes.max(1)).map(|_| Gather::start(most, pace, work.clone())).collect())
-    }
-
-    pub(super) async fn call(&self, node: Uuid, call: I) -> Result<O> {
-        let [.., last] = *node.as_bytes();
-        self.0[usize::from(last) % self.0.len()].call(call).await
     }
 }
 

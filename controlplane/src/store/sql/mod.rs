@@ -55,7 +55,7 @@ use super::{Changed, Lease, Leased, Look, Looked, NodeAccess, Recorded, Result, 
 use crate::domain::{Problem, WorkspaceId};
 pub use backup::{BackupError, restore};
 use columns::{amount, at, count, hash, json, maybe_at, number, to_json, unexpected, uuid, word};
-use gather::{Gather, Lanes};
+use gather::Gather;
 pub use postgres::PostgresSettings;
 use query::{Query, Row, sql};
 use transaction::{Alone, Pools, Tx};
@@ -88,8 +88,8 @@ pub struct SqlStore {
     pools: Pools,
     lead: peers::Lead,
     /// What nodes say every few seconds, and what they ask: many at a time.
-    reports: Lanes<ingest::Report, u64>,
-    looks: Lanes<Look, Looked>,
+    reports: Gather<ingest::Report, u64>,
+    looks: Gather<Look, Looked>,
     leases: Gather<Lease, Leased>,
     /// Who they are.
     entries: Gather<entry::Entry, Option<NodeAccess>>,
@@ -119,13 +119,9 @@ impl SqlStore {
             Database::Postgres(settings) => postgres::open(settings, opening).await?,
         };
         let [reports, looks, leases, entries, incidents] = std::array::from_fn(|_| pools.clone());
-        // Where two can write at once, two do: one waits for the disk or the server while the other one works.
-        let writers = if pools.is_postgres() { 2 } else { 1 };
-        let keep = move |calls| ingest::keep(reports.clone(), calls);
-        let reports = Lanes::start(writers, ingest::MOST, ingest::PACE, keep);
+        let reports = Gather::start(ingest::MOST, ingest::PACE, move |calls| ingest::keep(reports.clone(), calls));
         let read = Arc::<look::Read>::default();
-        let look = move |calls| look::look(looks.clone(), read.clone(), calls);
-        let looks = Lanes::start(2, look::MOST, look::PACE, look);
+        let looks = Gather::start(look::MOST, look::PACE, move |calls| look::look(looks.clone(), read.clone(), calls));
         let leases = Gather::start(rates::MOST, rates::PACE, move |calls| rates::lease(leases.clone(), calls));
         let entries = Gather::start(entry::MOST, entry::PACE, move |calls| entry::enter(entries.clone(), calls));
         let incidents =
