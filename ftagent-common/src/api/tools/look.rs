@@ -139,6 +139,12 @@ impl ToolStep {
         self.run.first().is_some_and(|program| program == "ufw")
     }
 
+    /// Whether the step's object is known by its place alone, where something else of ours may stand: then that is undone
+    /// first.
+    pub fn is_by_place(&self) -> bool {
+        self.run.starts_with(&["tc", "filter"].map(str::to_owned))
+    }
+
     /// Whether the step replaces a value, to which undoing goes back.
     pub fn has_value(&self) -> bool {
         self.undo.iter().any(|word| word.contains(VALUE_BEFORE))
