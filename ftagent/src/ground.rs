@@ -18,6 +18,7 @@ use crate::enforce::gate::Around;
 use crate::engine::{MANAGEMENT, RuleSet, Session, Settings};
 use crate::host::{HostFacts, host_facts};
 use crate::netlink::Changes;
+use crate::profile::Friends;
 use crate::sessions::{Sessions, SessionsError};
 use crate::xdp::compile::{FailSafe, Ground as Compiled};
 
@@ -192,12 +193,16 @@ impl Host {
         rules
     }
 
-    /// What no attack profile cuts off: control planes, management sources with their ports, the allowlist.
-    pub fn kept(&self, allow: &[AllowEntry]) -> Kept {
+    /// What no attack profile cuts off: control planes, management sources with their ports, the allowlist; and operators
+    /// who are connected, with the ports of their sessions.
+    pub fn friends(&self, allow: &[AllowEntry]) -> Friends {
         let control = self.control().map(|(ip, _)| IpNet::from(ip));
         let friends = self.management.iter().map(|m| m.prefix).chain(allow.iter().map(|entry| entry.prefix));
         let ports = self.management.iter().flat_map(|m| &m.ports).copied();
-        Kept { ports: ports.collect(), sources: control.chain(friends).collect() }
+        let kept = Kept { ports: ports.collect(), sources: control.chain(friends).collect() };
+        let peers = self.sessions.in_use.iter().map(|session| IpNet::from(session.peer));
+        let in_use = Kept { ports: self.sessions.ports.clone(), sources: peers.collect() };
+        Friends { kept, in_use }
     }
 
     /// The file's settings with the guard's lists filled in.
@@ -338,5 +343,19 @@ mod tests {
         for (url, expected) in table {
             assert_eq!(host_and_port(url), expected.map(|(h, p)| (h.to_owned(), p)), "{url}");
         }
+    }
+
+    #[tokio::test]
+    async fn profiles_keep_the_sessions_in_use_and_their_ports() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("ftagent.toml");
+        std::fs::write(&path, "[[interface]]\nname = \"lo\"\n").expect("written");
+        let mut host = Host::watch(&Config::load(&path).expect("a configuration")).await.expect("facts");
+        let peer: IpAddr = "198.51.100.7".parse().expect("an address");
+        let session = Session { peer, ports: vec![9_090], user: "alice".to_owned(), since: 0 };
+        host.set_sessions(Ok(Sessions { in_use: vec![session], ports: vec![22, 9_090], ..Sessions::default() }));
+        let friends = host.friends(&[]);
+        assert_eq!(friends.in_use, Kept { ports: vec![22, 9_090], sources: vec![IpNet::from(peer)] });
+        assert_eq!(friends.kept, Kept { ports: vec![], sources: vec![] });
     }
 }

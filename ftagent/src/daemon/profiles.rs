@@ -24,7 +24,7 @@ pub(super) fn start(config: &Config, host: &Host, engine: &Engine, boot: &str) -
     let options = Options {
         state_dir: config.state_dir.clone(),
         boot: boot.to_owned(),
-        kept: host.kept(engine.allowlist()),
+        friends: host.friends(engine.allowlist()),
         ssh: Path::new(SSH).to_owned(),
         tools: Tools::default(),
     };
@@ -38,8 +38,8 @@ impl Daemon {
 
     /// Tells what the node keeps now; nothing happens where that is as before.
     pub(super) fn tell_profiles(&mut self) {
-        let kept = self.host.kept(self.engine.allowlist());
-        self.profiles.set_kept(&kept);
+        let friends = self.host.friends(self.engine.allowlist());
+        self.profiles.set_friends(&friends);
     }
 
     /// The answer comes when the firewall is done, or says that it takes longer.

@@ -79,13 +79,22 @@ pub struct ProfileStatus {
     pub fault: Option<String>,
 }
 
+/// Whom no profile cuts off.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Friends {
+    /// Control planes, management sources and the allowlist: whoever is taken from them is kept no longer.
+    pub kept: Kept,
+    /// Operators who are connected, and their ports: who goes stays kept for as long as the profile has no other reason
+    /// to change.
+    pub in_use: Kept,
+}
+
 /// Where profiles are kept and what the node is.
 pub struct Options {
     pub state_dir: PathBuf,
     /// The kernel's id of this boot.
     pub boot: String,
-    /// Control planes, management sources and the allowlist.
-    pub kept: Kept,
+    pub friends: Friends,
     /// The folder of the SSH server's configuration.
     pub ssh: PathBuf,
     pub tools: Tools,
@@ -96,7 +105,7 @@ pub struct Profiles {
     asked: Option<SyncSender<Asked>>,
     events: mpsc::UnboundedReceiver<Event>,
     status: Arc<Mutex<Option<ProfileStatus>>>,
-    kept: Kept,
+    friends: Friends,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -116,7 +125,7 @@ impl Profiles {
             path: path.clone(),
             boot: options.boot,
             tools: options.tools,
-            node: options.kept.clone(),
+            friends: options.friends.clone(),
             ssh: options.ssh,
             events: events_in,
             status: Arc::clone(&status),
@@ -130,7 +139,7 @@ impl Profiles {
         let thread = thread
             .spawn(move || worker.run(&questions))
             .map_err(|source| PersistError::io(&path, "start the thread for", source))?;
-        Ok(Self { asked: Some(asked), events, status, kept: options.kept, thread: Some(thread) })
+        Ok(Self { asked: Some(asked), events, status, friends: options.friends, thread: Some(thread) })
     }
 
     /// Takes an order about profiles; false: it is about something else.
@@ -154,10 +163,10 @@ impl Profiles {
         outcome
     }
 
-    /// Follows what the node keeps: control planes, management sources, the allowlist.
-    pub fn set_kept(&mut self, kept: &Kept) {
-        if self.kept != *kept && self.ask(Asked::Kept(kept.clone())).is_ok() {
-            self.kept = kept.clone();
+    /// Follows whom the node keeps.
+    pub fn set_friends(&mut self, friends: &Friends) {
+        if self.friends != *friends && self.ask(Asked::Friends(friends.clone())).is_ok() {
+            self.friends = friends.clone();
         }
     }
 

@@ -12,7 +12,7 @@ use tracing::{error, info, warn};
 
 use super::course::{Current, End, Journal, Moment, Next, Past, Phase, Wanted};
 use super::tools::Tools;
-use super::{Event, ProfileOrder, ProfileStatus, kept, suites};
+use super::{Event, Friends, ProfileOrder, ProfileStatus, kept, suites};
 use crate::clock;
 use crate::engine::OrderOutcome;
 use crate::persist::{self, Loaded, PersistError};
@@ -28,7 +28,7 @@ const SECOND: Duration = Duration::from_secs(1);
 pub(super) enum Asked {
     Command(Box<NodeCommand>),
     Operator(ProfileOrder, oneshot::Sender<OrderOutcome>),
-    Kept(Kept),
+    Friends(Friends),
 }
 
 /// What the thread owns.
@@ -37,8 +37,8 @@ pub(super) struct Worker {
     pub(super) path: PathBuf,
     pub(super) boot: String,
     pub(super) tools: Tools,
-    /// What the node keeps by its own.
-    pub(super) node: Kept,
+    /// Whom the node keeps by its own.
+    pub(super) friends: Friends,
     /// Where the SSH server's configuration is.
     pub(super) ssh: PathBuf,
     pub(super) events: mpsc::UnboundedSender<Event>,
@@ -115,9 +115,9 @@ impl Worker {
                 // Whoever asked may have gone.
                 drop(answer.send(outcome));
             }
-            Asked::Kept(kept) => {
-                if self.node != kept {
-                    self.node = kept;
+            Asked::Friends(friends) => {
+                if self.friends != friends {
+                    self.friends = friends;
                     self.next_look_ns = 0;
                 }
             }
@@ -194,11 +194,12 @@ impl Worker {
         if !(30..=3_600).contains(&wanted.confirm_secs) {
             return Err(format!("confirm_secs must be 30 to 3600, got {}", wanted.confirm_secs));
         }
-        let kept = kept::together(&wanted.keep, &self.kept())?;
+        let in_use = self.friends.in_use.clone();
+        let kept = kept::together(&wanted.keep, &self.kept(), &in_use)?;
         // The same strict reading as in the control plane: what came is not trusted for having come.
         let compiled = compile(wanted.suite, &wanted.rules, &wanted.custom, &kept).map_err(|e| e.to_string())?;
         let (seen, noted, steps) = (String::new(), Vec::new(), compiled.steps);
-        let mut current = Current { wanted, phase: Phase::Applying, kept, steps, seen, noted };
+        let mut current = Current { wanted, phase: Phase::Applying, kept, in_use, steps, seen, noted };
         let note = suites::prepare(&mut self.tools, &mut current)?;
         Ok((current, note))
     }
@@ -325,12 +326,13 @@ impl Worker {
     fn look(&mut self) -> Result<(), String> {
         let own = self.kept();
         let Some(current) = &mut self.journal.current else { return Ok(()) };
-        let kept = kept::together(&current.wanted.keep, &own)?;
+        let in_use = kept::still(&current.in_use, &self.friends.in_use);
+        let kept = kept::together(&current.wanted.keep, &own, &in_use)?;
         let follows = kept != current.kept;
         if follows {
             let wanted = &current.wanted;
             let compiled = compile(wanted.suite, &wanted.rules, &wanted.custom, &kept).map_err(|e| e.to_string())?;
-            let mut next = Current { kept, steps: compiled.steps, ..current.clone() };
+            let mut next = Current { kept, in_use, steps: compiled.steps, ..current.clone() };
             suites::fit(&mut self.tools, &mut next)?;
             *current = next;
             self.save().map_err(|error| error.to_string())?;
@@ -348,7 +350,7 @@ impl Worker {
     }
 
     fn kept(&self) -> Kept {
-        let mut kept = self.node.clone();
+        let mut kept = self.friends.kept.clone();
         kept.ports.extend(kept::ssh_ports(&self.ssh));
         kept
     }
@@ -410,12 +412,13 @@ impl Worker {
 /// Takes a profile back where no agent runs; answers which it was.
 pub(super) fn take_back_alone(path: PathBuf, tools: Tools) -> Result<Option<Past>, String> {
     let (events, _) = mpsc::unbounded_channel();
+    let nobody = Kept { ports: vec![], sources: vec![] };
     let mut worker = Worker {
         journal: Journal::default(),
         path,
         boot: String::new(),
         tools,
-        node: Kept { ports: vec![], sources: vec![] },
+        friends: Friends { kept: nobody.clone(), in_use: nobody },
         ssh: PathBuf::new(),
         events,
         status: Arc::default(),

@@ -16,7 +16,7 @@ use ftagent::profile::{ProfileOrder, Tools};
 use ftagent_common::api::{AckStatus, Kept, Order, ProfileState, Suite};
 use uuid::Uuid;
 
-use self::agent::{Agent, PROFILES, apply, own};
+use self::agent::{Agent, PROFILES, apply, friends, own};
 use self::site::{Site, dump, inside, make_chains, run, same, start_firewalld, start_ufw, unpacked, wait};
 
 const BOOT: &str = "boot-1";
@@ -248,16 +248,38 @@ fn what_the_node_keeps_is_followed() {
         let mut agent = Agent::start(state.path(), BOOT);
         assert_eq!(agent.order(apply(1, "fintech", Suite::Iptables, &[])).status, AckStatus::Applied);
         assert!(!site.is_open());
-        let friend = format!("{}/32", site::STRANGER).parse().unwrap();
-        agent.profiles.set_kept(&Kept { ports: vec![], sources: vec![friend] });
+        agent.profiles.set_friends(&friends(&[], &[site::STRANGER], &[]));
         wait("the friend gets in", Duration::from_secs(15), || site.is_open());
         site.check("with a new friend");
-        agent.profiles.set_kept(&Kept { ports: vec![8080], sources: vec![] });
+        agent.profiles.set_friends(&friends(&[8080], &[], &[]));
         wait("the port is kept", Duration::from_secs(15), || {
             agent.status().kept.ports == [22, 8080] && agent.status().kept.sources.is_empty() && site.is_open()
         });
-        agent.profiles.set_kept(&Kept { ports: vec![], sources: vec![] });
+        agent.profiles.set_friends(&friends(&[], &[], &[]));
         wait("the friend is none", Duration::from_secs(15), || !site.is_open());
+        // Who is connected gets the answers to what he sends, and who goes changes nothing.
+        agent.profiles.set_friends(&friends(&[], &[], &[site::STRANGER]));
+        wait("the operator is kept", Duration::from_secs(15), || site.is_open());
+        let kept = agent.status().kept;
+        agent.profiles.set_friends(&friends(&[], &[], &[]));
+        std::thread::sleep(Duration::from_secs(1));
+        assert!(agent.status().kept == kept && site.is_open());
+        agent.roll_back(1);
+    });
+}
+
+#[test]
+fn an_order_that_keeps_other_ports_leaves_the_port_of_ssh_open() {
+    let state = tempfile::tempdir().unwrap();
+    inside(move || {
+        let mut site = Site::new();
+        let mut agent = Agent::start(state.path(), BOOT);
+        let mut order = apply(1, "fintech", Suite::Iptables, &[]);
+        let Order::ApplyProfile { keep, .. } = &mut order else { unreachable!("it is that order") };
+        *keep = Kept { ports: vec![2222], sources: vec![] };
+        assert_eq!(agent.order(order).status, AckStatus::Applied);
+        assert_eq!(agent.status().kept.ports, [22, 2222]);
+        site.check("no connection was tracked before");
         agent.roll_back(1);
     });
 }
