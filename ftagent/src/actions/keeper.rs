@@ -207,6 +207,9 @@ impl<R: Runner> Keeper<R> {
             let looked = step.look().and_then(|look| seen_by(&look.argv));
             match self.prepare_seen(one.task, step, place, looked) {
                 Ok((entry, todo)) => {
+                    // It stands behind what is put first now.
+                    let is_behind = step.is_stacked() && step.spares() && missing.iter().any(|s: &&ToolStep| !s.spares());
+                    let todo = if is_behind && todo == Todo::Nothing { Todo::Replace } else { todo };
                     missing.extend((todo != Todo::Nothing).then_some(step));
                     if todo == Todo::Replace {
                         replaced.insert(step.object(), entry);
@@ -302,6 +305,13 @@ impl<R: Runner> Keeper<R> {
             // Another plan had, or has, something else in this place.
             (there, known) if step.is_by_place() && known.as_ref().is_none_or(|k| k.step.run != step.run) => {
                 (Some(entry(false, None)), if there == Some(true) { Todo::Replace } else { Todo::Run })
+            }
+            // Its place is unknown, and the tool has the same rule only once.
+            (Some(true), known) if step.is_stacked() && step.spares() && known.as_ref().is_none_or(|k| k.found) => {
+                return Err(format!(
+                    "somebody else has this rule already, perhaps behind what it must stand before: {}",
+                    step.run.join(" ")
+                ));
             }
             // It is ours, or known not to be.
             (Some(true), Some(_)) => (None, Todo::Nothing),

@@ -15,6 +15,7 @@ use ipnet::IpNet;
 use super::{LATER_NS, open, outcomes, wanted};
 
 const POLICE: &str = r#"{"type":"tc_police_interface","interface":"eth0","bps":8000}"#;
+const DENY: &str = r#"{"type":"ufw_deny_protocol","protocol":"tcp"}"#;
 const A: &str = "192.0.2.1/32";
 const B: &str = "192.0.2.2/32";
 const C: &str = "192.0.2.3/32";
@@ -187,4 +188,43 @@ fn any_change_of_who_is_spared_comes_to_tc_whenever_the_agent_dies() {
             check_police(&tools.borrow(), &spared);
         }
     }
+}
+
+#[test]
+fn whom_ufw_lets_in_stands_before_what_it_denies() {
+    let meets = |tools: &RefCell<Tools>, source: &str| tools.borrow().meets(&source.parse().unwrap());
+    let (mut keeper, tools, dir) = scene();
+    tools.borrow_mut().ufw.push("allow proto udp from 192.0.2.1 to any".to_owned());
+    for spared in [&[A, SIX][..], &[A, B, SIX], &[B], &[A, B, C, SIX]] {
+        assert_eq!(brings(&mut keeper, DENY, spared), [Outcome::Applied]);
+        for source in [A, B, C, SIX] {
+            assert_eq!(meets(&tools, source), !spared.contains(&source), "{source} of {spared:?}: {:?}", tools.borrow().ufw);
+        }
+    }
+    // Somebody took the first rule away while no agent ran: it comes before the others again.
+    tools.borrow_mut().ufw.retain(|rule| !rule.starts_with("deny"));
+    keeper = open(Model(Rc::clone(&tools)), dir.path(), 0);
+    assert_eq!(brings(&mut keeper, DENY, &[A, B, C, SIX]), [Outcome::Applied]);
+    assert!(meets(&tools, "192.0.2.9/32"));
+    assert_eq!([A, B, C, SIX].map(|source| meets(&tools, source)), [false; 4], "{:?}", tools.borrow().ufw);
+    keeper.set(Vec::new(), []);
+    keeper.work(LATER_NS);
+    assert_eq!(tools.borrow().ufw, ["allow proto udp from 192.0.2.1 to any"]);
+}
+
+#[test]
+fn a_rule_of_ufw_that_somebody_else_has_keeps_the_action_from_cutting_him() {
+    let (mut keeper, tools, _dir) = scene();
+    let own = "allow proto tcp from 192.0.2.1 to any".to_owned();
+    tools.borrow_mut().ufw.push(own.clone());
+    let done = brings(&mut keeper, DENY, &[A]);
+    assert!(matches!(done.as_slice(), [Outcome::Failed(why)] if why.contains("192.0.2.1")), "{done:?}");
+    assert_eq!(tools.borrow().ufw, std::slice::from_ref(&own));
+    // The same when he becomes a friend while it is in force.
+    let (mut keeper, tools, _dir) = scene();
+    assert_eq!(brings(&mut keeper, DENY, &[B]), [Outcome::Applied]);
+    tools.borrow_mut().ufw.push(own.clone());
+    let done = brings(&mut keeper, DENY, &[A, B]);
+    assert!(matches!(done.as_slice(), [Outcome::Failed(_)]), "{done:?}");
+    assert_eq!(tools.borrow().ufw, [own]);
 }
