@@ -105,6 +105,7 @@ pub struct Profiles {
     asked: Option<SyncSender<Asked>>,
     events: mpsc::UnboundedReceiver<Event>,
     status: Arc<Mutex<Option<ProfileStatus>>>,
+    unsaved: Arc<Mutex<Option<String>>>,
     friends: Friends,
     thread: Option<JoinHandle<()>>,
 }
@@ -119,6 +120,7 @@ impl Profiles {
         // At most an acknowledgement for each order and a report for each end.
         let (events_in, events) = mpsc::unbounded_channel();
         let status = Arc::new(Mutex::new(None));
+        let unsaved = Arc::new(Mutex::new(None));
         let path = journal_file(&options.state_dir);
         let mut worker = Worker {
             journal: Journal::default(),
@@ -132,6 +134,7 @@ impl Profiles {
             next_look_ns: 0,
             repairs: 0,
             fault: None,
+            unsaved: Arc::clone(&unsaved),
         };
         worker.open()?;
         worker.publish();
@@ -139,7 +142,7 @@ impl Profiles {
         let thread = thread
             .spawn(move || worker.run(&questions))
             .map_err(|source| PersistError::io(&path, "start the thread for", source))?;
-        Ok(Self { asked: Some(asked), events, status, friends: options.friends, thread: Some(thread) })
+        Ok(Self { asked: Some(asked), events, status, unsaved, friends: options.friends, thread: Some(thread) })
     }
 
     /// Takes an order about profiles; false: it is about something else.
@@ -181,10 +184,14 @@ impl Profiles {
     }
 
     /// What an operator should know.
-    pub fn warning(&self) -> Option<String> {
-        let status = self.status()?;
-        let fault = status.fault?;
-        Some(format!("profile {} (application {}): {fault}", status.profile, status.application))
+    pub fn warnings(&self) -> Vec<String> {
+        let amiss = self.status().and_then(|status| {
+            let fault = status.fault?;
+            Some(format!("profile {} (application {}): {fault}", status.profile, status.application))
+        });
+        let unsaved = self.unsaved.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let unsaved = unsaved.map(|why| format!("a restart would not know what became of attack profiles: {why}"));
+        amiss.into_iter().chain(unsaved).collect()
     }
 
     /// Takes back what is on trial, and waits for it.

@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ftagent_common::api::{AckStatus, CommandAck, Kept, NodeCommand, Order, ProfileReport, ProfileState, compile};
@@ -47,6 +47,8 @@ pub(super) struct Worker {
     pub(super) repairs: u64,
     /// Why the profile is not as it should be.
     pub(super) fault: Option<String>,
+    /// Why what is on disk is not what is so, for the operator.
+    pub(super) unsaved: Arc<Mutex<Option<String>>>,
 }
 
 impl Worker {
@@ -90,7 +92,9 @@ impl Worker {
     }
 
     fn pause(&self) -> Duration {
-        let Some(current) = &self.journal.current else { return Duration::from_secs(3_600) };
+        let Some(current) = &self.journal.current else {
+            return if self.is_unsaved() { LOOK } else { Duration::from_secs(3_600) };
+        };
         match current.left_ns(&self.moment()) {
             Some(left) => SECOND.min(Duration::from_nanos(left)),
             None => Duration::from_nanos(self.next_look_ns.saturating_sub(clock::mono_ns())),
@@ -296,7 +300,11 @@ impl Worker {
         let past = self.journal.taken_back().ok_or("there is no profile")?;
         self.fault = None;
         self.repairs = 0;
-        self.save().unwrap_or_else(|error| warn!(%error, "that a profile was taken back is not noted"));
+        if let Err(error) = self.save() {
+            warn!(%error, "that a profile was taken back is not noted");
+            // What is there says that it is in force, and the next start would put it there again. This takes no room.
+            persist::remove(&self.path).unwrap_or_else(|error| error!(%error, "a profile may come back at the next start"));
+        }
         info!(application = %past.application, "nothing of the profile is left");
         Ok(past)
     }
@@ -307,8 +315,14 @@ impl Worker {
             self.end_by_itself();
             return;
         }
+        let is_due = now.mono_ns >= self.next_look_ns;
+        if is_due && self.is_unsaved() {
+            self.next_look_ns = now.mono_ns + LOOK.as_nanos() as u64;
+            // Why not stands in the warnings.
+            drop(self.save());
+        }
         let Some(current) = &self.journal.current else { return };
-        if now.mono_ns < self.next_look_ns || current.left_secs(&now).is_some_and(|left| left <= BEFORE_END_SECS) {
+        if !is_due || current.left_secs(&now).is_some_and(|left| left <= BEFORE_END_SECS) {
             return;
         }
         if matches!(current.phase, Phase::TakingBack { .. }) {
@@ -366,7 +380,16 @@ impl Worker {
         self.tools.at("journal");
         let saved = persist::save_json(&self.path, &self.journal);
         self.tools.at("journal");
+        *self.lock_unsaved() = saved.as_ref().err().map(ToString::to_string);
         saved
+    }
+
+    fn is_unsaved(&self) -> bool {
+        self.lock_unsaved().is_some()
+    }
+
+    fn lock_unsaved(&self) -> MutexGuard<'_, Option<String>> {
+        self.unsaved.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn report_end(&mut self, past: &Past) {
@@ -425,6 +448,7 @@ pub(super) fn take_back_alone(path: PathBuf, tools: Tools) -> Result<Option<Past
         next_look_ns: 0,
         repairs: 0,
         fault: None,
+        unsaved: Arc::default(),
     };
     worker.open().map_err(|error| error.to_string())?;
     let Some(current) = &worker.journal.current else { return Ok(None) };

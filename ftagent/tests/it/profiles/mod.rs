@@ -333,6 +333,43 @@ fn what_a_tool_refuses_leaves_nothing_and_is_said_in_its_words() {
 }
 
 #[test]
+fn what_was_taken_back_on_a_full_disk_does_not_come_back() {
+    let state = tempfile::tempdir().unwrap();
+    inside(move || {
+        let flags = nix::mount::MsFlags::empty();
+        nix::mount::mount(Some("none"), state.path(), Some("tmpfs"), flags, Some("size=1m")).unwrap();
+        let before = dump();
+        let mut agent = Agent::start(state.path(), BOOT);
+        assert_eq!(agent.order(apply(1, "saas", Suite::Nftables, &[])).status, AckStatus::Applied);
+        assert_eq!(agent.confirm(1).status, AckStatus::Applied);
+        let full = state.path().join("full");
+        let mut bytes = 1 << 20;
+        while bytes > 0 {
+            // What fits: the rest of the last page too.
+            let mut file = fs::OpenOptions::new().create(true).append(true).open(&full).unwrap();
+            if std::io::Write::write_all(&mut file, &vec![0; bytes]).is_err() {
+                bytes /= 2;
+            }
+        }
+        agent.roll_back(1);
+        same("taken back", &dump(), &before);
+        assert!(agent.profiles.warnings().iter().any(|w| w.contains("profile.json")), "{:?}", agent.profiles.warnings());
+        // Whoever starts now, or after a kill, knows nothing of it.
+        let journal = fs::read_to_string(state.path().join("profile.json")).unwrap_or_default();
+        assert!(!journal.contains("confirmed"), "{journal}");
+        fs::remove_file(&full).unwrap();
+        wait("it is noted", Duration::from_secs(15), || agent.profiles.warnings().is_empty());
+        assert!(fs::read_to_string(state.path().join("profile.json")).unwrap().contains("the control plane said so"));
+        drop(agent.profiles.stop());
+        let agent = Agent::start(state.path(), BOOT);
+        assert!(!agent.settles());
+        same("at the next start", &dump(), &before);
+        drop(agent);
+        nix::mount::umount2(state.path(), nix::mount::MntFlags::MNT_DETACH).unwrap();
+    });
+}
+
+#[test]
 fn without_its_journal_nothing_is_begun() {
     let state = tempfile::tempdir().unwrap();
     inside(move || {
