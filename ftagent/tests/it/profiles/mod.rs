@@ -332,6 +332,61 @@ fn what_a_tool_refuses_leaves_nothing_and_is_said_in_its_words() {
     });
 }
 
+/// A few rules of a profile: each takes firewalld, and ufw, a moment.
+fn some_rules(application: u128, suite: Suite) -> Order {
+    let mut order = apply(application, "fintech", suite, &[]);
+    let Order::ApplyProfile { rules, .. } = &mut order else { unreachable!("it is that order") };
+    rules.truncate(2);
+    order
+}
+
+#[test]
+fn what_drops_goes_though_ufw_is_gone_or_its_files_were_changed() {
+    let (state, scratch) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    inside(move || {
+        let Some(()) = unpacked(scratch.path()) else { return };
+        start_ufw();
+        let mut agent = Agent::start(state.path(), BOOT);
+        assert_eq!(agent.order(some_rules(1, Suite::Ufw)).status, AckStatus::Applied);
+        assert!(dump().contains("FTAGENT-PROFILE"));
+        let file = "/etc/ufw/before.rules";
+        let text = fs::read_to_string(file).unwrap();
+        fs::write(file, text.replace("# ftagent profile end\n", "")).unwrap();
+        let back = Order::RollBackProfile { application: Uuid::from_u128(1) };
+        let ack = agent.order(back.clone());
+        assert!(ack.error.contains("before.rules") && ack.error.contains("by hand"), "{ack:?}");
+        assert!(!dump().contains("FTAGENT"), "{}", dump());
+        fs::write(file, text).unwrap();
+        assert_eq!(agent.order(back).status, AckStatus::Applied);
+        assert!(!fs::read_to_string(file).unwrap().contains("ftagent"));
+
+        let own = &["ufw deny proto udp from any to any port 19"];
+        assert_eq!(agent.order(apply(2, "saas", Suite::Ufw, own)).status, AckStatus::Applied);
+        // As if its package had been removed, with its files.
+        let flags = nix::mount::MntFlags::MNT_DETACH;
+        nix::mount::umount2("/usr", flags).unwrap();
+        fs::remove_file("/etc/ufw/before6.rules").unwrap();
+        agent.roll_back(2);
+        assert!(!dump().contains("FTAGENT"), "{}", dump());
+    });
+}
+
+#[test]
+fn what_drops_goes_though_firewalld_is_stopped() {
+    let (state, scratch) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    inside(move || {
+        let Some(()) = unpacked(scratch.path()) else { return };
+        let [_bus, firewalld] = start_firewalld();
+        make_chains();
+        let mut agent = Agent::start(state.path(), BOOT);
+        assert_eq!(agent.order(some_rules(1, Suite::Firewalld)).status, AckStatus::Applied);
+        assert!(dump().contains("FTAGENT-PROFILE"));
+        drop(firewalld);
+        agent.roll_back(1);
+        assert!(!dump().contains("FTAGENT"), "{}", dump());
+    });
+}
+
 #[test]
 fn what_was_taken_back_on_a_full_disk_does_not_come_back() {
     let state = tempfile::tempdir().unwrap();
