@@ -228,3 +228,26 @@ fn a_rule_of_ufw_that_somebody_else_has_keeps_the_action_from_cutting_him() {
     assert!(matches!(done.as_slice(), [Outcome::Failed(_)]), "{done:?}");
     assert_eq!(tools.borrow().ufw, [own]);
 }
+
+#[test]
+fn a_repair_never_makes_the_police_before_those_who_pass_it() {
+    let friends: Vec<String> = (1..=40).map(|n| format!("192.0.2.{n}/32")).collect();
+    let friends: Vec<&str> = friends.iter().map(String::as_str).collect();
+    // Wherever the look begins that finds out.
+    for looks in 0..4 {
+        let (mut keeper, tools, _dir) = scene();
+        assert_eq!(brings(&mut keeper, POLICE, &friends), [Outcome::Applied]);
+        for at in 0..looks {
+            keeper.repair(at);
+        }
+        // Somebody takes all of it away.
+        tools.borrow_mut().filters.clear();
+        tools.borrow_mut().watched = friends.iter().map(|f| f.parse().unwrap()).collect();
+        for at in 0..4 {
+            keeper.repair(at);
+        }
+        let tools = tools.borrow();
+        assert!(tools.polices() && tools.filters.len() == 42, "{looks}: {:#?}", tools.filters);
+        assert_eq!(tools.met, Vec::<String>::new(), "{looks}");
+    }
+}
