@@ -11,7 +11,7 @@
 
 mod records;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs::File;
 use std::io::{self, Read};
 use std::net::IpAddr;
@@ -40,10 +40,11 @@ const MAX_FOUND: usize = 8;
 const MAX_AT_FOUND: usize = 16_384;
 /// Own descriptors that are looked at.
 const MAX_OWN: usize = 8_192;
-/// So long after its last connection an address still counts: people come back, and every change plans rules anew.
-const LINGER_NS: u64 = 60_000_000_000;
 /// Between two looks at the connections of all ports, for SSH at a port that nobody told us.
 const SWEEP_NS: u64 = 60_000_000_000;
+/// So long after its last connection an address still counts: people come back, and every change plans rules anew. Two of
+/// the looks that find a connection that no other finds.
+const LINGER_NS: u64 = 2 * SWEEP_NS;
 const SSH: u16 = 22;
 
 /// Why sessions are not known.
@@ -184,22 +185,25 @@ impl Reader {
         now_ns: u64,
     ) -> io::Result<()> {
         let mut sockets = Sockets::open()?;
+        // A session outlives the server that took it, as where sshd is started again: what was served counts still.
         let listening = sockets.listening()?;
+        let known = self.known.values().flat_map(|(session, _)| &session.ports);
+        let served: HashSet<u16> = listening.iter().chain(configured).chain(&self.found).chain(known).copied().collect();
         let mut seen = BTreeMap::<IpAddr, BTreeSet<u16>>::new();
-        for port in configured.iter().filter(|port| listening.contains(port)) {
-            peers(&mut sockets, *port, &listening, logins, &mut seen)?;
+        for port in configured {
+            peers(&mut sockets, *port, &served, logins, &mut seen)?;
         }
         for port in self.found.clone() {
-            let count = peers(&mut sockets, port, &listening, logins, &mut seen)?;
-            if count > MAX_AT_FOUND || !listening.contains(&port) {
+            let count = peers(&mut sockets, port, &served, logins, &mut seen)?;
+            if count > MAX_AT_FOUND || count == 0 && !listening.contains(&port) {
                 self.found.remove(&port);
             }
         }
         let is_missing = logins.keys().any(|peer| !seen.contains_key(peer));
         if is_missing && self.swept_ns.is_none_or(|then| now_ns.saturating_sub(then) >= SWEEP_NS) {
-            self.swept_ns = Some(now_ns);
             let mut elsewhere = BTreeMap::new();
-            peers(&mut sockets, 0, &listening, logins, &mut elsewhere)?;
+            peers(&mut sockets, 0, &served, logins, &mut elsewhere)?;
+            self.swept_ns = Some(now_ns);
             elsewhere.retain(|peer, _| !seen.contains_key(peer));
             let room = MAX_FOUND.saturating_sub(self.found.len());
             self.found.extend(elsewhere.values().flatten().take(room));
@@ -242,12 +246,12 @@ impl Reader {
     }
 }
 
-/// Adds the ports by which those who are logged in are connected; 0: looks at all that are listened on. Answers how many
+/// Adds the ports by which those who are logged in are connected; 0: looks at all that are served. Answers how many
 /// connections there are.
 fn peers(
     sockets: &mut Sockets,
     port: u16,
-    listening: &std::collections::HashSet<u16>,
+    served: &HashSet<u16>,
     logins: &BTreeMap<IpAddr, Login>,
     seen: &mut BTreeMap<IpAddr, BTreeSet<u16>>,
 ) -> io::Result<usize> {
@@ -255,7 +259,7 @@ fn peers(
     sockets.established(Wanted { local_port: port, ..Wanted::default() }, |response| {
         let id = &response.header.socket_id;
         let peer = bare(id.destination_address);
-        if listening.contains(&id.source_port) && logins.contains_key(&peer) {
+        if served.contains(&id.source_port) && logins.contains_key(&peer) {
             seen.entry(peer).or_default().insert(id.source_port);
         }
         count += 1;

@@ -78,11 +78,32 @@ fn a_session_is_a_login_with_a_connection_and_neither_alone() {
         machine.logind("2", "bob", "198.51.100.7", 6);
         let alice = ("198.51.100.1".to_owned(), "alice".to_owned(), vec![port]);
         assert_eq!(found(&mut reader, SECOND), std::slice::from_ref(&alice), "bob is logged in and not connected");
-        // It lingers for a minute, and no longer.
+        // It lingers for two minutes, and no longer.
         drop(ends);
         fs::remove_file(machine.dir.path().join("systemd/sessions/1")).expect("removed");
-        assert_eq!(found(&mut reader, 30 * SECOND), [alice]);
-        assert_eq!(found(&mut reader, 62 * SECOND), []);
+        assert_eq!(found(&mut reader, 110 * SECOND), [alice]);
+        assert_eq!(found(&mut reader, 122 * SECOND), []);
+    });
+}
+
+#[test]
+fn a_session_goes_on_when_its_server_listens_no_more() {
+    inside(|| {
+        // At the port that is configured, and at one that nobody told.
+        for is_told in [true, false] {
+            let ssh = TcpListener::bind("198.51.100.1:0").expect("bound");
+            let port = ssh.local_addr().expect("bound").port();
+            let machine = Machine::new(if is_told { port } else { 9 });
+            let mut reader = machine.reader();
+            let _ends = connect(&ssh);
+            machine.logind("1", "alice", "198.51.100.1", 5);
+            let alice = ("198.51.100.1".to_owned(), "alice".to_owned(), vec![port]);
+            assert_eq!(found(&mut reader, 0), std::slice::from_ref(&alice), "{is_told}");
+            drop(ssh);
+            for minute in 1..6 {
+                assert_eq!(found(&mut reader, minute * 60 * SECOND), std::slice::from_ref(&alice), "{is_told} {minute}");
+            }
+        }
     });
 }
 
