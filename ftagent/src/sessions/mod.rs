@@ -46,6 +46,9 @@ const SWEEP_NS: u64 = 60_000_000_000;
 /// the looks that find a connection that no other finds.
 const LINGER_NS: u64 = 2 * SWEEP_NS;
 const SSH: u16 = 22;
+/// Control planes that are remembered, and for how long after the last connection.
+const MAX_CONTROL: usize = 64;
+const CONTROL_LINGER_NS: u64 = 600_000_000_000;
 
 /// Why sessions are not known.
 #[derive(Debug, thiserror::Error)]
@@ -82,6 +85,8 @@ pub struct Reader {
     swept_ns: Option<u64>,
     /// When each was seen last.
     known: BTreeMap<IpAddr, (Session, u64)>,
+    /// Control planes, and when each was connected last.
+    control: BTreeMap<(IpAddr, u16), u64>,
 }
 
 impl Reader {
@@ -99,6 +104,7 @@ impl Reader {
             found: BTreeSet::new(),
             swept_ns: None,
             known: BTreeMap::new(),
+            control: BTreeMap::new(),
         }
     }
 
@@ -136,7 +142,7 @@ impl Reader {
         ports.extend(in_use.iter().flat_map(|session| &session.ports));
         ports.sort_unstable();
         ports.dedup();
-        Ok(Sessions { in_use, ports, control: self.control(), warnings })
+        Ok(Sessions { in_use, ports, control: self.control(now_ns), warnings })
     }
 
     /// Who is logged in from elsewhere, the first of each address; and whether anybody keeps records of that.
@@ -218,31 +224,39 @@ impl Reader {
         Ok(())
     }
 
-    /// Where our own connections to control planes lead. Where that cannot be read, what their names resolve to is known
-    /// all the same.
-    fn control(&self) -> Vec<(IpAddr, u16)> {
+    /// Where our own connections to control planes lead, or led a while ago: the link breaks first of all in an attack, and
+    /// must find its way back. A look that fails forgets nobody.
+    fn control(&mut self, now_ns: u64) -> Vec<(IpAddr, u16)> {
+        match self.own_connections() {
+            Ok(found) => {
+                let room = MAX_CONTROL.saturating_sub(self.control.len());
+                let (known, new): (Vec<_>, Vec<_>) = found.into_iter().partition(|to| self.control.contains_key(to));
+                self.control.extend(known.into_iter().chain(new.into_iter().take(room)).map(|to| (to, now_ns)));
+                self.control.retain(|_, seen_ns| now_ns.saturating_sub(*seen_ns) < CONTROL_LINGER_NS);
+            }
+            Err(error) => tracing::debug!(%error, "own connections are not seen"),
+        }
+        self.control.keys().copied().collect()
+    }
+
+    fn own_connections(&self) -> io::Result<BTreeSet<(IpAddr, u16)>> {
         let mut found = BTreeSet::new();
         if self.control_ports.is_empty() {
-            return Vec::new();
+            return Ok(found);
         }
-        let own = own_sockets();
-        let looked = Sockets::open().and_then(|mut sockets| {
-            for port in &self.control_ports {
-                let mut left = MAX_SOCKETS;
-                sockets.established(Wanted { remote_port: *port, ..Wanted::default() }, |response| {
-                    if own.contains(&response.header.inode) {
-                        found.insert((bare(response.header.socket_id.destination_address), *port));
-                    }
-                    left -= 1;
-                    left > 0
-                })?;
-            }
-            Ok(())
-        });
-        if let Err(error) = looked {
-            tracing::debug!(%error, "own connections are not seen");
+        let own = own_sockets()?;
+        let mut sockets = Sockets::open()?;
+        for port in &self.control_ports {
+            let mut left = MAX_SOCKETS;
+            sockets.established(Wanted { remote_port: *port, ..Wanted::default() }, |response| {
+                if own.contains(&response.header.inode) {
+                    found.insert((bare(response.header.socket_id.destination_address), *port));
+                }
+                left -= 1;
+                left > 0
+            })?;
         }
-        found.into_iter().take(64).collect()
+        Ok(found)
     }
 }
 
@@ -286,10 +300,10 @@ fn is_alive(login: &Login) -> bool {
 }
 
 /// The inodes of this process's sockets.
-fn own_sockets() -> BTreeSet<u32> {
-    let Ok(entries) = std::fs::read_dir("/proc/self/fd") else { return BTreeSet::new() };
+fn own_sockets() -> io::Result<BTreeSet<u32>> {
+    let entries = std::fs::read_dir("/proc/self/fd")?;
     let links = entries.flatten().take(MAX_OWN).filter_map(|entry| std::fs::read_link(entry.path()).ok());
-    links.filter_map(|link| link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()).collect()
+    Ok(links.filter_map(|link| link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()).collect())
 }
 
 #[cfg(test)]

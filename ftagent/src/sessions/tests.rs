@@ -176,9 +176,15 @@ fn of_too_many_those_count_who_came_first() {
 fn own_connections_to_a_control_plane_are_known_and_those_of_others_are_not() {
     let server = TcpListener::bind("127.9.9.1:0").expect("bound");
     let port = server.local_addr().expect("bound").port();
-    let _ends = connect(&server);
+    let ends = connect(&server);
     let reader = |ports: &[u16]| Reader::below(Path::new("/nonexistent"), Path::new("/nonexistent"), ports.to_vec());
     let control = reader(&[port]).look(0).expect("readable").control;
     assert_eq!(control, [("127.9.9.1".parse().expect("an address"), port)]);
     assert_eq!(reader(&[1]).look(0).expect("readable").control, []);
+    // The link breaks: its way back stays open for ten minutes.
+    let mut reader = reader(&[port]);
+    assert_eq!(reader.look(SECOND).expect("readable").control, control);
+    drop((ends, server));
+    assert_eq!(reader.look(600 * SECOND).expect("readable").control, control);
+    assert_eq!(reader.look(602 * SECOND).expect("readable").control, []);
 }
