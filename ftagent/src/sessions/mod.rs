@@ -57,6 +57,8 @@ pub enum SessionsError {
     Records { path: PathBuf, error: io::Error },
     #[error("the connections of those who are logged in cannot be read (sock_diag): {0}")]
     Sockets(io::Error),
+    #[error("who is logged in is not known: the look at records and connections does not end")]
+    Late,
 }
 
 /// What one look found.
