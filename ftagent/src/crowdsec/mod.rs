@@ -103,5 +103,9 @@ enum Told {
         reading: stream::Reading,
         peers: Vec<IpAddr>,
     },
-    Failed(client::Failure),
+    /// None, and where LAPI would be.
+    Failed {
+        failure: client::Failure,
+        peers: Vec<IpAddr>,
+    },
 }

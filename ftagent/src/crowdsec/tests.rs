@@ -86,7 +86,12 @@ async fn bouncer(script: Vec<Does>, path: &Path, max_decisions: u32) -> Bouncer 
     let url = format!("http://{}", listener.local_addr().expect("an address"));
     let (asks, asked) = mpsc::channel(64);
     tokio::spawn(serve(listener, script, asks));
-    let config = CrowdsecConfig {
+    let (worker, handle) = Worker::new(&config(url, max_decisions), path.to_owned(), Spared::default()).expect("a worker");
+    Bouncer { handle, asked, thread: tokio::task::spawn_blocking(move || worker.run()) }
+}
+
+fn config(url: String, max_decisions: u32) -> CrowdsecConfig {
+    CrowdsecConfig {
         url,
         key: Key::Inline(Secret::new(KEY)),
         ca_certificate: None,
@@ -94,9 +99,7 @@ async fn bouncer(script: Vec<Does>, path: &Path, max_decisions: u32) -> Bouncer 
         filter: Filter { addresses: true, ranges: true, ..Filter::default() },
         max_decisions,
         action: ListAction::Block,
-    };
-    let (worker, handle) = Worker::new(&config, path.to_owned(), Spared::default()).expect("a worker");
-    Bouncer { handle, asked, thread: tokio::task::spawn_blocking(move || worker.run()) }
+    }
 }
 
 impl Bouncer {
@@ -196,12 +199,22 @@ async fn a_body_without_end_is_cut_off_and_what_was_known_stays() {
 async fn a_restart_forgets_nothing_while_lapi_is_away() {
     let dir = tempfile::tempdir().expect("a folder");
     let path = dir.path().join("crowdsec.bin");
-    let mut first = bouncer(vec![ok(&[(1, "192.0.2.1")], &[])], &path, 10).await;
+    // LAPI itself is at 127.0.0.1: what is known of that is not in force, nor after a restart.
+    let mut first = bouncer(vec![ok(&[(1, "192.0.2.1"), (2, "127.0.0.1")], &[])], &path, 10).await;
     first.until(&["192.0.2.1"]).await;
     first.stop().await;
+    let before = std::fs::read(&path).expect("bans");
     let mut second = bouncer(vec![Does::HangsUp], &path, 10).await;
     second.until(&["192.0.2.1"]).await;
     second.stop().await;
+    // Nor while its name has no address: the last one counts.
+    std::fs::write(&path, before).expect("room");
+    let config = config("http://lapi.invalid:8080".to_owned(), 10);
+    let (worker, handle) = Worker::new(&config, path.clone(), Spared::default()).expect("a worker");
+    let thread = tokio::task::spawn_blocking(move || worker.run());
+    let mut nameless = Bouncer { handle, asked: mpsc::channel(1).1, thread };
+    nameless.until(&["192.0.2.1"]).await;
+    nameless.stop().await;
     std::fs::write(&path, "something else").expect("room");
     let mut third = bouncer(vec![ok(&[], &[])], &path, 10).await;
     third.until(&[]).await;
