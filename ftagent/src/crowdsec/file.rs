@@ -58,8 +58,9 @@ fn octets(ip: IpAddr) -> [u8; 16] {
 /// What makes no sense in the bytes.
 pub(super) fn decode(bytes: &[u8], now: Now) -> Result<Known, String> {
     let rest = bytes.strip_prefix(MAGIC).ok_or("it does not begin as such a file does")?;
-    let (_saved, rest) = rest.split_first_chunk::<8>().ok_or("it ends before the time of its saving")?;
+    let (saved, rest) = rest.split_first_chunk::<8>().ok_or("it ends before the time of its saving")?;
     let (count, rest) = rest.split_first().ok_or("it ends before LAPI's addresses")?;
+    let saved = i64::from_be_bytes(*saved);
     let (peers, records) =
         rest.split_at_checked(usize::from(*count) * 16).ok_or("it ends within LAPI's addresses")?;
     let peers = peers.as_chunks::<16>().0.iter().map(|octets| Ipv6Addr::from(*octets).to_canonical());
@@ -71,7 +72,8 @@ pub(super) fn decode(bytes: &[u8], now: Now) -> Result<Known, String> {
     let mut bans = Vec::with_capacity(records.len());
     for (place, record) in records.iter().enumerate() {
         let (id, address, len, end) = fields(record);
-        let left_ms = u64::try_from(end.saturating_sub(unix_ms(now))).unwrap_or(0);
+        // A clock that was put back makes no ban longer than it was.
+        let left_ms = u64::try_from(end.saturating_sub(unix_ms(now).max(saved))).unwrap_or(0);
         let prefix = prefix(address, len).ok_or_else(|| format!("record {place}: a prefix of {len} bits"))?;
         if left_ms > 0 {
             bans.push(Ban { id, prefix, ends_at_ns: now.mono_ns.saturating_add(left_ms.saturating_mul(1_000_000)) });
@@ -126,6 +128,10 @@ mod tests {
         let back = decode(&bytes, at(5, 1_040)).expect("bans");
         let bans = vec![ban(7, "192.0.2.1/32", 25), ban(9, "2001:db8::/48", 265)];
         assert_eq!(back, Known { bans, peers });
+        // The clock was put back by a quarter of an hour.
+        let back = decode(&bytes, at(5, 100)).expect("bans").bans;
+        let left: Vec<u64> = back.iter().map(|ban| ban.ends_at_ns / 1_000_000_000 - 5).collect();
+        assert_eq!(left, [60, 30, 300]);
         assert_eq!(decode(&encode([].into_iter(), &[], at(1, 1)), at(1, 1)), Ok(Known::default()));
     }
 
