@@ -32,7 +32,7 @@ use self::lane::Lane;
 use self::runner::System;
 use crate::clock;
 use crate::engine::{Acted, ActionSet};
-use crate::persist::{self, PersistError};
+use crate::persist;
 
 /// The tools of the machine that have lanes, as those of [`CLOUDS`] have; [`ftagent_common::api::Action::tool`] names
 /// them so.
@@ -81,16 +81,14 @@ pub struct Actions {
 impl Actions {
     /// Begins with the journals below `state_dir`, and says where results come out: at most a few for each action.
     ///
-    /// # Errors
-    /// When the folder of the journals cannot be made.
+    /// Where there can be no journals, as on a full disk, each tool refuses whatever is new, and the datapath goes on.
     pub fn open(
         state_dir: &Path,
         boot: &str,
         name: &str,
         clouds: Clouds,
-    ) -> Result<(Self, mpsc::UnboundedReceiver<Vec<Acted>>), PersistError> {
+    ) -> (Self, mpsc::UnboundedReceiver<Vec<Acted>>) {
         let dir = state_dir.join(DIR);
-        persist::make_dir(&dir)?;
         let (results, receiver) = mpsc::unbounded_channel();
         let cookies = state_dir.join(COOKIES);
         let mut actions = Self {
@@ -103,12 +101,23 @@ impl Actions {
             results,
             faults: BTreeMap::new(),
         };
+        actions.make_dir();
         for tool in all_tools() {
             if journal_of(&actions.dir, tool).exists() {
                 actions.start(tool);
             }
         }
-        Ok((actions, receiver))
+        (actions, receiver)
+    }
+
+    fn make_dir(&mut self) {
+        match persist::make_dir(&self.dir) {
+            Ok(()) => drop(self.faults.remove(DIR)),
+            Err(error) => {
+                tracing::error!(%error, "other tools are told nothing new");
+                self.faults.insert(DIR, error.to_string());
+            }
+        }
     }
 
     /// Brings the tools to `set`; what became of it comes back later.
@@ -118,7 +127,10 @@ impl Actions {
             let ending: Vec<_> = set.ending.iter().filter(|e| e.tool == tool).map(|e| e.task).collect();
             let is_needed = !wanted.is_empty() || !ending.is_empty();
             let is_dead = self.lanes.get(tool).is_some_and(Lane::is_dead);
-            if is_dead || is_needed && !self.lanes.contains_key(tool) {
+            // A lane that could not have a journal may have one now.
+            let is_mute = self.lanes.get(tool).is_some_and(Lane::is_mute);
+            if is_dead || is_needed && (is_mute || !self.lanes.contains_key(tool)) {
+                self.make_dir();
                 self.start(tool);
             }
             if let Some(lane) = self.lanes.get(tool) {
@@ -220,4 +232,32 @@ pub fn undo_all(state_dir: &Path, boot: &str, name: &str, clouds: &Clouds) -> Ve
         left.extend(keeper.stuck());
     }
     left
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::engine::{Outcome, Wanted};
+
+    #[tokio::test]
+    async fn without_room_for_journals_tools_refuse_what_is_new_until_there_is() {
+        let state = tempfile::tempdir().expect("a folder");
+        // As where the disk has no room for a folder.
+        std::fs::write(state.path().join(DIR), "").expect("written");
+        let (mut actions, mut results) = Actions::open(state.path(), "boot", "node", Clouds::default());
+        assert!(!actions.warnings().is_empty());
+        let wanted = |n| Wanted { task: Uuid::from_u128(n), tool: "iptables", steps: Vec::new(), cloud: None };
+        let set = |n| ActionSet { wanted: vec![wanted(n)], ending: Vec::new() };
+        actions.act(&set(1));
+        let acted = results.recv().await.expect("an outcome");
+        assert!(matches!(&acted[0].outcome, Outcome::Failed(why) if why.contains("iptables.journal")), "{acted:?}");
+        std::fs::remove_file(state.path().join(DIR)).expect("removed");
+        actions.act(&set(2));
+        let acted = results.recv().await.expect("an outcome");
+        assert_eq!((acted[0].task, &acted[0].outcome), (Uuid::from_u128(2), &Outcome::Applied));
+        assert_eq!(actions.warnings(), Vec::<String>::new());
+        actions.stop();
+    }
 }

@@ -172,7 +172,7 @@ pub async fn run(config: Config) -> Result<()> {
 
     let (worker, worker_handle, mut worker_results) =
         Worker::new(config.state_dir.join("engine.json"), boot.clone(), config.fallback.clone());
-    let (actions, mut acted) = Actions::open(&config.state_dir, &boot, &config.name, config.clouds.clone())?;
+    let (actions, mut acted) = Actions::open(&config.state_dir, &boot, &config.name, config.clouds.clone());
     let samples = Samples::open(&pins.maps()).context("the ring of samples")?;
     let profiles = profiles::start(&config, &host, &engine, &boot)?;
     let mut daemon = Daemon {

@@ -114,7 +114,7 @@ impl Profiles {
     /// Puts right what the last agent left half done, and waits for orders.
     ///
     /// # Errors
-    /// When the journal cannot be read, or there can be no thread.
+    /// When there can be no thread. A journal that cannot be read refuses what is new, and is a warning.
     pub fn start(options: Options) -> Result<Self, PersistError> {
         let (asked, questions) = std::sync::mpsc::sync_channel(WAITING);
         // At most an acknowledgement for each order and a report for each end.
@@ -135,8 +135,9 @@ impl Profiles {
             repairs: 0,
             fault: None,
             unsaved: Arc::clone(&unsaved),
+            is_unread: false,
         };
-        worker.open()?;
+        worker.try_open();
         worker.publish();
         let thread = std::thread::Builder::new().name("profiles".to_owned());
         let thread = thread

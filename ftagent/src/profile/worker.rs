@@ -1,6 +1,7 @@
 //! The thread that carries profiles out: one order after the other, the journal before each, and a look every few
 //! seconds whether all is as it should be.
 
+use std::io;
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -49,9 +50,21 @@ pub(super) struct Worker {
     pub(super) fault: Option<String>,
     /// Why what is on disk is not what is so, for the operator.
     pub(super) unsaved: Arc<Mutex<Option<String>>>,
+    /// The journal could not be read: it may say that something is in force, and is not written over.
+    pub(super) is_unread: bool,
 }
 
 impl Worker {
+    /// Reads what the last agent left, if that can be; if not, nothing new is begun and it is tried again.
+    pub(super) fn try_open(&mut self) {
+        let why = self.open().err().map(|error| error.to_string());
+        self.is_unread = why.is_some();
+        let before = std::mem::replace(&mut *self.lock_unsaved(), why.clone());
+        if let Some(why) = why.filter(|why| before.as_ref() != Some(why)) {
+            error!(why, "no profile is put in force or taken back");
+        }
+    }
+
     /// Reads what the last agent left.
     pub(super) fn open(&mut self) -> Result<(), PersistError> {
         match persist::load_json(&self.path, clock::wall().unix_timestamp())? {
@@ -69,13 +82,7 @@ impl Worker {
 
     /// Works until nobody asks any more. A profile that nobody confirmed does not stay behind.
     pub(super) fn run(mut self, asked: &Receiver<Asked>) {
-        if self.journal.on_start(&self.moment()).is_some() {
-            self.end_by_itself();
-        }
-        // Taken back without an agent, or by one that was killed before it could say so.
-        for past in self.journal.untold() {
-            self.report_end(&past);
-        }
+        self.begin();
         self.publish();
         loop {
             match asked.recv_timeout(self.pause()) {
@@ -88,6 +95,17 @@ impl Worker {
         }
         if self.journal.on_stop().is_some() {
             self.end_by_itself();
+        }
+    }
+
+    /// Puts right what the last agent left half done.
+    fn begin(&mut self) {
+        if self.journal.on_start(&self.moment()).is_some() {
+            self.end_by_itself();
+        }
+        // Taken back without an agent, or by one that was killed before it could say so.
+        for past in self.journal.untold() {
+            self.report_end(&past);
         }
     }
 
@@ -130,6 +148,7 @@ impl Worker {
 
     fn on_command(&mut self, command: NodeCommand) {
         let done = match command.order {
+            _ if self.is_unread => Err(self.unread()),
             Order::ApplyProfile { application, profile, suite, rules, custom, keep, confirm_secs } => {
                 let wanted = Wanted { application, profile, suite, rules, custom, keep, confirm_secs };
                 match self.journal.on_apply(&wanted) {
@@ -158,6 +177,9 @@ impl Worker {
     }
 
     fn on_operator(&mut self, order: ProfileOrder) -> Result<String, String> {
+        if self.is_unread {
+            return Err(self.unread());
+        }
         let Some(current) = &self.journal.current else {
             return Err("there is no profile on this node".to_owned());
         };
@@ -178,6 +200,11 @@ impl Worker {
                 Ok(detail)
             }
         }
+    }
+
+    fn unread(&self) -> String {
+        let why = self.lock_unsaved().clone().unwrap_or_default();
+        format!("nothing was done, for what this node has cannot be read: {why}")
     }
 
     fn apply(&mut self, wanted: Wanted) -> Result<String, String> {
@@ -316,7 +343,13 @@ impl Worker {
             return;
         }
         let is_due = now.mono_ns >= self.next_look_ns;
-        if is_due && self.is_unsaved() {
+        if is_due && self.is_unread {
+            self.next_look_ns = now.mono_ns + LOOK.as_nanos() as u64;
+            self.try_open();
+            if !self.is_unread {
+                self.begin();
+            }
+        } else if is_due && self.is_unsaved() {
             self.next_look_ns = now.mono_ns + LOOK.as_nanos() as u64;
             // Why not stands in the warnings.
             drop(self.save());
@@ -378,6 +411,9 @@ impl Worker {
 
     fn save(&mut self) -> Result<(), PersistError> {
         self.tools.at("journal");
+        if self.is_unread {
+            return Err(PersistError::io(&self.path, "write over", io::Error::other(self.unread())));
+        }
         let saved = persist::save_json(&self.path, &self.journal);
         self.tools.at("journal");
         *self.lock_unsaved() = saved.as_ref().err().map(ToString::to_string);
@@ -449,6 +485,7 @@ pub(super) fn take_back_alone(path: PathBuf, tools: Tools) -> Result<Option<Past
         repairs: 0,
         fault: None,
         unsaved: Arc::default(),
+        is_unread: false,
     };
     worker.open().map_err(|error| error.to_string())?;
     let Some(current) = &worker.journal.current else { return Ok(None) };

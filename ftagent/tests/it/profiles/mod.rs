@@ -425,6 +425,28 @@ fn what_was_taken_back_on_a_full_disk_does_not_come_back() {
 }
 
 #[test]
+fn a_journal_that_cannot_be_read_refuses_what_is_new_until_it_can() {
+    let state = tempfile::tempdir().unwrap();
+    inside(move || {
+        let before = dump();
+        fs::create_dir(state.path().join("profile.json")).unwrap();
+        let mut agent = Agent::start(state.path(), BOOT);
+        let back = Order::RollBackProfile { application: Uuid::from_u128(1) };
+        for order in [apply(1, "saas", Suite::Nftables, &[]), back] {
+            let ack = agent.order(order);
+            assert!(ack.status == AckStatus::Failed && ack.error.contains("cannot be read"), "{ack:?}");
+        }
+        assert!(matches!(agent.by_hand(ProfileOrder::RollBack), OrderOutcome::Refused { .. }));
+        assert!(agent.profiles.warnings().iter().any(|w| w.contains("profile.json")), "{:?}", agent.profiles.warnings());
+        same("nothing is known", &dump(), &before);
+        fs::remove_dir(state.path().join("profile.json")).unwrap();
+        wait("it is read", Duration::from_secs(15), || agent.profiles.warnings().is_empty());
+        assert_eq!(agent.order(apply(2, "saas", Suite::Nftables, &[])).status, AckStatus::Applied);
+        agent.roll_back(2);
+    });
+}
+
+#[test]
 fn without_its_journal_nothing_is_begun() {
     let state = tempfile::tempdir().unwrap();
     inside(move || {
