@@ -425,6 +425,31 @@ fn what_was_taken_back_on_a_full_disk_does_not_come_back() {
 }
 
 #[test]
+fn detach_takes_away_whatever_it_can() {
+    let state = tempfile::tempdir().unwrap();
+    inside(move || {
+        let before = dump();
+        let mut agent = Agent::start(state.path(), BOOT);
+        assert_eq!(agent.order(apply(1, "saas", Suite::Nftables, &[])).status, AckStatus::Applied);
+        assert_eq!(agent.confirm(1).status, AckStatus::Applied);
+        drop(agent.profiles.stop());
+        // Programs cannot be looked for: this is no file system of BPF.
+        let (folder, file) = (state.path().display().to_string(), state.path().join("ftagent.toml"));
+        let text = format!("[agent]\nstate_dir = {folder:?}\nbpffs = {folder:?}\n[[interface]]\nname = \"lo\"\n");
+        fs::write(&file, text).unwrap();
+        let done = std::process::Command::new(env!("CARGO_BIN_EXE_ftagent"))
+            .arg("--config")
+            .arg(&file)
+            .arg("detach")
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&done.stderr);
+        assert!(!done.status.success() && said.contains("programs and maps") && said.contains("bpf"), "{done:?}");
+        same("detached", &dump(), &before);
+    });
+}
+
+#[test]
 fn a_journal_that_cannot_be_read_refuses_what_is_new_until_it_can() {
     let state = tempfile::tempdir().unwrap();
     inside(move || {
