@@ -76,6 +76,8 @@ pub struct Actions {
     results: mpsc::UnboundedSender<Vec<Acted>>,
     /// Lanes that could not be started.
     faults: BTreeMap<&'static str, String>,
+    /// How often the thread of a tool failed.
+    panics: BTreeMap<&'static str, u32>,
 }
 
 impl Actions {
@@ -100,6 +102,7 @@ impl Actions {
             lanes: BTreeMap::new(),
             results,
             faults: BTreeMap::new(),
+            panics: BTreeMap::new(),
         };
         actions.make_dir();
         for tool in all_tools() {
@@ -129,6 +132,9 @@ impl Actions {
             let is_dead = self.lanes.get(tool).is_some_and(Lane::is_dead);
             // A lane that could not have a journal may have one now.
             let is_mute = self.lanes.get(tool).is_some_and(Lane::is_mute);
+            if is_dead {
+                *self.panics.entry(tool).or_default() += 1;
+            }
             if is_dead || is_needed && (is_mute || !self.lanes.contains_key(tool)) {
                 self.make_dir();
                 self.start(tool);
@@ -137,6 +143,11 @@ impl Actions {
                 lane.set(wanted, ending);
             }
         }
+    }
+
+    /// Whether the thread of some tool failed, so that [`Self::act`] has to start another one.
+    pub fn has_dead(&self) -> bool {
+        self.lanes.values().any(Lane::is_dead)
     }
 
     /// Takes the clouds of a configuration that was read anew.
@@ -186,7 +197,9 @@ impl Actions {
             let stuck = status.stuck.into_iter().map(|why| format!("not undone: {why}"));
             status.fault.into_iter().chain(stuck).collect::<Vec<_>>()
         };
-        self.status().into_iter().flat_map(of).chain(self.faults.values().cloned()).collect()
+        let panics = self.panics.iter();
+        let panics = panics.map(|(tool, n)| format!("the thread for {tool} failed {n} times, and was started again"));
+        self.status().into_iter().flat_map(of).chain(self.faults.values().cloned()).chain(panics).collect()
     }
 
     /// Undoes everything and waits for it; what cannot be undone stays in the journal for the next start.
@@ -240,6 +253,47 @@ mod tests {
 
     use super::*;
     use crate::engine::{Outcome, Wanted};
+
+    struct Bomb;
+
+    impl lane::Work for Bomb {
+        fn set(&mut self, _: Vec<Wanted>, _: Vec<Uuid>) {
+            panic!("a fault of the tool's thread");
+        }
+
+        fn work(&mut self, _: u64) -> Vec<Acted> {
+            Vec::new()
+        }
+
+        fn repair(&mut self, _: u64) -> Vec<Acted> {
+            Vec::new()
+        }
+
+        fn is_idle(&self) -> bool {
+            true
+        }
+
+        fn describe(&self, _: &mut ToolStatus) {}
+    }
+
+    #[tokio::test]
+    async fn a_thread_that_failed_is_noticed_and_another_one_takes_its_place() {
+        let state = tempfile::tempdir().expect("a folder");
+        let (mut actions, mut results) = Actions::open(state.path(), "boot", "node", Clouds::default());
+        let lane = Lane::start("iptables", actions.results.clone(), |_| Bomb).expect("a thread");
+        actions.lanes.insert("iptables", lane);
+        let wanted = vec![Wanted { task: Uuid::nil(), tool: "iptables", steps: Vec::new(), cloud: None }];
+        let set = ActionSet { wanted, ending: Vec::new() };
+        assert!(!actions.has_dead());
+        actions.act(&set);
+        while !actions.has_dead() {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+        actions.act(&set);
+        assert_eq!(results.recv().await.expect("an outcome")[0].outcome, Outcome::Applied);
+        assert!(!actions.has_dead() && actions.warnings()[0].contains("iptables failed 1 times"));
+        actions.stop();
+    }
 
     #[tokio::test]
     async fn without_room_for_journals_tools_refuse_what_is_new_until_there_is() {

@@ -646,6 +646,10 @@ impl Daemon {
         self.look_at_web();
         self.look_at_sessions();
         self.tell_profiles();
+        if self.actions.has_dead() {
+            error!("the thread of a tool failed: another one takes its place");
+            self.actions.act(&self.engine.desired_actions());
+        }
         self.beat();
         crate::notify::alive();
         if self.snapshots.receiver_count() > 0 {
