@@ -246,3 +246,15 @@ async fn what_the_node_trusts_is_never_banned_and_nothing_is_while_that_is_not_k
     bouncer.until(&["192.0.2.1", "192.0.2.2"]).await;
     bouncer.stop().await;
 }
+
+#[tokio::test]
+async fn a_task_that_asks_no_more_is_told() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let config = config("http://127.0.0.1:1".to_owned(), 10);
+    let (worker, handle) = Worker::new(&config, dir.path().join("bans"), Spared::default()).expect("a worker");
+    let thread = tokio::task::spawn_blocking(move || worker.without_client().run());
+    let mut silent = Bouncer { handle, asked: mpsc::channel(1).1, thread };
+    let status = silent.until_status("told", |s| s.failures.contains_key("internal")).await;
+    assert!(!status.connected && status.warnings()[0].contains("restart the agent"), "{:?}", status.warnings());
+    silent.stop().await;
+}

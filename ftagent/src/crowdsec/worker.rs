@@ -105,6 +105,13 @@ impl Worker {
         Ok(())
     }
 
+    /// As if the task that asks had failed.
+    #[cfg(test)]
+    pub(super) fn without_client(mut self) -> Self {
+        self.client = None;
+        self
+    }
+
     async fn work(mut self) {
         self.restore(clock::now());
         // Before anything is in force: a ban that meets LAPI itself would keep every better word away.
@@ -116,6 +123,7 @@ impl Worker {
         self.stale_since_ns = Some(self.began_ns);
         let (told, mut tells) = mpsc::channel(1);
         let client = self.client.take().map(|client| tokio::spawn(client.run(told)));
+        let mut is_asking = true;
         loop {
             let now = clock::now();
             if self.keeper.expire(now.mono_ns) {
@@ -125,7 +133,14 @@ impl Worker {
             self.save_if_due(clock::now());
             let rest = Duration::from_nanos(self.next_ns().saturating_sub(clock::mono_ns()));
             tokio::select! {
-                Some(told) = tells.recv() => self.on_told(told, clock::now()),
+                told = tells.recv(), if is_asking => match told {
+                    Some(told) => self.on_told(told, clock::now()),
+                    None => {
+                        is_asking = false;
+                        let why = "the task that asks LAPI failed: restart the agent".to_owned();
+                        self.on_failure(Failure { kind: "internal", why });
+                    }
+                },
                 changed = self.spared.changed() => {
                     if changed.is_err() {
                         break;
