@@ -196,12 +196,13 @@ impl Host {
     /// who are connected, with the ports of their sessions.
     pub fn friends(&self, allow: &[AllowEntry]) -> Friends {
         let control = self.control().map(|(ip, _)| IpNet::from(ip));
-        let friends = self.management.iter().map(|m| m.prefix).chain(allow.iter().map(|entry| entry.prefix));
+        let management = self.management.iter().map(|m| m.prefix);
         let ports = self.management.iter().flat_map(|m| &m.ports).copied();
-        let kept = Kept { ports: ports.collect(), sources: control.chain(friends).collect() };
+        let kept = Kept { ports: ports.collect(), sources: control.chain(management).collect() };
+        let allow = allow.iter().map(|entry| entry.prefix).collect();
         let peers = self.sessions.in_use.iter().map(|session| IpNet::from(session.peer));
         let in_use = Kept { ports: self.sessions.ports.clone(), sources: peers.collect() };
-        Friends { kept, in_use }
+        Friends { kept, allow, in_use }
     }
 
     /// The file's settings with the guard's lists filled in.

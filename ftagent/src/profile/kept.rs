@@ -7,6 +7,8 @@ use std::path::Path;
 use ftagent_common::api::Kept;
 use ipnet::IpNet;
 
+use super::Friends;
+
 /// The most prefixes of the allowlist, control planes and management sources together.
 pub(super) const MAX_SOURCES: usize = 512;
 /// The most operators who are connected, or were while a profile was in force.
@@ -17,24 +19,40 @@ const SSH: u16 = 22;
 const MAX_BYTES: u64 = 256 << 10;
 
 /// What the order keeps and what the node does, each once, and those who are connected, however many others there are.
+/// Of the allowlist as much as there is room for; then it is said how much that is.
 ///
 /// # Errors
-/// More prefixes than a firewall without sets should be given.
-pub(super) fn together(order: &Kept, node: &Kept, in_use: &Kept) -> Result<Kept, String> {
-    let ports = order.ports.iter().chain(&node.ports).chain(&in_use.ports);
+/// More prefixes of the order, of control planes and of management than a firewall without sets should be given.
+pub(super) fn together(order: &Kept, node: &Friends) -> Result<(Kept, Option<String>), String> {
+    let ports = order.ports.iter().chain(&node.kept.ports).chain(&node.in_use.ports);
     let ports: BTreeSet<u16> = ports.copied().filter(|p| *p != 0).collect();
-    let all = order.sources.iter().chain(&node.sources);
     // Everybody is nobody's friend, and would swallow the others below.
-    let sources: Vec<IpNet> = all.filter(|s| s.prefix_len() > 0).map(IpNet::trunc).collect();
-    let mut sources = IpNet::aggregate(&sources);
+    let apart = |all: &mut dyn Iterator<Item = &IpNet>| -> Vec<IpNet> {
+        IpNet::aggregate(&all.filter(|s| s.prefix_len() > 0).map(IpNet::trunc).collect())
+    };
+    let mut sources = apart(&mut order.sources.iter().chain(&node.kept.sources));
     if sources.len() > MAX_SOURCES {
         return Err(format!(
-            "{} prefixes on the allowlist and of management: a profile keeps at most {MAX_SOURCES}",
+            "{} prefixes of the order and of management: a profile keeps at most {MAX_SOURCES}",
             sources.len()
         ));
     }
-    sources.extend(&in_use.sources);
-    Ok(Kept { ports: ports.into_iter().collect(), sources: IpNet::aggregate(&sources) })
+    let mut note = None;
+    if !node.allow.is_empty() {
+        let all = apart(&mut sources.iter().chain(&node.allow));
+        if all.len() <= MAX_SOURCES {
+            sources = all;
+        } else {
+            let some = MAX_SOURCES - sources.len();
+            sources.extend(node.allow.iter().filter(|s| s.prefix_len() > 0).take(some).map(IpNet::trunc));
+            note = Some(format!(
+                "of {} prefixes on the allowlist the first {some} are kept: a profile takes {MAX_SOURCES} in all",
+                node.allow.len()
+            ));
+        }
+    }
+    sources.extend(&node.in_use.sources);
+    Ok((Kept { ports: ports.into_iter().collect(), sources: IpNet::aggregate(&sources) }, note))
 }
 
 /// Who is kept for being connected: who goes stays, since a change of all rules costs more than one that is too many.
@@ -126,11 +144,24 @@ mod tests {
         let net = |text: &str| text.parse::<IpNet>().expect("a prefix");
         let order = Kept { ports: vec![22, 0], sources: vec![net("10.1.0.0/16"), net("0.0.0.0/0")] };
         let node = Kept { ports: vec![2222, 22], sources: vec![net("198.51.100.7/32")] };
-        let kept = together(&order, &node, &nobody()).expect("few");
+        let (kept, note) = together(&order, &friends(node.clone(), vec![])).expect("few");
+        assert_eq!(note, None);
         assert_eq!(kept.ports, [22, 2222]);
         assert_eq!(kept.sources, [net("10.1.0.0/16"), net("198.51.100.7/32")]);
-        let many = (0..=MAX_SOURCES).map(|n| net(&format!("10.{}.{}.1/32", n / 256, n % 256))).collect();
-        assert!(together(&Kept { ports: vec![], sources: many }, &node, &nobody()).is_err());
+        let many: Vec<_> = (0..=MAX_SOURCES).map(|n| net(&format!("10.{}.{}.1/32", n / 256, n % 256))).collect();
+        let too_many = Kept { ports: vec![], sources: many.clone() };
+        assert!(together(&too_many, &friends(node.clone(), vec![])).is_err());
+        // An allowlist that grows keeps the others, and as much of itself as there is room for.
+        let (kept, note) = together(&order, &friends(node, many.clone())).expect("it is cut");
+        assert!(note.is_some_and(|note| note.contains("of 513 prefixes") && note.contains("first 510")));
+        assert_eq!(kept.sources.len(), MAX_SOURCES);
+        for one in ["10.1.0.0/16", "198.51.100.7/32", "10.0.0.1/32"] {
+            assert!(kept.sources.iter().any(|s| s.contains(&net(one))), "{one}");
+        }
+    }
+
+    fn friends(kept: Kept, allow: Vec<IpNet>) -> Friends {
+        Friends { kept, allow, in_use: nobody() }
     }
 
     fn nobody() -> Kept {
@@ -144,7 +175,8 @@ mod tests {
         };
         let full = Kept { ports: vec![], sources: nets(0..MAX_SOURCES) };
         let in_use = Kept { ports: vec![9_090], sources: nets(600..602) };
-        let kept = together(&full, &nobody(), &in_use).expect("they do not count");
+        let node = Friends { in_use: in_use.clone(), ..friends(nobody(), vec![]) };
+        let (kept, _) = together(&full, &node).expect("they do not count");
         assert_eq!((kept.sources.len(), kept.ports), (MAX_SOURCES + 2, vec![9_090]));
         let one = Kept { ports: vec![], sources: nets(601..603) };
         assert_eq!(still(&in_use, &one), Kept { ports: vec![9_090], sources: nets(600..603) });

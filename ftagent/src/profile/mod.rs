@@ -26,6 +26,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use ftagent_common::api::{CommandAck, Kept, NodeCommand, Order, ProfileReport, Suite};
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
@@ -82,8 +83,10 @@ pub struct ProfileStatus {
 /// Whom no profile cuts off.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Friends {
-    /// Control planes, management sources and the allowlist: whoever is taken from them is kept no longer.
+    /// Control planes and management sources: whoever is taken from them is kept no longer.
     pub kept: Kept,
+    /// The allowlist: the same, and of one that is too long its beginning.
+    pub allow: Vec<IpNet>,
     /// Operators who are connected, and their ports: who goes stays kept for as long as the profile has no other reason
     /// to change.
     pub in_use: Kept,

@@ -225,14 +225,15 @@ impl Worker {
         if !(30..=3_600).contains(&wanted.confirm_secs) {
             return Err(format!("confirm_secs must be 30 to 3600, got {}", wanted.confirm_secs));
         }
-        let in_use = self.friends.in_use.clone();
-        let kept = kept::together(&wanted.keep, &self.kept(), &in_use)?;
+        let friends = self.friends();
+        let (kept, cut) = kept::together(&wanted.keep, &friends)?;
+        let in_use = friends.in_use;
         // The same strict reading as in the control plane: what came is not trusted for having come.
         let compiled = compile(wanted.suite, &wanted.rules, &wanted.custom, &kept).map_err(|e| e.to_string())?;
         let (seen, noted, steps) = (String::new(), Vec::new(), compiled.steps);
         let mut current = Current { wanted, phase: Phase::Applying, kept, in_use, steps, seen, noted };
         let note = suites::prepare(&mut self.tools, &mut current)?;
-        Ok((current, note))
+        Ok((current, note + &cut.map(|cut| format!("; {cut}")).unwrap_or_default()))
     }
 
     fn put_in_force(&mut self, current: Current) -> Result<(), String> {
@@ -363,18 +364,20 @@ impl Worker {
         } else {
             self.next_look_ns = now.mono_ns + LOOK.as_nanos() as u64;
             match self.look() {
-                Ok(()) => self.fault = None,
+                Ok(None) => self.fault = None,
+                Ok(Some(cut)) => self.note_fault(cut),
                 Err(why) => self.note_fault(format!("it is not as it should be: {why}")),
             }
         }
     }
 
-    /// Repairs what others changed, and follows what the node keeps.
-    fn look(&mut self) -> Result<(), String> {
-        let own = self.kept();
-        let Some(current) = &mut self.journal.current else { return Ok(()) };
-        let in_use = kept::still(&current.in_use, &self.friends.in_use);
-        let kept = kept::together(&current.wanted.keep, &own, &in_use)?;
+    /// Repairs what others changed, and follows what the node keeps; answers what of that there is no room for.
+    fn look(&mut self) -> Result<Option<String>, String> {
+        let mut friends = self.friends();
+        let Some(current) = &mut self.journal.current else { return Ok(None) };
+        friends.in_use = kept::still(&current.in_use, &friends.in_use);
+        let (kept, cut) = kept::together(&current.wanted.keep, &friends)?;
+        let in_use = friends.in_use;
         let follows = kept != current.kept;
         if follows {
             let wanted = &current.wanted;
@@ -384,22 +387,22 @@ impl Worker {
             *current = next;
             self.save().map_err(|error| error.to_string())?;
         }
-        let Some(current) = &self.journal.current else { return Ok(()) };
+        let Some(current) = &self.journal.current else { return Ok(cut) };
         if !follows && suites::observe(&mut self.tools, current)? == current.seen {
-            return Ok(());
+            return Ok(cut);
         }
         self.put()?;
         if !follows {
             self.repairs += 1;
             warn!(repairs = self.repairs, "somebody changed the profile's rules: repaired");
         }
-        self.save().map_err(|error| error.to_string())
+        self.save().map(|()| cut).map_err(|error| error.to_string())
     }
 
-    fn kept(&self) -> Kept {
-        let mut kept = self.friends.kept.clone();
-        kept.ports.extend(kept::ssh_ports(&self.ssh));
-        kept
+    fn friends(&self) -> Friends {
+        let mut friends = self.friends.clone();
+        friends.kept.ports.extend(kept::ssh_ports(&self.ssh));
+        friends
     }
 
     fn note_fault(&mut self, fault: String) {
@@ -477,7 +480,7 @@ pub(super) fn take_back_alone(path: PathBuf, tools: Tools) -> Result<Option<Past
         path,
         boot: String::new(),
         tools,
-        friends: Friends { kept: nobody.clone(), in_use: nobody },
+        friends: Friends { kept: nobody.clone(), allow: vec![], in_use: nobody },
         ssh: PathBuf::new(),
         events,
         status: Arc::default(),

@@ -41,7 +41,7 @@ pub(super) fn rules(profile: &str) -> Vec<ProfileRule> {
 pub(super) fn friends(ports: &[u16], sources: &[&str], in_use: &[&str]) -> Friends {
     let nets = |ips: &[&str]| ips.iter().map(|ip| format!("{ip}/32").parse().unwrap()).collect();
     let kept = Kept { ports: ports.to_vec(), sources: nets(sources) };
-    Friends { kept, in_use: Kept { ports: vec![], sources: nets(in_use) } }
+    Friends { kept, allow: vec![], in_use: Kept { ports: vec![], sources: nets(in_use) } }
 }
 
 /// The node's state on disk, and which boot it is.
