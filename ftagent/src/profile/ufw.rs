@@ -13,6 +13,8 @@ const BEGIN: &str = "# ftagent profile begin\n";
 const END: &str = "# ftagent profile end\n";
 /// Where ufw notes its rules, a line `### tuple ###` for each.
 const RULES: [&str; 2] = ["/etc/ufw/user.rules", "/etc/ufw/user6.rules"];
+/// Where blocks of ours may be.
+const FILES: [&str; 2] = ["/etc/ufw/before.rules", "/etc/ufw/before6.rules"];
 const CHAINS: [(&str, &str); 2] = [("iptables-save", ":ufw-before-input "), ("ip6tables-save", ":ufw6-before-input ")];
 
 /// Leaves out what ufw does not do here; answers what that is.
@@ -82,6 +84,13 @@ pub(super) fn take(tools: &mut Tools, current: &Current) -> Result<(), String> {
     }
     // With its rules ufw may have loaded the block again.
     left.extend(xtables::take(tools).err());
+    if left.is_empty() { Ok(()) } else { Err(left.join("; ")) }
+}
+
+/// Takes our block out of every file that may have one.
+pub(super) fn take_blocks(tools: &mut Tools) -> Result<(), String> {
+    let files = FILES.iter().filter(|file| Path::new(file).exists());
+    let left: Vec<String> = files.filter_map(|file| take_block(tools, file).err()).collect();
     if left.is_empty() { Ok(()) } else { Err(left.join("; ")) }
 }
 

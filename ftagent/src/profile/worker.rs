@@ -65,19 +65,21 @@ impl Worker {
         }
     }
 
-    /// Reads what the last agent left.
-    pub(super) fn open(&mut self) -> Result<(), PersistError> {
+    /// Reads what the last agent left; answers what of a profile that nobody knows any more could not be taken back.
+    pub(super) fn open(&mut self) -> Result<Vec<String>, PersistError> {
         match persist::load_json(&self.path, clock::wall().unix_timestamp())? {
             Loaded::There(journal) => self.journal = journal,
             Loaded::Missing => {}
             Loaded::Corrupt { moved_to, why } => {
                 error!(moved_to = %moved_to.display(), why, "the journal of profiles is corrupt: ours is taken back");
-                for fault in suites::take_leftovers(&mut self.tools) {
+                let left = suites::take_leftovers(&mut self.tools);
+                for fault in &left {
                     warn!(fault, "part of a profile that nobody knows any more may be left");
                 }
+                return Ok(left);
             }
         }
-        Ok(())
+        Ok(Vec::new())
     }
 
     /// Works until nobody asks any more. A profile that nobody confirmed does not stay behind.
@@ -490,7 +492,10 @@ pub(super) fn take_back_alone(path: PathBuf, tools: Tools) -> Result<Option<Past
         unsaved: Arc::default(),
         is_unread: false,
     };
-    worker.open().map_err(|error| error.to_string())?;
+    let left = worker.open().map_err(|error| error.to_string())?;
+    if !left.is_empty() {
+        return Err(format!("its journal was corrupt, and of what it was part may be left: {}", left.join("; ")));
+    }
     let Some(current) = &worker.journal.current else { return Ok(None) };
     let application = current.wanted.application;
     worker.journal.on_roll_back(application, "an operator took it back at the node, without the agent");

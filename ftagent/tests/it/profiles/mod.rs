@@ -360,6 +360,21 @@ fn what_drops_goes_though_ufw_is_gone_or_its_files_were_changed() {
         assert_eq!(agent.order(back).status, AckStatus::Applied);
         assert!(!fs::read_to_string(file).unwrap().contains("ftagent"));
 
+        // Nobody knows any more what it was.
+        assert_eq!(agent.order(some_rules(3, Suite::Ufw)).status, AckStatus::Applied);
+        assert_eq!(agent.confirm(3).status, AckStatus::Applied);
+        drop(agent.profiles.stop());
+        let journal = state.path().join("profile.json");
+        fs::write(&journal, "{").unwrap();
+        assert_eq!(ftagent::profile::take_back_alone(state.path()), Ok(None));
+        assert!(!dump().contains("FTAGENT") && !fs::read_to_string(file).unwrap().contains("ftagent"));
+        fs::write(file, format!("{}# ftagent profile begin\n", fs::read_to_string(file).unwrap())).unwrap();
+        fs::write(&journal, "{").unwrap();
+        let left = ftagent::profile::take_back_alone(state.path());
+        assert!(left.as_ref().is_err_and(|why| why.contains("before.rules")), "{left:?}");
+        fs::write(file, fs::read_to_string(file).unwrap().replace("# ftagent profile begin\n", "")).unwrap();
+        let mut agent = Agent::start(state.path(), BOOT);
+
         let own = &["ufw deny proto udp from any to any port 19"];
         assert_eq!(agent.order(apply(2, "saas", Suite::Ufw, own)).status, AckStatus::Applied);
         // As if its package had been removed, with its files.
