@@ -127,7 +127,8 @@ fn detach(config: &Config, json: bool) -> Result<()> {
     // What cannot be taken away keeps nothing else from being: a rung that cannot be asked, as on a kernel without
     // nf_tables, or a firewall that says no.
     let mut left = Vec::new();
-    let mut take = |what: &str, result: Result<(), String>| left.extend(result.err().map(|why| format!("{what}: {why}")));
+    let mut take =
+        |what: &str, result: Result<(), String>| left.extend(result.err().map(|why| format!("{what}: {why}")));
     let mut interfaces = Vec::new();
     let pins = Pins::below(&config.bpffs).and_then(|pins| pins.remove_all()).map(|removed| interfaces = removed);
     take("programs and maps", pins.map_err(|error| format!("{error:#}")));

@@ -208,7 +208,8 @@ impl<R: Runner> Keeper<R> {
             match self.prepare_seen(one.task, step, place, looked) {
                 Ok((entry, todo)) => {
                     // It stands behind what is put first now.
-                    let is_behind = step.is_stacked() && step.spares() && missing.iter().any(|s: &&ToolStep| !s.spares());
+                    let is_behind =
+                        step.is_stacked() && step.spares() && missing.iter().any(|s: &&ToolStep| !s.spares());
                     let todo = if is_behind && todo == Todo::Nothing { Todo::Replace } else { todo };
                     missing.extend((todo != Todo::Nothing).then_some(step));
                     if todo == Todo::Replace {
@@ -243,13 +244,7 @@ impl<R: Runner> Keeper<R> {
     }
 
     /// Takes away what stands in the place of a step, of which the journal says then what `entry` says.
-    fn clear(
-        &mut self,
-        object: &str,
-        entry: Option<Entry>,
-        record: &mut Record,
-        now_ns: u64,
-    ) -> Result<(), String> {
+    fn clear(&mut self, object: &str, entry: Option<Entry>, record: &mut Record, now_ns: u64) -> Result<(), String> {
         if let Some(mut unknown) = entry.clone().filter(|_| !self.journal.entries().contains_key(object)) {
             // Of a journal that was lost. Nobody knows what it is, only how it goes.
             unknown.step.run = unknown.step.undo.clone();

@@ -61,8 +61,7 @@ pub(super) fn decode(bytes: &[u8], now: Now) -> Result<Known, String> {
     let (saved, rest) = rest.split_first_chunk::<8>().ok_or("it ends before the time of its saving")?;
     let (count, rest) = rest.split_first().ok_or("it ends before LAPI's addresses")?;
     let saved = i64::from_be_bytes(*saved);
-    let (peers, records) =
-        rest.split_at_checked(usize::from(*count) * 16).ok_or("it ends within LAPI's addresses")?;
+    let (peers, records) = rest.split_at_checked(usize::from(*count) * 16).ok_or("it ends within LAPI's addresses")?;
     let peers = peers.as_chunks::<16>().0.iter().map(|octets| Ipv6Addr::from(*octets).to_canonical());
     let peers = peers.take(MAX_PEERS).collect();
     let (records, rest) = records.as_chunks::<RECORD>();

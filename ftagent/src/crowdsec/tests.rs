@@ -86,7 +86,8 @@ async fn bouncer(script: Vec<Does>, path: &Path, max_decisions: u32) -> Bouncer 
     let url = format!("http://{}", listener.local_addr().expect("an address"));
     let (asks, asked) = mpsc::channel(64);
     tokio::spawn(serve(listener, script, asks));
-    let (worker, handle) = Worker::new(&config(url, max_decisions), path.to_owned(), Spared::default()).expect("a worker");
+    let (worker, handle) =
+        Worker::new(&config(url, max_decisions), path.to_owned(), Spared::default()).expect("a worker");
     Bouncer { handle, asked, thread: tokio::task::spawn_blocking(move || worker.run()) }
 }
 

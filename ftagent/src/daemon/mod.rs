@@ -295,8 +295,7 @@ pub async fn run(config: Config) -> Result<()> {
     let Daemon { worker: handle, link, web, captures, flows, crowdsec, actions, profiles, .. } = daemon;
     // Nothing would take back what other tools hold, or a profile on trial: they go first, whatever becomes of the rest,
     // and the actions come again with the next start. Neither waits for the other.
-    let (undone, taken_back) =
-        profiles::beside(|| actions.stop(), profiles::stop(profiles, link.as_ref())).await;
+    let (undone, taken_back) = profiles::beside(|| actions.stop(), profiles::stop(profiles, link.as_ref())).await;
     drop(web);
     drop(handle);
     if let Some(captures) = captures {

@@ -7,7 +7,9 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use ftagent_common::api::{AckStatus, CommandAck, Kept, NodeCommand, Order, ProfileReport, ProfileState, compile};
+use ftagent_common::api::{
+    AckStatus, CommandAck, Kept, NodeCommand, Order, ProfileReport, ProfileState, Suite, compile,
+};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{error, info, warn};
 
@@ -20,8 +22,13 @@ use crate::persist::{self, Loaded, PersistError};
 
 /// Between two looks, and before what failed is tried again.
 const LOOK: Duration = Duration::from_secs(5);
-/// No look begins so shortly before the end of a trial: it could delay the end.
-const BEFORE_END_SECS: u64 = 5;
+/// No look begins so shortly before the end of a trial: it could delay the end. firewalld takes a command for each rule.
+const fn before_end_secs(suite: Suite) -> u64 {
+    match suite {
+        Suite::Iptables | Suite::Nftables | Suite::Ufw => 5,
+        Suite::Firewalld => 60,
+    }
+}
 /// How often the clocks are read while something is on trial.
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -333,7 +340,8 @@ impl Worker {
         if let Err(error) = self.save() {
             warn!(%error, "that a profile was taken back is not noted");
             // What is there says that it is in force, and the next start would put it there again. This takes no room.
-            persist::remove(&self.path).unwrap_or_else(|error| error!(%error, "a profile may come back at the next start"));
+            persist::remove(&self.path)
+                .unwrap_or_else(|error| error!(%error, "a profile may come back at the next start"));
         }
         info!(application = %past.application, "nothing of the profile is left");
         Ok(past)
@@ -358,7 +366,8 @@ impl Worker {
             drop(self.save());
         }
         let Some(current) = &self.journal.current else { return };
-        if !is_due || current.left_secs(&now).is_some_and(|left| left <= BEFORE_END_SECS) {
+        let before_end_secs = before_end_secs(current.wanted.suite);
+        if !is_due || current.left_secs(&now).is_some_and(|left| left <= before_end_secs) {
             return;
         }
         if matches!(current.phase, Phase::TakingBack { .. }) {

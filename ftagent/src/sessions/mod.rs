@@ -196,7 +196,8 @@ impl Reader {
         // A session outlives the server that took it, as where sshd is started again: what was served counts still.
         let listening = sockets.listening()?;
         let known = self.known.values().flat_map(|(session, _)| &session.ports);
-        let served: HashSet<u16> = listening.iter().chain(configured).chain(&self.found).chain(known).copied().collect();
+        let served: HashSet<u16> =
+            listening.iter().chain(configured).chain(&self.found).chain(known).copied().collect();
         let mut seen = BTreeMap::<IpAddr, BTreeSet<u16>>::new();
         for port in configured {
             peers(&mut sockets, *port, &served, logins, &mut seen)?;

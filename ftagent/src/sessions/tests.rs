@@ -101,7 +101,11 @@ fn a_session_goes_on_when_its_server_listens_no_more() {
             assert_eq!(found(&mut reader, 0), std::slice::from_ref(&alice), "{is_told}");
             drop(ssh);
             for minute in 1..6 {
-                assert_eq!(found(&mut reader, minute * 60 * SECOND), std::slice::from_ref(&alice), "{is_told} {minute}");
+                assert_eq!(
+                    found(&mut reader, minute * 60 * SECOND),
+                    std::slice::from_ref(&alice),
+                    "{is_told} {minute}"
+                );
             }
         }
     });

@@ -423,7 +423,11 @@ fn what_was_taken_back_on_a_full_disk_does_not_come_back() {
         }
         agent.roll_back(1);
         same("taken back", &dump(), &before);
-        assert!(agent.profiles.warnings().iter().any(|w| w.contains("profile.json")), "{:?}", agent.profiles.warnings());
+        assert!(
+            agent.profiles.warnings().iter().any(|w| w.contains("profile.json")),
+            "{:?}",
+            agent.profiles.warnings()
+        );
         // Whoever starts now, or after a kill, knows nothing of it.
         let journal = fs::read_to_string(state.path().join("profile.json")).unwrap_or_default();
         assert!(!journal.contains("confirmed"), "{journal}");
@@ -477,7 +481,11 @@ fn a_journal_that_cannot_be_read_refuses_what_is_new_until_it_can() {
             assert!(ack.status == AckStatus::Failed && ack.error.contains("cannot be read"), "{ack:?}");
         }
         assert!(matches!(agent.by_hand(ProfileOrder::RollBack), OrderOutcome::Refused { .. }));
-        assert!(agent.profiles.warnings().iter().any(|w| w.contains("profile.json")), "{:?}", agent.profiles.warnings());
+        assert!(
+            agent.profiles.warnings().iter().any(|w| w.contains("profile.json")),
+            "{:?}",
+            agent.profiles.warnings()
+        );
         same("nothing is known", &dump(), &before);
         fs::remove_dir(state.path().join("profile.json")).unwrap();
         wait("it is read", Duration::from_secs(15), || agent.profiles.warnings().is_empty());
