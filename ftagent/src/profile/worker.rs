@@ -22,13 +22,16 @@ use crate::persist::{self, Loaded, PersistError};
 
 /// Between two looks, and before what failed is tried again.
 const LOOK: Duration = Duration::from_secs(5);
-/// No look begins so shortly before the end of a trial: it could delay the end. firewalld takes a command for each rule.
-const fn before_end_secs(suite: Suite) -> u64 {
-    match suite {
+/// Whether a look may begin so many seconds before the end of a trial, which it could delay: firewalld takes a command for
+/// each rule.
+fn has_time(suite: Suite, left_secs: Option<u64>) -> bool {
+    let enough = match suite {
         Suite::Iptables | Suite::Nftables | Suite::Ufw => 5,
         Suite::Firewalld => 60,
-    }
+    };
+    left_secs.is_none_or(|left| left > enough)
 }
+
 /// How often the clocks are read while something is on trial.
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -366,8 +369,7 @@ impl Worker {
             drop(self.save());
         }
         let Some(current) = &self.journal.current else { return };
-        let before_end_secs = before_end_secs(current.wanted.suite);
-        if !is_due || current.left_secs(&now).is_some_and(|left| left <= before_end_secs) {
+        if !is_due || !has_time(current.wanted.suite, current.left_secs(&now)) {
             return;
         }
         if matches!(current.phase, Phase::TakingBack { .. }) {
@@ -509,4 +511,22 @@ pub(super) fn take_back_alone(path: PathBuf, tools: Tools) -> Result<Option<Past
     let application = current.wanted.application;
     worker.journal.on_roll_back(application, "an operator took it back at the node, without the agent");
     worker.take_back().map(Some)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_look_begins_that_could_delay_the_end_of_a_trial() {
+        for (suite, left, expected) in [
+            (Suite::Nftables, Some(5), false),
+            (Suite::Nftables, Some(6), true),
+            (Suite::Firewalld, Some(6), false),
+            (Suite::Firewalld, Some(61), true),
+            (Suite::Firewalld, None, true),
+        ] {
+            assert_eq!(has_time(suite, left), expected, "{suite:?} {left:?}");
+        }
+    }
 }
