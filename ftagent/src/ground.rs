@@ -1,23 +1,25 @@
 //! What the node stands on: its own addresses, gateways, resolvers, control plane and management sources. None of it
 //! is ever blocked by anything automated, and all of it may change while the agent runs.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use ftagent_common::api::{AllowEntry, Kept};
 use ipnet::IpNet;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Interval;
 use tracing::warn;
 
 use crate::below::Device;
+use crate::clock;
 use crate::config::Config;
 use crate::enforce::gate::Around;
 use crate::engine::{MANAGEMENT, RuleSet, Session, Settings};
 use crate::host::{HostFacts, host_facts};
 use crate::netlink::Changes;
+use crate::profile::Friends;
 use crate::sessions::{Sessions, SessionsError};
 use crate::xdp::compile::{FailSafe, Ground as Compiled};
 
@@ -26,8 +28,14 @@ use crate::xdp::compile::{FailSafe, Ground as Compiled};
 const ROUTER_PORTS: [u16; 3] = [179, 3784, 3785];
 /// Between two looks where changes are not told.
 const LOOK: Duration = Duration::from_secs(10);
-/// For the name of the control plane.
+/// For the name of the control plane, which is looked up again after so long.
 const RESOLVE: Duration = Duration::from_secs(2);
+const RESOLVE_AGAIN: Duration = Duration::from_secs(60);
+const RESOLVE_SOON: Duration = Duration::from_secs(5);
+/// An address that a name had counts for so long.
+const RESOLVED_NS: u64 = 600_000_000_000;
+/// Of a name.
+const MAX_ADDRESSES: usize = 16;
 
 /// The node's facts and how to learn that they changed.
 pub struct Host {
@@ -39,8 +47,8 @@ pub struct Host {
     look: Interval,
     /// Names or addresses of the control planes, with their ports.
     control_planes: Vec<(String, u16)>,
-    /// What each of them was found at.
-    control_plane_addresses: Vec<Vec<IpAddr>>,
+    /// What each of them was found at, looked up beside the loop.
+    resolved: watch::Receiver<Vec<Vec<IpAddr>>>,
     management: Vec<FailSafe>,
     /// Who is connected, as the newest look that succeeded found it.
     sessions: Sessions,
@@ -80,7 +88,7 @@ impl Host {
             unreadable: None,
             changes,
             look: tokio::time::interval(LOOK),
-            control_plane_addresses: vec![Vec::new(); control_planes.len()],
+            resolved: resolved(control_planes.clone()).await,
             control_planes,
             management: config.management.clone(),
             sessions: Sessions::default(),
@@ -109,6 +117,8 @@ impl Host {
                 lives
             }
             _ = self.look.tick(), if look_anyway => true,
+            // Without control planes there is nobody who could say anything.
+            Ok(()) = self.resolved.changed() => true,
         }
     }
 
@@ -122,17 +132,6 @@ impl Host {
             Err(error) => {
                 warn!(%error, "the node's own addresses are not known: nothing automated acts");
                 self.unreadable = Some(error.to_string());
-            }
-        }
-        for ((name, port), addresses) in self.control_planes.iter().zip(&mut self.control_plane_addresses) {
-            match tokio::time::timeout(RESOLVE, tokio::net::lookup_host((name.as_str(), *port))).await {
-                Ok(Ok(found)) => *addresses = found.map(|a| a.ip()).take(16).collect(),
-                Ok(Err(error)) => {
-                    warn!(%error, %name, "the control plane's name has no address; the last one stays trusted")
-                }
-                Err(_) => {
-                    warn!(%name, "the control plane's name is not resolved in time; the last address stays trusted")
-                }
             }
         }
     }
@@ -167,7 +166,8 @@ impl Host {
 
     /// Where control planes are, with their ports: what their names resolve to, and where connections to them lead.
     fn control(&self) -> impl Iterator<Item = (IpAddr, u16)> {
-        let resolved = self.control_planes.iter().zip(&self.control_plane_addresses);
+        let addresses = self.resolved.borrow();
+        let resolved = self.control_planes.iter().zip(addresses.iter());
         let resolved = resolved.flat_map(|((_, port), addresses)| addresses.iter().map(|ip| (*ip, *port)));
         let all: BTreeSet<_> = resolved.chain(self.sessions.control.iter().copied()).collect();
         all.into_iter()
@@ -192,12 +192,17 @@ impl Host {
         rules
     }
 
-    /// What no attack profile cuts off: control planes, management sources with their ports, the allowlist.
-    pub fn kept(&self, allow: &[AllowEntry]) -> Kept {
+    /// What no attack profile cuts off: control planes, management sources with their ports, the allowlist; and operators
+    /// who are connected, with the ports of their sessions.
+    pub fn friends(&self, allow: &[AllowEntry]) -> Friends {
         let control = self.control().map(|(ip, _)| IpNet::from(ip));
-        let friends = self.management.iter().map(|m| m.prefix).chain(allow.iter().map(|entry| entry.prefix));
+        let management = self.management.iter().map(|m| m.prefix);
         let ports = self.management.iter().flat_map(|m| &m.ports).copied();
-        Kept { ports: ports.collect(), sources: control.chain(friends).collect() }
+        let kept = Kept { ports: ports.collect(), sources: control.chain(management).collect() };
+        let allow = allow.iter().map(|entry| entry.prefix).collect();
+        let peers = self.sessions.in_use.iter().map(|session| IpNet::from(session.peer));
+        let in_use = Kept { ports: self.sessions.ports.clone(), sources: peers.collect() };
+        Friends { kept, allow, in_use }
     }
 
     /// The file's settings with the guard's lists filled in.
@@ -293,6 +298,65 @@ impl Host {
     }
 }
 
+/// Looks names up now, and again every minute in a task of its own: a resolver that is slow must not hold up the loop.
+async fn resolved(names: Vec<(String, u16)>) -> watch::Receiver<Vec<Vec<IpAddr>>> {
+    let mut known = vec![Known::default(); names.len()];
+    look_up(&names, &mut known).await;
+    let (sender, receiver) = watch::channel(known.iter().map(Known::addresses).collect());
+    if !names.is_empty() {
+        tokio::spawn(async move {
+            loop {
+                // At the start of a machine its network may come later.
+                let is_missing = known.iter().any(|known| known.0.is_empty());
+                let pause = if is_missing { RESOLVE_SOON } else { RESOLVE_AGAIN };
+                tokio::select! {
+                    () = sender.closed() => return,
+                    () = tokio::time::sleep(pause) => {}
+                }
+                look_up(&names, &mut known).await;
+                let found: Vec<_> = known.iter().map(Known::addresses).collect();
+                sender.send_if_modified(|before| {
+                    let is_new = *before != found;
+                    *before = found;
+                    is_new
+                });
+            }
+        });
+    }
+    receiver
+}
+
+async fn look_up(names: &[(String, u16)], known: &mut [Known]) {
+    for ((name, port), known) in names.iter().zip(known) {
+        match tokio::time::timeout(RESOLVE, tokio::net::lookup_host((name.as_str(), *port))).await {
+            Ok(Ok(found)) => known.take(found.map(|a| a.ip()), clock::mono_ns()),
+            Ok(Err(error)) => {
+                warn!(%error, %name, "the control plane's name has no address; the last one stays trusted")
+            }
+            Err(_) => warn!(%name, "the control plane's name is not resolved in time; the last address stays trusted"),
+        }
+    }
+}
+
+/// What a name was found at, and when last: the link may still lead to an address that the name does not have any more.
+#[derive(Clone, Debug, Default)]
+struct Known(BTreeMap<IpAddr, u64>);
+
+impl Known {
+    fn take(&mut self, found: impl Iterator<Item = IpAddr>, now_ns: u64) {
+        let found: BTreeMap<_, _> = found.take(MAX_ADDRESSES).map(|ip| (ip, now_ns)).collect();
+        self.0.retain(|_, seen_ns| now_ns.saturating_sub(*seen_ns) < RESOLVED_NS);
+        if self.0.len() + found.len() > 4 * MAX_ADDRESSES {
+            self.0.clear();
+        }
+        self.0.extend(found);
+    }
+
+    fn addresses(&self) -> Vec<IpAddr> {
+        self.0.keys().copied().collect()
+    }
+}
+
 /// Waits for changes in a task of its own: one settles over several ticks of the daemon.
 fn told(mut changes: Changes) -> mpsc::Receiver<()> {
     let (sender, receiver) = mpsc::channel(1);
@@ -338,5 +402,35 @@ mod tests {
         for (url, expected) in table {
             assert_eq!(host_and_port(url), expected.map(|(h, p)| (h.to_owned(), p)), "{url}");
         }
+    }
+
+    #[test]
+    fn an_address_of_a_name_counts_for_ten_minutes_after_it_was_there() {
+        const MINUTE: u64 = 60_000_000_000;
+        let ip = |n: u8| IpAddr::from([192, 0, 2, n]);
+        let mut known = Known::default();
+        known.take([ip(1)].into_iter(), 0);
+        known.take([ip(2)].into_iter(), MINUTE);
+        assert_eq!(known.addresses(), [ip(1), ip(2)]);
+        known.take([ip(2)].into_iter(), 10 * MINUTE);
+        assert_eq!(known.addresses(), [ip(2)]);
+        for minute in 11..200 {
+            known.take((0..40).map(|n| ip(n + (minute % 100) as u8)), minute * MINUTE);
+            assert!(known.addresses().len() <= 4 * MAX_ADDRESSES, "bounded");
+        }
+    }
+
+    #[tokio::test]
+    async fn profiles_keep_the_sessions_in_use_and_their_ports() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("ftagent.toml");
+        std::fs::write(&path, "[[interface]]\nname = \"lo\"\n").expect("written");
+        let mut host = Host::watch(&Config::load(&path).expect("a configuration")).await.expect("facts");
+        let peer: IpAddr = "198.51.100.7".parse().expect("an address");
+        let session = Session { peer, ports: vec![9_090], user: "alice".to_owned(), since: 0 };
+        host.set_sessions(Ok(Sessions { in_use: vec![session], ports: vec![22, 9_090], ..Sessions::default() }));
+        let friends = host.friends(&[]);
+        assert_eq!(friends.in_use, Kept { ports: vec![22, 9_090], sources: vec![IpNet::from(peer)] });
+        assert_eq!(friends.kept, Kept { ports: vec![], sources: vec![] });
     }
 }

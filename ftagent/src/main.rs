@@ -124,22 +124,25 @@ fn take_profile_back(config: &Config, json: bool) -> Result<()> {
 fn detach(config: &Config, json: bool) -> Result<()> {
     // A running agent would attach again what is removed below its feet.
     let _lock = if config.state_dir.exists() { Some(StateLock::take(&config.state_dir)?) } else { None };
-    let interfaces = Pins::below(&config.bpffs)?.remove_all()?;
-    // One rung that cannot be asked, as on a kernel without nf_tables, keeps none of the others from being taken away.
-    let rungs = [
-        no_table(Nftables::new(false).remove_all()),
-        no_table(Nftables::at_ingress(Vec::new()).remove_all()),
-        Tc::default().remove_all(),
-        NullRoute::new(&config.state_dir).remove_all(),
-    ];
-    // What cannot be taken back keeps nothing else from being.
-    let profile = profile::take_back_alone(&config.state_dir);
-    Syncookies::new(&config.state_dir).release().context("net.ipv4.tcp_syncookies is not set back")?;
-    let left = actions::undo_all(&config.state_dir, &daemon::boot_id(), &config.name, &config.clouds);
-    rungs.into_iter().collect::<Result<(), String>>().map_err(|why| anyhow!("not all is detached: {why}"))?;
-    profile.map_err(|why| anyhow!("detached, but the attack profile is not taken back: {why}"))?;
+    // What cannot be taken away keeps nothing else from being: a rung that cannot be asked, as on a kernel without
+    // nf_tables, or a firewall that says no.
+    let mut left = Vec::new();
+    let mut take =
+        |what: &str, result: Result<(), String>| left.extend(result.err().map(|why| format!("{what}: {why}")));
+    let mut interfaces = Vec::new();
+    let pins = Pins::below(&config.bpffs).and_then(|pins| pins.remove_all()).map(|removed| interfaces = removed);
+    take("programs and maps", pins.map_err(|error| format!("{error:#}")));
+    take("nftables", no_table(Nftables::new(false).remove_all()));
+    take("nftables at ingress", no_table(Nftables::at_ingress(Vec::new()).remove_all()));
+    take("tc", Tc::default().remove_all());
+    take("null routes", NullRoute::new(&config.state_dir).remove_all());
+    take("the attack profile is not taken back", profile::take_back_alone(&config.state_dir).map(drop));
+    let cookies = Syncookies::new(&config.state_dir).release();
+    take("net.ipv4.tcp_syncookies is not set back", cookies.map_err(|error| format!("{error:#}")));
+    let tools = actions::undo_all(&config.state_dir, &daemon::boot_id(), &config.name, &config.clouds);
+    take("other tools still hold what this agent did", if tools.is_empty() { Ok(()) } else { Err(tools.join("; ")) });
     if !left.is_empty() {
-        bail!("detached, but other tools still hold what this agent did: {}", left.join("; "));
+        bail!("not all is detached: {}", left.join("; "));
     }
     if json {
         println!("{}", json!({ "ok": true, "detached": interfaces }));

@@ -201,8 +201,11 @@ impl StateLock {
             Err(fs::TryLockError::Error(e)) => return Err(PersistError::io(&path, "lock", e)),
         }
         let noted = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| write!(file, "{}", std::process::id()));
-        noted.map_err(|e| PersistError::io(&path, "write", e))?;
-        Ok(Self { _file: file })
+        match noted.map_err(|e| PersistError::io(&path, "write", e)) {
+            // The lock is the kernel's: a full disk takes the name from it and no more.
+            Err(error) if !error.is_disk_full() => Err(error),
+            _ => Ok(Self { _file: file }),
+        }
     }
 }
 

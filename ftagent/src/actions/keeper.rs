@@ -39,6 +39,15 @@ enum Progress {
     Failed,
 }
 
+/// What is to be done for a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Todo {
+    Nothing,
+    Run,
+    /// What stands in its place is undone first.
+    Replace,
+}
+
 /// What could not be undone yet.
 #[derive(Clone, Debug)]
 pub(super) struct Stuck {
@@ -189,6 +198,7 @@ impl<R: Runner> Keeper<R> {
         }
         let mut entries = Vec::new();
         let mut missing = Vec::new();
+        let mut replaced = BTreeMap::new();
         let mut seen = BTreeSet::new();
         for (place, step) in one.steps.iter().enumerate() {
             if !seen.insert(step.object()) {
@@ -196,9 +206,17 @@ impl<R: Runner> Keeper<R> {
             }
             let looked = step.look().and_then(|look| seen_by(&look.argv));
             match self.prepare_seen(one.task, step, place, looked) {
-                Ok((entry, run)) => {
-                    entries.extend(entry);
-                    missing.extend(run.then_some(step));
+                Ok((entry, todo)) => {
+                    // It stands behind what is put first now.
+                    let is_behind =
+                        step.is_stacked() && step.spares() && missing.iter().any(|s: &&ToolStep| !s.spares());
+                    let todo = if is_behind && todo == Todo::Nothing { Todo::Replace } else { todo };
+                    missing.extend((todo != Todo::Nothing).then_some(step));
+                    if todo == Todo::Replace {
+                        replaced.insert(step.object(), entry);
+                    } else {
+                        entries.extend(entry);
+                    }
                 }
                 Err(why) => return Err((why, record)),
             }
@@ -207,14 +225,14 @@ impl<R: Runner> Keeper<R> {
             return Err((error.to_string(), record));
         }
         for step in &missing {
-            let ran = self.runner.run(&step.run);
-            record.add(&step.run, &ran);
-            if !ran.is_success() {
-                let why = format!("{}: {}", step.run.join(" "), ran.text());
+            let object = step.object();
+            let cleared = match replaced.remove(&object) {
+                Some(entry) => self.clear(&object, entry, &mut record, now_ns),
+                None => Ok(()),
+            };
+            let done = cleared.and_then(|()| self.run_one(step, &object, &mut record));
+            if let Err(why) = done {
                 self.progress.insert(one.task, Progress::Failed);
-                if ran.exit.is_some() {
-                    self.refused.insert(step.object());
-                }
                 self.roll_back(&missing, &mut record, now_ns);
                 return Err((why, record));
             }
@@ -225,6 +243,29 @@ impl<R: Runner> Keeper<R> {
         Ok(record)
     }
 
+    /// Takes away what stands in the place of a step, of which the journal says then what `entry` says.
+    fn clear(&mut self, object: &str, entry: Option<Entry>, record: &mut Record, now_ns: u64) -> Result<(), String> {
+        if let Some(mut unknown) = entry.clone().filter(|_| !self.journal.entries().contains_key(object)) {
+            // Of a journal that was lost. Nobody knows what it is, only how it goes.
+            unknown.step.run = unknown.step.undo.clone();
+            self.journal.begin(vec![unknown]).map_err(|error| error.to_string())?;
+        }
+        self.undo_one(object, record, now_ns)?;
+        self.journal.begin(entry.into_iter().collect()).map_err(|error| error.to_string())
+    }
+
+    fn run_one(&mut self, step: &ToolStep, object: &str, record: &mut Record) -> Result<(), String> {
+        let ran = self.runner.run(&step.run);
+        record.add(&step.run, &ran);
+        if ran.is_success() {
+            return Ok(());
+        }
+        if ran.exit.is_some() {
+            self.refused.insert(object.to_owned());
+        }
+        Err(format!("{}: {}", step.run.join(" "), ran.text()))
+    }
+
     /// What the journal is to say of a step, if it does not yet, and whether it is to be run.
     pub(super) fn prepare(
         &mut self,
@@ -233,7 +274,7 @@ impl<R: Runner> Keeper<R> {
         place: usize,
     ) -> Result<(Option<Entry>, bool), String> {
         let looked = step.look().map(|look| self.runner.run(&look.argv));
-        self.prepare_seen(task, step, place, looked)
+        self.prepare_seen(task, step, place, looked).map(|(entry, todo)| (entry, todo != Todo::Nothing))
     }
 
     /// The same, when it was looked at already.
@@ -243,7 +284,7 @@ impl<R: Runner> Keeper<R> {
         step: &ToolStep,
         place: usize,
         looked: Option<Ran>,
-    ) -> Result<(Option<Entry>, bool), String> {
+    ) -> Result<(Option<Entry>, Todo), String> {
         let known = self.journal.entries().get(&step.object()).cloned();
         let (there, said) = judge(step, looked)?;
         let has_value = step.has_value();
@@ -256,16 +297,27 @@ impl<R: Runner> Keeper<R> {
             boot: self.boot.clone(),
         };
         Ok(match (there, known) {
+            // Another plan had, or has, something else in this place.
+            (there, known) if step.is_by_place() && known.as_ref().is_none_or(|k| k.step.run != step.run) => {
+                (Some(entry(false, None)), if there == Some(true) { Todo::Replace } else { Todo::Run })
+            }
+            // Its place is unknown, and the tool has the same rule only once.
+            (Some(true), known) if step.is_stacked() && step.spares() && known.as_ref().is_none_or(|k| k.found) => {
+                return Err(format!(
+                    "somebody else has this rule already, perhaps behind what it must stand before: {}",
+                    step.run.join(" ")
+                ));
+            }
             // It is ours, or known not to be.
-            (Some(true), Some(_)) => (None, false),
+            (Some(true), Some(_)) => (None, Todo::Nothing),
             (Some(true), None) => {
                 let is_marked = step.look().is_some_and(|look| look.is_marked) && step.unless.is_empty();
-                (Some(entry(!is_marked, None)), false)
+                (Some(entry(!is_marked, None)), Todo::Nothing)
             }
-            (_, Some(known)) if !known.found && (known.before.is_some() || !has_value) => (None, true),
+            (_, Some(known)) if !known.found && (known.before.is_some() || !has_value) => (None, Todo::Run),
             (None, _) if has_value => return Err(format!("its value cannot be read: {said}")),
             // The value of another boot is not what to go back to.
-            (_, _) => (Some(entry(false, has_value.then(|| said.trim().to_owned()))), true),
+            (_, _) => (Some(entry(false, has_value.then(|| said.trim().to_owned()))), Todo::Run),
         })
     }
 

@@ -141,6 +141,12 @@ impl Lane {
         self.thread.as_ref().is_some_and(JoinHandle::is_finished)
     }
 
+    /// Whether it begins nothing new, and has nothing to undo either.
+    pub(super) fn is_mute(&self) -> bool {
+        let status = self.status();
+        status.fault.is_some() && status.objects == 0
+    }
+
     /// Begins to undo everything.
     pub(super) fn close(&self) {
         self.closing.store(true, Ordering::Relaxed);

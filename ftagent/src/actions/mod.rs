@@ -32,7 +32,7 @@ use self::lane::Lane;
 use self::runner::System;
 use crate::clock;
 use crate::engine::{Acted, ActionSet};
-use crate::persist::{self, PersistError};
+use crate::persist;
 
 /// The tools of the machine that have lanes, as those of [`CLOUDS`] have; [`ftagent_common::api::Action::tool`] names
 /// them so.
@@ -76,21 +76,21 @@ pub struct Actions {
     results: mpsc::UnboundedSender<Vec<Acted>>,
     /// Lanes that could not be started.
     faults: BTreeMap<&'static str, String>,
+    /// How often the thread of a tool failed.
+    panics: BTreeMap<&'static str, u32>,
 }
 
 impl Actions {
     /// Begins with the journals below `state_dir`, and says where results come out: at most a few for each action.
     ///
-    /// # Errors
-    /// When the folder of the journals cannot be made.
+    /// Where there can be no journals, as on a full disk, each tool refuses whatever is new, and the datapath goes on.
     pub fn open(
         state_dir: &Path,
         boot: &str,
         name: &str,
         clouds: Clouds,
-    ) -> Result<(Self, mpsc::UnboundedReceiver<Vec<Acted>>), PersistError> {
+    ) -> (Self, mpsc::UnboundedReceiver<Vec<Acted>>) {
         let dir = state_dir.join(DIR);
-        persist::make_dir(&dir)?;
         let (results, receiver) = mpsc::unbounded_channel();
         let cookies = state_dir.join(COOKIES);
         let mut actions = Self {
@@ -102,13 +102,25 @@ impl Actions {
             lanes: BTreeMap::new(),
             results,
             faults: BTreeMap::new(),
+            panics: BTreeMap::new(),
         };
+        actions.make_dir();
         for tool in all_tools() {
             if journal_of(&actions.dir, tool).exists() {
                 actions.start(tool);
             }
         }
-        Ok((actions, receiver))
+        (actions, receiver)
+    }
+
+    fn make_dir(&mut self) {
+        match persist::make_dir(&self.dir) {
+            Ok(()) => drop(self.faults.remove(DIR)),
+            Err(error) => {
+                tracing::error!(%error, "other tools are told nothing new");
+                self.faults.insert(DIR, error.to_string());
+            }
+        }
     }
 
     /// Brings the tools to `set`; what became of it comes back later.
@@ -118,13 +130,24 @@ impl Actions {
             let ending: Vec<_> = set.ending.iter().filter(|e| e.tool == tool).map(|e| e.task).collect();
             let is_needed = !wanted.is_empty() || !ending.is_empty();
             let is_dead = self.lanes.get(tool).is_some_and(Lane::is_dead);
-            if is_dead || is_needed && !self.lanes.contains_key(tool) {
+            // A lane that could not have a journal may have one now.
+            let is_mute = self.lanes.get(tool).is_some_and(Lane::is_mute);
+            if is_dead {
+                *self.panics.entry(tool).or_default() += 1;
+            }
+            if is_dead || is_needed && (is_mute || !self.lanes.contains_key(tool)) {
+                self.make_dir();
                 self.start(tool);
             }
             if let Some(lane) = self.lanes.get(tool) {
                 lane.set(wanted, ending);
             }
         }
+    }
+
+    /// Whether the thread of some tool failed, so that [`Self::act`] has to start another one.
+    pub fn has_dead(&self) -> bool {
+        self.lanes.values().any(Lane::is_dead)
     }
 
     /// Takes the clouds of a configuration that was read anew.
@@ -174,7 +197,9 @@ impl Actions {
             let stuck = status.stuck.into_iter().map(|why| format!("not undone: {why}"));
             status.fault.into_iter().chain(stuck).collect::<Vec<_>>()
         };
-        self.status().into_iter().flat_map(of).chain(self.faults.values().cloned()).collect()
+        let panics = self.panics.iter();
+        let panics = panics.map(|(tool, n)| format!("the thread for {tool} failed {n} times, and was started again"));
+        self.status().into_iter().flat_map(of).chain(self.faults.values().cloned()).chain(panics).collect()
     }
 
     /// Undoes everything and waits for it; what cannot be undone stays in the journal for the next start.
@@ -220,4 +245,73 @@ pub fn undo_all(state_dir: &Path, boot: &str, name: &str, clouds: &Clouds) -> Ve
         left.extend(keeper.stuck());
     }
     left
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::engine::{Outcome, Wanted};
+
+    struct Bomb;
+
+    impl lane::Work for Bomb {
+        fn set(&mut self, _: Vec<Wanted>, _: Vec<Uuid>) {
+            panic!("a fault of the tool's thread");
+        }
+
+        fn work(&mut self, _: u64) -> Vec<Acted> {
+            Vec::new()
+        }
+
+        fn repair(&mut self, _: u64) -> Vec<Acted> {
+            Vec::new()
+        }
+
+        fn is_idle(&self) -> bool {
+            true
+        }
+
+        fn describe(&self, _: &mut ToolStatus) {}
+    }
+
+    #[tokio::test]
+    async fn a_thread_that_failed_is_noticed_and_another_one_takes_its_place() {
+        let state = tempfile::tempdir().expect("a folder");
+        let (mut actions, mut results) = Actions::open(state.path(), "boot", "node", Clouds::default());
+        let lane = Lane::start("iptables", actions.results.clone(), |_| Bomb).expect("a thread");
+        actions.lanes.insert("iptables", lane);
+        let wanted = vec![Wanted { task: Uuid::nil(), tool: "iptables", steps: Vec::new(), cloud: None }];
+        let set = ActionSet { wanted, ending: Vec::new() };
+        assert!(!actions.has_dead());
+        actions.act(&set);
+        while !actions.has_dead() {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+        actions.act(&set);
+        assert_eq!(results.recv().await.expect("an outcome")[0].outcome, Outcome::Applied);
+        assert!(!actions.has_dead() && actions.warnings()[0].contains("iptables failed 1 times"));
+        actions.stop();
+    }
+
+    #[tokio::test]
+    async fn without_room_for_journals_tools_refuse_what_is_new_until_there_is() {
+        let state = tempfile::tempdir().expect("a folder");
+        // As where the disk has no room for a folder.
+        std::fs::write(state.path().join(DIR), "").expect("written");
+        let (mut actions, mut results) = Actions::open(state.path(), "boot", "node", Clouds::default());
+        assert!(!actions.warnings().is_empty());
+        let wanted = |n| Wanted { task: Uuid::from_u128(n), tool: "iptables", steps: Vec::new(), cloud: None };
+        let set = |n| ActionSet { wanted: vec![wanted(n)], ending: Vec::new() };
+        actions.act(&set(1));
+        let acted = results.recv().await.expect("an outcome");
+        assert!(matches!(&acted[0].outcome, Outcome::Failed(why) if why.contains("iptables.journal")), "{acted:?}");
+        std::fs::remove_file(state.path().join(DIR)).expect("removed");
+        actions.act(&set(2));
+        let acted = results.recv().await.expect("an outcome");
+        assert_eq!((acted[0].task, &acted[0].outcome), (Uuid::from_u128(2), &Outcome::Applied));
+        assert_eq!(actions.warnings(), Vec::<String>::new());
+        actions.stop();
+    }
 }

@@ -72,29 +72,46 @@ impl<R: Runner> Keeper<R> {
             return Ok(());
         }
         tracing::warn!(command = step.run.join(" "), "it was taken away by somebody else: it is made again");
+        let plan = self.wanted.iter().find(|w| w.task == task).map(|w| w.steps.clone()).unwrap_or_default();
+        if !step.is_stacked() && plan.iter().any(ToolStep::spares) {
+            // Nobody who is spared is to meet this one meanwhile: what stands before it comes first.
+            for (at, earlier) in plan.iter().enumerate().take(place) {
+                if self.look(earlier)?.0 == Some(false) {
+                    self.run_again(task, at, earlier, record, now_ns)?;
+                }
+            }
+        }
         // Where the newest comes first, what belongs before this one has to come after it again.
-        let later: Vec<ToolStep> = if step.is_stacked() {
-            let plan = self.wanted.iter().find(|w| w.task == task);
-            plan.map_or_else(Vec::new, |w| w.steps.iter().skip(place + 1).cloned().collect())
-        } else {
-            Vec::new()
-        };
+        let later: Vec<ToolStep> =
+            if step.is_stacked() { plan.into_iter().skip(place + 1).collect() } else { Vec::new() };
         for step in later.iter().rev() {
             if self.journal.entries().get(&step.object()).is_some_and(|entry| !entry.found) {
                 self.undo_one(&step.object(), record, now_ns)?;
             }
         }
         for (at, step) in std::iter::once(step).chain(&later).enumerate() {
-            let (entry, run) = self.prepare(task, step, place + at)?;
-            self.journal.begin(entry.into_iter().collect()).map_err(|error| error.to_string())?;
-            if run {
-                let ran = self.runner.run(&step.run);
-                record.add(&step.run, &ran);
-                if !ran.is_success() {
-                    return Err(format!("{}: {}", step.run.join(" "), ran.text()));
-                }
-                self.renewed_ns.insert(step.object(), now_ns);
+            self.run_again(task, place + at, step, record, now_ns)?;
+        }
+        Ok(())
+    }
+
+    fn run_again(
+        &mut self,
+        task: Uuid,
+        place: usize,
+        step: &ToolStep,
+        record: &mut Record,
+        now_ns: u64,
+    ) -> Result<(), String> {
+        let (entry, run) = self.prepare(task, step, place)?;
+        self.journal.begin(entry.into_iter().collect()).map_err(|error| error.to_string())?;
+        if run {
+            let ran = self.runner.run(&step.run);
+            record.add(&step.run, &ran);
+            if !ran.is_success() {
+                return Err(format!("{}: {}", step.run.join(" "), ran.text()));
             }
+            self.renewed_ns.insert(step.object(), now_ns);
         }
         Ok(())
     }

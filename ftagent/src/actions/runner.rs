@@ -18,6 +18,8 @@ pub const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 const PATIENCE_NS: u64 = 20_000_000_000;
 /// Bytes of output that are kept; what comes after is read and forgotten.
 const MAX_OUTPUT: usize = 64 << 10;
+/// For what a program that has ended had said.
+const DRAIN_NS: u64 = 500_000_000;
 /// Between two looks whether a program that closed its output has ended.
 const LOOK_MS: u16 = 20;
 
@@ -129,8 +131,9 @@ fn finish(mut child: Child, deadline_ns: u64) -> (Option<i32>, String) {
         }
         match child.try_wait() {
             Ok(Some(status)) => {
-                // What a descendant still holds open is not waited for.
-                while read_ready(&mut pipes, 0, &mut kept) {}
+                // What a descendant still holds open is not waited for, nor one that goes on writing.
+                let enough_ns = clock::mono_ns() + DRAIN_NS;
+                while clock::mono_ns() < enough_ns && read_ready(&mut pipes, 0, &mut kept) {}
                 let output = String::from_utf8_lossy(&kept).into_owned();
                 return match status.code() {
                     Some(code) => (Some(code), output),
@@ -265,5 +268,8 @@ mod tests {
         let ran = run(&["sh", "-c", "sleep 5 & echo done"]);
         assert_eq!((ran.exit, ran.output.as_str()), (Some(0), "done\n"));
         assert!(clock::mono_ns() - began_ns < 2_000_000_000, "{ran:?}");
+        let ran = run(&["sh", "-c", "timeout 8 yes & echo done; exit 3"]);
+        assert_eq!(ran.exit, Some(3));
+        assert!(clock::mono_ns() - began_ns < 5_000_000_000, "{}", ran.took_us);
     }
 }

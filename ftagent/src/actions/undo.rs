@@ -8,6 +8,7 @@ use super::journal::Entry;
 use super::keeper::{Keeper, LINGER_NS};
 use super::record::Record;
 use super::runner::Runner;
+use crate::persist;
 
 /// Runs of the same command: the kernel lets go of some objects a moment after their last user, and a crash at the wrong
 /// moment makes a rule twice.
@@ -80,7 +81,8 @@ impl<R: Runner> Keeper<R> {
             if let Some(saved) = &self.cookies
                 && std::fs::read_to_string(saved).is_ok_and(|text| text.trim() == ours)
             {
-                std::fs::write(saved, before).map_err(|error| format!("{}: {error}", saved.display()))?;
+                // Whole or not at all: the gate reads it in a thread of its own.
+                persist::save(saved, before.as_bytes()).map_err(|error| error.to_string())?;
             }
             return Ok(Undone::Gone);
         }
@@ -88,5 +90,52 @@ impl<R: Runner> Keeper<R> {
         let ran = self.runner.run(&undo);
         record.add(&undo, &ran);
         if ran.is_success() { Ok(Undone::Gone) } else { Err(format!("{}: {}", undo.join(" "), ran.text())) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt as _;
+
+    use ftagent_common::api::{Action, PreviewContext, preview};
+    use uuid::Uuid;
+
+    use super::super::journal::Journal;
+    use super::super::runner::Ran;
+    use super::*;
+    use crate::engine::Wanted;
+
+    /// `net.ipv4.tcp_syncookies`, which somebody else sets too.
+    struct Cookies(&'static str);
+
+    impl Runner for Cookies {
+        fn run(&mut self, argv: &[String]) -> Ran {
+            assert_eq!(argv[..2], ["sysctl", "-n"].map(str::to_owned).as_slice()[..2], "{argv:?}");
+            Ran { exit: Some(0), output: self.0.to_owned(), took_us: 0 }
+        }
+    }
+
+    #[test]
+    fn what_the_gate_goes_back_to_is_replaced_whole() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let (saved, journal) = (dir.path().join("saved"), dir.path().join("journal"));
+        std::fs::write(&saved, "1\n").expect("written");
+        let before = std::fs::metadata(&saved).expect("there").ino();
+        let action: Action = serde_json::from_str(r#"{"type":"syn_cookies"}"#).expect("an action");
+        let target = "203.0.113.5/32".parse().expect("a prefix");
+        let context = PreviewContext { target, sources: Vec::new(), spoofed: false, spared: Vec::new() };
+        let steps = preview(&action, &context).steps();
+        let (task, place) = (Uuid::nil(), 0);
+        let mut kept: Journal = Journal::open(&journal);
+        let step = steps[0].clone();
+        kept.begin(vec![Entry { task, step, place, found: false, before: Some("0".into()), boot: "b".into() }])
+            .expect("room");
+        // The gate has set it to 2, and means to go back to our 1.
+        let mut keeper = Keeper::new(Cookies("2"), kept, "b", Some(saved.clone()), 0);
+        keeper.set(Vec::<Wanted>::new(), []);
+        keeper.work(u64::MAX / 2);
+        assert!(keeper.is_idle(), "{:?}", keeper.stuck());
+        assert_eq!(std::fs::read_to_string(&saved).expect("there").trim(), "0");
+        assert_ne!(std::fs::metadata(&saved).expect("there").ino(), before, "another file in its place");
     }
 }

@@ -9,6 +9,7 @@ use rand::rngs::StdRng;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
+use super::file::MAX_PEERS;
 use super::stream::{self, Reading};
 use super::{CrowdsecConfig, Filter, Key, Told, config};
 use crate::clock;
@@ -83,7 +84,8 @@ impl Client {
                 }
                 Err(failure) => {
                     whole_at_ns = None;
-                    (Told::Failed(failure), backoff.next())
+                    let peers = self.peers().await;
+                    (Told::Failed { failure, peers }, backoff.next())
                 }
             };
             if told.send(word).await.is_err() {
@@ -123,9 +125,9 @@ impl Client {
     }
 
     /// Where LAPI is: no decision of its own may cut it off.
-    async fn peers(&self) -> Vec<IpAddr> {
+    pub(super) async fn peers(&self) -> Vec<IpAddr> {
         match timeout(RESOLVE, tokio::net::lookup_host(self.server.host())).await {
-            Ok(Ok(found)) => found.map(|address| address.ip().to_canonical()).take(16).collect(),
+            Ok(Ok(found)) => found.map(|address| address.ip().to_canonical()).take(MAX_PEERS).collect(),
             _ => Vec::new(),
         }
     }

@@ -99,9 +99,7 @@ pub struct Spared {
 #[derive(Debug)]
 enum Told {
     /// An answer, and where LAPI was found.
-    Reading {
-        reading: stream::Reading,
-        peers: Vec<IpAddr>,
-    },
-    Failed(client::Failure),
+    Reading { reading: stream::Reading, peers: Vec<IpAddr> },
+    /// None, and where LAPI would be.
+    Failed { failure: client::Failure, peers: Vec<IpAddr> },
 }

@@ -86,7 +86,13 @@ async fn bouncer(script: Vec<Does>, path: &Path, max_decisions: u32) -> Bouncer 
     let url = format!("http://{}", listener.local_addr().expect("an address"));
     let (asks, asked) = mpsc::channel(64);
     tokio::spawn(serve(listener, script, asks));
-    let config = CrowdsecConfig {
+    let (worker, handle) =
+        Worker::new(&config(url, max_decisions), path.to_owned(), Spared::default()).expect("a worker");
+    Bouncer { handle, asked, thread: tokio::task::spawn_blocking(move || worker.run()) }
+}
+
+fn config(url: String, max_decisions: u32) -> CrowdsecConfig {
+    CrowdsecConfig {
         url,
         key: Key::Inline(Secret::new(KEY)),
         ca_certificate: None,
@@ -94,9 +100,7 @@ async fn bouncer(script: Vec<Does>, path: &Path, max_decisions: u32) -> Bouncer 
         filter: Filter { addresses: true, ranges: true, ..Filter::default() },
         max_decisions,
         action: ListAction::Block,
-    };
-    let (worker, handle) = Worker::new(&config, path.to_owned(), Spared::default()).expect("a worker");
-    Bouncer { handle, asked, thread: tokio::task::spawn_blocking(move || worker.run()) }
+    }
 }
 
 impl Bouncer {
@@ -196,12 +200,22 @@ async fn a_body_without_end_is_cut_off_and_what_was_known_stays() {
 async fn a_restart_forgets_nothing_while_lapi_is_away() {
     let dir = tempfile::tempdir().expect("a folder");
     let path = dir.path().join("crowdsec.bin");
-    let mut first = bouncer(vec![ok(&[(1, "192.0.2.1")], &[])], &path, 10).await;
+    // LAPI itself is at 127.0.0.1: what is known of that is not in force, nor after a restart.
+    let mut first = bouncer(vec![ok(&[(1, "192.0.2.1"), (2, "127.0.0.1")], &[])], &path, 10).await;
     first.until(&["192.0.2.1"]).await;
     first.stop().await;
+    let before = std::fs::read(&path).expect("bans");
     let mut second = bouncer(vec![Does::HangsUp], &path, 10).await;
     second.until(&["192.0.2.1"]).await;
     second.stop().await;
+    // Nor while its name has no address: the last one counts.
+    std::fs::write(&path, before).expect("room");
+    let config = config("http://lapi.invalid:8080".to_owned(), 10);
+    let (worker, handle) = Worker::new(&config, path.clone(), Spared::default()).expect("a worker");
+    let thread = tokio::task::spawn_blocking(move || worker.run());
+    let mut nameless = Bouncer { handle, asked: mpsc::channel(1).1, thread };
+    nameless.until(&["192.0.2.1"]).await;
+    nameless.stop().await;
     std::fs::write(&path, "something else").expect("room");
     let mut third = bouncer(vec![ok(&[], &[])], &path, 10).await;
     third.until(&[]).await;
@@ -232,4 +246,16 @@ async fn what_the_node_trusts_is_never_banned_and_nothing_is_while_that_is_not_k
     bouncer.handle.spared.send_replace(Spared::default());
     bouncer.until(&["192.0.2.1", "192.0.2.2"]).await;
     bouncer.stop().await;
+}
+
+#[tokio::test]
+async fn a_task_that_asks_no_more_is_told() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let config = config("http://127.0.0.1:1".to_owned(), 10);
+    let (worker, handle) = Worker::new(&config, dir.path().join("bans"), Spared::default()).expect("a worker");
+    let thread = tokio::task::spawn_blocking(move || worker.without_client().run());
+    let mut silent = Bouncer { handle, asked: mpsc::channel(1).1, thread };
+    let status = silent.until_status("told", |s| s.failures.contains_key("internal")).await;
+    assert!(!status.connected && status.warnings()[0].contains("restart the agent"), "{:?}", status.warnings());
+    silent.stop().await;
 }

@@ -28,6 +28,8 @@ use crate::xdp::info::trim_memory;
 const SECOND_NS: u64 = 1_000_000_000;
 /// Between two publications: what ends in between is let go by the kernel anyway.
 const SPACING_NS: u64 = SECOND_NS / 2;
+/// Nothing is in force for so long while nobody knows where LAPI is.
+const LEARN_NS: u64 = 10 * SECOND_NS;
 /// Between two saves.
 const SAVE_NS: u64 = 2 * SECOND_NS;
 /// A look at the clock after so long, whatever happens.
@@ -51,6 +53,7 @@ pub struct Worker {
     /// Since when there is something new to publish; absent: there is not.
     stale_since_ns: Option<u64>,
     published_ns: u64,
+    began_ns: u64,
     /// What is known is not on disk.
     unsaved: bool,
     saved_ns: u64,
@@ -86,6 +89,7 @@ impl Worker {
             status,
             stale_since_ns: None,
             published_ns: 0,
+            began_ns: 0,
             unsaved: false,
             saved_ns: 0,
         };
@@ -101,11 +105,25 @@ impl Worker {
         Ok(())
     }
 
+    /// As if the task that asks had failed.
+    #[cfg(test)]
+    pub(super) fn without_client(mut self) -> Self {
+        self.client = None;
+        self
+    }
+
     async fn work(mut self) {
         self.restore(clock::now());
-        self.stale_since_ns = Some(clock::mono_ns());
+        // Before anything is in force: a ban that meets LAPI itself would keep every better word away.
+        if let Some(client) = &self.client {
+            let found = client.peers().await;
+            self.take_peers(found, clock::now());
+        }
+        self.began_ns = clock::mono_ns();
+        self.stale_since_ns = Some(self.began_ns);
         let (told, mut tells) = mpsc::channel(1);
         let client = self.client.take().map(|client| tokio::spawn(client.run(told)));
+        let mut is_asking = true;
         loop {
             let now = clock::now();
             if self.keeper.expire(now.mono_ns) {
@@ -115,7 +133,14 @@ impl Worker {
             self.save_if_due(clock::now());
             let rest = Duration::from_nanos(self.next_ns().saturating_sub(clock::mono_ns()));
             tokio::select! {
-                Some(told) = tells.recv() => self.on_told(told, clock::now()),
+                told = tells.recv(), if is_asking => match told {
+                    Some(told) => self.on_told(told, clock::now()),
+                    None => {
+                        is_asking = false;
+                        let why = "the task that asks LAPI failed: restart the agent".to_owned();
+                        self.on_failure(Failure { kind: "internal", why });
+                    }
+                },
                 changed = self.spared.changed() => {
                     if changed.is_err() {
                         break;
@@ -134,7 +159,8 @@ impl Worker {
     /// When there is something to do even if nobody says anything.
     fn next_ns(&self) -> u64 {
         let end = self.keeper.next_end_ns();
-        let publish = self.stale_since_ns.map(|_| self.published_ns + SPACING_NS);
+        let learn = if self.peers.is_empty() { self.began_ns + LEARN_NS } else { 0 };
+        let publish = self.stale_since_ns.map(|_| learn.max(self.published_ns + SPACING_NS));
         let save = self.unsaved.then_some(self.saved_ns + SAVE_NS);
         let longest = clock::mono_ns() + LONGEST_NS;
         end.into_iter().chain(publish).chain(save).fold(longest, u64::min)
@@ -148,7 +174,18 @@ impl Worker {
     fn on_told(&mut self, told: Told, now: Now) {
         match told {
             Told::Reading { reading, peers } => self.on_reading(&reading, peers, now),
-            Told::Failed(failure) => self.on_failure(failure),
+            Told::Failed { failure, peers } => {
+                self.take_peers(peers, now);
+                self.on_failure(failure);
+            }
+        }
+    }
+
+    /// Takes where LAPI is. A name that is not resolved says nothing of it.
+    fn take_peers(&mut self, peers: Vec<IpAddr>, now: Now) {
+        if !peers.is_empty() && peers != self.peers {
+            self.peers = peers;
+            self.changed(now);
         }
     }
 
@@ -157,10 +194,7 @@ impl Worker {
         if changed {
             self.changed(now);
         }
-        if reading.is_whole && !peers.is_empty() && peers != self.peers {
-            self.peers = peers;
-            self.stale_since_ns.get_or_insert(now.mono_ns);
-        }
+        self.take_peers(peers, now);
         let was_away = !self.status.borrow().connected;
         self.status.send_modify(|status| {
             status.connected = true;
@@ -192,6 +226,9 @@ impl Worker {
     fn publish_if_due(&mut self, now: Now) {
         let Some(since_ns) = self.stale_since_ns else { return };
         if now.mono_ns < self.published_ns + SPACING_NS && self.published_ns != 0 {
+            return;
+        }
+        if self.peers.is_empty() && now.mono_ns < self.began_ns + LEARN_NS {
             return;
         }
         let newest = self.spared.borrow_and_update().clone();
@@ -251,8 +288,9 @@ impl Worker {
         let fault = match persist::load(&self.path) {
             Ok(None) => return,
             Ok(Some(bytes)) => match file::decode(&bytes, now) {
-                Ok(bans) => {
+                Ok(file::Known { bans, peers }) => {
                     info!(bans = bans.len(), "decisions of CrowdSec restored");
+                    self.peers = peers;
                     return self.keeper.restore(bans, now.mono_ns);
                 }
                 Err(why) => match persist::move_aside(&self.path, now.wall.unix_timestamp()) {
@@ -276,7 +314,7 @@ impl Worker {
             return;
         }
         self.saved_ns = now.mono_ns;
-        match persist::save(&self.path, &file::encode(self.keeper.bans(), now)) {
+        match persist::save(&self.path, &file::encode(self.keeper.bans(), &self.peers, now)) {
             Ok(()) => {
                 self.unsaved = false;
                 self.set_fault(None);

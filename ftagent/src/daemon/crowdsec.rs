@@ -16,6 +16,8 @@ use crate::engine::Guard;
 #[derive(Default)]
 pub(super) struct Crowdsec {
     running: Option<(Handle, JoinHandle<std::io::Result<()>>)>,
+    /// What was known when the thread failed.
+    last: Option<CrowdsecStatus>,
 }
 
 impl Crowdsec {
@@ -28,6 +30,10 @@ impl Crowdsec {
                 }
             }
             error!("the thread of CrowdSec's decisions ended: those in force end by themselves");
+            let mut last = handle.status.borrow().clone();
+            last.connected = false;
+            last.last_error = Some("the thread of the decisions failed: restart the agent".to_owned());
+            self.last = Some(last);
             self.running = None;
         }
         std::future::pending().await
@@ -56,7 +62,8 @@ impl Crowdsec {
     }
 
     pub(super) fn status(&self) -> Option<CrowdsecStatus> {
-        self.running.as_ref().map(|(handle, _)| handle.status.borrow().clone())
+        let running = self.running.as_ref().map(|(handle, _)| handle.status.borrow().clone());
+        running.or_else(|| self.last.clone())
     }
 
     /// What an operator should know.
@@ -97,5 +104,28 @@ impl Daemon {
     pub(super) fn on_decided(&mut self, decided: Arc<Decided>) {
         self.lists.take_decisions(decided);
         self.look_at_lists();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::watch;
+
+    use super::*;
+    use crate::lists::ListAction;
+
+    #[tokio::test]
+    async fn a_thread_that_failed_is_a_warning() {
+        let mut status = CrowdsecStatus::new("http://lapi", ListAction::Block);
+        status.connected = true;
+        let (decided, status) = (watch::channel(None).1, watch::channel(status).1);
+        let handle = Handle { spared: watch::channel(Spared::default()).0, decided, status };
+        let running = Some((handle, tokio::spawn(async { Ok(()) })));
+        let mut crowdsec = Crowdsec { running, last: None };
+        assert!(crowdsec.warnings().is_empty());
+        let waited = tokio::time::timeout(std::time::Duration::from_millis(50), crowdsec.decided()).await;
+        assert!(waited.is_err(), "there is nothing to hear any more");
+        assert!(crowdsec.warnings()[0].contains("restart the agent"), "{:?}", crowdsec.warnings());
+        assert!(crowdsec.status().is_some_and(|status| !status.connected));
     }
 }

@@ -172,7 +172,7 @@ pub async fn run(config: Config) -> Result<()> {
 
     let (worker, worker_handle, mut worker_results) =
         Worker::new(config.state_dir.join("engine.json"), boot.clone(), config.fallback.clone());
-    let (actions, mut acted) = Actions::open(&config.state_dir, &boot, &config.name, config.clouds.clone())?;
+    let (actions, mut acted) = Actions::open(&config.state_dir, &boot, &config.name, config.clouds.clone());
     let samples = Samples::open(&pins.maps()).context("the ring of samples")?;
     let profiles = profiles::start(&config, &host, &engine, &boot)?;
     let mut daemon = Daemon {
@@ -294,9 +294,8 @@ pub async fn run(config: Config) -> Result<()> {
     daemon.worker.save(daemon.engine.state());
     let Daemon { worker: handle, link, web, captures, flows, crowdsec, actions, profiles, .. } = daemon;
     // Nothing would take back what other tools hold, or a profile on trial: they go first, whatever becomes of the rest,
-    // and the actions come again with the next start.
-    let undone = tokio::task::spawn_blocking(|| actions.stop()).await.context("the threads of other tools");
-    let taken_back = profiles::stop(profiles, link.as_ref()).await;
+    // and the actions come again with the next start. Neither waits for the other.
+    let (undone, taken_back) = profiles::beside(|| actions.stop(), profiles::stop(profiles, link.as_ref())).await;
     drop(web);
     drop(handle);
     if let Some(captures) = captures {
@@ -646,6 +645,10 @@ impl Daemon {
         self.look_at_web();
         self.look_at_sessions();
         self.tell_profiles();
+        if self.actions.has_dead() {
+            error!("the thread of a tool failed: another one takes its place");
+            self.actions.act(&self.engine.desired_actions());
+        }
         self.beat();
         crate::notify::alive();
         if self.snapshots.receiver_count() > 0 {

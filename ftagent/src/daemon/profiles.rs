@@ -24,7 +24,7 @@ pub(super) fn start(config: &Config, host: &Host, engine: &Engine, boot: &str) -
     let options = Options {
         state_dir: config.state_dir.clone(),
         boot: boot.to_owned(),
-        kept: host.kept(engine.allowlist()),
+        friends: host.friends(engine.allowlist()),
         ssh: Path::new(SSH).to_owned(),
         tools: Tools::default(),
     };
@@ -38,8 +38,8 @@ impl Daemon {
 
     /// Tells what the node keeps now; nothing happens where that is as before.
     pub(super) fn tell_profiles(&mut self) {
-        let kept = self.host.kept(self.engine.allowlist());
-        self.profiles.set_kept(&kept);
+        let friends = self.host.friends(self.engine.allowlist());
+        self.profiles.set_friends(&friends);
     }
 
     /// The answer comes when the firewall is done, or says that it takes longer.
@@ -70,9 +70,39 @@ pub(super) async fn stop(profiles: Profiles, link: Option<&Link>) -> Result<()> 
     Ok(())
 }
 
+/// Undoes what other tools hold while what is on trial is taken back: each may take longer than the other has.
+pub(super) async fn beside(
+    undo: impl FnOnce() + Send + 'static,
+    take_back: impl Future<Output = Result<()>>,
+) -> (Result<()>, Result<()>) {
+    let undo = async { tokio::task::spawn_blocking(undo).await.context("the threads of other tools") };
+    tokio::join!(undo, take_back)
+}
+
 fn message(event: Event) -> Outgoing {
     match event {
         Event::Ack(ack) => Outgoing::Ack(ack),
         Event::Report(report) => Outgoing::Profile(report),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_trial_ends_while_other_tools_are_slow() {
+        let (taken_back, waits) = std::sync::mpsc::channel();
+        let undo = move || waits.recv_timeout(Duration::from_secs(20)).expect("the profile does not wait for this");
+        let (undone, done) = beside(undo, async move { Ok(taken_back.send(())?) }).await;
+        assert!(undone.is_ok() && done.is_ok(), "{undone:?} {done:?}");
+    }
+
+    #[test]
+    fn the_service_waits_for_what_is_undone() {
+        let unit = include_str!("../../../dist/ftagent.service");
+        let secs = unit.lines().find_map(|line| line.strip_prefix("TimeoutStopSec=")?.parse::<u64>().ok());
+        // A command of a firewall has half a minute, a request to a cloud a quarter; each may come twice.
+        assert!(secs.is_some_and(|secs| secs >= 60), "{secs:?}");
     }
 }

@@ -145,7 +145,7 @@ impl Daemon {
         warnings.extend(self.web.warnings());
         warnings.extend(self.captures.as_ref().and_then(|captures| captures.fault()));
         warnings.extend(self.flows.status().warnings());
-        warnings.extend(self.profiles.warning());
+        warnings.extend(self.profiles.warnings());
         for interface in self.attached.iter().filter(|a| a.mode != AttachMode::Native) {
             warnings
                 .push(format!("{}: {} instead of native: {}", interface.interface, interface.mode, interface.reason));

@@ -35,6 +35,12 @@ impl Watch {
         Self { reader: Some(reader), looks: JoinSet::new(), succeeded_ns }
     }
 
+    /// What is to be said of a look that does not end, as one that waits for a broken disk.
+    fn overdue(&self, now_ns: u64) -> Option<SessionsError> {
+        let is_late = self.succeeded_ns.is_none_or(|then| now_ns.saturating_sub(then) >= GRACE_NS);
+        (!self.looks.is_empty() && is_late).then_some(SessionsError::Late)
+    }
+
     /// Waits for what is seen next; giving the wait up loses nothing.
     pub(super) async fn seen(&mut self) -> Seen {
         match self.looks.join_next().await {
@@ -51,6 +57,11 @@ impl Watch {
 impl Daemon {
     /// Looks, unless the look before has not ended.
     pub(super) fn look_at_sessions(&mut self) {
+        if let Some(late) = self.sessions.overdue(clock::mono_ns())
+            && self.host.set_sessions(Err(late))
+        {
+            self.apply_host();
+        }
         let watch = &mut self.sessions;
         if !watch.looks.is_empty() {
             return;
@@ -75,5 +86,19 @@ impl Daemon {
         if self.host.set_sessions(seen) {
             self.apply_host();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_look_that_does_not_end_is_noticed() {
+        let mut watch = Watch { succeeded_ns: Some(5), ..Watch::default() };
+        assert!(watch.overdue(5 + GRACE_NS).is_none(), "nothing is under way");
+        watch.looks.spawn(std::future::pending());
+        assert!(watch.overdue(4 + GRACE_NS).is_none());
+        assert!(matches!(watch.overdue(5 + GRACE_NS), Some(SessionsError::Late)));
     }
 }

@@ -141,11 +141,19 @@ impl Engine {
             let shown = preview(action, &context);
             let deed = Deed::new(format!("{ORDER}{command}"), 0, action.clone(), shown.do_, shown.undo);
             let origin = Origin::Response { incident };
-            self.install(incident, deed, rules, &origin, ttl_secs, now);
-        } else {
-            for (matches, verdict, _) in rules {
-                self.order_rule(matches, Some(ttl_secs), (verdict, false), Origin::ControlPlane { command }, now);
-            }
+            let (made, refusal) = self.install(incident, deed, rules, &origin, ttl_secs, now);
+            return match refusal {
+                _ if made >= count => Ok(Some(format!("{count} rule(s) for {ttl_secs} s"))),
+                Some(why) if made == 0 => Err(format!("none of {count} rule(s) was made: {why}")),
+                None if made == 0 => Err(format!("none of {count} rule(s) was made")),
+                why => Ok(Some(format!(
+                    "{made} of {count} rule(s) for {ttl_secs} s, not the others: {}",
+                    why.unwrap_or_default()
+                ))),
+            };
+        }
+        for (matches, verdict, _) in rules {
+            self.order_rule(matches, Some(ttl_secs), (verdict, false), Origin::ControlPlane { command }, now);
         }
         Ok(Some(format!("{count} rule(s) for {ttl_secs} s")))
     }

@@ -83,7 +83,8 @@ impl Engine {
         incident.verdict.as_ref().map(|verdict| policy::plan(&verdict.vectors, &situation))
     }
 
-    /// Makes the rules of one deed, as far as the guard lets them pass.
+    /// Makes the rules of one deed, as far as the guard lets them pass; answers how many of them are in force then, and
+    /// why the first of the others is not.
     pub(super) fn install(
         &mut self,
         uuid: Uuid,
@@ -92,18 +93,21 @@ impl Engine {
         origin: &Origin,
         ttl_secs: u32,
         now: Now,
-    ) {
+    ) -> (usize, Option<String>) {
         let expires = now.mono_ns + u64::from(ttl_secs.max(1)) * SEC;
         let mut made = BTreeSet::new();
+        let (mut twins, mut first_refusal) = (0, None);
         for (matches, verdict, point) in rules {
             let twin = self.rules.values().find(|r| {
                 r.origin.incident() == Some(uuid) && r.matches == matches && r.point == point && r.verdict == verdict
             });
             if twin.is_some() {
+                twins += 1;
                 continue;
             }
-            let Some(incident) = self.incidents.get(&uuid) else { return };
-            if matches.source.is_some_and(|s| incident.spared.contains(&s)) {
+            let Some(incident) = self.incidents.get(&uuid) else { break };
+            if let Some(source) = matches.source.filter(|s| incident.spared.contains(s)) {
+                first_refusal.get_or_insert_with(|| format!("{source} was unblocked by an operator"));
                 continue;
             }
             match self.accept(&matches, verdict, point, expires, now) {
@@ -116,15 +120,22 @@ impl Engine {
                     made.insert(id);
                 }
                 // The next look at the attack tries again.
-                Err(Refusal::TooFast(_)) => break,
-                Err(why) => self.refuse(uuid, &deed, &why, now),
+                Err(why @ Refusal::TooFast(_)) => {
+                    first_refusal.get_or_insert_with(|| why.to_string());
+                    break;
+                }
+                Err(why) => {
+                    first_refusal.get_or_insert_with(|| why.to_string());
+                    self.refuse(uuid, &deed, &why, now);
+                }
             }
         }
+        let in_force = (made.len() + twins, first_refusal);
         if made.is_empty() {
-            return;
+            return in_force;
         }
         self.rules_changed = true;
-        let Some(incident) = self.incidents.get_mut(&uuid) else { return };
+        let Some(incident) = self.incidents.get_mut(&uuid) else { return in_force };
         let what =
             format!("{} rule(s): {}", made.len(), deed.commands.first().map(|c| c.join(" ")).unwrap_or_default());
         match incident.deeds.iter_mut().find(|d| d.key == deed.key && d.stands()) {
@@ -141,6 +152,7 @@ impl Engine {
             None => incident.add_deed(Deed { rules: made, ..deed }),
         }
         incident.note("mitigated", what, now);
+        in_force
     }
 
     fn accept(

@@ -49,6 +49,9 @@ pub(super) struct Current {
     pub phase: Phase,
     /// What it was compiled with.
     pub kept: Kept,
+    /// Of that, operators who were connected at any time since.
+    #[serde(default = "nobody")]
+    pub in_use: Kept,
     pub steps: Vec<Step>,
     /// What the tools' own dumps showed of it when it was put in force.
     #[serde(default)]
@@ -56,6 +59,10 @@ pub(super) struct Current {
     /// What ufw noted of the operator's own rules.
     #[serde(default)]
     pub noted: Vec<String>,
+}
+
+const fn nobody() -> Kept {
+    Kept { ports: Vec::new(), sources: Vec::new() }
 }
 
 /// Where it stands.

@@ -30,8 +30,15 @@ fn wanted(n: u128) -> Wanted {
 }
 
 fn journal(phase: Phase) -> Journal {
-    let current =
-        Current { wanted: wanted(1), phase, kept: Kept::default(), steps: vec![], seen: String::new(), noted: vec![] };
+    let current = Current {
+        wanted: wanted(1),
+        phase,
+        kept: Kept::default(),
+        in_use: Kept::default(),
+        steps: vec![],
+        seen: String::new(),
+        noted: vec![],
+    };
     Journal { current: Some(current), past: [].into() }
 }
 

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use ftagent_common::api::{PROFILE_CHAINS, Step};
 
+use super::run::RunError;
 use super::tools::Tools;
 use super::xtables;
 
@@ -88,7 +89,12 @@ pub(super) fn put(tools: &mut Tools, steps: &[Step]) -> Result<(), String> {
 }
 
 pub(super) fn take(tools: &mut Tools) -> Result<(), String> {
-    let listed = list(tools)?;
+    let listed = match list(tools) {
+        Ok(listed) => listed,
+        // Rules at run time end with it; what the kernel still has of them goes without it.
+        Err(_) if is_gone(tools) => return xtables::take(tools),
+        Err(why) => return Err(why),
+    };
     for words in &listed.jumps {
         remove(tools, "--remove-rule", words)?;
     }
@@ -104,6 +110,16 @@ pub(super) fn take(tools: &mut Tools) -> Result<(), String> {
         remove(tools, "--remove-chain", chain)?;
     }
     Ok(())
+}
+
+/// Whether firewalld does not run; one that does not answer may.
+fn is_gone(tools: &mut Tools) -> bool {
+    match tools.ask(&["firewall-cmd", "--state"]) {
+        Ok(_) => false,
+        Err(RunError::Missing { .. }) => true,
+        Err(RunError::Refused { words, .. }) => words.contains("not running"),
+        Err(RunError::Start { .. } | RunError::Late { .. } | RunError::TooLong { .. }) => false,
+    }
 }
 
 fn remove(tools: &mut Tools, verb: &str, words: &str) -> Result<(), String> {

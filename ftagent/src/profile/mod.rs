@@ -26,6 +26,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use ftagent_common::api::{CommandAck, Kept, NodeCommand, Order, ProfileReport, Suite};
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
@@ -79,13 +80,24 @@ pub struct ProfileStatus {
     pub fault: Option<String>,
 }
 
+/// Whom no profile cuts off.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Friends {
+    /// Control planes and management sources: whoever is taken from them is kept no longer.
+    pub kept: Kept,
+    /// The allowlist: the same, and of one that is too long its beginning.
+    pub allow: Vec<IpNet>,
+    /// Operators who are connected, and their ports: who goes stays kept for as long as the profile has no other reason
+    /// to change.
+    pub in_use: Kept,
+}
+
 /// Where profiles are kept and what the node is.
 pub struct Options {
     pub state_dir: PathBuf,
     /// The kernel's id of this boot.
     pub boot: String,
-    /// Control planes, management sources and the allowlist.
-    pub kept: Kept,
+    pub friends: Friends,
     /// The folder of the SSH server's configuration.
     pub ssh: PathBuf,
     pub tools: Tools,
@@ -96,7 +108,8 @@ pub struct Profiles {
     asked: Option<SyncSender<Asked>>,
     events: mpsc::UnboundedReceiver<Event>,
     status: Arc<Mutex<Option<ProfileStatus>>>,
-    kept: Kept,
+    unsaved: Arc<Mutex<Option<String>>>,
+    friends: Friends,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -104,33 +117,36 @@ impl Profiles {
     /// Puts right what the last agent left half done, and waits for orders.
     ///
     /// # Errors
-    /// When the journal cannot be read, or there can be no thread.
+    /// When there can be no thread. A journal that cannot be read refuses what is new, and is a warning.
     pub fn start(options: Options) -> Result<Self, PersistError> {
         let (asked, questions) = std::sync::mpsc::sync_channel(WAITING);
         // At most an acknowledgement for each order and a report for each end.
         let (events_in, events) = mpsc::unbounded_channel();
         let status = Arc::new(Mutex::new(None));
+        let unsaved = Arc::new(Mutex::new(None));
         let path = journal_file(&options.state_dir);
         let mut worker = Worker {
             journal: Journal::default(),
             path: path.clone(),
             boot: options.boot,
             tools: options.tools,
-            node: options.kept.clone(),
+            friends: options.friends.clone(),
             ssh: options.ssh,
             events: events_in,
             status: Arc::clone(&status),
             next_look_ns: 0,
             repairs: 0,
             fault: None,
+            unsaved: Arc::clone(&unsaved),
+            is_unread: false,
         };
-        worker.open()?;
+        worker.try_open();
         worker.publish();
         let thread = std::thread::Builder::new().name("profiles".to_owned());
         let thread = thread
             .spawn(move || worker.run(&questions))
             .map_err(|source| PersistError::io(&path, "start the thread for", source))?;
-        Ok(Self { asked: Some(asked), events, status, kept: options.kept, thread: Some(thread) })
+        Ok(Self { asked: Some(asked), events, status, unsaved, friends: options.friends, thread: Some(thread) })
     }
 
     /// Takes an order about profiles; false: it is about something else.
@@ -154,10 +170,10 @@ impl Profiles {
         outcome
     }
 
-    /// Follows what the node keeps: control planes, management sources, the allowlist.
-    pub fn set_kept(&mut self, kept: &Kept) {
-        if self.kept != *kept && self.ask(Asked::Kept(kept.clone())).is_ok() {
-            self.kept = kept.clone();
+    /// Follows whom the node keeps.
+    pub fn set_friends(&mut self, friends: &Friends) {
+        if self.friends != *friends && self.ask(Asked::Friends(friends.clone())).is_ok() {
+            self.friends = friends.clone();
         }
     }
 
@@ -172,10 +188,14 @@ impl Profiles {
     }
 
     /// What an operator should know.
-    pub fn warning(&self) -> Option<String> {
-        let status = self.status()?;
-        let fault = status.fault?;
-        Some(format!("profile {} (application {}): {fault}", status.profile, status.application))
+    pub fn warnings(&self) -> Vec<String> {
+        let amiss = self.status().and_then(|status| {
+            let fault = status.fault?;
+            Some(format!("profile {} (application {}): {fault}", status.profile, status.application))
+        });
+        let unsaved = self.unsaved.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let unsaved = unsaved.map(|why| format!("a restart would not know what became of attack profiles: {why}"));
+        amiss.into_iter().chain(unsaved).collect()
     }
 
     /// Takes back what is on trial, and waits for it.

@@ -1,11 +1,14 @@
 //! Runs a firewall's program: an argument vector, never a shell, in a fixed environment, for a bounded time.
 
-use std::io::{self, Read, Write};
+use std::fs::File;
+use std::io::{self, Read, Seek, Write};
 use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus};
 use std::thread;
 use std::time::Duration;
 
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
@@ -13,8 +16,10 @@ use crate::clock;
 
 /// Where programs are looked for, whoever started the agent.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-/// Of each of the two outputs; what comes behind is read and forgotten.
+/// Of each of the two outputs; a program that has more to say fails.
 const OUTPUT_BYTES: u64 = 32 << 20;
+/// By so much it may go over, to be found out: the kernel refuses what would go further, a piece at a time.
+const BEYOND_BYTES: u64 = 1 << 20;
 /// Of a program's words in a message.
 const WORDS: usize = 1_000;
 
@@ -41,26 +46,23 @@ pub(super) fn run(words: &[String], input: &str, patience: Duration) -> Result<S
     let Some((program, arguments)) = words.split_first() else { return Ok(String::new()) };
     let mut command = Command::new(program);
     command.args(arguments).env_clear().env("PATH", PATH).env("LC_ALL", "C.UTF-8").current_dir("/");
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    // Files, and no pipes: whoever goes on in the background with one of them holds up nobody.
+    let fail = |source| RunError::Start { program: program.clone(), source };
+    let (mut out, mut err) = (room().map_err(fail)?, room().map_err(fail)?);
+    command.stdin(whole(input).map_err(fail)?);
+    command.stdout(out.try_clone().map_err(fail)?).stderr(err.try_clone().map_err(fail)?);
     // A group of its own, so that what it starts ends with it.
     command.process_group(0);
     let mut child = command.spawn().map_err(|source| match source.kind() {
         io::ErrorKind::NotFound => RunError::Missing { program: program.clone() },
         _ => RunError::Start { program: program.clone(), source },
     })?;
-    let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
-    let (status, out, err) = thread::scope(|scope| {
-        // Whoever ends without reading says why in its own words.
-        scope.spawn(move || drop(stdin.map(|mut pipe| pipe.write_all(input.as_bytes()))));
-        let out = scope.spawn(move || read(stdout));
-        let err = scope.spawn(move || read(stderr));
-        let status = wait(&mut child, patience);
-        (status, out.join().unwrap_or_default(), err.join().unwrap_or_default())
-    });
+    let status = wait(&mut child, patience);
+    let (out, err) = (read(&mut out), read(&mut err));
     let shown = || words.join(" ");
     match status {
         None => Err(RunError::Late { command: shown(), secs: patience.as_secs() }),
-        Some(_) if out.len() as u64 >= OUTPUT_BYTES => Err(RunError::TooLong { command: shown() }),
+        Some(_) if out.len() as u64 > OUTPUT_BYTES => Err(RunError::TooLong { command: shown() }),
         Some(status) if status.success() => Ok(String::from_utf8_lossy(&out).into_owned()),
         Some(status) => {
             let said: Vec<u8> = if err.trim_ascii().is_empty() { out } else { err };
@@ -71,13 +73,28 @@ pub(super) fn run(words: &[String], input: &str, patience: Duration) -> Result<S
     }
 }
 
-fn read(pipe: Option<impl Read>) -> Vec<u8> {
+/// A file in memory that holds `input`.
+fn whole(input: &str) -> io::Result<File> {
+    let mut file = File::from(memfd_create(c"input", MFdFlags::MFD_CLOEXEC)?);
+    file.write_all(input.as_bytes())?;
+    file.rewind()?;
+    Ok(file)
+}
+
+/// One that takes what a program says, and no more than it may say.
+fn room() -> io::Result<File> {
+    let file = File::from(memfd_create(c"output", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?);
+    file.set_len(OUTPUT_BYTES + BEYOND_BYTES)?;
+    fcntl(&file, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_GROW))?;
+    Ok(file)
+}
+
+/// What was written so far: the place in the file is the program's own.
+fn read(file: &mut File) -> Vec<u8> {
     let mut bytes = Vec::new();
-    if let Some(mut pipe) = pipe {
-        // What a program that broke off has said so far is said.
-        drop((&mut pipe).take(OUTPUT_BYTES).read_to_end(&mut bytes));
-        drop(io::copy(&mut pipe, &mut io::sink()));
-    }
+    // What cannot be read was not said.
+    let written = file.stream_position().and_then(|len| file.rewind().map(|()| len)).unwrap_or(0);
+    drop(file.take(written).read_to_end(&mut bytes));
     bytes
 }
 
@@ -90,7 +107,7 @@ fn wait(child: &mut Child, patience: Duration) -> Option<ExitStatus> {
     loop {
         match child.try_wait() {
             Ok(Some(status)) => {
-                // What it left behind would hold the pipes open; mostly there is nothing.
+                // Mostly it leaves nothing behind.
                 killpg(group, Signal::SIGKILL).ok();
                 return Some(status);
             }
@@ -133,5 +150,18 @@ mod tests {
         let refused = run(&["ls", "/no/such/folder"], 5).to_string();
         assert!(refused.contains("/no/such/folder") && refused.contains("No such file"), "{refused}");
         assert!(run(&["sleep", "60"], 1).to_string().contains("within 1 s"));
+        assert!(run(&["head", "-c", "40000000", "/dev/zero"], 20).to_string().contains("more output than"));
+    }
+
+    #[test]
+    fn who_goes_on_in_the_background_holds_up_nobody() {
+        let began_ns = clock::mono_ns();
+        // Out of the group, with both outputs in hand.
+        let script = "setsid sh -c 'echo late; sleep 6' & echo done";
+        let said = run(&words(&["sh", "-c", script]), "", Duration::from_secs(5)).expect("it runs");
+        assert!(said.contains("done"), "{said}");
+        assert!(clock::mono_ns() - began_ns < 4_000_000_000);
+        // And neither does who is given much and reads nothing.
+        assert_eq!(run(&words(&["true"]), &"x".repeat(1 << 20), Duration::from_secs(5)).expect("it runs"), "");
     }
 }

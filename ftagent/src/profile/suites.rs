@@ -48,9 +48,12 @@ pub(super) fn take(tools: &mut Tools, current: &Current) -> Result<(), String> {
     }
 }
 
-/// Takes back whatever of ours the kernel has, where nobody knows any more what it was.
+/// Takes back whatever of ours there is, where nobody knows any more what it was.
 pub(super) fn take_leftovers(tools: &mut Tools) -> Vec<String> {
-    [xtables::take(tools), take_table(tools)].into_iter().filter_map(Result::err).collect()
+    // firewalld first: it does not let go of what the kernel has no more.
+    let taken = [firewalld::take(tools), xtables::take(tools), take_table(tools), ufw::take_blocks(tools)];
+    // A tool that is not there made nothing.
+    taken.into_iter().filter_map(Result::err).filter(|why| !why.ends_with("is not installed")).collect()
 }
 
 /// What of it shows in the tools' own dumps; empty parts where there is nothing.

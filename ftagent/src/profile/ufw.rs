@@ -1,8 +1,11 @@
 //! ufw: our chains hang below its own, lie in the files that it loads them from, and the operator's own rules are its.
 
+use std::path::Path;
+
 use ftagent_common::api::Step;
 
 use super::course::Current;
+use super::run::RunError;
 use super::tools::Tools;
 use super::xtables;
 
@@ -10,6 +13,8 @@ const BEGIN: &str = "# ftagent profile begin\n";
 const END: &str = "# ftagent profile end\n";
 /// Where ufw notes its rules, a line `### tuple ###` for each.
 const RULES: [&str; 2] = ["/etc/ufw/user.rules", "/etc/ufw/user6.rules"];
+/// Where blocks of ours may be.
+const FILES: [&str; 2] = ["/etc/ufw/before.rules", "/etc/ufw/before6.rules"];
 const CHAINS: [(&str, &str); 2] = [("iptables-save", ":ufw-before-input "), ("ip6tables-save", ":ufw6-before-input ")];
 
 /// Leaves out what ufw does not do here; answers what that is.
@@ -64,19 +69,35 @@ pub(super) fn put(tools: &mut Tools, current: &mut Current) -> Result<(), String
     Ok(())
 }
 
+/// What drops goes first: files that somebody changed, or an ufw that is gone, keep nobody cut off.
 pub(super) fn take(tools: &mut Tools, current: &Current) -> Result<(), String> {
+    let mut left: Vec<String> = xtables::take(tools).err().into_iter().collect();
     for step in current.steps.iter().rev().filter(|step| is_of(step, "ufw")) {
-        // What is not there is said and is no failure.
-        tools.run(&step.undo, "").map_err(|error| error.to_string())?;
-    }
-    for step in current.steps.iter().filter(|step| !step.file.is_empty()) {
-        let text = tools.read(&step.file)?;
-        let wanted = without_block(&text).map_err(|why| format!("{}: {why}", step.file))?;
-        if wanted != text {
-            tools.write(&step.file, &wanted)?;
+        // What is not there is said and is no failure. Without ufw its own notes are all there is of its rules.
+        match tools.run(&step.undo, "") {
+            Ok(_) | Err(RunError::Missing { .. }) => {}
+            Err(error) => left.push(error.to_string()),
         }
     }
-    xtables::take(tools)
+    for step in current.steps.iter().filter(|step| !step.file.is_empty() && Path::new(&step.file).exists()) {
+        left.extend(take_block(tools, &step.file).err());
+    }
+    // With its rules ufw may have loaded the block again.
+    left.extend(xtables::take(tools).err());
+    if left.is_empty() { Ok(()) } else { Err(left.join("; ")) }
+}
+
+/// Takes our block out of every file that may have one.
+pub(super) fn take_blocks(tools: &mut Tools) -> Result<(), String> {
+    let files = FILES.iter().filter(|file| Path::new(file).exists());
+    let left: Vec<String> = files.filter_map(|file| take_block(tools, file).err()).collect();
+    if left.is_empty() { Ok(()) } else { Err(left.join("; ")) }
+}
+
+fn take_block(tools: &mut Tools, file: &str) -> Result<(), String> {
+    let text = tools.read(file)?;
+    let wanted = without_block(&text).map_err(|why| format!("{file}: {why}"))?;
+    if wanted != text { tools.write(file, &wanted) } else { Ok(()) }
 }
 
 /// Whose blocks and rules are there, besides what the kernel has.

@@ -1,26 +1,37 @@
 //! The thread that carries profiles out: one order after the other, the journal before each, and a look every few
 //! seconds whether all is as it should be.
 
+use std::io;
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use ftagent_common::api::{AckStatus, CommandAck, Kept, NodeCommand, Order, ProfileReport, ProfileState, compile};
+use ftagent_common::api::{
+    AckStatus, CommandAck, Kept, NodeCommand, Order, ProfileReport, ProfileState, Suite, compile,
+};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{error, info, warn};
 
 use super::course::{Current, End, Journal, Moment, Next, Past, Phase, Wanted};
 use super::tools::Tools;
-use super::{Event, ProfileOrder, ProfileStatus, kept, suites};
+use super::{Event, Friends, ProfileOrder, ProfileStatus, kept, suites};
 use crate::clock;
 use crate::engine::OrderOutcome;
 use crate::persist::{self, Loaded, PersistError};
 
 /// Between two looks, and before what failed is tried again.
 const LOOK: Duration = Duration::from_secs(5);
-/// No look begins so shortly before the end of a trial: it could delay the end.
-const BEFORE_END_SECS: u64 = 5;
+/// Whether a look may begin so many seconds before the end of a trial, which it could delay: firewalld takes a command for
+/// each rule.
+fn has_time(suite: Suite, left_secs: Option<u64>) -> bool {
+    let enough = match suite {
+        Suite::Iptables | Suite::Nftables | Suite::Ufw => 5,
+        Suite::Firewalld => 60,
+    };
+    left_secs.is_none_or(|left| left > enough)
+}
+
 /// How often the clocks are read while something is on trial.
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -28,7 +39,7 @@ const SECOND: Duration = Duration::from_secs(1);
 pub(super) enum Asked {
     Command(Box<NodeCommand>),
     Operator(ProfileOrder, oneshot::Sender<OrderOutcome>),
-    Kept(Kept),
+    Friends(Friends),
 }
 
 /// What the thread owns.
@@ -37,8 +48,8 @@ pub(super) struct Worker {
     pub(super) path: PathBuf,
     pub(super) boot: String,
     pub(super) tools: Tools,
-    /// What the node keeps by its own.
-    pub(super) node: Kept,
+    /// Whom the node keeps by its own.
+    pub(super) friends: Friends,
     /// Where the SSH server's configuration is.
     pub(super) ssh: PathBuf,
     pub(super) events: mpsc::UnboundedSender<Event>,
@@ -47,33 +58,43 @@ pub(super) struct Worker {
     pub(super) repairs: u64,
     /// Why the profile is not as it should be.
     pub(super) fault: Option<String>,
+    /// Why what is on disk is not what is so, for the operator.
+    pub(super) unsaved: Arc<Mutex<Option<String>>>,
+    /// The journal could not be read: it may say that something is in force, and is not written over.
+    pub(super) is_unread: bool,
 }
 
 impl Worker {
-    /// Reads what the last agent left.
-    pub(super) fn open(&mut self) -> Result<(), PersistError> {
+    /// Reads what the last agent left, if that can be; if not, nothing new is begun and it is tried again.
+    pub(super) fn try_open(&mut self) {
+        let why = self.open().err().map(|error| error.to_string());
+        self.is_unread = why.is_some();
+        let before = std::mem::replace(&mut *self.lock_unsaved(), why.clone());
+        if let Some(why) = why.filter(|why| before.as_ref() != Some(why)) {
+            error!(why, "no profile is put in force or taken back");
+        }
+    }
+
+    /// Reads what the last agent left; answers what of a profile that nobody knows any more could not be taken back.
+    pub(super) fn open(&mut self) -> Result<Vec<String>, PersistError> {
         match persist::load_json(&self.path, clock::wall().unix_timestamp())? {
             Loaded::There(journal) => self.journal = journal,
             Loaded::Missing => {}
             Loaded::Corrupt { moved_to, why } => {
                 error!(moved_to = %moved_to.display(), why, "the journal of profiles is corrupt: ours is taken back");
-                for fault in suites::take_leftovers(&mut self.tools) {
+                let left = suites::take_leftovers(&mut self.tools);
+                for fault in &left {
                     warn!(fault, "part of a profile that nobody knows any more may be left");
                 }
+                return Ok(left);
             }
         }
-        Ok(())
+        Ok(Vec::new())
     }
 
     /// Works until nobody asks any more. A profile that nobody confirmed does not stay behind.
     pub(super) fn run(mut self, asked: &Receiver<Asked>) {
-        if self.journal.on_start(&self.moment()).is_some() {
-            self.end_by_itself();
-        }
-        // Taken back without an agent, or by one that was killed before it could say so.
-        for past in self.journal.untold() {
-            self.report_end(&past);
-        }
+        self.begin();
         self.publish();
         loop {
             match asked.recv_timeout(self.pause()) {
@@ -89,8 +110,21 @@ impl Worker {
         }
     }
 
+    /// Puts right what the last agent left half done.
+    fn begin(&mut self) {
+        if self.journal.on_start(&self.moment()).is_some() {
+            self.end_by_itself();
+        }
+        // Taken back without an agent, or by one that was killed before it could say so.
+        for past in self.journal.untold() {
+            self.report_end(&past);
+        }
+    }
+
     fn pause(&self) -> Duration {
-        let Some(current) = &self.journal.current else { return Duration::from_secs(3_600) };
+        let Some(current) = &self.journal.current else {
+            return if self.is_unsaved() { LOOK } else { Duration::from_secs(3_600) };
+        };
         match current.left_ns(&self.moment()) {
             Some(left) => SECOND.min(Duration::from_nanos(left)),
             None => Duration::from_nanos(self.next_look_ns.saturating_sub(clock::mono_ns())),
@@ -115,9 +149,9 @@ impl Worker {
                 // Whoever asked may have gone.
                 drop(answer.send(outcome));
             }
-            Asked::Kept(kept) => {
-                if self.node != kept {
-                    self.node = kept;
+            Asked::Friends(friends) => {
+                if self.friends != friends {
+                    self.friends = friends;
                     self.next_look_ns = 0;
                 }
             }
@@ -126,6 +160,7 @@ impl Worker {
 
     fn on_command(&mut self, command: NodeCommand) {
         let done = match command.order {
+            _ if self.is_unread => Err(self.unread()),
             Order::ApplyProfile { application, profile, suite, rules, custom, keep, confirm_secs } => {
                 let wanted = Wanted { application, profile, suite, rules, custom, keep, confirm_secs };
                 match self.journal.on_apply(&wanted) {
@@ -154,6 +189,9 @@ impl Worker {
     }
 
     fn on_operator(&mut self, order: ProfileOrder) -> Result<String, String> {
+        if self.is_unread {
+            return Err(self.unread());
+        }
         let Some(current) = &self.journal.current else {
             return Err("there is no profile on this node".to_owned());
         };
@@ -176,6 +214,11 @@ impl Worker {
         }
     }
 
+    fn unread(&self) -> String {
+        let why = self.lock_unsaved().clone().unwrap_or_default();
+        format!("nothing was done, for what this node has cannot be read: {why}")
+    }
+
     fn apply(&mut self, wanted: Wanted) -> Result<String, String> {
         let application = wanted.application;
         match self.prepare(wanted) {
@@ -194,13 +237,15 @@ impl Worker {
         if !(30..=3_600).contains(&wanted.confirm_secs) {
             return Err(format!("confirm_secs must be 30 to 3600, got {}", wanted.confirm_secs));
         }
-        let kept = kept::together(&wanted.keep, &self.kept())?;
+        let friends = self.friends();
+        let (kept, cut) = kept::together(&wanted.keep, &friends)?;
+        let in_use = friends.in_use;
         // The same strict reading as in the control plane: what came is not trusted for having come.
         let compiled = compile(wanted.suite, &wanted.rules, &wanted.custom, &kept).map_err(|e| e.to_string())?;
         let (seen, noted, steps) = (String::new(), Vec::new(), compiled.steps);
-        let mut current = Current { wanted, phase: Phase::Applying, kept, steps, seen, noted };
+        let mut current = Current { wanted, phase: Phase::Applying, kept, in_use, steps, seen, noted };
         let note = suites::prepare(&mut self.tools, &mut current)?;
-        Ok((current, note))
+        Ok((current, note + &cut.map(|cut| format!("; {cut}")).unwrap_or_default()))
     }
 
     fn put_in_force(&mut self, current: Current) -> Result<(), String> {
@@ -295,7 +340,12 @@ impl Worker {
         let past = self.journal.taken_back().ok_or("there is no profile")?;
         self.fault = None;
         self.repairs = 0;
-        self.save().unwrap_or_else(|error| warn!(%error, "that a profile was taken back is not noted"));
+        if let Err(error) = self.save() {
+            warn!(%error, "that a profile was taken back is not noted");
+            // What is there says that it is in force, and the next start would put it there again. This takes no room.
+            persist::remove(&self.path)
+                .unwrap_or_else(|error| error!(%error, "a profile may come back at the next start"));
+        }
         info!(application = %past.application, "nothing of the profile is left");
         Ok(past)
     }
@@ -306,8 +356,20 @@ impl Worker {
             self.end_by_itself();
             return;
         }
+        let is_due = now.mono_ns >= self.next_look_ns;
+        if is_due && self.is_unread {
+            self.next_look_ns = now.mono_ns + LOOK.as_nanos() as u64;
+            self.try_open();
+            if !self.is_unread {
+                self.begin();
+            }
+        } else if is_due && self.is_unsaved() {
+            self.next_look_ns = now.mono_ns + LOOK.as_nanos() as u64;
+            // Why not stands in the warnings.
+            drop(self.save());
+        }
         let Some(current) = &self.journal.current else { return };
-        if now.mono_ns < self.next_look_ns || current.left_secs(&now).is_some_and(|left| left <= BEFORE_END_SECS) {
+        if !is_due || !has_time(current.wanted.suite, current.left_secs(&now)) {
             return;
         }
         if matches!(current.phase, Phase::TakingBack { .. }) {
@@ -315,42 +377,45 @@ impl Worker {
         } else {
             self.next_look_ns = now.mono_ns + LOOK.as_nanos() as u64;
             match self.look() {
-                Ok(()) => self.fault = None,
+                Ok(None) => self.fault = None,
+                Ok(Some(cut)) => self.note_fault(cut),
                 Err(why) => self.note_fault(format!("it is not as it should be: {why}")),
             }
         }
     }
 
-    /// Repairs what others changed, and follows what the node keeps.
-    fn look(&mut self) -> Result<(), String> {
-        let own = self.kept();
-        let Some(current) = &mut self.journal.current else { return Ok(()) };
-        let kept = kept::together(&current.wanted.keep, &own)?;
+    /// Repairs what others changed, and follows what the node keeps; answers what of that there is no room for.
+    fn look(&mut self) -> Result<Option<String>, String> {
+        let mut friends = self.friends();
+        let Some(current) = &mut self.journal.current else { return Ok(None) };
+        friends.in_use = kept::still(&current.in_use, &friends.in_use);
+        let (kept, cut) = kept::together(&current.wanted.keep, &friends)?;
+        let in_use = friends.in_use;
         let follows = kept != current.kept;
         if follows {
             let wanted = &current.wanted;
             let compiled = compile(wanted.suite, &wanted.rules, &wanted.custom, &kept).map_err(|e| e.to_string())?;
-            let mut next = Current { kept, steps: compiled.steps, ..current.clone() };
+            let mut next = Current { kept, in_use, steps: compiled.steps, ..current.clone() };
             suites::fit(&mut self.tools, &mut next)?;
             *current = next;
             self.save().map_err(|error| error.to_string())?;
         }
-        let Some(current) = &self.journal.current else { return Ok(()) };
+        let Some(current) = &self.journal.current else { return Ok(cut) };
         if !follows && suites::observe(&mut self.tools, current)? == current.seen {
-            return Ok(());
+            return Ok(cut);
         }
         self.put()?;
         if !follows {
             self.repairs += 1;
             warn!(repairs = self.repairs, "somebody changed the profile's rules: repaired");
         }
-        self.save().map_err(|error| error.to_string())
+        self.save().map(|()| cut).map_err(|error| error.to_string())
     }
 
-    fn kept(&self) -> Kept {
-        let mut kept = self.node.clone();
-        kept.ports.extend(kept::ssh_ports(&self.ssh));
-        kept
+    fn friends(&self) -> Friends {
+        let mut friends = self.friends.clone();
+        friends.kept.ports.extend(kept::ssh_ports(&self.ssh));
+        friends
     }
 
     fn note_fault(&mut self, fault: String) {
@@ -362,9 +427,21 @@ impl Worker {
 
     fn save(&mut self) -> Result<(), PersistError> {
         self.tools.at("journal");
+        if self.is_unread {
+            return Err(PersistError::io(&self.path, "write over", io::Error::other(self.unread())));
+        }
         let saved = persist::save_json(&self.path, &self.journal);
         self.tools.at("journal");
+        *self.lock_unsaved() = saved.as_ref().err().map(ToString::to_string);
         saved
+    }
+
+    fn is_unsaved(&self) -> bool {
+        self.lock_unsaved().is_some()
+    }
+
+    fn lock_unsaved(&self) -> MutexGuard<'_, Option<String>> {
+        self.unsaved.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn report_end(&mut self, past: &Past) {
@@ -410,22 +487,46 @@ impl Worker {
 /// Takes a profile back where no agent runs; answers which it was.
 pub(super) fn take_back_alone(path: PathBuf, tools: Tools) -> Result<Option<Past>, String> {
     let (events, _) = mpsc::unbounded_channel();
+    let nobody = Kept { ports: vec![], sources: vec![] };
     let mut worker = Worker {
         journal: Journal::default(),
         path,
         boot: String::new(),
         tools,
-        node: Kept { ports: vec![], sources: vec![] },
+        friends: Friends { kept: nobody.clone(), allow: vec![], in_use: nobody },
         ssh: PathBuf::new(),
         events,
         status: Arc::default(),
         next_look_ns: 0,
         repairs: 0,
         fault: None,
+        unsaved: Arc::default(),
+        is_unread: false,
     };
-    worker.open().map_err(|error| error.to_string())?;
+    let left = worker.open().map_err(|error| error.to_string())?;
+    if !left.is_empty() {
+        return Err(format!("its journal was corrupt, and of what it was part may be left: {}", left.join("; ")));
+    }
     let Some(current) = &worker.journal.current else { return Ok(None) };
     let application = current.wanted.application;
     worker.journal.on_roll_back(application, "an operator took it back at the node, without the agent");
     worker.take_back().map(Some)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_look_begins_that_could_delay_the_end_of_a_trial() {
+        for (suite, left, expected) in [
+            (Suite::Nftables, Some(5), false),
+            (Suite::Nftables, Some(6), true),
+            (Suite::Firewalld, Some(6), false),
+            (Suite::Firewalld, Some(61), true),
+            (Suite::Firewalld, None, true),
+        ] {
+            assert_eq!(has_time(suite, left), expected, "{suite:?} {left:?}");
+        }
+    }
 }

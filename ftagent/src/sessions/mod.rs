@@ -11,7 +11,7 @@
 
 mod records;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs::File;
 use std::io::{self, Read};
 use std::net::IpAddr;
@@ -40,11 +40,15 @@ const MAX_FOUND: usize = 8;
 const MAX_AT_FOUND: usize = 16_384;
 /// Own descriptors that are looked at.
 const MAX_OWN: usize = 8_192;
-/// So long after its last connection an address still counts: people come back, and every change plans rules anew.
-const LINGER_NS: u64 = 60_000_000_000;
 /// Between two looks at the connections of all ports, for SSH at a port that nobody told us.
 const SWEEP_NS: u64 = 60_000_000_000;
+/// So long after its last connection an address still counts: people come back, and every change plans rules anew. Two of
+/// the looks that find a connection that no other finds.
+const LINGER_NS: u64 = 2 * SWEEP_NS;
 const SSH: u16 = 22;
+/// Control planes that are remembered, and for how long after the last connection.
+const MAX_CONTROL: usize = 64;
+const CONTROL_LINGER_NS: u64 = 600_000_000_000;
 
 /// Why sessions are not known.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +57,8 @@ pub enum SessionsError {
     Records { path: PathBuf, error: io::Error },
     #[error("the connections of those who are logged in cannot be read (sock_diag): {0}")]
     Sockets(io::Error),
+    #[error("who is logged in is not known: the look at records and connections does not end")]
+    Late,
 }
 
 /// What one look found.
@@ -81,6 +87,8 @@ pub struct Reader {
     swept_ns: Option<u64>,
     /// When each was seen last.
     known: BTreeMap<IpAddr, (Session, u64)>,
+    /// Control planes, and when each was connected last.
+    control: BTreeMap<(IpAddr, u16), u64>,
 }
 
 impl Reader {
@@ -98,6 +106,7 @@ impl Reader {
             found: BTreeSet::new(),
             swept_ns: None,
             known: BTreeMap::new(),
+            control: BTreeMap::new(),
         }
     }
 
@@ -135,7 +144,7 @@ impl Reader {
         ports.extend(in_use.iter().flat_map(|session| &session.ports));
         ports.sort_unstable();
         ports.dedup();
-        Ok(Sessions { in_use, ports, control: self.control(), warnings })
+        Ok(Sessions { in_use, ports, control: self.control(now_ns), warnings })
     }
 
     /// Who is logged in from elsewhere, the first of each address; and whether anybody keeps records of that.
@@ -184,22 +193,26 @@ impl Reader {
         now_ns: u64,
     ) -> io::Result<()> {
         let mut sockets = Sockets::open()?;
+        // A session outlives the server that took it, as where sshd is started again: what was served counts still.
         let listening = sockets.listening()?;
+        let known = self.known.values().flat_map(|(session, _)| &session.ports);
+        let served: HashSet<u16> =
+            listening.iter().chain(configured).chain(&self.found).chain(known).copied().collect();
         let mut seen = BTreeMap::<IpAddr, BTreeSet<u16>>::new();
-        for port in configured.iter().filter(|port| listening.contains(port)) {
-            peers(&mut sockets, *port, &listening, logins, &mut seen)?;
+        for port in configured {
+            peers(&mut sockets, *port, &served, logins, &mut seen)?;
         }
         for port in self.found.clone() {
-            let count = peers(&mut sockets, port, &listening, logins, &mut seen)?;
-            if count > MAX_AT_FOUND || !listening.contains(&port) {
+            let count = peers(&mut sockets, port, &served, logins, &mut seen)?;
+            if count > MAX_AT_FOUND || count == 0 && !listening.contains(&port) {
                 self.found.remove(&port);
             }
         }
         let is_missing = logins.keys().any(|peer| !seen.contains_key(peer));
         if is_missing && self.swept_ns.is_none_or(|then| now_ns.saturating_sub(then) >= SWEEP_NS) {
-            self.swept_ns = Some(now_ns);
             let mut elsewhere = BTreeMap::new();
-            peers(&mut sockets, 0, &listening, logins, &mut elsewhere)?;
+            peers(&mut sockets, 0, &served, logins, &mut elsewhere)?;
+            self.swept_ns = Some(now_ns);
             elsewhere.retain(|peer, _| !seen.contains_key(peer));
             let room = MAX_FOUND.saturating_sub(self.found.len());
             self.found.extend(elsewhere.values().flatten().take(room));
@@ -214,40 +227,48 @@ impl Reader {
         Ok(())
     }
 
-    /// Where our own connections to control planes lead. Where that cannot be read, what their names resolve to is known
-    /// all the same.
-    fn control(&self) -> Vec<(IpAddr, u16)> {
+    /// Where our own connections to control planes lead, or led a while ago: the link breaks first of all in an attack, and
+    /// must find its way back. A look that fails forgets nobody.
+    fn control(&mut self, now_ns: u64) -> Vec<(IpAddr, u16)> {
+        match self.own_connections() {
+            Ok(found) => {
+                let room = MAX_CONTROL.saturating_sub(self.control.len());
+                let (known, new): (Vec<_>, Vec<_>) = found.into_iter().partition(|to| self.control.contains_key(to));
+                self.control.extend(known.into_iter().chain(new.into_iter().take(room)).map(|to| (to, now_ns)));
+                self.control.retain(|_, seen_ns| now_ns.saturating_sub(*seen_ns) < CONTROL_LINGER_NS);
+            }
+            Err(error) => tracing::debug!(%error, "own connections are not seen"),
+        }
+        self.control.keys().copied().collect()
+    }
+
+    fn own_connections(&self) -> io::Result<BTreeSet<(IpAddr, u16)>> {
         let mut found = BTreeSet::new();
         if self.control_ports.is_empty() {
-            return Vec::new();
+            return Ok(found);
         }
-        let own = own_sockets();
-        let looked = Sockets::open().and_then(|mut sockets| {
-            for port in &self.control_ports {
-                let mut left = MAX_SOCKETS;
-                sockets.established(Wanted { remote_port: *port, ..Wanted::default() }, |response| {
-                    if own.contains(&response.header.inode) {
-                        found.insert((bare(response.header.socket_id.destination_address), *port));
-                    }
-                    left -= 1;
-                    left > 0
-                })?;
-            }
-            Ok(())
-        });
-        if let Err(error) = looked {
-            tracing::debug!(%error, "own connections are not seen");
+        let own = own_sockets()?;
+        let mut sockets = Sockets::open()?;
+        for port in &self.control_ports {
+            let mut left = MAX_SOCKETS;
+            sockets.established(Wanted { remote_port: *port, ..Wanted::default() }, |response| {
+                if own.contains(&response.header.inode) {
+                    found.insert((bare(response.header.socket_id.destination_address), *port));
+                }
+                left -= 1;
+                left > 0
+            })?;
         }
-        found.into_iter().take(64).collect()
+        Ok(found)
     }
 }
 
-/// Adds the ports by which those who are logged in are connected; 0: looks at all that are listened on. Answers how many
+/// Adds the ports by which those who are logged in are connected; 0: looks at all that are served. Answers how many
 /// connections there are.
 fn peers(
     sockets: &mut Sockets,
     port: u16,
-    listening: &std::collections::HashSet<u16>,
+    served: &HashSet<u16>,
     logins: &BTreeMap<IpAddr, Login>,
     seen: &mut BTreeMap<IpAddr, BTreeSet<u16>>,
 ) -> io::Result<usize> {
@@ -255,7 +276,7 @@ fn peers(
     sockets.established(Wanted { local_port: port, ..Wanted::default() }, |response| {
         let id = &response.header.socket_id;
         let peer = bare(id.destination_address);
-        if listening.contains(&id.source_port) && logins.contains_key(&peer) {
+        if served.contains(&id.source_port) && logins.contains_key(&peer) {
             seen.entry(peer).or_default().insert(id.source_port);
         }
         count += 1;
@@ -282,10 +303,10 @@ fn is_alive(login: &Login) -> bool {
 }
 
 /// The inodes of this process's sockets.
-fn own_sockets() -> BTreeSet<u32> {
-    let Ok(entries) = std::fs::read_dir("/proc/self/fd") else { return BTreeSet::new() };
+fn own_sockets() -> io::Result<BTreeSet<u32>> {
+    let entries = std::fs::read_dir("/proc/self/fd")?;
     let links = entries.flatten().take(MAX_OWN).filter_map(|entry| std::fs::read_link(entry.path()).ok());
-    links.filter_map(|link| link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()).collect()
+    Ok(links.filter_map(|link| link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()).collect())
 }
 
 #[cfg(test)]

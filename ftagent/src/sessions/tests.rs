@@ -78,11 +78,36 @@ fn a_session_is_a_login_with_a_connection_and_neither_alone() {
         machine.logind("2", "bob", "198.51.100.7", 6);
         let alice = ("198.51.100.1".to_owned(), "alice".to_owned(), vec![port]);
         assert_eq!(found(&mut reader, SECOND), std::slice::from_ref(&alice), "bob is logged in and not connected");
-        // It lingers for a minute, and no longer.
+        // It lingers for two minutes, and no longer.
         drop(ends);
         fs::remove_file(machine.dir.path().join("systemd/sessions/1")).expect("removed");
-        assert_eq!(found(&mut reader, 30 * SECOND), [alice]);
-        assert_eq!(found(&mut reader, 62 * SECOND), []);
+        assert_eq!(found(&mut reader, 110 * SECOND), [alice]);
+        assert_eq!(found(&mut reader, 122 * SECOND), []);
+    });
+}
+
+#[test]
+fn a_session_goes_on_when_its_server_listens_no_more() {
+    inside(|| {
+        // At the port that is configured, and at one that nobody told.
+        for is_told in [true, false] {
+            let ssh = TcpListener::bind("198.51.100.1:0").expect("bound");
+            let port = ssh.local_addr().expect("bound").port();
+            let machine = Machine::new(if is_told { port } else { 9 });
+            let mut reader = machine.reader();
+            let _ends = connect(&ssh);
+            machine.logind("1", "alice", "198.51.100.1", 5);
+            let alice = ("198.51.100.1".to_owned(), "alice".to_owned(), vec![port]);
+            assert_eq!(found(&mut reader, 0), std::slice::from_ref(&alice), "{is_told}");
+            drop(ssh);
+            for minute in 1..6 {
+                assert_eq!(
+                    found(&mut reader, minute * 60 * SECOND),
+                    std::slice::from_ref(&alice),
+                    "{is_told} {minute}"
+                );
+            }
+        }
     });
 }
 
@@ -155,9 +180,15 @@ fn of_too_many_those_count_who_came_first() {
 fn own_connections_to_a_control_plane_are_known_and_those_of_others_are_not() {
     let server = TcpListener::bind("127.9.9.1:0").expect("bound");
     let port = server.local_addr().expect("bound").port();
-    let _ends = connect(&server);
+    let ends = connect(&server);
     let reader = |ports: &[u16]| Reader::below(Path::new("/nonexistent"), Path::new("/nonexistent"), ports.to_vec());
     let control = reader(&[port]).look(0).expect("readable").control;
     assert_eq!(control, [("127.9.9.1".parse().expect("an address"), port)]);
     assert_eq!(reader(&[1]).look(0).expect("readable").control, []);
+    // The link breaks: its way back stays open for ten minutes.
+    let mut reader = reader(&[port]);
+    assert_eq!(reader.look(SECOND).expect("readable").control, control);
+    drop((ends, server));
+    assert_eq!(reader.look(600 * SECOND).expect("readable").control, control);
+    assert_eq!(reader.look(602 * SECOND).expect("readable").control, []);
 }

@@ -208,6 +208,26 @@ fn an_approved_action_is_carried_out_acknowledged_and_ends_as_it_was_ordered() {
 }
 
 #[test]
+fn an_approved_action_that_does_not_fit_is_not_acknowledged_as_done() {
+    let mut settings = settings(&[]);
+    settings.response.max_rules = 2;
+    let mut k = Kernel::new(settings);
+    flood(&mut k, THREE, TARGET, 50_000, 2_000);
+    let incident = only(&k).uuid;
+    let drop = |sources: &str| format!(r#"{{"type":"xdp_drop_source","sources":[{sources}]}}"#);
+    let three = drop(r#""203.0.113.97/32","203.0.113.98/32","203.0.113.99/32""#);
+    k.tell(order(1, &three, incident, true, 600));
+    k.tell(order(2, &drop(r#""203.0.113.96/32""#), incident, true, 600));
+    k.tell(order(3, &drop(r#""203.0.113.97/32""#), incident, true, 600));
+    assert_eq!(k.automatic().len(), 2);
+    let acks: Vec<&str> = k.watch.log.iter().filter_map(|line| line.strip_prefix("ack ")).collect();
+    let [some, none, same] = acks[..] else { panic!("{acks:?}") };
+    assert!(some.starts_with("Applied 2 of 3 rule(s) for 600 s, not the others: ") && some.len() > 60, "{some}");
+    assert!(none.starts_with("Failed none of 1 rule(s) was made: ") && none.len() > 45, "{none}");
+    assert_eq!(same, "Applied 1 rule(s) for 600 s", "it is in force already");
+}
+
+#[test]
 fn a_restarted_agent_wants_the_same_and_one_after_a_reboot_only_what_was_ordered_for_longer() {
     let mut k = attacked(&[rule(1, UDP)]);
     let incident = only(&k).uuid;

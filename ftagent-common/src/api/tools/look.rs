@@ -139,6 +139,23 @@ impl ToolStep {
         self.run.first().is_some_and(|program| program == "ufw")
     }
 
+    /// Whether the step's object is known by its place alone, where something else of ours may stand: then that is undone
+    /// first.
+    pub fn is_by_place(&self) -> bool {
+        self.run.starts_with(&["tc", "filter"].map(str::to_owned))
+    }
+
+    /// Whether the step leaves somebody alone whom another step of its plan would meet.
+    pub fn spares(&self) -> bool {
+        let words: Vec<&str> = self.run.iter().map(String::as_str).collect();
+        match words.as_slice() {
+            ["ufw", "prepend", verb, ..] => *verb == "allow",
+            ["iptables" | "ip6tables", .., "-j", target] => *target == "RETURN",
+            ["tc", "filter", .., "action", verdict] => *verdict == "ok",
+            _ => false,
+        }
+    }
+
     /// Whether the step replaces a value, to which undoing goes back.
     pub fn has_value(&self) -> bool {
         self.undo.iter().any(|word| word.contains(VALUE_BEFORE))

@@ -61,6 +61,13 @@ impl TcPoliceInterface {
             shown.step(run, undo, format!("ingress filter {place} of {interface}: {object} passes"));
         };
         pass(0, &["arp", "matchall"], "ARP".to_owned());
+        // IPv6 asks by ICMPv6, types 133 to 136, of which none comes through a router (RFC 4861, section 7.1).
+        let direct =
+            ["ipv6", "u32", "match", "u8", "0xff", "0xff", "at", "7", "match", "ip6", "protocol", "58", "0xff"];
+        for (at, (kind, mask)) in [("0x84", "0xfc"), ("0x88", "0xff")].into_iter().enumerate() {
+            let matches = [direct.as_slice(), &["match", "u8", kind, mask, "at", "40"]].concat();
+            pass(MAX_SPARED + 1 + at, &matches, format!("neighbour discovery ({kind}/{mask})"));
+        }
         for (at, prefix) in spared.iter().enumerate() {
             let (protocol, word) = if is_v6(prefix) { ("ipv6", "ip6") } else { ("ip", "ip") };
             let source = prefix.to_string();

@@ -78,6 +78,11 @@ impl Parameters for UfwDenyProtocol {
              say"
                 .to_owned(),
         );
+        shown.warnings.push(
+            "ufw takes one rule at a time: new connections of those prefixes are denied until theirs are made, and the \
+             action fails where ufw has one of them already"
+                .to_owned(),
+        );
         shown.warnings.push("ufw lets established connections pass before its rules".to_owned());
     }
 }

@@ -121,7 +121,7 @@ impl Bench {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let (actions, results) = Actions::open(dir.path(), "this boot", "node", Clouds::default()).unwrap();
+        let (actions, results) = Actions::open(dir.path(), "this boot", "node", Clouds::default());
         Self { runtime, actions: Some(actions), results, stranger: Stranger::new(), _dir: dir }
     }
 

@@ -4,6 +4,7 @@ mod bench;
 mod firewalls;
 mod friends;
 mod model;
+mod order;
 pub(crate) mod random;
 mod real;
 mod sessions;

@@ -44,7 +44,7 @@ fn a_lane_does_undoes_and_leaves_nothing_when_it_stops() {
         let site = Site::new(case.tool);
         let before = site.receiver.snapshot();
         let state = tempfile::tempdir().unwrap();
-        let open = || Actions::open(state.path(), "this boot", "web-1", clouds(case, &site)).unwrap();
+        let open = || Actions::open(state.path(), "this boot", "web-1", clouds(case, &site));
         let (mut actions, mut results) = open();
         let wanted = vec![case.wanted(1, case.sources)];
         let begun_ns = clock::mono_ns();
@@ -90,7 +90,7 @@ fn what_a_stop_cannot_undo_the_next_start_or_detach_does() {
         let site = Site::new(case.tool);
         let before = site.receiver.snapshot();
         let state = tempfile::tempdir().unwrap();
-        let open = || Actions::open(state.path(), "this boot", "web-1", clouds(case, &site)).unwrap();
+        let open = || Actions::open(state.path(), "this boot", "web-1", clouds(case, &site));
         let (mut actions, mut results) = open();
         actions.act(&set(&[case.wanted(1, case.sources)]));
         next(&mut results, |outcome| *outcome == Outcome::Applied);
@@ -114,7 +114,7 @@ fn a_key_that_is_put_right_counts_from_the_next_reload() {
     let case = CASES[0];
     let site = Site::new(case.tool);
     let state = tempfile::tempdir().unwrap();
-    let (mut actions, mut results) = Actions::open(state.path(), "b", "web-1", Clouds::default()).unwrap();
+    let (mut actions, mut results) = Actions::open(state.path(), "b", "web-1", Clouds::default());
     actions.act(&set(&[case.wanted(1, case.sources)]));
     let failed = next(&mut results, |outcome| matches!(outcome, Outcome::Failed(_)));
     let Outcome::Failed(why) = failed.outcome else { panic!() };

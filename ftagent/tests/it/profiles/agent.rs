@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use ftagent::profile::{Event, Options, ProfileOrder, ProfileStatus, Profiles, Tools};
+use ftagent::profile::{Event, Friends, Options, ProfileOrder, ProfileStatus, Profiles, Tools};
 use ftagent_common::api::{
     AckStatus, CommandAck, CustomRule, Kept, NodeCommand, Order, ProfileReport, ProfileRule, Suite,
 };
@@ -37,6 +37,13 @@ pub(super) fn rules(profile: &str) -> Vec<ProfileRule> {
     toml::from_str::<Told>(&text).unwrap().rules
 }
 
+/// Whom the node keeps: ports and addresses, and who is connected.
+pub(super) fn friends(ports: &[u16], sources: &[&str], in_use: &[&str]) -> Friends {
+    let nets = |ips: &[&str]| ips.iter().map(|ip| format!("{ip}/32").parse().unwrap()).collect();
+    let kept = Kept { ports: ports.to_vec(), sources: nets(sources) };
+    Friends { kept, allow: vec![], in_use: Kept { ports: vec![], sources: nets(in_use) } }
+}
+
 /// The node's state on disk, and which boot it is.
 pub(super) struct Agent {
     runtime: tokio::runtime::Runtime,
@@ -50,9 +57,9 @@ impl Agent {
 
     pub(super) fn with(state: &Path, boot: &str, tools: Tools) -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let kept = Kept { ports: vec![], sources: vec![format!("{CONTROL_PLANE}/32").parse().unwrap()] };
+        let friends = friends(&[], &[CONTROL_PLANE], &[]);
         let options =
-            Options { state_dir: state.into(), boot: boot.to_owned(), kept, ssh: "/nonexistent".into(), tools };
+            Options { state_dir: state.into(), boot: boot.to_owned(), friends, ssh: "/nonexistent".into(), tools };
         let profiles = Profiles::start(options).unwrap();
         Self { runtime, profiles }
     }

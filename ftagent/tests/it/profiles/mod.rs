@@ -16,7 +16,7 @@ use ftagent::profile::{ProfileOrder, Tools};
 use ftagent_common::api::{AckStatus, Kept, Order, ProfileState, Suite};
 use uuid::Uuid;
 
-use self::agent::{Agent, PROFILES, apply, own};
+use self::agent::{Agent, PROFILES, apply, friends, own};
 use self::site::{Site, dump, inside, make_chains, run, same, start_firewalld, start_ufw, unpacked, wait};
 
 const BOOT: &str = "boot-1";
@@ -248,16 +248,38 @@ fn what_the_node_keeps_is_followed() {
         let mut agent = Agent::start(state.path(), BOOT);
         assert_eq!(agent.order(apply(1, "fintech", Suite::Iptables, &[])).status, AckStatus::Applied);
         assert!(!site.is_open());
-        let friend = format!("{}/32", site::STRANGER).parse().unwrap();
-        agent.profiles.set_kept(&Kept { ports: vec![], sources: vec![friend] });
+        agent.profiles.set_friends(&friends(&[], &[site::STRANGER], &[]));
         wait("the friend gets in", Duration::from_secs(15), || site.is_open());
         site.check("with a new friend");
-        agent.profiles.set_kept(&Kept { ports: vec![8080], sources: vec![] });
+        agent.profiles.set_friends(&friends(&[8080], &[], &[]));
         wait("the port is kept", Duration::from_secs(15), || {
             agent.status().kept.ports == [22, 8080] && agent.status().kept.sources.is_empty() && site.is_open()
         });
-        agent.profiles.set_kept(&Kept { ports: vec![], sources: vec![] });
+        agent.profiles.set_friends(&friends(&[], &[], &[]));
         wait("the friend is none", Duration::from_secs(15), || !site.is_open());
+        // Who is connected gets the answers to what he sends, and who goes changes nothing.
+        agent.profiles.set_friends(&friends(&[], &[], &[site::STRANGER]));
+        wait("the operator is kept", Duration::from_secs(15), || site.is_open());
+        let kept = agent.status().kept;
+        agent.profiles.set_friends(&friends(&[], &[], &[]));
+        std::thread::sleep(Duration::from_secs(1));
+        assert!(agent.status().kept == kept && site.is_open());
+        agent.roll_back(1);
+    });
+}
+
+#[test]
+fn an_order_that_keeps_other_ports_leaves_the_port_of_ssh_open() {
+    let state = tempfile::tempdir().unwrap();
+    inside(move || {
+        let mut site = Site::new();
+        let mut agent = Agent::start(state.path(), BOOT);
+        let mut order = apply(1, "fintech", Suite::Iptables, &[]);
+        let Order::ApplyProfile { keep, .. } = &mut order else { unreachable!("it is that order") };
+        *keep = Kept { ports: vec![2222], sources: vec![] };
+        assert_eq!(agent.order(order).status, AckStatus::Applied);
+        assert_eq!(agent.status().kept.ports, [22, 2222]);
+        site.check("no connection was tracked before");
         agent.roll_back(1);
     });
 }
@@ -307,6 +329,168 @@ fn what_a_tool_refuses_leaves_nothing_and_is_said_in_its_words() {
         same("no tool", &dump(), &before);
         assert_eq!(agent.order(apply(102, "saas", Suite::Iptables, &[])).status, AckStatus::Applied);
         agent.roll_back(102);
+    });
+}
+
+/// A few rules of a profile: each takes firewalld, and ufw, a moment.
+fn some_rules(application: u128, suite: Suite) -> Order {
+    let mut order = apply(application, "fintech", suite, &[]);
+    let Order::ApplyProfile { rules, .. } = &mut order else { unreachable!("it is that order") };
+    rules.truncate(2);
+    order
+}
+
+#[test]
+fn what_drops_goes_though_ufw_is_gone_or_its_files_were_changed() {
+    let (state, scratch) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    inside(move || {
+        let Some(()) = unpacked(scratch.path()) else { return };
+        start_ufw();
+        let mut agent = Agent::start(state.path(), BOOT);
+        assert_eq!(agent.order(some_rules(1, Suite::Ufw)).status, AckStatus::Applied);
+        assert!(dump().contains("FTAGENT-PROFILE"));
+        let file = "/etc/ufw/before.rules";
+        let text = fs::read_to_string(file).unwrap();
+        fs::write(file, text.replace("# ftagent profile end\n", "")).unwrap();
+        let back = Order::RollBackProfile { application: Uuid::from_u128(1) };
+        let ack = agent.order(back.clone());
+        assert!(ack.error.contains("before.rules") && ack.error.contains("by hand"), "{ack:?}");
+        assert!(!dump().contains("FTAGENT"), "{}", dump());
+        fs::write(file, text).unwrap();
+        assert_eq!(agent.order(back).status, AckStatus::Applied);
+        assert!(!fs::read_to_string(file).unwrap().contains("ftagent"));
+
+        // Nobody knows any more what it was.
+        assert_eq!(agent.order(some_rules(3, Suite::Ufw)).status, AckStatus::Applied);
+        assert_eq!(agent.confirm(3).status, AckStatus::Applied);
+        drop(agent.profiles.stop());
+        let journal = state.path().join("profile.json");
+        fs::write(&journal, "{").unwrap();
+        assert_eq!(ftagent::profile::take_back_alone(state.path()), Ok(None));
+        assert!(!dump().contains("FTAGENT") && !fs::read_to_string(file).unwrap().contains("ftagent"));
+        fs::write(file, format!("{}# ftagent profile begin\n", fs::read_to_string(file).unwrap())).unwrap();
+        fs::write(&journal, "{").unwrap();
+        let left = ftagent::profile::take_back_alone(state.path());
+        assert!(left.as_ref().is_err_and(|why| why.contains("before.rules")), "{left:?}");
+        fs::write(file, fs::read_to_string(file).unwrap().replace("# ftagent profile begin\n", "")).unwrap();
+        let mut agent = Agent::start(state.path(), BOOT);
+
+        let own = &["ufw deny proto udp from any to any port 19"];
+        assert_eq!(agent.order(apply(2, "saas", Suite::Ufw, own)).status, AckStatus::Applied);
+        // As if its package had been removed, with its files.
+        let flags = nix::mount::MntFlags::MNT_DETACH;
+        nix::mount::umount2("/usr", flags).unwrap();
+        fs::remove_file("/etc/ufw/before6.rules").unwrap();
+        agent.roll_back(2);
+        assert!(!dump().contains("FTAGENT"), "{}", dump());
+    });
+}
+
+#[test]
+fn what_drops_goes_though_firewalld_is_stopped() {
+    let (state, scratch) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    inside(move || {
+        let Some(()) = unpacked(scratch.path()) else { return };
+        let [_bus, firewalld] = start_firewalld();
+        make_chains();
+        let mut agent = Agent::start(state.path(), BOOT);
+        assert_eq!(agent.order(some_rules(1, Suite::Firewalld)).status, AckStatus::Applied);
+        assert!(dump().contains("FTAGENT-PROFILE"));
+        drop(firewalld);
+        agent.roll_back(1);
+        assert!(!dump().contains("FTAGENT"), "{}", dump());
+    });
+}
+
+#[test]
+fn what_was_taken_back_on_a_full_disk_does_not_come_back() {
+    let state = tempfile::tempdir().unwrap();
+    inside(move || {
+        let flags = nix::mount::MsFlags::empty();
+        nix::mount::mount(Some("none"), state.path(), Some("tmpfs"), flags, Some("size=1m")).unwrap();
+        let before = dump();
+        let mut agent = Agent::start(state.path(), BOOT);
+        assert_eq!(agent.order(apply(1, "saas", Suite::Nftables, &[])).status, AckStatus::Applied);
+        assert_eq!(agent.confirm(1).status, AckStatus::Applied);
+        let full = state.path().join("full");
+        let mut bytes = 1 << 20;
+        while bytes > 0 {
+            // What fits: the rest of the last page too.
+            let mut file = fs::OpenOptions::new().create(true).append(true).open(&full).unwrap();
+            if std::io::Write::write_all(&mut file, &vec![0; bytes]).is_err() {
+                bytes /= 2;
+            }
+        }
+        agent.roll_back(1);
+        same("taken back", &dump(), &before);
+        assert!(
+            agent.profiles.warnings().iter().any(|w| w.contains("profile.json")),
+            "{:?}",
+            agent.profiles.warnings()
+        );
+        // Whoever starts now, or after a kill, knows nothing of it.
+        let journal = fs::read_to_string(state.path().join("profile.json")).unwrap_or_default();
+        assert!(!journal.contains("confirmed"), "{journal}");
+        fs::remove_file(&full).unwrap();
+        wait("it is noted", Duration::from_secs(15), || agent.profiles.warnings().is_empty());
+        assert!(fs::read_to_string(state.path().join("profile.json")).unwrap().contains("the control plane said so"));
+        drop(agent.profiles.stop());
+        let agent = Agent::start(state.path(), BOOT);
+        assert!(!agent.settles());
+        same("at the next start", &dump(), &before);
+        drop(agent);
+        nix::mount::umount2(state.path(), nix::mount::MntFlags::MNT_DETACH).unwrap();
+    });
+}
+
+#[test]
+fn detach_takes_away_whatever_it_can() {
+    let state = tempfile::tempdir().unwrap();
+    inside(move || {
+        let before = dump();
+        let mut agent = Agent::start(state.path(), BOOT);
+        assert_eq!(agent.order(apply(1, "saas", Suite::Nftables, &[])).status, AckStatus::Applied);
+        assert_eq!(agent.confirm(1).status, AckStatus::Applied);
+        drop(agent.profiles.stop());
+        // Programs cannot be looked for: this is no file system of BPF.
+        let (folder, file) = (state.path().display().to_string(), state.path().join("ftagent.toml"));
+        let text = format!("[agent]\nstate_dir = {folder:?}\nbpffs = {folder:?}\n[[interface]]\nname = \"lo\"\n");
+        fs::write(&file, text).unwrap();
+        let done = std::process::Command::new(env!("CARGO_BIN_EXE_ftagent"))
+            .arg("--config")
+            .arg(&file)
+            .arg("detach")
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&done.stderr);
+        assert!(!done.status.success() && said.contains("programs and maps") && said.contains("bpf"), "{done:?}");
+        same("detached", &dump(), &before);
+    });
+}
+
+#[test]
+fn a_journal_that_cannot_be_read_refuses_what_is_new_until_it_can() {
+    let state = tempfile::tempdir().unwrap();
+    inside(move || {
+        let before = dump();
+        fs::create_dir(state.path().join("profile.json")).unwrap();
+        let mut agent = Agent::start(state.path(), BOOT);
+        let back = Order::RollBackProfile { application: Uuid::from_u128(1) };
+        for order in [apply(1, "saas", Suite::Nftables, &[]), back] {
+            let ack = agent.order(order);
+            assert!(ack.status == AckStatus::Failed && ack.error.contains("cannot be read"), "{ack:?}");
+        }
+        assert!(matches!(agent.by_hand(ProfileOrder::RollBack), OrderOutcome::Refused { .. }));
+        assert!(
+            agent.profiles.warnings().iter().any(|w| w.contains("profile.json")),
+            "{:?}",
+            agent.profiles.warnings()
+        );
+        same("nothing is known", &dump(), &before);
+        fs::remove_dir(state.path().join("profile.json")).unwrap();
+        wait("it is read", Duration::from_secs(15), || agent.profiles.warnings().is_empty());
+        assert_eq!(agent.order(apply(2, "saas", Suite::Nftables, &[])).status, AckStatus::Applied);
+        agent.roll_back(2);
     });
 }
 
