@@ -56,6 +56,10 @@ fn run(cli: Cli) -> Result<()> {
         return replay(arguments, config, &cli.config, cli.json);
     }
     let config = config?;
+    if matches!(cli.command, Command::Detach) {
+        // Nothing of it waits, and what it asks of clouds has a runtime of its own, which no other may be around.
+        return detach(&config, cli.json);
+    }
     // One thread for everything that waits; what blocks has threads of its own.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("tokio runtime")?;
     runtime.block_on(carry_out(cli.command, cli.json, config))
@@ -97,14 +101,14 @@ async fn carry_out(command: Command, json: bool, config: Config) -> Result<()> {
                 _ => client::profile_order(&config, json, ProfileOrder::RollBack).await,
             }
         }
-        Command::Detach => detach(&config, json),
         Command::Check => check_machine(&config, json).await,
-        Command::CheckConfig => {
-            check_config(&config, json);
-            Ok(())
-        }
-        Command::Lists { .. } | Command::Completions { .. } | Command::Lab(_) | Command::Replay(_) => {
-            bail!("handled before the configuration is read")
+        Command::CheckConfig => check_config(&config, json),
+        Command::Lists { .. }
+        | Command::Completions { .. }
+        | Command::Lab(_)
+        | Command::Replay(_)
+        | Command::Detach => {
+            bail!("handled before there is a runtime")
         }
     }
 }
@@ -120,7 +124,8 @@ fn take_profile_back(config: &Config, json: bool) -> Result<()> {
     Ok(())
 }
 
-/// Removes everything of ours from the kernel.
+/// Removes everything of ours from the kernel, from other tools and from clouds. What cannot be taken away keeps nothing
+/// else from being.
 fn detach(config: &Config, json: bool) -> Result<()> {
     // A running agent would attach again what is removed below its feet.
     let _lock = if config.state_dir.exists() { Some(StateLock::take(&config.state_dir)?) } else { None };
@@ -247,8 +252,12 @@ async fn check_machine(config: &Config, json: bool) -> Result<()> {
     Ok(())
 }
 
-fn check_config(config: &Config, json: bool) {
+fn check_config(config: &Config, json: bool) -> Result<()> {
     let settings = &config.settings;
+    let faults = config.clouds.faults();
+    if !faults.is_empty() {
+        bail!("{}: {}", config.path.display(), faults.join("; "));
+    }
     if json {
         println!(
             "{}",
@@ -260,7 +269,7 @@ fn check_config(config: &Config, json: bool) {
                 "rules": settings.rules.len(), "allow": settings.allow.len(), "thresholds": settings.thresholds.len(),
             })
         );
-        return;
+        return Ok(());
     }
     println!("{} is valid", config.path.display());
     println!("  node {} in mode {}, every {} ms", config.name, settings.mode, config.tick_ms);
@@ -291,4 +300,5 @@ fn check_config(config: &Config, json: bool) {
         Some(control_plane) => println!("  control plane {}", control_plane.urls.join(", ")),
         None => println!("  no control plane: the agent works alone"),
     }
+    Ok(())
 }

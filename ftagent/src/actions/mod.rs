@@ -28,6 +28,7 @@ use tokio::sync::mpsc;
 use self::cloud::{CLOUDS, CloudKeeper, Clouds};
 use self::journal::Journal;
 use self::keeper::Keeper;
+pub use self::lane::Closing;
 use self::lane::Lane;
 use self::runner::System;
 use crate::clock;
@@ -199,7 +200,8 @@ impl Actions {
         };
         let panics = self.panics.iter();
         let panics = panics.map(|(tool, n)| format!("the thread for {tool} failed {n} times, and was started again"));
-        self.status().into_iter().flat_map(of).chain(self.faults.values().cloned()).chain(panics).collect()
+        let lanes = self.status().into_iter().flat_map(of).chain(self.faults.values().cloned());
+        lanes.chain(panics).chain(self.clouds.faults()).collect()
     }
 
     /// Undoes everything and waits for it; what cannot be undone stays in the journal for the next start.
@@ -218,6 +220,19 @@ fn journal_of(dir: &Path, tool: &str) -> PathBuf {
 /// undone.
 pub fn undo_all(state_dir: &Path, boot: &str, name: &str, clouds: &Clouds) -> Vec<String> {
     let mut left = Vec::new();
+    for tool in TOOLS {
+        let path = journal_of(&state_dir.join(DIR), tool);
+        if !path.exists() {
+            continue;
+        }
+        let journal = Journal::open(&path);
+        left.extend(journal.fault());
+        let mut keeper = Keeper::new(System, journal, boot, Some(state_dir.join(COOKIES)), 0);
+        // There is nobody any more whose commands could come late.
+        keeper.work(u64::MAX / 2);
+        left.extend(keeper.stuck());
+    }
+    // Last: a provider that does not answer takes its time.
     for tool in CLOUDS {
         let dir = state_dir.join(DIR);
         let path = journal_of(&dir, tool);
@@ -229,18 +244,6 @@ pub fn undo_all(state_dir: &Path, boot: &str, name: &str, clouds: &Clouds) -> Ve
         let mark = cloud::node_mark(&dir, name).map_err(|error| error.to_string());
         let (config, closing) = (clouds.of(tool).cloned(), Arc::default());
         let mut keeper = CloudKeeper::new(tool, config, journal, mark, closing, 0);
-        keeper.work(u64::MAX / 2);
-        left.extend(keeper.stuck());
-    }
-    for tool in TOOLS {
-        let path = journal_of(&state_dir.join(DIR), tool);
-        if !path.exists() {
-            continue;
-        }
-        let journal = Journal::open(&path);
-        left.extend(journal.fault());
-        let mut keeper = Keeper::new(System, journal, boot, Some(state_dir.join(COOKIES)), 0);
-        // There is nobody any more whose commands could come late.
         keeper.work(u64::MAX / 2);
         left.extend(keeper.stuck());
     }

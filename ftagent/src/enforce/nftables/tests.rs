@@ -391,6 +391,52 @@ fn allowed_sources_outrank_every_rule() {
 }
 
 #[test]
+fn neighbour_discovery_of_the_link_outranks_every_rule() {
+    at_each_place(|place| {
+        let ground = Ground::new();
+        let icmp = Matches { protocol: Some(58), ..Matches::default() };
+        let wanted = rule_set([block(1, "2001:db8:bad::/48", None), rule(2, icmp, Verdict::Drop, None)]);
+        all_ok(&here(place).reconcile(&wanted, now()));
+        let message = |kind: u8, ttl| {
+            let mut packet = Vec::new();
+            ip_step(V6, ttl).icmpv6_raw(kind, 0, [0; 4]).write(&mut packet, &[0; 16]).unwrap();
+            packet
+        };
+        for (kind, ttl, passes) in [(133, 255, true), (137, 255, true), (135, 254, false), (128, 255, false)] {
+            assert_eq!(ground.passes(&message(kind, ttl)), passes, "{kind} {ttl}: {}", ruleset());
+        }
+    });
+}
+
+#[test]
+fn what_a_rule_lets_pass_comes_before_drops_and_behind_blocks() {
+    at_each_place(|place| {
+        let ground = Ground::new();
+        let any = Matches::default;
+        let dns = Matches { dst_port: Some([53, 53]), ..any() };
+        let mut wanted = rule_set([
+            rule(1, Matches { protocol: Some(17), ..any() }, Verdict::Drop, None),
+            rule(2, Matches { dst_port: Some([50, 60]), ..any() }, Verdict::LimitPps { pps: 1, burst: 1 }, None),
+            block(3, "198.51.100.0/24", None),
+        ]);
+        let mut nftables = here(place);
+        all_ok(&nftables.reconcile(&wanted, now()));
+        // It comes later than what drops.
+        wanted.rules.insert(RuleId(9), rule(9, dns, Verdict::Pass, None));
+        assert_eq!(all_ok(&nftables.reconcile(&wanted, now())), [(9, true)]);
+        for (source, port, passes) in
+            [("203.0.113.9", 53, 5), ("2001:db8:bad::7", 53, 5), (V4, 53, 0), ("203.0.113.9", 54, 0)]
+        {
+            assert_eq!(ground.passed(&udp(source, 64, [9, port], 1), 5), passes, "{source} {port}: {}", ruleset());
+        }
+        assert!(!ground.passes(&fragment("203.0.113.9")) && !ground.passes(&fragment(V6)), "{}", ruleset());
+        wanted.rules.remove(&RuleId(9));
+        assert_eq!(all_ok(&nftables.reconcile(&wanted, now())), [(9, false)]);
+        assert!(!ground.passes(&udp("203.0.113.9", 64, [9, 53], 1)));
+    });
+}
+
+#[test]
 fn limits_let_their_rate_pass_and_evaluate_lets_everything() {
     at_each_place(|place| {
         let ground = Ground::new();
@@ -643,6 +689,9 @@ fn what_the_kernel_can_is_found_out_without_a_trace() {
         let missing = Nftables::try_at(&Place::Ingress(vec!["far-too-long-a-name".to_owned()]));
         assert!(missing.is_err_and(|error| error.to_string().starts_with("nftables: ")));
         assert_eq!(ruleset(), before);
+        run("nft", &["add", "table", "inet", "ftagent_probe"]);
+        assert!(Nftables::try_at(&Place::Prerouting).is_err());
+        assert!(ruleset().contains("ftagent_probe"), "it is somebody else's");
     });
 }
 
@@ -671,6 +720,15 @@ fn rules_follow_devices_that_come_and_go() {
         all_ok(&nftables.reconcile(&wanted, now()));
         assert!(run("nft", &["list", "table", "netdev", TABLE]).contains("ft0"), "it is back");
         assert!(!ground.passes(&blocked));
+        // A device that the kernel refuses, as before 6.16 each that is not there, holds up none of the others.
+        nftables.set_devices(names(&["lo", "far-too-long-a-name"]));
+        let more = rule_set([block(1, "198.51.100.7/32", None), block(2, "203.0.113.9/32", None)]);
+        assert_eq!(all_ok(&nftables.reconcile(&more, now())), [(1, true), (2, true)]);
+        assert_eq!(all_ok(&nftables.reconcile(&more, now())), [], "twice is once");
+        assert!(!ground.passes(&udp("203.0.113.9", 64, [1, 2], 1)));
+        assert_eq!(nftables.missing(), ["far-too-long-a-name"]);
+        nftables.set_devices(names(&["far-too-long-a-name"]));
+        assert!(nftables.reconcile(&more, now()).iter().all(|result| result.result.is_err()), "there is no other");
         nftables.remove_all().unwrap();
         assert!(ground.passes(&blocked));
     });

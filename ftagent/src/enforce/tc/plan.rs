@@ -1,9 +1,12 @@
 //! Which filters stand for a set of rules: pure.
 //!
 //! ```text
-//! 49000, 49001   what comes from the allowlist, IPv4 and IPv6: pass, and no filter behind is asked
-//! 49002, 49003   what is dropped
-//! 49004 - 49099  a limit each, so that a packet meets all of them: drop what is over it, else go on
+//! 49000, 49001   what comes from the allowlist, IPv4 and IPv6, and neighbour discovery: pass, and no filter behind is
+//!                asked
+//! 49002, 49003   blocks of sources
+//! 49004, 49005   what rules let pass
+//! 49006, 49007   what else is dropped
+//! 49008 - 49099  a limit each, so that a packet meets all of them: drop what is over it, else go on
 //! ```
 //! Filters of one preference share tables in the kernel, so that thousands of blocks cost what one does (flower). The
 //! preferences lie behind those that people number and before those of `tc_police_interface`.
@@ -15,10 +18,19 @@ use ipnet::IpNet;
 
 use super::encode::{Classifier, Encoded, encode};
 use crate::enforce::nftables::OfDatapath;
+use crate::enforce::split::cuts_off;
 use crate::engine::{Matches, Now, Point, Rule, RuleId, RuleSet, Verdict};
 
-/// The most filters on an interface.
-const MAX_FILTERS: usize = 16_384;
+impl Classifier {
+    /// The most filters of a place and a family: of u32 a preference has 4,095, which are compared one after the other.
+    fn max_filters(self) -> usize {
+        match self {
+            Self::Flower => 16_384,
+            Self::U32 => 1_024,
+        }
+    }
+}
+
 /// Ranges are told as values under masks: more filters than this for one rule are not made.
 const MAX_PIECES: usize = 64;
 
@@ -36,6 +48,9 @@ pub(super) struct Means {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Place {
     Allow,
+    /// Of a source: as in the datapath, no rule lets it pass.
+    Block,
+    Pass,
     Drop,
     Limit,
 }
@@ -93,6 +108,14 @@ pub(super) struct Plan {
     pub(super) refused: BTreeMap<RuleId, String>,
 }
 
+/// What has been planned.
+#[derive(Default)]
+struct Seen {
+    /// Where each filter is, by what it does.
+    at: BTreeMap<(Place, Family, Vec<u8>), usize>,
+    counts: BTreeMap<(Place, Family), usize>,
+}
+
 const ICMP: u8 = 1;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
@@ -105,33 +128,42 @@ impl Plan {
         if desired.mode == Some(Mode::Bypass) {
             return plan;
         }
+        let is_evaluated = |rule: &Rule| rule.evaluate || desired.mode == Some(Mode::Evaluate);
         let is_over = |rule: &Rule| rule.expires_at_ns.is_some_and(|end| end <= now.mono_ns);
-        let ours = desired.rules.values().filter(|rule| rule.point == Point::Datapath && takes.includes(rule.id));
-        let mut seen: BTreeMap<(Place, Family, Vec<u8>), usize> = BTreeMap::new();
-        for rule in ours.filter(|rule| !is_over(rule)) {
+        let rules = || desired.rules.values().filter(|rule| rule.point == Point::Datapath && !is_over(rule));
+        let mut seen = Seen::default();
+        let max = means.classifier.max_filters();
+        let mut lost = Vec::new();
+        // What lets pass holds here too, whoever carries it.
+        let is_pass = |rule: &&Rule| *takes != OfDatapath::None && rule.verdict == Verdict::Pass && !is_evaluated(rule);
+        for rule in rules().filter(is_pass) {
+            let is_ours = takes.includes(rule.id);
+            if let Err(why) = filters_of(rule, means).and_then(|filters| plan.put(filters, max, &mut seen)) {
+                lost.push(rule);
+                if is_ours {
+                    plan.refused.insert(rule.id, format!("tc: {why}"));
+                }
+            }
+        }
+        for rule in rules().filter(|rule| takes.includes(rule.id)) {
             plan.wanted.insert(rule.id, rule.clone());
             // Nothing is to happen to what they match, and counting is for the datapath alone.
-            if rule.evaluate || desired.mode == Some(Mode::Evaluate) {
+            if is_evaluated(rule) || rule.verdict == Verdict::Pass {
                 continue;
             }
-            match filters_of(rule, means) {
-                Ok(filters) if plan.filters.len() + filters.len() > MAX_FILTERS => {
-                    plan.refused.insert(rule.id, format!("tc: more than {MAX_FILTERS} filters would be needed"));
-                    drop(filters);
+            let put = match cuts_off(rule, &lost) {
+                Some(pass) => {
+                    Err(format!("it would drop what rule {} lets pass, which cannot be told here", pass.id.0))
                 }
-                Ok(filters) => filters.into_iter().for_each(|filter| {
-                    let key = (filter.place, filter.family, filter.encoded.identity());
-                    // Two limits are two, even if they look the same.
-                    match seen.get(&key).filter(|_| filter.place == Place::Drop) {
-                        Some(at) => plan.filters[*at].rules.extend(filter.rules),
-                        None => {
-                            seen.insert(key, plan.filters.len());
-                            plan.filters.push(filter);
-                        }
-                    }
-                }),
-                Err(why) => _ = plan.refused.insert(rule.id, format!("tc: {why}")),
+                None => filters_of(rule, means).and_then(|filters| plan.put(filters, max, &mut seen)),
+            };
+            if let Err(why) = put {
+                plan.refused.insert(rule.id, format!("tc: {why}"));
             }
+        }
+        if plan.filters.iter().all(|filter| filter.place == Place::Pass) {
+            // Nothing is dropped: whatever is to pass does.
+            plan.filters.clear();
         }
         if !plan.filters.is_empty() {
             plan.spare(means, desired);
@@ -140,17 +172,46 @@ impl Plan {
         plan
     }
 
+    /// Adds the filters of a rule, or says why not.
+    fn put(&mut self, filters: Vec<Filter>, max: usize, seen: &mut Seen) -> Result<(), String> {
+        let mut counts = seen.counts.clone();
+        for filter in &filters {
+            *counts.entry((filter.place, filter.family)).or_default() += 1;
+        }
+        if counts.values().any(|count| *count > max) {
+            return Err(format!("more than {max} filters of a family would be needed"));
+        }
+        seen.counts = counts;
+        for filter in filters {
+            let key = (filter.place, filter.family, filter.encoded.identity());
+            // Two limits are two, even if they look the same.
+            match seen.at.get(&key).filter(|_| filter.place != Place::Limit) {
+                Some(at) => self.filters[*at].rules.extend(filter.rules),
+                None => {
+                    seen.at.insert(key, self.filters.len());
+                    self.filters.push(filter);
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Puts the allowlist before everything.
     fn spare(&mut self, means: Means, desired: &RuleSet) {
         let prefixes: BTreeSet<IpNet> = desired.allow.iter().map(|entry| entry.prefix.trunc()).collect();
-        if prefixes.len() > MAX_FILTERS {
-            let why = format!("tc: the allowlist has {} prefixes, and {MAX_FILTERS} can be spared", prefixes.len());
+        let max = means.classifier.max_filters();
+        if Family::BOTH.iter().any(|family| prefixes.iter().filter(|net| Family::of(net) == *family).count() > max) {
+            let why = format!("tc: the allowlist has {} prefixes, and {max} of a family can be spared", prefixes.len());
             self.filters.clear();
             self.refused = self.wanted.keys().map(|id| (*id, why.clone())).collect();
             return;
         }
-        for prefix in prefixes {
-            let matched = Narrow { source: Some(prefix), ..Narrow::any(Family::of(&prefix)) };
+        let of_prefix = |prefix: IpNet| Narrow { source: Some(prefix), ..Narrow::any(Family::of(&prefix)) };
+        let mut spared: Vec<Narrow> = prefixes.into_iter().map(of_prefix).collect();
+        if self.filters.iter().any(|filter| filter.family == Family::V6) {
+            spared.extend(neighbour_discovery());
+        }
+        for matched in spared {
             match encode(means.classifier, &matched, Action::Pass) {
                 Ok(encoded) => {
                     self.filters.push(Filter {
@@ -163,12 +224,23 @@ impl Plan {
                 Err(why) => {
                     // Rather nothing than a block of who must pass.
                     self.filters.clear();
-                    self.refused = self.wanted.keys().map(|id| (*id, format!("tc: {prefix}: {why}"))).collect();
+                    self.refused = self.wanted.keys().map(|id| (*id, format!("tc: {matched:?}: {why}"))).collect();
                     return;
                 }
             }
         }
     }
+}
+
+/// That of this link: no router forwards a hop limit of 255 unchanged (RFC 4861 section 6.1.1). What is behind extension
+/// headers or in fragments is none.
+fn neighbour_discovery() -> impl Iterator<Item = Narrow> {
+    cover(133, 137, 8).into_iter().map(|icmp_type| Narrow {
+        protocol: Some(ICMPV6),
+        ttl: Some([255, 255]),
+        icmp_type: Some(icmp_type),
+        ..Narrow::any(Family::V6)
+    })
 }
 
 impl OfDatapath {
@@ -213,7 +285,9 @@ impl Narrow {
 
 fn filters_of(rule: &Rule, means: Means) -> Result<Vec<Filter>, String> {
     let (place, action) = match rule.verdict {
+        Verdict::Drop if rule.matches.is_source_only() => (Place::Block, Action::Drop),
         Verdict::Drop => (Place::Drop, Action::Drop),
+        Verdict::Pass => (Place::Pass, Action::Pass),
         Verdict::LimitPps { .. } | Verdict::LimitBps { .. } if !means.police => {
             return Err("a limit needs act_police, which this kernel lacks".to_owned());
         }
@@ -228,8 +302,8 @@ fn filters_of(rule: &Rule, means: Means) -> Result<Vec<Filter>, String> {
             // Less than a frame would let nothing through.
             (Place::Limit, Action::LimitBytes { bytes_per_sec, burst: (burst / 8).max(2_048) })
         }
-        Verdict::Pass | Verdict::Sample | Verdict::Mark { .. } => {
-            return Err("a rule that passes, samples or marks needs a program".to_owned());
+        Verdict::Sample | Verdict::Mark { .. } => {
+            return Err("a rule that samples or marks needs a program".to_owned());
         }
     };
     let pieces = narrow(&rule.matches, place == Place::Limit, means.classifier)?;
@@ -378,7 +452,7 @@ mod tests {
         let plan = Plan::of(&OfDatapath::All, means, &set(vec![rule(1, matches, verdict)]), NOW);
         match plan.refused.into_values().next() {
             Some(why) => Err(why),
-            None => Ok(plan.filters.len()),
+            None => Ok(plan.filters.iter().filter(|filter| filter.place != Place::Allow).count()),
         }
     }
 
@@ -456,7 +530,54 @@ mod tests {
         rules.allow.push(AllowEntry { prefix: "198.51.100.9/24".parse().expect("a prefix"), label: String::new() });
         let plan = Plan::of(&OfDatapath::All, FLOWER, &rules, NOW);
         let places: Vec<(Place, usize)> = plan.filters.iter().map(|f| (f.place, f.rules.len())).collect();
-        assert_eq!(places, [(Place::Allow, 0), (Place::Drop, 2), (Place::Limit, 1), (Place::Limit, 1)]);
+        assert_eq!(places, [(Place::Allow, 0), (Place::Block, 2), (Place::Limit, 1), (Place::Limit, 1)]);
+    }
+
+    #[test]
+    fn what_a_rule_lets_pass_is_dropped_by_none() {
+        let to = |id, verdict, matches| rule(id, Matches { target: "203.0.113.0/24".parse().ok(), ..matches }, verdict);
+        let udp = Matches { protocol: Some(17), ..Matches::default() };
+        let these = |pass: Matches| {
+            let rules = set(vec![to(1, Verdict::Drop, udp.clone()), to(2, Verdict::Pass, pass)]);
+            // The maps have room for the pass alone.
+            let plan = Plan::of(&OfDatapath::These([RuleId(1)].into()), FLOWER, &rules, NOW);
+            let places: Vec<Place> = plan.filters.iter().map(|filter| filter.place).collect();
+            (places, plan.wanted.len(), plan.refused.len())
+        };
+        assert_eq!(these(Matches { dst_port: Some([53, 53]), ..udp.clone() }), (vec![Place::Pass, Place::Drop], 1, 0));
+        let longer = Matches { length: Some([0, 100]), ..udp.clone() };
+        assert_eq!(these(longer.clone()), (vec![], 1, 1), "rather nothing than a drop of what must pass");
+        assert_eq!(these(Matches { protocol: Some(6), ..longer }), (vec![Place::Drop], 1, 0));
+        let alone = Plan::of(&OfDatapath::All, FLOWER, &set(vec![to(2, Verdict::Pass, udp)]), NOW);
+        assert!(alone.filters.is_empty() && alone.refused.is_empty() && alone.wanted.len() == 1, "nothing is dropped");
+    }
+
+    #[test]
+    fn u32_takes_fewer_filters_than_flower() {
+        let net = |n: u64| source(&format!("198.{}.{}.0/24", 18 + n / 256, n % 256));
+        let mut rules = set((0..1_100).map(|n| rule(n, net(n), Verdict::Drop)).collect());
+        let u32 = Means { classifier: Classifier::U32, ..FLOWER };
+        let count = |means, rules: &RuleSet| {
+            let plan = Plan::of(&OfDatapath::All, means, rules, NOW);
+            (plan.filters.len(), plan.refused.len())
+        };
+        assert_eq!((count(FLOWER, &rules), count(u32, &rules)), ((1_100, 0), (1_024, 76)));
+        let allow = |n| AllowEntry { prefix: net(n).source.expect("a prefix"), label: String::new() };
+        rules.allow = (0..1_025).map(allow).collect();
+        assert_eq!(count(FLOWER, &rules), (2_125, 0));
+        assert_eq!(count(u32, &rules), (0, 1_100), "rather nothing than a block of who must pass");
+    }
+
+    #[test]
+    fn neighbour_discovery_comes_before_blocks_of_ipv6() {
+        for classifier in [Classifier::Flower, Classifier::U32] {
+            let means = Means { classifier, ..FLOWER };
+            let count = |net| {
+                let plan = Plan::of(&OfDatapath::All, means, &set(vec![rule(1, source(net), Verdict::Drop)]), NOW);
+                plan.filters.iter().filter(|filter| filter.place == Place::Allow).count()
+            };
+            assert_eq!((count("192.0.2.0/24"), count("2001:db8::/32")), (0, 3), "133, 134 and 135, 136 and 137");
+        }
     }
 
     #[test]
