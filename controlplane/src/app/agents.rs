@@ -2,9 +2,7 @@
 
 use std::collections::VecDeque;
 
-use ftagent_common::api::{
-    CommandAck, Heartbeat, IncidentReport, MetricsBatch, NodeCommand, NodeConfig, StreamMessage,
-};
+use ftagent_common::api::{CommandAck, Heartbeat, IncidentReport, MetricsBatch, NodeCommand, StreamMessage};
 use serde_json::json;
 use uuid::Uuid;
 
@@ -39,10 +37,10 @@ impl App {
     }
 
     /// What the node should do, unless it has the version `known`; with the version.
-    pub async fn node_config(&self, node: Uuid, known: Option<u64>) -> Result<(u64, Option<NodeConfig>)> {
+    pub async fn node_config(&self, node: Uuid, known: Option<u64>) -> Result<(u64, Option<VersionedConfig>)> {
         let config = known.map_or(Wanted::Always, Wanted::Unless);
         let looked = self.store.look(Look { node, config, commands_after: None }).await?;
-        Ok((looked.version, looked.config.map(|config| config.to_wire())))
+        Ok((looked.version, looked.config))
     }
 
     /// The orders that the node did not acknowledge yet.

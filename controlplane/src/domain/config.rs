@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
+use bytes::Bytes;
 use ftagent_common::api::NodeConfig;
 
 /// What nodes of one workspace should do: the same for each that no rule or entry names, apart from the version.
@@ -9,8 +10,8 @@ use ftagent_common::api::NodeConfig;
 pub struct SharedConfig {
     /// Its version means nothing.
     config: NodeConfig,
-    /// What follows the version in JSON, written once for all who share it.
-    rest: OnceLock<String>,
+    /// What follows the version in the line of a stream, written once for all who share it.
+    rest: OnceLock<Bytes>,
 }
 
 impl SharedConfig {
@@ -18,12 +19,16 @@ impl SharedConfig {
         Self { config: NodeConfig { version: 0, ..config }, rest: OnceLock::new() }
     }
 
-    fn rest(&self) -> &str {
-        self.rest.get_or_init(|| {
-            let text = serde_json::to_string(&self.config).expect("wire types have string keys and always serialise");
-            let rest = text.strip_prefix(r#"{"version":0,"#).expect("the version is the first field");
-            rest.to_owned()
-        })
+    fn rest(&self) -> Bytes {
+        let write = || {
+            let mut text =
+                serde_json::to_string(&self.config).expect("wire types have string keys and always serialise");
+            text.push_str("}\n");
+            let version = r#"{"version":0,"#;
+            assert!(text.starts_with(version), "the version is the first field");
+            Bytes::from(text).slice(version.len()..)
+        };
+        self.rest.get_or_init(write).clone()
     }
 }
 
@@ -40,10 +45,19 @@ impl VersionedConfig {
         NodeConfig { version: self.version, ..self.shared.config.clone() }
     }
 
-    /// The stream's line: `StreamMessage::Config` in JSON, with its line feed.
-    pub fn line(&self) -> Vec<u8> {
-        let (version, rest) = (self.version, self.shared.rest());
-        format!("{{\"type\":\"config\",\"config\":{{\"version\":{version},{rest}}}\n").into_bytes()
+    /// The stream's line, in two parts: `StreamMessage::Config` in JSON, with its line feed. A thousand streams have one
+    /// copy of the second, which can be megabytes.
+    pub fn line(&self) -> [Bytes; 2] {
+        let begin = format!("{{\"type\":\"config\",\"config\":{{\"version\":{},", self.version);
+        [begin.into(), self.shared.rest()]
+    }
+
+    /// The answer to a node that asks, in two parts as above: [`Self::to_wire`] in JSON behind `"ok": true`.
+    pub fn answer(&self) -> [Bytes; 2] {
+        let rest = self.shared.rest();
+        // Without the end of the line and of the message in it.
+        let rest = rest.slice(..rest.len() - "}\n".len());
+        [format!("{{\"ok\":true,\"version\":{},", self.version).into(), rest]
     }
 }
 
@@ -54,14 +68,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_line_is_the_message() {
+    fn line_and_answer_are_what_the_types_are() {
         let detection = DetectionOverrides { multiplier: Some(4.0), ..DetectionOverrides::default() };
         let shared = Arc::new(SharedConfig::new(NodeConfig { version: 9, detection, ..NodeConfig::default() }));
         for version in [0, 1, u64::MAX] {
             let config = VersionedConfig { version, shared: shared.clone() };
             let mut expected = serde_json::to_vec(&StreamMessage::Config { config: config.to_wire() }).expect("JSON");
             expected.push(b'\n');
-            assert_eq!(String::from_utf8(config.line()), String::from_utf8(expected));
+            assert_eq!(String::from_utf8(config.line().concat()), String::from_utf8(expected));
+            let answer: serde_json::Value = serde_json::from_slice(&config.answer().concat()).expect("JSON");
+            let mut expected = serde_json::to_value(config.to_wire()).expect("JSON");
+            expected["ok"] = true.into();
+            assert_eq!(answer, expected);
         }
     }
 }

@@ -1,9 +1,14 @@
 //! Configuration and commands by polling, the acknowledgement of commands, and what nodes did without one.
 
+use std::convert::Infallible;
+
+use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use ftagent_common::api::{CommandAck, NodeCommand, NodeConfig, ProfileReport};
+use futures_util::stream;
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::http::access::routes;
@@ -12,8 +17,18 @@ use crate::http::error::ApiError;
 use crate::http::extract::JsonBody;
 use crate::http::{Context, Done, answers};
 
+/// What `VersionedConfig::answer` writes.
+#[expect(dead_code, reason = "it is described, and written from what many nodes share")]
+#[derive(serde::Serialize, utoipa::ToSchema)]
+struct ConfigAnswer {
+    /// Always true.
+    #[schema(example = true)]
+    ok: bool,
+    #[serde(flatten)]
+    config: NodeConfig,
+}
+
 answers! {
-    ConfigAnswer { #[serde(flatten)] config: NodeConfig }
     CommandList { commands: Vec<NodeCommand> }
 }
 
@@ -31,7 +46,17 @@ async fn config(agent: Agent, State(context): State<Context>, headers: HeaderMap
     // Agents name one version; of several the newest is the most likely one.
     let (version, config) = context.app.node_config(agent.node, versions.iter().max().copied()).await?;
     match config.filter(|_| !versions.contains(&version)) {
-        Some(config) => Ok(([(header::ETAG, etag(version))], ConfigAnswer::new(config)).into_response()),
+        Some(config) => {
+            let parts = config.answer();
+            let length = parts.iter().map(Bytes::len).sum::<usize>();
+            let json = HeaderValue::from_static("application/json");
+            let headers = [
+                (header::ETAG, etag(version)),
+                (header::CONTENT_TYPE, json),
+                (header::CONTENT_LENGTH, HeaderValue::from(length)),
+            ];
+            Ok((headers, Body::from_stream(stream::iter(parts.map(Ok::<_, Infallible>)))).into_response())
+        }
         None => Ok((StatusCode::NOT_MODIFIED, [(header::ETAG, etag(version))]).into_response()),
     }
 }

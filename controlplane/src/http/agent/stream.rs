@@ -51,8 +51,8 @@ async fn stream(
     let mut state = StreamState::new(agent.node, query.from, agent.shown);
     // The first lines are read before the answer begins, so that a fault is still a 503.
     let first = context.app.poll_stream(&mut state).await?;
-    let lines =
-        Lines { app: context.app.clone(), draining: context.draining.clone(), subscription, state, ready: first };
+    let (app, draining) = (context.app.clone(), context.draining.clone());
+    let lines = Lines { app, draining, subscription, state, ready: first, parts: VecDeque::new() };
     let body = Body::from_stream(stream::unfold(lines, |mut lines| async {
         let line = lines.next().await?;
         Some((Ok::<_, Infallible>(line), lines))
@@ -66,10 +66,15 @@ struct Lines {
     subscription: Subscription,
     state: StreamState,
     ready: VecDeque<StreamLine>,
+    /// Of those that were ready, what is not sent yet.
+    parts: VecDeque<Bytes>,
 }
 
 impl Lines {
     async fn next(&mut self) -> Option<Bytes> {
+        if let Some(part) = self.parts.pop_front() {
+            return Some(part);
+        }
         if self.ready.is_empty() {
             tokio::select! {
                 go_on = self.subscription.woken() => if !go_on { return None },
@@ -84,19 +89,19 @@ impl Lines {
                 }
             };
         }
-        // Lines that are ready go out together: a small packet must not wait for the one before.
-        let mut lines = Vec::new();
+        // Parts that are ready go out together: the connection asks for the next before it sends.
         while let Some(line) = self.ready.pop_front() {
             match line {
-                StreamLine::Config(config) => lines.append(&mut config.line()),
+                StreamLine::Config(config) => self.parts.extend(config.line()),
                 StreamLine::Message(message) => {
-                    serde_json::to_writer(&mut lines, &message)
-                        .expect("wire types have string keys and always serialise");
-                    lines.push(b'\n');
+                    let mut line =
+                        serde_json::to_vec(&message).expect("wire types have string keys and always serialise");
+                    line.push(b'\n');
+                    self.parts.push_back(line.into());
                 }
             }
         }
-        Some(lines.into())
+        self.parts.pop_front()
     }
 }
 
