@@ -178,8 +178,8 @@ impl Host {
         self.management = management;
     }
 
-    /// The rules for nftables and the rungs of the ladder, which know no ports of friends: management sources, the control
-    /// plane and gateways are allowed there as a whole, so that no rule locks anybody out.
+    /// The rules for nftables and the rungs of the ladder, which know no ports of friends: management sources, the
+    /// control plane and gateways are allowed there as a whole, so that no rule locks anybody out.
     pub fn with_friends(&self, mut rules: RuleSet) -> RuleSet {
         let friends = self.management.iter().map(|m| (m.prefix, MANAGEMENT));
         let control = self.control().map(|(ip, _)| (IpNet::from(ip), "control plane"));

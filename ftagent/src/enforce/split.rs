@@ -45,8 +45,8 @@ pub(super) fn may_meet(one: &Matches, other: &Matches) -> bool {
         && ranges(one.icmp_type, other.icmp_type)
 }
 
-/// The rule among `passes` that this one would cut off: in the datapath what lets pass comes before what drops or limits,
-/// but for blocks of sources.
+/// The rule among `passes` that this one would cut off: in the datapath what lets pass comes before what drops or
+/// limits, but for blocks of sources.
 pub(super) fn cuts_off<'a>(rule: &Rule, passes: &[&'a Rule]) -> Option<&'a Rule> {
     let is_block = rule.verdict == Verdict::Drop && rule.matches.is_source_only();
     if is_block || rule.verdict == Verdict::Pass {

@@ -232,8 +232,8 @@ fn after(text: &str) -> Option<u64> {
     Some(secs.min(MAX_AFTER_SECS))
 }
 
-/// What a provider says of an error, on one line: its own words where the answer has the form of its API. Never the key,
-/// nor a part of it.
+/// What a provider says of an error, on one line: its own words where the answer has the form of its API. Never the
+/// key, nor a part of it.
 fn words(body: &[u8], key: &str) -> String {
     let json: Value = serde_json::from_slice(body).unwrap_or_default();
     let said = match (&json["errors"], &json["message"], &json["error"]) {

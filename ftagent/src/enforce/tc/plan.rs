@@ -232,8 +232,8 @@ impl Plan {
     }
 }
 
-/// That of this link: no router forwards a hop limit of 255 unchanged (RFC 4861 section 6.1.1). What is behind extension
-/// headers or in fragments is none.
+/// That of this link: no router forwards a hop limit of 255 unchanged (RFC 4861 section 6.1.1). What is behind
+/// extension headers or in fragments is none.
 fn neighbour_discovery() -> impl Iterator<Item = Narrow> {
     cover(133, 137, 8).into_iter().map(|icmp_type| Narrow {
         protocol: Some(ICMPV6),
