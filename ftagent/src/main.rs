@@ -56,6 +56,10 @@ fn run(cli: Cli) -> Result<()> {
         return replay(arguments, config, &cli.config, cli.json);
     }
     let config = config?;
+    if matches!(cli.command, Command::Detach) {
+        // Nothing of it waits, and what it asks of clouds has a runtime of its own, which no other may be around.
+        return detach(&config, cli.json);
+    }
     // One thread for everything that waits; what blocks has threads of its own.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("tokio runtime")?;
     runtime.block_on(carry_out(cli.command, cli.json, config))
@@ -97,14 +101,17 @@ async fn carry_out(command: Command, json: bool, config: Config) -> Result<()> {
                 _ => client::profile_order(&config, json, ProfileOrder::RollBack).await,
             }
         }
-        Command::Detach => detach(&config, json),
         Command::Check => check_machine(&config, json).await,
         Command::CheckConfig => {
             check_config(&config, json);
             Ok(())
         }
-        Command::Lists { .. } | Command::Completions { .. } | Command::Lab(_) | Command::Replay(_) => {
-            bail!("handled before the configuration is read")
+        Command::Lists { .. }
+        | Command::Completions { .. }
+        | Command::Lab(_)
+        | Command::Replay(_)
+        | Command::Detach => {
+            bail!("handled before there is a runtime")
         }
     }
 }
@@ -120,26 +127,34 @@ fn take_profile_back(config: &Config, json: bool) -> Result<()> {
     Ok(())
 }
 
-/// Removes everything of ours from the kernel.
+/// Removes everything of ours from the kernel, from other tools and from clouds. What cannot be taken away keeps
+/// nothing else from being.
 fn detach(config: &Config, json: bool) -> Result<()> {
     // A running agent would attach again what is removed below its feet.
     let _lock = if config.state_dir.exists() { Some(StateLock::take(&config.state_dir)?) } else { None };
-    let interfaces = Pins::below(&config.bpffs)?.remove_all()?;
-    // One rung that cannot be asked, as on a kernel without nf_tables, keeps none of the others from being taken away.
+    let mut left = Vec::new();
+    let pins = Pins::below(&config.bpffs).and_then(|pins| pins.remove_all());
+    let interfaces = pins.map_err(anyhow::Error::from).unwrap_or_else(|error| {
+        left.push(format!("programs and maps: {error:#}"));
+        Vec::new()
+    });
     let rungs = [
         no_table(Nftables::new(false).remove_all()),
         no_table(Nftables::at_ingress(Vec::new()).remove_all()),
         Tc::default().remove_all(),
         NullRoute::new(&config.state_dir).remove_all(),
     ];
-    // What cannot be taken back keeps nothing else from being.
-    let profile = profile::take_back_alone(&config.state_dir);
-    Syncookies::new(&config.state_dir).release().context("net.ipv4.tcp_syncookies is not set back")?;
-    let left = actions::undo_all(&config.state_dir, &daemon::boot_id(), &config.name, &config.clouds);
-    rungs.into_iter().collect::<Result<(), String>>().map_err(|why| anyhow!("not all is detached: {why}"))?;
-    profile.map_err(|why| anyhow!("detached, but the attack profile is not taken back: {why}"))?;
+    left.extend(rungs.into_iter().filter_map(Result::err));
+    if let Err(why) = profile::take_back_alone(&config.state_dir) {
+        left.push(format!("the attack profile: {why}"));
+    }
+    if let Err(error) = Syncookies::new(&config.state_dir).release() {
+        left.push(format!("net.ipv4.tcp_syncookies is not set back: {error}"));
+    }
+    let held = actions::undo_all(&config.state_dir, &daemon::boot_id(), &config.name, &config.clouds);
+    left.extend(held.into_iter().map(|why| format!("another tool still holds what this agent did: {why}")));
     if !left.is_empty() {
-        bail!("detached, but other tools still hold what this agent did: {}", left.join("; "));
+        bail!("not all is detached: {}", left.join("; "));
     }
     if json {
         println!("{}", json!({ "ok": true, "detached": interfaces }));

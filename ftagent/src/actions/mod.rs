@@ -193,6 +193,19 @@ fn journal_of(dir: &Path, tool: &str) -> PathBuf {
 /// undone.
 pub fn undo_all(state_dir: &Path, boot: &str, name: &str, clouds: &Clouds) -> Vec<String> {
     let mut left = Vec::new();
+    for tool in TOOLS {
+        let path = journal_of(&state_dir.join(DIR), tool);
+        if !path.exists() {
+            continue;
+        }
+        let journal = Journal::open(&path);
+        left.extend(journal.fault());
+        let mut keeper = Keeper::new(System, journal, boot, Some(state_dir.join(COOKIES)), 0);
+        // There is nobody any more whose commands could come late.
+        keeper.work(u64::MAX / 2);
+        left.extend(keeper.stuck());
+    }
+    // Last: a provider that does not answer takes its time.
     for tool in CLOUDS {
         let dir = state_dir.join(DIR);
         let path = journal_of(&dir, tool);
@@ -204,18 +217,6 @@ pub fn undo_all(state_dir: &Path, boot: &str, name: &str, clouds: &Clouds) -> Ve
         let mark = cloud::node_mark(&dir, name).map_err(|error| error.to_string());
         let (config, closing) = (clouds.of(tool).cloned(), Arc::default());
         let mut keeper = CloudKeeper::new(tool, config, journal, mark, closing, 0);
-        keeper.work(u64::MAX / 2);
-        left.extend(keeper.stuck());
-    }
-    for tool in TOOLS {
-        let path = journal_of(&state_dir.join(DIR), tool);
-        if !path.exists() {
-            continue;
-        }
-        let journal = Journal::open(&path);
-        left.extend(journal.fault());
-        let mut keeper = Keeper::new(System, journal, boot, Some(state_dir.join(COOKIES)), 0);
-        // There is nobody any more whose commands could come late.
         keeper.work(u64::MAX / 2);
         left.extend(keeper.stuck());
     }

@@ -1,5 +1,6 @@
 //! The threads of the clouds, as the daemon drives them.
 
+use std::process::Command;
 use std::time::Duration;
 
 use ftagent::actions::cloud::Clouds;
@@ -107,6 +108,44 @@ fn what_a_stop_cannot_undo_the_next_start_or_detach_does() {
         assert_eq!(undo_all(state.path(), "this boot", "web-1", &clouds(case, &site)), Vec::<String>::new());
         assert_eq!(site.receiver.snapshot(), before, "{case:?}");
     }
+}
+
+#[test]
+fn the_command_detach_undoes_at_clouds_whatever_else_it_cannot_take_away() {
+    // In a network of its own: whatever is of an agent in this machine's stays.
+    crate::profiles::site::inside(|| {
+        let case = CASES[0];
+        let site = Site::new(case.tool);
+        let before = site.receiver.snapshot();
+        let folder = tempfile::tempdir().unwrap();
+        let state = folder.path().join("state");
+        let (mut actions, mut results) =
+            Actions::open(&state, "this boot", "web-1", clouds(case, &site)).expect("a folder");
+        actions.act(&set(&[case.wanted(1, case.sources)]));
+        next(&mut results, |outcome| *outcome == Outcome::Applied);
+        site.trouble(vec![Some(Trouble::Status(503, None)); 100]);
+        actions.stop();
+        site.trouble([]);
+        assert_ne!(site.receiver.snapshot(), before);
+        let at = |name: &str| folder.path().join(name).display().to_string();
+        // No bpffs is there: programs and maps cannot be looked for.
+        let text = format!(
+            "[agent]\nname = \"web-1\"\nstate_dir = {:?}\nruntime_dir = {:?}\nbpffs = {:?}\n\
+             [[interface]]\nname = \"lo\"\n[cloud.cloudflare]\ntoken_file = {:?}\napi_url = {:?}\n",
+            at("state"),
+            at("run"),
+            at("bpf"),
+            site.key(),
+            site.receiver.url,
+        );
+        std::fs::write(at("ftagent.toml"), text).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ftagent"));
+        let output = command.args(["--config", &at("ftagent.toml"), "detach"]).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(site.receiver.snapshot(), before, "{said}");
+        assert!(said.contains("not all is detached: programs and maps: ") && said.contains("is not a bpffs"), "{said}");
+        assert!(!output.status.success() && !said.contains("panicked") && !said.contains("another tool"), "{said}");
+    });
 }
 
 #[test]
