@@ -178,15 +178,18 @@ impl Host {
         self.management = management;
     }
 
-    /// The rules for nftables, which knows no ports of friends: management sources and the control plane are allowed
-    /// there as a whole, so that no rule locks anybody out.
+    /// The rules for nftables and the rungs of the ladder, which know no ports of friends: management sources, the
+    /// control plane and gateways are allowed there as a whole, so that no rule locks anybody out.
     pub fn with_friends(&self, mut rules: RuleSet) -> RuleSet {
         let friends = self.management.iter().map(|m| (m.prefix, MANAGEMENT));
         let control = self.control().map(|(ip, _)| (IpNet::from(ip), "control plane"));
         let sessions = self.sessions.in_use.iter().map(|session| (IpNet::from(session.peer), "session in use"));
+        let gateways = self.facts.iter().flat_map(|facts| &facts.gateways);
+        let gateways = gateways.map(|(ip, _)| (IpNet::from(*ip), "default gateway"));
         let entries = friends
             .chain(control)
             .chain(sessions)
+            .chain(gateways)
             .map(|(prefix, label)| AllowEntry { prefix, label: label.to_owned() });
         rules.allow.extend(entries);
         rules
@@ -324,6 +327,27 @@ fn host_and_port(url: &str) -> Option<(String, u16)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn gateways_are_friends() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let _inside = runtime.enter();
+        let gateways = vec![("192.0.2.1".parse().expect("an address"), 2)];
+        let host = Host {
+            facts: Some(HostFacts { gateways, interfaces: Vec::new(), resolvers: Vec::new() }),
+            unreadable: None,
+            changes: None,
+            look: tokio::time::interval(LOOK),
+            control_planes: Vec::new(),
+            control_plane_addresses: Vec::new(),
+            management: Vec::new(),
+            sessions: Sessions::default(),
+            sessions_unreadable: None,
+        };
+        let allowed: Vec<String> =
+            host.with_friends(RuleSet::default()).allow.iter().map(|entry| entry.prefix.to_string()).collect();
+        assert_eq!(allowed, ["192.0.2.1/32"]);
+    }
 
     #[test]
     fn the_host_and_port_of_a_url() {

@@ -152,6 +152,14 @@ pub(super) fn jump(chain: &str) -> Expressions {
     Expressions::default().verdict(&Attributes::default().u32(1, JUMP).text(2, chain))
 }
 
+/// Accepts neighbour discovery of this link: no router forwards a hop limit of 255 unchanged (RFC 4861 section 6.1.1),
+/// and hosts refuse fragments of it (RFC 6980).
+pub(super) fn neighbour_discovery(place: &Place) -> Expressions {
+    let icmp = Expressions::at(place).family(Family::V6).meta(16).compare(EQUAL, &[ICMPV6]);
+    let of_link = icmp.payload(NETWORK, 7, 1).compare(EQUAL, &[255]).fragment(Family::V6, false);
+    of_link.payload(TRANSPORT, 0, 1).range(&[[133], [137]]).outcome(Outcome::Accept)
+}
+
 /// Accepts every part of a datagram but the first, which alone has the transport header.
 pub(super) fn later_fragment(place: &Place, family: Family) -> Expressions {
     let offset = match family {

@@ -1,7 +1,8 @@
 //! What the table should look like for a set of rules: pure.
 //!
 //! ```text
-//! chain mitigate (prerouting)   source in allow4_LEN / allow6_LEN, one lookup for each prefix length in use: accept
+//! chain mitigate (prerouting)   neighbour discovery: accept
+//!                               source in allow4_LEN / allow6_LEN, one lookup for each prefix length in use: accept
 //!                               source in blocked4_LEN / blocked6_LEN, likewise: drop
 //!                               jump network
 //!                               later fragments: accept
@@ -176,6 +177,8 @@ impl Plan {
     }
 
     fn plan_lookups(&mut self, evaluate: bool) {
+        let neighbours = expr::neighbour_discovery(&self.place);
+        self.lookups.push(KernelRule::new("neighbour_discovery".into(), neighbours, None));
         // By name, so that every allow set comes before every blocked one.
         for (name, set) in &self.sets {
             let prefix_len = name.rsplit('_').next().and_then(|len| len.parse().ok()).unwrap_or(0);
@@ -293,6 +296,6 @@ mod tests {
         rules.allow.push(AllowEntry { prefix: "2001:db8:0:1::/64".parse().unwrap(), label: String::new() });
         let plan = plan(OfDatapath::None, &rules);
         let order: Vec<&str> = plan.lookups.iter().map(|l| l.mark.name.as_str()).collect();
-        assert_eq!(order[..4], ["allow6_64", "blocked4_24", "blocked6_48", "network"]);
+        assert_eq!(order[..5], ["neighbour_discovery", "allow6_64", "blocked4_24", "blocked6_48", "network"]);
     }
 }

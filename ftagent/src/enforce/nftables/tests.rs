@@ -391,6 +391,24 @@ fn allowed_sources_outrank_every_rule() {
 }
 
 #[test]
+fn neighbour_discovery_of_the_link_outranks_every_rule() {
+    at_each_place(|place| {
+        let ground = Ground::new();
+        let icmp = Matches { protocol: Some(58), ..Matches::default() };
+        let wanted = rule_set([block(1, "2001:db8:bad::/48", None), rule(2, icmp, Verdict::Drop, None)]);
+        all_ok(&here(place).reconcile(&wanted, now()));
+        let message = |kind: u8, ttl| {
+            let mut packet = Vec::new();
+            ip_step(V6, ttl).icmpv6_raw(kind, 0, [0; 4]).write(&mut packet, &[0; 16]).unwrap();
+            packet
+        };
+        for (kind, ttl, passes) in [(133, 255, true), (137, 255, true), (135, 254, false), (128, 255, false)] {
+            assert_eq!(ground.passes(&message(kind, ttl)), passes, "{kind} {ttl}: {}", ruleset());
+        }
+    });
+}
+
+#[test]
 fn limits_let_their_rate_pass_and_evaluate_lets_everything() {
     at_each_place(|place| {
         let ground = Ground::new();

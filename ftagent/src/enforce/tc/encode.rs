@@ -12,7 +12,8 @@ use crate::engine::RuleId;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Classifier {
     Flower,
-    /// Words at offsets: no fragments, flags or ranges, and ports only of IPv4 without options.
+    /// Words at offsets: no fragments, flags or ranges, ports only of IPv4 without options, and ICMP types only of IPv6
+    /// without extension headers.
     U32,
 }
 
@@ -103,6 +104,7 @@ mod u32 {
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 const SCTP: u8 = 132;
+const ICMPV6: u8 = 58;
 
 impl Classifier {
     /// As the kernel calls it.
@@ -129,11 +131,12 @@ impl Classifier {
             }
             Self::Flower => Ok(()),
             Self::U32 => {
-                let Narrow { ttl, icmp_type, tcp_flags, dscp, fragment, .. } = matched;
+                let Narrow { protocol, icmp_type, tcp_flags, dscp, fragment, .. } = matched;
                 let is_range = |range: &Option<[u16; 2]>| range.is_some_and(|[low, high]| low != high);
-                if ttl.or(*icmp_type).or(*tcp_flags).or(*dscp).is_some() || fragment.is_some() {
+                let is_type_found = icmp_type.is_none() || *protocol == Some(ICMPV6);
+                if tcp_flags.or(*dscp).is_some() || fragment.is_some() || !is_type_found {
                     return Err(
-                        "u32 compares addresses, protocols and ports alone; this kernel lacks flower".to_owned()
+                        "u32 compares addresses, protocols, TTLs and ports alone; this kernel lacks flower".to_owned()
                     );
                 }
                 if is_range(&matched.src_port) || is_range(&matched.dst_port) {
@@ -338,6 +341,16 @@ fn u32_keys(matched: &Narrow) -> Attributes {
             Family::V6 => (4, 0x0000_ff00, u32::from(protocol) << 8),
         });
     }
+    if let Some([value, mask]) = matched.ttl {
+        words.push(match matched.family {
+            Family::V4 => (8, u32::from(mask) << 24, u32::from(value) << 24),
+            Family::V6 => (4, mask.into(), value.into()),
+        });
+    }
+    if let Some([value, mask]) = matched.icmp_type {
+        // Of IPv6 alone: the protocol above says that it is the next header.
+        words.push((40, u32::from(mask) << 24, u32::from(value) << 24));
+    }
     if matched.src_port.is_some() || matched.dst_port.is_some() {
         // Without options the ports begin at 20; later fragments have none.
         words.extend([(0, 0x0f00_0000, 0x0500_0000), (4, 0x0000_1fff, 0)]);
@@ -363,7 +376,7 @@ fn address_words(offset: i32, net: &IpNet) -> Vec<Word> {
 
 /// `struct tc_u32_sel` with its keys.
 fn u32_selector(words: &[Word]) -> Attributes {
-    let count = u8::try_from(words.len()).expect("two addresses, a protocol and ports are a dozen words");
+    let count = u8::try_from(words.len()).expect("two addresses and what is behind them are two dozen words at most");
     let mut bytes = vec![u32::TERMINAL, 0, count, 0];
     bytes.extend([0; 12]);
     for (offset, mask, value) in words {
@@ -479,6 +492,22 @@ mod tests {
         let v4: IpNet = "192.0.2.0/24".parse().expect("a prefix");
         assert_eq!(address_words(12, &v4), [(12, 0xffff_ff00, 0xc000_0200)]);
         assert_eq!(address_words(12, &"0.0.0.0/0".parse().expect("a prefix")), []);
+    }
+
+    #[test]
+    fn what_follows_the_addresses_is_found_by_u32_where_ipv6_has_it() {
+        let matched = Narrow {
+            protocol: Some(ICMPV6),
+            ttl: Some([255, 255]),
+            icmp_type: Some([136, 254]),
+            ..Narrow::any(Family::V6)
+        };
+        let next_header = (4, 0x0000_ff00, 58 << 8);
+        let words = [next_header, (4, 0xff, 255), (40, 0xfe00_0000, 136 << 24)];
+        assert_eq!(u32_keys(&matched), u32_selector(&words));
+        assert_eq!(Classifier::U32.takes(&matched), Ok(()));
+        let of_v4 = Narrow { protocol: Some(1), icmp_type: Some([8, 255]), ..Narrow::any(Family::V4) };
+        assert!(Classifier::U32.takes(&of_v4).is_err());
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Which filters stand for a set of rules: pure.
 //!
 //! ```text
-//! 49000, 49001   what comes from the allowlist, IPv4 and IPv6: pass, and no filter behind is asked
+//! 49000, 49001   what comes from the allowlist, IPv4 and IPv6, and neighbour discovery: pass, and no filter behind is
+//!                asked
 //! 49002, 49003   what is dropped
 //! 49004 - 49099  a limit each, so that a packet meets all of them: drop what is over it, else go on
 //! ```
@@ -149,8 +150,12 @@ impl Plan {
             self.refused = self.wanted.keys().map(|id| (*id, why.clone())).collect();
             return;
         }
-        for prefix in prefixes {
-            let matched = Narrow { source: Some(prefix), ..Narrow::any(Family::of(&prefix)) };
+        let of_prefix = |prefix: IpNet| Narrow { source: Some(prefix), ..Narrow::any(Family::of(&prefix)) };
+        let mut spared: Vec<Narrow> = prefixes.into_iter().map(of_prefix).collect();
+        if self.filters.iter().any(|filter| filter.family == Family::V6) {
+            spared.extend(neighbour_discovery());
+        }
+        for matched in spared {
             match encode(means.classifier, &matched, Action::Pass) {
                 Ok(encoded) => {
                     self.filters.push(Filter {
@@ -163,12 +168,23 @@ impl Plan {
                 Err(why) => {
                     // Rather nothing than a block of who must pass.
                     self.filters.clear();
-                    self.refused = self.wanted.keys().map(|id| (*id, format!("tc: {prefix}: {why}"))).collect();
+                    self.refused = self.wanted.keys().map(|id| (*id, format!("tc: {matched:?}: {why}"))).collect();
                     return;
                 }
             }
         }
     }
+}
+
+/// That of this link: no router forwards a hop limit of 255 unchanged (RFC 4861 section 6.1.1). What is behind
+/// extension headers or in fragments is none.
+fn neighbour_discovery() -> impl Iterator<Item = Narrow> {
+    cover(133, 137, 8).into_iter().map(|icmp_type| Narrow {
+        protocol: Some(ICMPV6),
+        ttl: Some([255, 255]),
+        icmp_type: Some(icmp_type),
+        ..Narrow::any(Family::V6)
+    })
 }
 
 impl OfDatapath {
@@ -378,7 +394,7 @@ mod tests {
         let plan = Plan::of(&OfDatapath::All, means, &set(vec![rule(1, matches, verdict)]), NOW);
         match plan.refused.into_values().next() {
             Some(why) => Err(why),
-            None => Ok(plan.filters.len()),
+            None => Ok(plan.filters.iter().filter(|filter| filter.place != Place::Allow).count()),
         }
     }
 
@@ -457,6 +473,18 @@ mod tests {
         let plan = Plan::of(&OfDatapath::All, FLOWER, &rules, NOW);
         let places: Vec<(Place, usize)> = plan.filters.iter().map(|f| (f.place, f.rules.len())).collect();
         assert_eq!(places, [(Place::Allow, 0), (Place::Drop, 2), (Place::Limit, 1), (Place::Limit, 1)]);
+    }
+
+    #[test]
+    fn neighbour_discovery_comes_before_blocks_of_ipv6() {
+        for classifier in [Classifier::Flower, Classifier::U32] {
+            let means = Means { classifier, ..FLOWER };
+            let count = |net| {
+                let plan = Plan::of(&OfDatapath::All, means, &set(vec![rule(1, source(net), Verdict::Drop)]), NOW);
+                plan.filters.iter().filter(|filter| filter.place == Place::Allow).count()
+            };
+            assert_eq!((count("192.0.2.0/24"), count("2001:db8::/32")), (0, 3), "133, 134 and 135, 136 and 137");
+        }
     }
 
     #[test]
