@@ -152,12 +152,18 @@ impl Carriers {
 
     /// Takes away what the kernel would keep for ever: nobody would end it.
     pub(super) fn leave(&mut self) {
-        for left in [self.tc.remove_all(), self.null_route.remove_all()] {
+        let Self { tc, null_route, .. } = self;
+        for left in [persist_in(|| tc.remove_all()), persist_in(|| null_route.remove_all())] {
             if let Err(error) = left {
                 warn!(%error, "a rung of the ladder is not taken away; `ftagent detach` tries again");
             }
         }
     }
+}
+
+/// Tries more than once: nobody comes back to it.
+fn persist_in(mut remove: impl FnMut() -> Result<(), String>) -> Result<(), String> {
+    remove().or_else(|_| remove()).or_else(|_| remove())
 }
 
 fn try_table(place: &Place) -> Result<Vec<String>, String> {
@@ -248,6 +254,18 @@ mod tests {
             assert_eq!(told(&heir.reconcile(&RuleSet::default(), clock::now())), [(2, false)]);
             assert_eq!(run("nft", &["-s", "list", "ruleset"]), before, "what is somebody else's is as it was");
         });
+    }
+
+    #[test]
+    fn what_is_taken_away_for_good_is_tried_three_times() {
+        for (failures, tries, is_done) in [(0, 1, true), (2, 3, true), (9, 3, false)] {
+            let mut tried = 0;
+            let done = persist_in(|| {
+                tried += 1;
+                if tried > failures { Ok(()) } else { Err("busy".to_owned()) }
+            });
+            assert_eq!((tried, done.is_ok()), (tries, is_done), "{failures}");
+        }
     }
 
     #[test]

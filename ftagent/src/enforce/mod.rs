@@ -5,6 +5,7 @@ pub mod datapath;
 pub mod gate;
 pub mod ladder;
 mod left;
+mod netlink;
 pub mod nftables;
 pub mod null_route;
 mod rtnetlink;
