@@ -1,6 +1,8 @@
-//! A prefix without others that lie in it: pure.
+//! A prefix without others that lie in it, and rules that give way to others: pure.
 
 use ipnet::IpNet;
+
+use crate::engine::{Matches, Rule, Verdict};
 
 /// The prefixes that cover `net` and none of `holes`; nothing if more than `max` are needed.
 pub(super) fn without(net: IpNet, holes: &[IpNet], max: usize) -> Option<Vec<IpNet>> {
@@ -23,6 +25,34 @@ fn cut(net: IpNet, holes: &[IpNet], max: usize, rest: &mut Vec<IpNet>) -> bool {
 /// Whether one lies in the other.
 pub(super) fn overlap(one: &IpNet, other: &IpNet) -> bool {
     one.contains(other) || other.contains(one)
+}
+
+/// Whether a packet may match both: true where it is not certain that none does.
+pub(super) fn may_meet(one: &Matches, other: &Matches) -> bool {
+    fn nets(one: Option<IpNet>, other: Option<IpNet>) -> bool {
+        one.zip(other).is_none_or(|(one, other)| overlap(&one, &other))
+    }
+    fn ranges<T: PartialOrd>(one: Option<[T; 2]>, other: Option<[T; 2]>) -> bool {
+        one.zip(other).is_none_or(|([low, high], [from, to])| low <= to && from <= high)
+    }
+    nets(one.source, other.source)
+        && nets(one.target, other.target)
+        && one.protocol.zip(other.protocol).is_none_or(|(one, other)| one == other)
+        && ranges(one.src_port, other.src_port)
+        && ranges(one.dst_port, other.dst_port)
+        && ranges(one.length, other.length)
+        && ranges(one.ttl, other.ttl)
+        && ranges(one.icmp_type, other.icmp_type)
+}
+
+/// The rule among `passes` that this one would cut off: in the datapath what lets pass comes before what drops or
+/// limits, but for blocks of sources.
+pub(super) fn cuts_off<'a>(rule: &Rule, passes: &[&'a Rule]) -> Option<&'a Rule> {
+    let is_block = rule.verdict == Verdict::Drop && rule.matches.is_source_only();
+    if is_block || rule.verdict == Verdict::Pass {
+        return None;
+    }
+    passes.iter().copied().find(|pass| may_meet(&rule.matches, &pass.matches))
 }
 
 #[cfg(test)]
@@ -48,6 +78,26 @@ mod tests {
         ] {
             let got = without(net.parse().expect("a prefix"), &nets(holes), 8);
             assert_eq!(got, rest.map(nets), "{net} without {holes}");
+        }
+    }
+
+    #[test]
+    fn rules_meet_unless_it_is_certain_that_they_do_not() {
+        let of = |target: &str, protocol, dst_port| Matches {
+            protocol,
+            dst_port,
+            ..Matches::target(target.parse().expect("a prefix"))
+        };
+        let pass = of("192.0.2.0/24", Some(6), Some([80, 90]));
+        for (name, other, meets) in [
+            ("everything", Matches::default(), true),
+            ("a part", of("192.0.2.7/32", None, None), true),
+            ("an edge", of("192.0.0.0/16", Some(6), Some([90, 99])), true),
+            ("another target", of("192.0.3.0/24", None, None), false),
+            ("another protocol", of("192.0.2.0/24", Some(17), None), false),
+            ("other ports", of("192.0.2.0/24", None, Some([91, 99])), false),
+        ] {
+            assert_eq!((may_meet(&pass, &other), may_meet(&other, &pass)), (meets, meets), "{name}");
         }
     }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::TABLE;
 use super::observe::{Observed, ObservedElement, ObservedRule, ObservedSet};
-use super::plan::{BASE_CHAIN, ElementPlan, KernelRule, NETWORK_CHAIN, Plan, SetPlan, TRANSPORT_CHAIN};
+use super::plan::{BASE_CHAIN, ElementPlan, KernelRule, NETWORK_CHAIN, PASS_CHAIN, Plan, SetPlan, TRANSPORT_CHAIN};
 use super::socket::{APPEND, CREATE, EXCLUSIVE, Request};
 use super::wire::{Attributes, Mark, attribute as a, message};
 use crate::engine::RuleId;
@@ -77,7 +77,7 @@ impl Change {
             let chain = chain(BASE_CHAIN).nested(a::CHAIN_HOOK, &hook).u32(a::CHAIN_POLICY, POLICY_ACCEPT);
             self.push(message::NEW_CHAIN, CREATE, chain.text(a::CHAIN_TYPE, "filter"));
         }
-        for name in [NETWORK_CHAIN, TRANSPORT_CHAIN] {
+        for name in [PASS_CHAIN, NETWORK_CHAIN, TRANSPORT_CHAIN] {
             if !seen.chains.contains_key(name) {
                 self.push(message::NEW_CHAIN, CREATE, chain(name));
             }
@@ -212,7 +212,7 @@ fn flags(set: &SetPlan) -> u32 {
 fn is_usable(seen: &Observed, plan: &Plan) -> bool {
     let chains = seen.chains.iter().all(|(name, hook)| match name.as_str() {
         BASE_CHAIN => *hook == Some(plan.place.hook()),
-        NETWORK_CHAIN | TRANSPORT_CHAIN => hook.is_none(),
+        PASS_CHAIN | NETWORK_CHAIN | TRANSPORT_CHAIN => hook.is_none(),
         _ => false,
     });
     let sets = seen.sets.iter().all(|(name, seen)| {

@@ -123,6 +123,15 @@ pub(super) fn of_rule(place: &Place, matches: &Matches, verdict: Verdict, evalua
         // Left out rather than widened: the datapath alone compares these.
         return all;
     }
+    let mut whole = matches.clone();
+    if verdict == Verdict::Pass && reads_transport(matches) {
+        if matches.fragment == Some(true) {
+            return all;
+        }
+        // It is asked before later fragments are told apart: their payload would be read as a header.
+        whole.fragment = Some(false);
+    }
+    let matches = &whole;
     for family in families(matches) {
         for protocol in protocols(matches, family) {
             let Some(matched) = matching(place, matches, family, protocol) else { continue };
@@ -130,9 +139,14 @@ pub(super) fn of_rule(place: &Place, matches: &Matches, verdict: Verdict, evalua
                 Verdict::Drop => matched,
                 Verdict::LimitPps { pps, burst } => matched.over_limit(pps.max(1), burst.max(1), false),
                 Verdict::LimitBps { bps, burst } => matched.over_limit((bps / 8).max(1), burst / 8, true),
-                Verdict::Pass | Verdict::Sample | Verdict::Mark { .. } => continue,
+                Verdict::Pass => matched,
+                Verdict::Sample | Verdict::Mark { .. } => continue,
             };
-            let outcome = if evaluate { Outcome::Count } else { Outcome::Drop };
+            let outcome = match verdict {
+                _ if evaluate => Outcome::Count,
+                Verdict::Pass => Outcome::Accept,
+                _ => Outcome::Drop,
+            };
             all.push(limited.counted().outcome(outcome));
         }
     }

@@ -22,7 +22,7 @@ pub use self::plan::OfDatapath;
 use self::plan::{Plan, Takes};
 use self::socket::{BatchError, Nfnetlink, Request};
 use self::wire::{Attributes, attribute, message};
-use crate::engine::{EnforceResult, Now, Rule, RuleId, RuleSet};
+use crate::engine::{EnforceResult, Now, Rule, RuleId, RuleSet, Verdict};
 
 /// The table's name, in whichever family.
 pub const TABLE: &str = "ftagent";
@@ -127,8 +127,8 @@ impl Nftables {
     pub fn reconcile(&mut self, desired: &RuleSet, now: Now) -> Vec<EnforceResult> {
         let mut plan = Plan::at(&self.place, &self.takes, desired, now);
         let mut failed: BTreeMap<RuleId, String> = BTreeMap::new();
-        for id in &plan.impossible {
-            failed.insert(*id, format!("nftables: {}", plan::why_impossible(&plan.wanted[id])));
+        for (id, why) in &plan.impossible {
+            failed.insert(*id, format!("nftables: {why}"));
         }
         let outcome = self.converge(&mut plan, desired, &mut failed, now);
         self.results(&plan, outcome, &failed, now.mono_ns)
@@ -189,6 +189,11 @@ impl Nftables {
                 // The same errors stand for an expression that the kernel lacks: those do not go away by themselves.
                 let raced = is_race(&refusal.error) && attempt < 2;
                 if let (Some(rules @ [_, ..]), false) = (rules, raced) {
+                    let is_pass = |id| desired.rules.get(id).is_some_and(|rule| rule.verdict == Verdict::Pass);
+                    if rules.iter().any(is_pass) {
+                        // Rather nothing new than a drop of what must pass.
+                        return Err(refusal.error.into());
+                    }
                     left_out = true;
                     for id in rules {
                         failed.insert(*id, format!("nftables: {}", refusal.error));

@@ -4,9 +4,11 @@
 //! chain mitigate (prerouting)   neighbour discovery: accept
 //!                               source in allow4_LEN / allow6_LEN, one lookup for each prefix length in use: accept
 //!                               source in blocked4_LEN / blocked6_LEN, likewise: drop
+//!                               jump pass
 //!                               jump network
 //!                               later fragments: accept
 //!                               jump transport
+//! chain pass                    rules that let pass; of ports, whole datagrams alone
 //! chain network, transport      everything else, one of ours as one to four of the kernel's; by whether it looks into
 //!                               the transport header
 //! ```
@@ -23,10 +25,12 @@ use ftagent_common::vocab::Mode;
 use super::expr::{self, Expressions, Family, Outcome};
 use super::place::Place;
 use super::wire::Mark;
+use crate::enforce::split::cuts_off;
 use crate::engine::{Now, Point, Rule, RuleId, RuleSet, Verdict};
 
 pub(super) const BASE_CHAIN: &str = "mitigate";
 /// The chains that the base chain jumps to.
+pub(super) const PASS_CHAIN: &str = "pass";
 pub(super) const NETWORK_CHAIN: &str = "network";
 pub(super) const TRANSPORT_CHAIN: &str = "transport";
 /// The name behind `ftagent:` of what belongs to no rule.
@@ -43,8 +47,8 @@ pub(super) struct Plan {
     pub(super) rules: Vec<(RuleId, &'static str, KernelRule)>,
     /// What should be in force, by whatever means.
     pub(super) wanted: BTreeMap<RuleId, Rule>,
-    /// Rules that no packet can match.
-    pub(super) impossible: Vec<RuleId>,
+    /// Rules that the kernel's cannot stand for, and why.
+    pub(super) impossible: BTreeMap<RuleId, String>,
 }
 
 #[derive(Clone, Debug)]
@@ -118,11 +122,31 @@ impl Plan {
             return plan;
         }
         let evaluate = desired.mode == Some(Mode::Evaluate);
-        for rule in desired.rules.values() {
-            let ours = takes.includes(rule);
-            let over = rule.expires_at_ns.is_some_and(|end| end <= now.mono_ns);
-            if ours && !over {
-                plan.take(rule, evaluate, now);
+        let is_over = |rule: &Rule| rule.expires_at_ns.is_some_and(|end| end <= now.mono_ns);
+        let rules = || desired.rules.values().filter(|rule| !is_over(rule));
+        // A rule that lets pass holds here too, whoever carries it.
+        let is_shared = |rule: &Rule| rule.point == Point::Datapath && takes.datapath != OfDatapath::None;
+        let is_pass = |rule: &Rule| rule.verdict == Verdict::Pass && !rule.evaluate && !evaluate;
+        let passes: Vec<&Rule> =
+            rules().filter(|rule| is_pass(rule) && (takes.includes(rule) || is_shared(rule))).collect();
+        let is_lost = |rule: &&Rule| expr::of_rule(place, &rule.matches, rule.verdict, false).is_empty();
+        let lost: Vec<&Rule> = passes.iter().copied().filter(is_lost).collect();
+        for rule in rules().filter(|rule| takes.includes(rule)) {
+            match cuts_off(rule, &lost).filter(|_| !evaluate && !rule.evaluate) {
+                Some(pass) => {
+                    plan.wanted.insert(rule.id, rule.clone());
+                    let why = format!("it would drop what rule {} lets pass, which cannot be told here", pass.id.0);
+                    plan.impossible.insert(rule.id, why);
+                }
+                None => plan.take(rule, evaluate, now),
+            }
+        }
+        if plan.sets.is_empty() && plan.rules.iter().all(|(_, chain, _)| *chain == PASS_CHAIN) {
+            // Nothing is dropped: whatever is to pass does.
+            plan.rules.clear();
+        } else {
+            for rule in passes.into_iter().filter(|rule| !takes.includes(rule)) {
+                plan.add(rule, false, now);
             }
         }
         if plan.is_empty() {
@@ -159,14 +183,25 @@ impl Plan {
             }
             return;
         }
+        if !self.add(rule, evaluate, now) {
+            self.impossible.insert(rule.id, why_impossible(rule).to_owned());
+        }
+    }
+
+    /// Adds the kernel's rules for one of ours, if there are any.
+    fn add(&mut self, rule: &Rule, evaluate: bool, now: Now) -> bool {
+        let remaining_ns = rule.expires_at_ns.map(|end| end - now.mono_ns);
         let until = remaining_ns.map(|ns| wall_secs(now) + ns.div_ceil(1_000_000_000));
         let kernel_rules = expr::of_rule(&self.place, &rule.matches, rule.verdict, evaluate || rule.evaluate);
-        if kernel_rules.is_empty() {
-            self.impossible.push(rule.id);
-        }
-        let chain = if expr::reads_transport(&rule.matches) { TRANSPORT_CHAIN } else { NETWORK_CHAIN };
-        let named = kernel_rules.into_iter().map(|e| (rule.id, chain, KernelRule::new(name.clone(), e, until)));
-        self.rules.extend(named);
+        let is_possible = !kernel_rules.is_empty();
+        let chain = match rule.verdict {
+            Verdict::Pass => PASS_CHAIN,
+            _ if expr::reads_transport(&rule.matches) => TRANSPORT_CHAIN,
+            _ => NETWORK_CHAIN,
+        };
+        let named = |e| (rule.id, chain, KernelRule::new(rule.id.0.to_string(), e, until));
+        self.rules.extend(kernel_rules.into_iter().map(named));
+        is_possible
     }
 
     fn set(&mut self, kind: &str, prefix: &ipnet::IpNet) -> &mut SetPlan {
@@ -190,7 +225,9 @@ impl Plan {
             let lookup = expr::source_in_set(&self.place, set.family, prefix_len, name, outcome);
             self.lookups.push(KernelRule::new(name.clone(), lookup, None));
         }
-        self.lookups.push(KernelRule::new(NETWORK_CHAIN.into(), expr::jump(NETWORK_CHAIN), None));
+        for chain in [PASS_CHAIN, NETWORK_CHAIN] {
+            self.lookups.push(KernelRule::new(chain.into(), expr::jump(chain), None));
+        }
         for family in Family::BOTH {
             let name = format!("later_fragments{}", family.digit());
             self.lookups.push(KernelRule::new(name, expr::later_fragment(&self.place, family), None));
@@ -200,15 +237,14 @@ impl Plan {
 }
 
 /// Why a rule has no rules of the kernel's.
-pub(super) fn why_impossible(rule: &Rule) -> &'static str {
+fn why_impossible(rule: &Rule) -> &'static str {
     if rule.matches.payload.is_some() || rule.matches.dscp.is_some() {
         return "payload and DSCP are for programs alone";
     }
     match rule.verdict {
-        Verdict::Pass | Verdict::Sample | Verdict::Mark { .. } => {
-            "a rule that passes, samples or marks needs a program"
-        }
-        Verdict::Drop | Verdict::LimitPps { .. } | Verdict::LimitBps { .. } => {
+        Verdict::Sample | Verdict::Mark { .. } => "a rule that samples or marks needs a program",
+        Verdict::Pass if rule.matches.fragment == Some(true) => "what passes by its ports has to be whole",
+        Verdict::Pass | Verdict::Drop | Verdict::LimitPps { .. } | Verdict::LimitBps { .. } => {
             "no packet can match: its address families contradict each other"
         }
     }
@@ -291,11 +327,39 @@ mod tests {
     }
 
     #[test]
+    fn what_a_rule_lets_pass_is_dropped_by_none_on_a_rung() {
+        let to = |id, verdict, matches| Rule {
+            matches: Matches { target: "203.0.113.0/24".parse().ok(), ..matches },
+            verdict,
+            point: Point::Datapath,
+            ..block(id, "192.0.2.0/24", None)
+        };
+        let udp = Matches { protocol: Some(17), ..Matches::default() };
+        let drop = to(1, Verdict::Drop, udp.clone());
+        let these = |pass: Rule| {
+            // The maps have room for the pass alone.
+            let plan = plan(OfDatapath::These([RuleId(1)].into()), &rule_set(&[drop.clone(), pass]));
+            let chains: Vec<(u64, &str)> = plan.rules.iter().map(|(id, chain, _)| (id.0, *chain)).collect();
+            (chains, plan.wanted.len(), plan.impossible.len())
+        };
+        let dns = Matches { dst_port: Some([53, 53]), ..udp.clone() };
+        assert_eq!(these(to(2, Verdict::Pass, dns)), (vec![(1, NETWORK_CHAIN), (2, PASS_CHAIN)], 1, 0));
+        let payload = Matches { payload: Some(vec![1]), ..udp.clone() };
+        assert_eq!(these(to(2, Verdict::Pass, payload.clone())), (vec![], 1, 1), "rather nothing than what must pass");
+        let tcp = Matches { protocol: Some(6), ..payload };
+        assert_eq!(these(to(2, Verdict::Pass, tcp)), (vec![(1, NETWORK_CHAIN)], 1, 0));
+        let evaluated = Rule { evaluate: true, ..to(2, Verdict::Pass, udp.clone()) };
+        assert_eq!(these(evaluated), (vec![(1, NETWORK_CHAIN)], 1, 0));
+        let alone = plan(OfDatapath::All, &rule_set(&[to(2, Verdict::Pass, udp)]));
+        assert!(alone.is_empty() && alone.impossible.is_empty() && alone.wanted.len() == 1, "nothing is dropped");
+    }
+
+    #[test]
     fn the_allowlist_is_asked_before_every_block() {
         let mut rules = rule_set(&[block(1, "198.51.100.0/24", None), block(2, "2001:db8::/48", None)]);
         rules.allow.push(AllowEntry { prefix: "2001:db8:0:1::/64".parse().unwrap(), label: String::new() });
         let plan = plan(OfDatapath::None, &rules);
         let order: Vec<&str> = plan.lookups.iter().map(|l| l.mark.name.as_str()).collect();
-        assert_eq!(order[..5], ["neighbour_discovery", "allow6_64", "blocked4_24", "blocked6_48", "network"]);
+        assert_eq!(order[..5], ["neighbour_discovery", "allow6_64", "blocked4_24", "blocked6_48", "pass"]);
     }
 }

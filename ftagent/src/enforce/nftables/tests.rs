@@ -409,6 +409,34 @@ fn neighbour_discovery_of_the_link_outranks_every_rule() {
 }
 
 #[test]
+fn what_a_rule_lets_pass_comes_before_drops_and_behind_blocks() {
+    at_each_place(|place| {
+        let ground = Ground::new();
+        let any = Matches::default;
+        let dns = Matches { dst_port: Some([53, 53]), ..any() };
+        let mut wanted = rule_set([
+            rule(1, Matches { protocol: Some(17), ..any() }, Verdict::Drop, None),
+            rule(2, Matches { dst_port: Some([50, 60]), ..any() }, Verdict::LimitPps { pps: 1, burst: 1 }, None),
+            block(3, "198.51.100.0/24", None),
+        ]);
+        let mut nftables = here(place);
+        all_ok(&nftables.reconcile(&wanted, now()));
+        // It comes later than what drops.
+        wanted.rules.insert(RuleId(9), rule(9, dns, Verdict::Pass, None));
+        assert_eq!(all_ok(&nftables.reconcile(&wanted, now())), [(9, true)]);
+        for (source, port, passes) in
+            [("203.0.113.9", 53, 5), ("2001:db8:bad::7", 53, 5), (V4, 53, 0), ("203.0.113.9", 54, 0)]
+        {
+            assert_eq!(ground.passed(&udp(source, 64, [9, port], 1), 5), passes, "{source} {port}: {}", ruleset());
+        }
+        assert!(!ground.passes(&fragment("203.0.113.9")) && !ground.passes(&fragment(V6)), "{}", ruleset());
+        wanted.rules.remove(&RuleId(9));
+        assert_eq!(all_ok(&nftables.reconcile(&wanted, now())), [(9, false)]);
+        assert!(!ground.passes(&udp("203.0.113.9", 64, [9, 53], 1)));
+    });
+}
+
+#[test]
 fn limits_let_their_rate_pass_and_evaluate_lets_everything() {
     at_each_place(|place| {
         let ground = Ground::new();

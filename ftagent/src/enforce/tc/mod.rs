@@ -36,7 +36,7 @@ const KIND: u16 = 1;
 
 const PROBE_PREFERENCE: u16 = 48_999;
 const FIRST_PREFERENCE: u16 = 49_000;
-const FIRST_LIMIT: u16 = 49_004;
+const FIRST_LIMIT: u16 = 49_008;
 const LAST_LIMIT: u16 = 49_099;
 
 /// The rung, which carries nothing until it is given means and rules.
@@ -236,9 +236,9 @@ fn bring(
         let Err(error) = add(netlink, device, preference, filter.family.ether_type(), &filter.encoded, &cookie) else {
             continue;
         };
-        if filter.place == Place::Allow {
+        if matches!(filter.place, Place::Allow | Place::Pass) {
             // Rather nothing than a block of who must pass.
-            fail_all(plan, failed, &format!("tc: the allowlist cannot be let pass: {error}"));
+            fail_all(plan, failed, &format!("tc: who is to pass cannot be let pass: {error}"));
             return tidy(netlink, device, made, |_| true);
         }
         filter.rules.iter().for_each(|id| _ = failed.insert(*id, format!("tc: {error}")));
@@ -274,8 +274,13 @@ fn differences<'a>(plan: &'a Plan, there: &'a [Seen]) -> (Vec<&'a Filter>, Vec<&
 
 /// The preference of all filters of a place and a family.
 fn shared_preference(place: Place, family: plan::Family) -> u16 {
-    let first = if place == Place::Allow { FIRST_PREFERENCE } else { FIRST_PREFERENCE + 2 };
-    first + u16::from(family == plan::Family::V6)
+    let pairs_before = match place {
+        Place::Allow => 0,
+        Place::Block => 1,
+        Place::Pass => 2,
+        Place::Drop | Place::Limit => 3,
+    };
+    FIRST_PREFERENCE + 2 * pairs_before + u16::from(family == plan::Family::V6)
 }
 
 fn add(

@@ -3,8 +3,10 @@
 //! ```text
 //! 49000, 49001   what comes from the allowlist, IPv4 and IPv6, and neighbour discovery: pass, and no filter behind is
 //!                asked
-//! 49002, 49003   what is dropped
-//! 49004 - 49099  a limit each, so that a packet meets all of them: drop what is over it, else go on
+//! 49002, 49003   blocks of sources
+//! 49004, 49005   what rules let pass
+//! 49006, 49007   what else is dropped
+//! 49008 - 49099  a limit each, so that a packet meets all of them: drop what is over it, else go on
 //! ```
 //! Filters of one preference share tables in the kernel, so that thousands of blocks cost what one does (flower). The
 //! preferences lie behind those that people number and before those of `tc_police_interface`.
@@ -16,6 +18,7 @@ use ipnet::IpNet;
 
 use super::encode::{Classifier, Encoded, encode};
 use crate::enforce::nftables::OfDatapath;
+use crate::enforce::split::cuts_off;
 use crate::engine::{Matches, Now, Point, Rule, RuleId, RuleSet, Verdict};
 
 /// The most filters on an interface.
@@ -37,6 +40,9 @@ pub(super) struct Means {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Place {
     Allow,
+    /// Of a source: as in the datapath, no rule lets it pass.
+    Block,
+    Pass,
     Drop,
     Limit,
 }
@@ -94,6 +100,9 @@ pub(super) struct Plan {
     pub(super) refused: BTreeMap<RuleId, String>,
 }
 
+/// Where each filter is, by what it does.
+type Seen = BTreeMap<(Place, Family, Vec<u8>), usize>;
+
 const ICMP: u8 = 1;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
@@ -106,39 +115,66 @@ impl Plan {
         if desired.mode == Some(Mode::Bypass) {
             return plan;
         }
+        let is_evaluated = |rule: &Rule| rule.evaluate || desired.mode == Some(Mode::Evaluate);
         let is_over = |rule: &Rule| rule.expires_at_ns.is_some_and(|end| end <= now.mono_ns);
-        let ours = desired.rules.values().filter(|rule| rule.point == Point::Datapath && takes.includes(rule.id));
-        let mut seen: BTreeMap<(Place, Family, Vec<u8>), usize> = BTreeMap::new();
-        for rule in ours.filter(|rule| !is_over(rule)) {
+        let rules = || desired.rules.values().filter(|rule| rule.point == Point::Datapath && !is_over(rule));
+        let mut seen = BTreeMap::new();
+        let mut lost = Vec::new();
+        // What lets pass holds here too, whoever carries it.
+        let is_pass = |rule: &&Rule| *takes != OfDatapath::None && rule.verdict == Verdict::Pass && !is_evaluated(rule);
+        for rule in rules().filter(is_pass) {
+            let is_ours = takes.includes(rule.id);
+            if let Err(why) = filters_of(rule, means).and_then(|filters| plan.put(filters, &mut seen)) {
+                lost.push(rule);
+                if is_ours {
+                    plan.refused.insert(rule.id, format!("tc: {why}"));
+                }
+            }
+        }
+        for rule in rules().filter(|rule| takes.includes(rule.id)) {
             plan.wanted.insert(rule.id, rule.clone());
             // Nothing is to happen to what they match, and counting is for the datapath alone.
-            if rule.evaluate || desired.mode == Some(Mode::Evaluate) {
+            if is_evaluated(rule) || rule.verdict == Verdict::Pass {
                 continue;
             }
-            match filters_of(rule, means) {
-                Ok(filters) if plan.filters.len() + filters.len() > MAX_FILTERS => {
-                    plan.refused.insert(rule.id, format!("tc: more than {MAX_FILTERS} filters would be needed"));
-                    drop(filters);
+            let put = match cuts_off(rule, &lost) {
+                Some(pass) => {
+                    Err(format!("it would drop what rule {} lets pass, which cannot be told here", pass.id.0))
                 }
-                Ok(filters) => filters.into_iter().for_each(|filter| {
-                    let key = (filter.place, filter.family, filter.encoded.identity());
-                    // Two limits are two, even if they look the same.
-                    match seen.get(&key).filter(|_| filter.place == Place::Drop) {
-                        Some(at) => plan.filters[*at].rules.extend(filter.rules),
-                        None => {
-                            seen.insert(key, plan.filters.len());
-                            plan.filters.push(filter);
-                        }
-                    }
-                }),
-                Err(why) => _ = plan.refused.insert(rule.id, format!("tc: {why}")),
+                None => filters_of(rule, means).and_then(|filters| plan.put(filters, &mut seen)),
+            };
+            if let Err(why) = put {
+                plan.refused.insert(rule.id, format!("tc: {why}"));
             }
+        }
+        if plan.filters.iter().all(|filter| filter.place == Place::Pass) {
+            // Nothing is dropped: whatever is to pass does.
+            plan.filters.clear();
         }
         if !plan.filters.is_empty() {
             plan.spare(means, desired);
         }
         plan.filters.sort_by_key(|filter| filter.place);
         plan
+    }
+
+    /// Adds the filters of a rule, or says why not.
+    fn put(&mut self, filters: Vec<Filter>, seen: &mut Seen) -> Result<(), String> {
+        if self.filters.len() + filters.len() > MAX_FILTERS {
+            return Err(format!("more than {MAX_FILTERS} filters would be needed"));
+        }
+        for filter in filters {
+            let key = (filter.place, filter.family, filter.encoded.identity());
+            // Two limits are two, even if they look the same.
+            match seen.get(&key).filter(|_| filter.place != Place::Limit) {
+                Some(at) => self.filters[*at].rules.extend(filter.rules),
+                None => {
+                    seen.insert(key, self.filters.len());
+                    self.filters.push(filter);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Puts the allowlist before everything.
@@ -229,7 +265,9 @@ impl Narrow {
 
 fn filters_of(rule: &Rule, means: Means) -> Result<Vec<Filter>, String> {
     let (place, action) = match rule.verdict {
+        Verdict::Drop if rule.matches.is_source_only() => (Place::Block, Action::Drop),
         Verdict::Drop => (Place::Drop, Action::Drop),
+        Verdict::Pass => (Place::Pass, Action::Pass),
         Verdict::LimitPps { .. } | Verdict::LimitBps { .. } if !means.police => {
             return Err("a limit needs act_police, which this kernel lacks".to_owned());
         }
@@ -244,8 +282,8 @@ fn filters_of(rule: &Rule, means: Means) -> Result<Vec<Filter>, String> {
             // Less than a frame would let nothing through.
             (Place::Limit, Action::LimitBytes { bytes_per_sec, burst: (burst / 8).max(2_048) })
         }
-        Verdict::Pass | Verdict::Sample | Verdict::Mark { .. } => {
-            return Err("a rule that passes, samples or marks needs a program".to_owned());
+        Verdict::Sample | Verdict::Mark { .. } => {
+            return Err("a rule that samples or marks needs a program".to_owned());
         }
     };
     let pieces = narrow(&rule.matches, place == Place::Limit, means.classifier)?;
@@ -472,7 +510,26 @@ mod tests {
         rules.allow.push(AllowEntry { prefix: "198.51.100.9/24".parse().expect("a prefix"), label: String::new() });
         let plan = Plan::of(&OfDatapath::All, FLOWER, &rules, NOW);
         let places: Vec<(Place, usize)> = plan.filters.iter().map(|f| (f.place, f.rules.len())).collect();
-        assert_eq!(places, [(Place::Allow, 0), (Place::Drop, 2), (Place::Limit, 1), (Place::Limit, 1)]);
+        assert_eq!(places, [(Place::Allow, 0), (Place::Block, 2), (Place::Limit, 1), (Place::Limit, 1)]);
+    }
+
+    #[test]
+    fn what_a_rule_lets_pass_is_dropped_by_none() {
+        let to = |id, verdict, matches| rule(id, Matches { target: "203.0.113.0/24".parse().ok(), ..matches }, verdict);
+        let udp = Matches { protocol: Some(17), ..Matches::default() };
+        let these = |pass: Matches| {
+            let rules = set(vec![to(1, Verdict::Drop, udp.clone()), to(2, Verdict::Pass, pass)]);
+            // The maps have room for the pass alone.
+            let plan = Plan::of(&OfDatapath::These([RuleId(1)].into()), FLOWER, &rules, NOW);
+            let places: Vec<Place> = plan.filters.iter().map(|filter| filter.place).collect();
+            (places, plan.wanted.len(), plan.refused.len())
+        };
+        assert_eq!(these(Matches { dst_port: Some([53, 53]), ..udp.clone() }), (vec![Place::Pass, Place::Drop], 1, 0));
+        let longer = Matches { length: Some([0, 100]), ..udp.clone() };
+        assert_eq!(these(longer.clone()), (vec![], 1, 1), "rather nothing than a drop of what must pass");
+        assert_eq!(these(Matches { protocol: Some(6), ..longer }), (vec![Place::Drop], 1, 0));
+        let alone = Plan::of(&OfDatapath::All, FLOWER, &set(vec![to(2, Verdict::Pass, udp)]), NOW);
+        assert!(alone.filters.is_empty() && alone.refused.is_empty() && alone.wanted.len() == 1, "nothing is dropped");
     }
 
     #[test]
