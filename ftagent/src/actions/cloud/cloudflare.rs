@@ -17,7 +17,7 @@ use super::narrow::net;
 use super::{CloudEntry, Made, Place, Provider, Work};
 
 /// Of one page, and the most pages that are read.
-const PER_PAGE: usize = 100;
+const PER_PAGE: usize = 1_000;
 const MAX_PAGES: usize = 100;
 const ITEMS_PER_PAGE: usize = 500;
 /// The error of an access rule that is there already.
@@ -132,7 +132,8 @@ impl Cloudflare {
     ) -> Result<bool, Fault> {
         let ours = ours(work);
         let mut is_pending = false;
-        let seen = match rules(path, "notes=ftagent", work) {
+        // What is this node's, and nobody else's: a zone may have more rules of nodes than can be looked through.
+        let mut seen = match rules(path, &format!("notes={}", work.mark), MAX_PAGES, work) {
             Ok(seen) => seen,
             // The zone is gone, and what was in it.
             Err(fault) if add.is_empty() && is_status(&fault, 404) => Vec::new(),
@@ -146,7 +147,7 @@ impl Cloudflare {
             let mut there = seen.iter().find(is_ours).map(|s| (s.id.clone(), s.blocks()));
             if there.is_none() && id.is_some() {
                 // Somebody may have written other words on it.
-                let by_value = rules(path, &by_value(&source), work).or_else(|fault| match fault {
+                let by_value = rules(path, &by_value(&source), MAX_PAGES, work).or_else(|fault| match fault {
                     fault if is_status(&fault, 404) => Ok(Vec::new()),
                     fault => Err(fault),
                 })?;
@@ -168,6 +169,10 @@ impl Cloudflare {
         }
         let now_ns = work.now_ns;
         self.found.retain(|_, until| *until > now_ns);
+        if add.iter().any(|source| !seen.iter().any(|s| s.source == *source)) {
+            // Whom other nodes block needs no rule of ours. One page of them: what is not on it, a refusal tells.
+            seen.extend(rules(path, "notes=ftagent", 1, work)?);
+        }
         let mut missing = adopt(place, add, &seen, work)?;
         missing.retain(|source| !self.found.contains_key(&super::Kept::name(&entry(place, *source, None))));
         if missing.is_empty() {
@@ -188,7 +193,7 @@ impl Cloudflare {
                     }
                 },
                 Err((Fault::Refused { status: 400 | 409, words, .. }, _)) if words.contains(DUPLICATE) => {
-                    let there = rules(path, &by_value(&source), work)?;
+                    let there = rules(path, &by_value(&source), MAX_PAGES, work)?;
                     match there.iter().find(|s| s.source == source) {
                         Some(s) if s.notes == ours && s.blocks() => {
                             work.begin(vec![entry(place, source, Some(s.id.clone()))])?;
@@ -222,24 +227,26 @@ fn by_value(source: &IpNet) -> String {
     format!("configuration.target={}&configuration.value={}", text("target"), text("value"))
 }
 
-/// The access rules that a query finds.
-fn rules(path: &str, query: &str, work: &mut Work<'_>) -> Result<Vec<Seen>, Fault> {
+/// The access rules that a query finds, on so many pages at most; more than are ever looked through are an error.
+fn rules(path: &str, query: &str, pages: usize, work: &mut Work<'_>) -> Result<Vec<Seen>, Fault> {
     let mut seen = Vec::new();
-    for page in 1..=MAX_PAGES {
+    for page in 1..=pages {
         let answer = work.api.read(&format!("{path}?{query}&page={page}&per_page={PER_PAGE}"))?;
         let Some(result) = answer.json["result"].as_array() else {
             return Err(Fault::later("Cloudflare's answer is no list of access rules"));
         };
         let one = |rule: &Value| Seen::of(rule, &rule["configuration"]["value"], &rule["notes"]);
         seen.extend(result.iter().filter_map(one));
-        let pages = answer.json["result_info"]["total_pages"].as_u64();
-        let is_last = match pages {
-            Some(pages) => page as u64 >= pages,
+        let is_last = match answer.json["result_info"]["total_pages"].as_u64() {
+            Some(last) => page as u64 >= last,
             None => result.len() < PER_PAGE,
         };
         if is_last {
             return Ok(seen);
         }
+    }
+    if pages < MAX_PAGES {
+        return Ok(seen);
     }
     Err(Fault::refused(format!("there are more than {} access rules to look through", MAX_PAGES * PER_PAGE)))
 }

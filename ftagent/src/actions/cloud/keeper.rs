@@ -19,8 +19,9 @@ use crate::clock;
 use crate::engine::{Acted, Outcome, Wanted};
 
 const SEC: u64 = 1_000_000_000;
-/// Between two looks at a place.
+/// Between two looks at a place, at most; each node takes up to so much less, so that not all look at once.
 const LOOK_NS: u64 = 30 * SEC;
+const SPREAD_NS: u64 = 5 * SEC;
 /// After a change the first look comes sooner: another node may have changed it at the same time.
 const SOON_NS: u64 = 5 * SEC;
 /// Between two tries: from the first to the last, doubled from one to the next.
@@ -378,13 +379,15 @@ impl CloudKeeper {
                 continue;
             }
             let (add, keep) = (self.in_force(&place), self.keep_all(&place));
+            let mark = self.mark.as_deref().unwrap_or_default();
+            let look_ns = LOOK_NS - u64::from(crc32fast::hash(mark.as_bytes())) * SEC / 1_000 % SPREAD_NS;
             let mut record = Record::default();
             let settled = self.settle(&place, &add, &keep, &mut record, now_ns);
             let at = self.at(&place);
             let told = match &settled {
                 Ok(_) => {
                     (at.tries, at.next_ns) = (0, 0);
-                    at.look_ns = now_ns + if record.is_empty() { LOOK_NS } else { SOON_NS };
+                    at.look_ns = now_ns + if record.is_empty() { look_ns } else { SOON_NS };
                     None
                 }
                 Err(fault) => {

@@ -507,3 +507,24 @@ fn an_operation_on_a_list_takes_its_time_and_there_is_one_at_a_time() {
     assert_eq!((left["items"].as_array().unwrap().len(), &left["items"][0]["ip"]), (1, &json!("192.0.2.1")));
     assert_ne!(left, before);
 }
+
+#[test]
+fn how_many_rules_others_have_in_a_zone_costs_nothing_when_ours_go() {
+    let case = CASES[0];
+    let site = Site::new(case.tool);
+    let rules = format!("/zones/{ZONE}/firewall/access_rules/rules");
+    for n in 0..300_u32 {
+        let configuration = json!({ "target": "ip", "value": format!("10.0.{}.{}", n / 250, n % 250) });
+        let rule =
+            json!({ "mode": "block", "configuration": configuration, "notes": format!("ftagent other-{n:016x}") });
+        assert_eq!(site.receiver.by_hand("POST", &rules, &rule).0, 200);
+    }
+    let before = site.receiver.snapshot();
+    let mut keeper = site.keeper(case.tool, 0);
+    done(&mut keeper, vec![case.wanted(1, case.sources)], 0);
+    site.receiver.state().log.clear();
+    undone(&mut keeper, vec![], &[1], SEC);
+    assert_eq!(site.receiver.snapshot(), before);
+    let looks = site.receiver.state().log.iter().filter(|sent| sent.method == "GET").count();
+    assert_eq!(looks, 1, "three pages of a hundred are those of others");
+}
