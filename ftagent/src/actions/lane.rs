@@ -1,7 +1,7 @@
 //! The thread of one tool: takes the newest set, works, looks every few seconds, and says what came of it.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -18,6 +18,31 @@ use crate::engine::{Acted, Outcome, Wanted};
 
 /// Between two looks at what is in force.
 const LOOK: Duration = Duration::from_secs(5);
+/// What a provider may take when the agent stops, whatever was under way; what is left then waits in the journal.
+const STOP_NS: u64 = 8_000_000_000;
+
+/// Whether a lane closes, and when it has to be done.
+#[derive(Debug, Default)]
+pub struct Closing(AtomicU64);
+
+impl Closing {
+    /// From now on nothing new is begun, and nothing waited for after `deadline_ns` of the monotonic clock. The first
+    /// word counts.
+    pub(super) fn close(&self, deadline_ns: u64) {
+        self.0.compare_exchange(0, deadline_ns.max(1), Ordering::Relaxed, Ordering::Relaxed).ok();
+    }
+
+    /// Whether nothing new may be begun.
+    pub(super) fn is_begun(&self) -> bool {
+        self.0.load(Ordering::Relaxed) != 0
+    }
+
+    /// Whether nothing may be waited for any more.
+    pub(super) fn is_over(&self, now_ns: u64) -> bool {
+        let deadline_ns = self.0.load(Ordering::Relaxed);
+        deadline_ns != 0 && now_ns >= deadline_ns
+    }
+}
 
 /// What a lane's thread does.
 pub(super) trait Work {
@@ -97,8 +122,8 @@ impl Shared {
 /// The daemon's side; dropped, everything is undone and the thread waited for.
 pub(super) struct Lane {
     shared: Arc<Shared>,
-    /// Set before the rest of the stop: nothing new is begun from then on.
-    closing: Arc<AtomicBool>,
+    /// Set before the rest of the stop: what is under way has to hear of it.
+    closing: Arc<Closing>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -107,9 +132,9 @@ impl Lane {
     pub(super) fn start<W: Work>(
         tool: &'static str,
         results: UnboundedSender<Vec<Acted>>,
-        make: impl FnOnce(Arc<AtomicBool>) -> W + Send + 'static,
+        make: impl FnOnce(Arc<Closing>) -> W + Send + 'static,
     ) -> io::Result<Self> {
-        let closing = Arc::new(AtomicBool::new(false));
+        let closing = Arc::new(Closing::default());
         let flag = Arc::clone(&closing);
         let shared = Arc::new(Shared::default());
         shared.waiting().status.tool = tool.to_owned();
@@ -143,7 +168,7 @@ impl Lane {
 
     /// Begins to undo everything.
     pub(super) fn close(&self) {
-        self.closing.store(true, Ordering::Relaxed);
+        self.closing.close(clock::mono_ns() + STOP_NS);
         self.shared.waiting().closed = true;
         self.shared.more.notify_one();
     }
@@ -211,5 +236,53 @@ fn run(shared: &Shared, mut keeper: impl Work, results: &UnboundedSender<Vec<Act
             // The daemon is going: it closes the lane next.
             tracing::debug!("nobody hears what the tools did any more");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Works until it hears that the lane closes.
+    struct Busy(Arc<Closing>);
+
+    impl Work for Busy {
+        fn set(&mut self, _: Vec<Wanted>, _: Vec<Uuid>) {}
+
+        fn work(&mut self, _: u64) -> Vec<Acted> {
+            while !self.0.is_begun() {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            Vec::new()
+        }
+
+        fn repair(&mut self, _: u64) -> Vec<Acted> {
+            Vec::new()
+        }
+
+        fn is_idle(&self) -> bool {
+            false
+        }
+
+        fn describe(&self, _: &mut ToolStatus) {}
+    }
+
+    #[test]
+    fn the_time_of_a_stop_begins_when_it_is_asked_for_whatever_is_under_way() {
+        let (results, _received) = tokio::sync::mpsc::unbounded_channel();
+        let (sender, closing) = std::sync::mpsc::channel();
+        let lane = Lane::start("tool", results, move |closing| {
+            sender.send(Arc::clone(&closing)).expect("somebody listens");
+            Busy(closing)
+        });
+        let lane = lane.expect("a thread");
+        let closing = closing.recv().expect("a flag");
+        lane.set(Vec::new(), Vec::new());
+        let now_ns = clock::mono_ns();
+        assert!(!closing.is_begun() && !closing.is_over(u64::MAX));
+        lane.close();
+        assert!(closing.is_begun() && !closing.is_over(now_ns));
+        closing.close(now_ns + 100 * STOP_NS);
+        assert!(closing.is_over(now_ns + 2 * STOP_NS), "the first word counts");
     }
 }

@@ -28,6 +28,7 @@ use tokio::sync::mpsc;
 use self::cloud::{CLOUDS, CloudKeeper, Clouds};
 use self::journal::Journal;
 use self::keeper::Keeper;
+pub use self::lane::Closing;
 use self::lane::Lane;
 use self::runner::System;
 use crate::clock;

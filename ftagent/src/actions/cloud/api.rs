@@ -1,7 +1,7 @@
 //! Requests to a provider's API: the key, the bounds of an answer, and what each failure means.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use ftagent_common::api::{CLOUDFLARE_API, DIGITALOCEAN_API, VULTR_API};
 use hyper::Method;
@@ -12,6 +12,7 @@ use time::format_description::well_known::Rfc2822;
 use tokio::runtime::Runtime;
 
 use super::CloudConfig;
+use crate::actions::Closing;
 use crate::actions::record::Record;
 use crate::clock;
 use crate::sync::{CallError, Outside};
@@ -22,8 +23,8 @@ const MAX_ANSWER: usize = 8 << 20;
 const MAX_WORDS: usize = 300;
 /// The longest `Retry-After` that is obeyed: what asks for more is looked at again after this.
 const MAX_AFTER_SECS: u64 = 900;
-/// What undoing may take when the agent stops; what is left then waits in the journal.
-const STOP_NS: u64 = 15_000_000_000;
+/// Between two looks whether the agent stops, while an answer is waited for.
+const LISTEN: Duration = Duration::from_millis(100);
 /// A connection that was not used for so long is not trusted to be open.
 const IDLE_NS: u64 = 20_000_000_000;
 
@@ -64,14 +65,13 @@ pub(super) struct Api {
     config: Option<CloudConfig>,
     runtime: Option<Runtime>,
     outside: Option<(Outside, u64)>,
-    /// The agent stops: nothing new is begun.
-    closing: Arc<AtomicBool>,
-    pub(super) stop_at_ns: Option<u64>,
+    /// The agent stops: nothing new is begun, and what is under way has to end.
+    closing: Arc<Closing>,
 }
 
 impl Api {
-    pub(super) fn new(name: &'static str, config: Option<CloudConfig>, closing: Arc<AtomicBool>) -> Self {
-        Self { name, config, runtime: None, outside: None, closing, stop_at_ns: None }
+    pub(super) fn new(name: &'static str, config: Option<CloudConfig>, closing: Arc<Closing>) -> Self {
+        Self { name, config, runtime: None, outside: None, closing }
     }
 
     pub(super) fn configure(&mut self, config: Option<CloudConfig>) {
@@ -79,14 +79,9 @@ impl Api {
         self.outside = None;
     }
 
-    /// From now on only what is left of the stop's time is used.
-    pub(super) fn begin_stop(&mut self) {
-        self.stop_at_ns = Some(clock::mono_ns() + STOP_NS);
-    }
-
     /// Whether nothing new may be begun.
     pub(super) fn is_closing(&self) -> bool {
-        self.closing.load(Ordering::Relaxed)
+        self.closing.is_begun()
     }
 
     /// The official URL of `path`, or that of the configuration.
@@ -128,8 +123,9 @@ impl Api {
     fn call(&mut self, method: Method, path: &str, body: Option<&Value>) -> Result<(Answer, u16), (Fault, bool)> {
         let name = self.name;
         let unsent = |fault| (fault, false);
-        if self.stop_at_ns.is_some_and(|end| clock::mono_ns() >= end) {
-            return Err(unsent(Fault::later(format!("the agent stops, and {name} takes too long"))));
+        let too_late = || Fault::later(format!("the agent stops, and {name} takes too long"));
+        if self.closing.is_over(clock::mono_ns()) {
+            return Err(unsent(too_late()));
         }
         let Some(config) = self.config.clone() else {
             return Err(unsent(Fault::refused(format!(
@@ -162,14 +158,26 @@ impl Api {
         };
         let is_look = method == Method::GET;
         let bytes = body.map(|body| body.to_string().into());
+        let closing = &self.closing;
         let reply = runtime.block_on(async {
-            if is_look {
-                outside.read(path, &headers, MAX_ANSWER).await
-            } else {
-                outside.change(method.clone(), path, &headers, bytes, MAX_ANSWER).await
+            let asked = async {
+                if is_look {
+                    outside.read(path, &headers, MAX_ANSWER).await
+                } else {
+                    outside.change(method.clone(), path, &headers, bytes, MAX_ANSWER).await
+                }
+            };
+            tokio::select! {
+                reply = asked => Some(reply),
+                () = over(closing) => None,
             }
         });
         *used_ns = clock::mono_ns();
+        let Some(reply) = reply else {
+            // Half an exchange is no connection any more.
+            self.outside = None;
+            return Err((too_late(), !is_look));
+        };
         let what = format!("{method} {}", self.url(path));
         let reply = reply.map_err(|error| {
             // Until the connection is there nothing is sent.
@@ -203,6 +211,13 @@ impl Api {
     }
 }
 
+/// Comes when nothing may be waited for any more.
+async fn over(closing: &Closing) {
+    while !closing.is_over(clock::mono_ns()) {
+        tokio::time::sleep(LISTEN).await;
+    }
+}
+
 /// Seconds, from a `Retry-After` of either form.
 fn after(text: &str) -> Option<u64> {
     let secs = match text.trim().parse::<u64>() {
@@ -233,6 +248,35 @@ fn words(body: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_provider_that_says_nothing_is_not_waited_for_beyond_the_stop() {
+        let key = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(key.path(), "0123456789abcdefABCDEF").expect("room");
+        // Takes connections, and never answers.
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let config = CloudConfig {
+            token_file: key.path().into(),
+            api_url: format!("http://{}", silent.local_addr().expect("bound")),
+            ca_certificate: None,
+            timeout: Duration::from_secs(60),
+        };
+        let closing = Arc::new(Closing::default());
+        let mut api = Api::new("vultr", Some(config), Arc::clone(&closing));
+        let begun_ns = clock::mono_ns();
+        // The stop comes while the first answer is waited for.
+        let closer = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(100));
+            closing.close(clock::mono_ns() + 200_000_000);
+        });
+        let first = api.read("/x").expect_err("no answer");
+        assert!(first.why().contains("the agent stops"), "{first:?}");
+        assert!(api.is_closing());
+        let (second, is_sent) = api.change(Method::DELETE, "/x", None, &mut Record::default()).expect_err("too late");
+        assert!(second.why().contains("the agent stops") && !is_sent, "{second:?}");
+        assert!(clock::mono_ns() - begun_ns < 5_000_000_000);
+        closer.join().expect("no panic");
+    }
 
     #[test]
     fn errors_are_told_in_the_providers_words() {

@@ -325,6 +325,7 @@ impl List {
 
     /// Sends an operation and waits for its end.
     fn change(&self, method: Method, body: &Value, work: &mut Work<'_>) -> Result<(), (Fault, bool)> {
+        let is_more = method == Method::POST;
         let sent = work.api.change(method, &self.path, Some(body), work.record);
         let answer = sent.map_err(|(fault, is_sent)| match fault {
             // An account has one operation at a time.
@@ -345,7 +346,8 @@ impl List {
                 }
                 _ => {}
             }
-            if work.api.is_closing() && work.api.stop_at_ns.is_none() {
+            // The time of a stop is for undoing.
+            if is_more && work.api.is_closing() {
                 break;
             }
             std::thread::sleep(pause);

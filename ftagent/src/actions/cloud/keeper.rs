@@ -3,7 +3,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -11,10 +10,10 @@ use uuid::Uuid;
 
 use super::api::{Api, Fault};
 use super::{CloudConfig, CloudEntry, LINGER_NS, Made, Place, Provider, Work, narrow, provider};
-use crate::actions::ToolStatus;
 use crate::actions::journal::{Journal, Kept as _};
 use crate::actions::lane;
 use crate::actions::record::Record;
+use crate::actions::{Closing, ToolStatus};
 use crate::clock;
 use crate::engine::{Acted, Outcome, Wanted};
 
@@ -103,7 +102,7 @@ impl CloudKeeper {
         config: Option<CloudConfig>,
         journal: Journal<CloudEntry>,
         mark: Result<String, String>,
-        closing: Arc<AtomicBool>,
+        closing: Arc<Closing>,
         now_ns: u64,
     ) -> Self {
         let may_come_late = |entry: &&CloudEntry| !matches!(entry.made, Made::Object { id: Some(_), .. });
@@ -248,7 +247,9 @@ impl CloudKeeper {
         let (place, sources) = (job.place.clone(), job.sources.clone());
         let mut record = std::mem::take(&mut job.record);
         let begun_ns = *job.begun_ns.get_or_insert(now_ns);
-        let is_early = self.not_before_ns > now_ns || self.at(&place).next_ns > now_ns;
+        // Time is short when the agent stops, and all of it for undoing.
+        let is_late = self.api.is_closing();
+        let is_early = self.not_before_ns > now_ns || self.at(&place).next_ns > now_ns || is_late;
         if is_early {
             self.jobs.get_mut(&task)?.record = record;
             return None;
@@ -375,7 +376,7 @@ impl CloudKeeper {
             self.jobs.values().filter(|job| job.progress == Progress::Done).map(|job| job.place.clone()).collect();
         for place in places {
             let at = self.at(&place);
-            if at.look_ns > now_ns || at.next_ns > now_ns || self.not_before_ns > now_ns {
+            if at.look_ns > now_ns || at.next_ns > now_ns || self.not_before_ns > now_ns || self.api.is_closing() {
                 continue;
             }
             let (add, keep) = (self.in_force(&place), self.keep_all(&place));
@@ -472,7 +473,6 @@ impl lane::Work for CloudKeeper {
     }
 
     fn stop(&mut self) {
-        self.api.begin_stop();
         self.not_before_ns = 0;
         self.places.values_mut().for_each(|at| at.next_ns = 0);
         Self::set(self, Vec::new(), []);
