@@ -102,10 +102,7 @@ async fn carry_out(command: Command, json: bool, config: Config) -> Result<()> {
             }
         }
         Command::Check => check_machine(&config, json).await,
-        Command::CheckConfig => {
-            check_config(&config, json);
-            Ok(())
-        }
+        Command::CheckConfig => check_config(&config, json),
         Command::Lists { .. }
         | Command::Completions { .. }
         | Command::Lab(_)
@@ -259,8 +256,12 @@ async fn check_machine(config: &Config, json: bool) -> Result<()> {
     Ok(())
 }
 
-fn check_config(config: &Config, json: bool) {
+fn check_config(config: &Config, json: bool) -> Result<()> {
     let settings = &config.settings;
+    let faults = config.clouds.faults();
+    if !faults.is_empty() {
+        bail!("{}: {}", config.path.display(), faults.join("; "));
+    }
     if json {
         println!(
             "{}",
@@ -272,7 +273,7 @@ fn check_config(config: &Config, json: bool) {
                 "rules": settings.rules.len(), "allow": settings.allow.len(), "thresholds": settings.thresholds.len(),
             })
         );
-        return;
+        return Ok(());
     }
     println!("{} is valid", config.path.display());
     println!("  node {} in mode {}, every {} ms", config.name, settings.mode, config.tick_ms);
@@ -303,4 +304,5 @@ fn check_config(config: &Config, json: bool) {
         Some(control_plane) => println!("  control plane {}", control_plane.urls.join(", ")),
         None => println!("  no control plane: the agent works alone"),
     }
+    Ok(())
 }

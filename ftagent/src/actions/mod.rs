@@ -175,7 +175,8 @@ impl Actions {
             let stuck = status.stuck.into_iter().map(|why| format!("not undone: {why}"));
             status.fault.into_iter().chain(stuck).collect::<Vec<_>>()
         };
-        self.status().into_iter().flat_map(of).chain(self.faults.values().cloned()).collect()
+        let lanes = self.status().into_iter().flat_map(of).chain(self.faults.values().cloned());
+        lanes.chain(self.clouds.faults()).collect()
     }
 
     /// Undoes everything and waits for it; what cannot be undone stays in the journal for the next start.

@@ -56,6 +56,15 @@ impl Clouds {
     }
 }
 
+impl Clouds {
+    /// Why keys cannot be used as they are now. No reason to refuse a configuration: what needs none of them goes on.
+    pub fn faults(&self) -> Vec<String> {
+        let all = [("cloudflare", &self.cloudflare), ("digitalocean", &self.digitalocean), ("vultr", &self.vultr)];
+        let keys = all.into_iter().filter_map(|(name, config)| Some((name, config.as_ref()?.token())));
+        keys.filter_map(|(name, key)| Some(format!("cloud.{name}.token_file: {}", key.err()?))).collect()
+    }
+}
+
 /// The section as people write it.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -99,17 +108,18 @@ fn check(name: &str, raw: Option<&RawCloud>, official: &str) -> Result<Option<Cl
     if !(1..=60).contains(&raw.timeout_secs) {
         return Err(wrong("timeout_secs", format!("must be 1 to 60, got {}", raw.timeout_secs)));
     }
+    if !raw.token_file.is_absolute() {
+        return Err(wrong("token_file", format!("must be an absolute path, got {}", raw.token_file.display())));
+    }
     if let Some(path) = raw.ca_certificate.as_deref().filter(|path| !Path::is_absolute(path)) {
         return Err(wrong("ca_certificate", format!("must be an absolute path, got {}", path.display())));
     }
-    let config = CloudConfig {
+    Ok(Some(CloudConfig {
         token_file: raw.token_file.clone(),
         api_url,
         ca_certificate: raw.ca_certificate.clone(),
         timeout: Duration::from_secs(raw.timeout_secs),
-    };
-    config.token().map_err(|why| wrong("token_file", why))?;
-    Ok(Some(config))
+    }))
 }
 
 /// A key goes there: never in clear but to this machine itself.
@@ -158,7 +168,6 @@ mod tests {
             ("[aws]\n", "aws"),
             ("[vultr]\n", "token_file"),
             ("[vultr]\ntoken_file = \"key\"", "cloud.vultr.token_file: must be an absolute path"),
-            ("[vultr]\ntoken_file = \"/nowhere/key\"", "/nowhere/key: No such file"),
             ("[vultr]\nTOKEN\ntoken = \"x\"", "token"),
             ("[vultr]\nTOKEN\ntimeout_secs = 0", "cloud.vultr.timeout_secs: must be 1 to 60, got 0"),
             ("[vultr]\nTOKEN\nca_certificate = \"a.pem\"", "cloud.vultr.ca_certificate: must be an absolute path"),
@@ -172,12 +181,16 @@ mod tests {
             let got = parse(&text.replace("TOKEN", &token));
             assert!(got.as_ref().is_err_and(|e| e.contains(expected)), "{text}: {got:?} lacks {expected:?}");
         }
+        let faults = |text: &str| parse(text).expect("what is wrong with a key is no fault of the file").faults();
+        assert_eq!(faults(&format!("[vultr]\n{token}")), Vec::<String>::new());
+        let nowhere = faults("[vultr]\ntoken_file = \"/nowhere/key\"");
+        assert!(nowhere[0].starts_with("cloud.vultr.token_file: /nowhere/key: No such file"), "{nowhere:?}");
         mode(0o640);
-        let open = parse(&format!("[vultr]\n{token}"));
-        assert!(open.is_err_and(|e| e.contains("chmod 0600") && !e.contains("abcdef")));
+        let open = faults(&format!("[vultr]\n{token}"));
+        assert!(open[0].contains("chmod 0600") && !open[0].contains("abcdef"), "{open:?}");
         mode(0o600);
         std::fs::write(file.path(), "two words\nsecretsecretsecret").expect("room");
-        let words = parse(&format!("[vultr]\n{token}"));
-        assert!(words.is_err_and(|e| e.contains("without spaces") && !e.contains("secretsecret")));
+        let words = faults(&format!("[vultr]\n{token}"));
+        assert!(words[0].contains("without spaces") && !words[0].contains("secretsecret"), "{words:?}");
     }
 }

@@ -1,5 +1,6 @@
 //! The threads of the clouds, as the daemon drives them.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 use std::time::Duration;
 
@@ -139,12 +140,24 @@ fn the_command_detach_undoes_at_clouds_whatever_else_it_cannot_take_away() {
             site.receiver.url,
         );
         std::fs::write(at("ftagent.toml"), text).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_ftagent"));
-        let output = command.args(["--config", &at("ftagent.toml"), "detach"]).output().unwrap();
-        let said = String::from_utf8_lossy(&output.stderr);
+        let run = |word: &str| {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_ftagent"));
+            let output = command.args(["--config", &at("ftagent.toml"), word]).output().unwrap();
+            (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+        };
+        // A key that cannot be used keeps nothing but its cloud from being undone.
+        std::fs::set_permissions(site.key(), std::fs::Permissions::from_mode(0o644)).unwrap();
+        let (is_ok, said) = run("check-config");
+        assert!(!is_ok && said.contains("cloud.cloudflare.token_file") && said.contains("chmod 0600"), "{said}");
+        let (is_ok, said) = run("detach");
+        assert!(!is_ok && said.contains("not all is detached: ") && said.contains("chmod 0600"), "{said}");
+        assert_ne!(site.receiver.snapshot(), before);
+        site.write_key(TOKEN);
+        assert_eq!(run("check-config"), (true, String::new()));
+        let (is_ok, said) = run("detach");
         assert_eq!(site.receiver.snapshot(), before, "{said}");
         assert!(said.contains("not all is detached: programs and maps: ") && said.contains("is not a bpffs"), "{said}");
-        assert!(!output.status.success() && !said.contains("panicked") && !said.contains("another tool"), "{said}");
+        assert!(!is_ok && !said.contains("panicked") && !said.contains("another tool"), "{said}");
     });
 }
 
