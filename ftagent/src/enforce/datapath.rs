@@ -16,7 +16,7 @@ use super::left::Left;
 use crate::config::DatapathConfig;
 use crate::engine::{EnforceResult, Point, Rule, RuleId, RuleSet};
 use crate::lists::ListAction;
-use crate::xdp::compile::{Compiled, Ground, Lists, Slots, Tables, compile, key};
+use crate::xdp::compile::{Compiled, Ground, Lists, Refusal, Slots, Tables, compile, key};
 use crate::xdp::maps::Maps;
 use crate::xdp::prefixes::tables::ListTables;
 use crate::xdp::table::TableError;
@@ -37,7 +37,7 @@ pub struct Datapath {
     in_force: BTreeMap<RuleId, Rule>,
     /// Rules whose failure was told already.
     failing: BTreeSet<RuleId>,
-    /// Rules that could be in the maps and are not: these are full, or refuse to be written.
+    /// Rules that could be in the maps and are not: these or the rule book are full, or refuse to be written.
     overflow: BTreeSet<RuleId>,
     wanted: RuleSet,
     /// What may be of lists that are not loaded yet; absent before the first rules.
@@ -244,15 +244,15 @@ impl Datapath {
     fn results(&mut self, compiled: &Compiled, errors: &[TableError], now_mono_ns: u64) -> Vec<EnforceResult> {
         let mut results = Vec::new();
         self.overflow.clear();
-        let refused: BTreeMap<RuleId, &String> = compiled.refused.iter().map(|(id, why)| (*id, why)).collect();
+        let refused: BTreeMap<RuleId, &Refusal> = compiled.refused.iter().map(|(id, why)| (*id, why)).collect();
         let words = errors.first().map_or_else(|| "the entry is not in the map".to_owned(), ToString::to_string);
         for rule in self.wanted.rules.values().filter(|r| r.point == Point::Datapath) {
             let result = match refused.get(&rule.id) {
-                Some(why) => Err((*why).clone()),
+                Some(why) => Err(why.to_string()),
                 None if self.holds(&compiled.tables, rule) => Ok(()),
                 None => Err(words.clone()),
             };
-            if result.is_err() && !refused.contains_key(&rule.id) {
+            if result.is_err() && !matches!(refused.get(&rule.id), Some(Refusal::Impossible(_))) {
                 self.overflow.insert(rule.id);
             }
             let was = self.in_force.get(&rule.id);

@@ -119,7 +119,27 @@ pub struct Tables {
 /// The tables, and what could not be expressed in them.
 pub struct Compiled {
     pub tables: Tables,
-    pub refused: Vec<(RuleId, String)>,
+    pub refused: Vec<(RuleId, Refusal)>,
+}
+
+/// Why a rule is not in the tables, in an operator's words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// They are full: whoever else can may carry it.
+    NoRoom(String),
+    /// It makes no sense anywhere.
+    Impossible(String),
+}
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (Self::NoRoom(why) | Self::Impossible(why)) = self;
+        f.write_str(why)
+    }
+}
+
+fn no_slot() -> Refusal {
+    Refusal::NoRoom(format!("all {MAX_RULES} counter slots of rules are taken"))
 }
 
 /// Compiles `set` on `ground`.
@@ -131,7 +151,7 @@ pub fn compile(set: &RuleSet, ground: &Ground, slots: &mut Slots) -> Compiled {
     let mut blocks = BTreeMap::new();
     for rule in &rules {
         let Some(slot) = slots.assign(rule.id) else {
-            compiled.refused.push((rule.id, format!("all {MAX_RULES} counter slots of rules are taken")));
+            compiled.refused.push((rule.id, no_slot()));
             continue;
         };
         let is_simple = matches!(rule.verdict, Verdict::Drop | Verdict::LimitPps { .. } | Verdict::LimitBps { .. });
@@ -141,7 +161,7 @@ pub fn compile(set: &RuleSet, ground: &Ground, slots: &mut Slots) -> Compiled {
             }
             _ => match entry(rule, slot) {
                 Ok(entry) => on_targets.push((*rule, entry)),
-                Err(why) => compiled.refused.push((rule.id, why)),
+                Err(why) => compiled.refused.push((rule.id, Refusal::Impossible(why))),
             },
         }
     }
@@ -210,14 +230,14 @@ impl Tables {
         lists: &Lists,
         slots: &mut Slots,
         blocks: &mut BTreeMap<IpNet, Block>,
-        refused: &mut Vec<(RuleId, String)>,
+        refused: &mut Vec<(RuleId, Refusal)>,
     ) {
         let mut rules = Vec::new();
         let ends = lists.ends_at_ns.iter().copied().chain(std::iter::repeat(0));
         for ((rule, evaluate), expires_at_ns) in lists.rules.iter().zip(ends) {
             let slot = slots.assign(*rule);
             if slot.is_none() && refused.last().is_none_or(|(last, _)| last != rule) {
-                refused.push((*rule, format!("all {MAX_RULES} counter slots of rules are taken")));
+                refused.push((*rule, no_slot()));
             }
             let flags = if slot.is_none() { 0 } else { PRESENT | if *evaluate { EVALUATE } else { 0 } };
             rules.push(Block { expires_at_ns, rule: slot.unwrap_or(NO_RULE), flags, padding: [0; 3] });
@@ -252,7 +272,7 @@ impl Tables {
     /// Gives the rules of each protected destination a place in the rule book. The longest match alone counts in the
     /// kernel, so each destination has the rules of every prefix around it too. Drops come before limits: what is
     /// dropped anyway must not use up a limit.
-    fn add_targets(&mut self, rules: &[(&Rule, Entry)], ground: &Ground, refused: &mut Vec<(RuleId, String)>) {
+    fn add_targets(&mut self, rules: &[(&Rule, Entry)], ground: &Ground, refused: &mut Vec<(RuleId, Refusal)>) {
         let rank = |rule: &Rule, entry: &Entry| {
             let len = rule.matches.target.map_or(0, |t| t.prefix_len());
             let order = match entry.signature.action {
@@ -275,7 +295,7 @@ impl Tables {
                         // The last ones have to go: the list is in the order of importance.
                         let words = why.get_or_insert_with(|| error.to_string()).clone();
                         let Some((rule, _)) = list.pop() else { return Default::default() };
-                        refuse.entry(rule.id).or_insert(words);
+                        refuse.entry(rule.id).or_insert(Refusal::NoRoom(words));
                     }
                 }
             }
@@ -547,8 +567,10 @@ mod tests {
     fn the_sixty_fifth_rule_of_a_target_is_refused_and_said() {
         let rules = (1..=65).map(|id| rule(id, Matches::target(net("203.0.113.7/32")), Verdict::Drop)).collect();
         let compiled = compile(&set(rules), &Ground::default(), &mut Slots::default());
-        assert_eq!(compiled.refused.len(), 1);
-        assert_eq!(compiled.refused[0].0, RuleId(65));
+        assert!(matches!(compiled.refused[..], [(RuleId(65), Refusal::NoRoom(_))]), "{:?}", compiled.refused);
+        let impossible = rule(66, Matches::target(net("203.0.113.7/32")), Verdict::Mark { dscp: 64 });
+        let compiled = compile(&set(vec![impossible]), &Ground::default(), &mut Slots::default());
+        assert!(matches!(compiled.refused[..], [(RuleId(66), Refusal::Impossible(_))]), "{:?}", compiled.refused);
     }
 
     #[test]
