@@ -11,6 +11,7 @@ use super::nftables::{Nftables, OfDatapath, Place};
 use super::null_route::NullRoute;
 use super::tc::Tc;
 use crate::engine::{EnforceResult, Now, RuleId, RuleSet};
+use crate::xdp::program::interface_index;
 
 /// Who carries which rules.
 pub(super) struct Carriers {
@@ -88,7 +89,7 @@ impl Carriers {
         } else if !is_same || need.is_none() {
             let (tc, null_route) = (&mut self.tc, &mut self.null_route);
             let mut possible = |rung, devices: &[String]| match rung {
-                Rung::NftablesIngress => try_table(&Place::Ingress(devices.to_vec())),
+                Rung::NftablesIngress => try_ingress(devices),
                 Rung::Nftables => try_table(&Place::Prerouting),
                 Rung::Tc => tc.prepare(devices),
                 Rung::NullRoute => null_route.prepare(devices),
@@ -134,7 +135,11 @@ impl Carriers {
         }
         if let Some(chosen) = &mut self.chosen {
             match rung {
-                Some(Rung::NftablesIngress) => chosen.name(self.ingress.failing()),
+                Some(Rung::NftablesIngress) => {
+                    chosen.name(self.ingress.failing());
+                    let missing = self.ingress.missing();
+                    chosen.not_in_force.extend(missing.iter().map(|name| format!("all on {name}: there is none now")));
+                }
                 Some(Rung::Nftables) => chosen.name(self.nftables.failing()),
                 Some(Rung::Tc) => chosen.name(self.tc.failing()),
                 Some(Rung::NullRoute) => chosen.name(self.null_route.failing()),
@@ -164,6 +169,13 @@ impl Carriers {
 /// Tries more than once: nobody comes back to it.
 fn persist_in(mut remove: impl FnMut() -> Result<(), String>) -> Result<(), String> {
     remove().or_else(|_| remove()).or_else(|_| remove())
+}
+
+/// A device that is gone for the moment holds up none of the others.
+fn try_ingress(devices: &[String]) -> Result<Vec<String>, String> {
+    let place = Place::Ingress(devices.to_vec());
+    let present = place.present(|name| interface_index(name).is_some());
+    try_table(&place).or_else(|why| if present == Place::Ingress(Vec::new()) { Err(why) } else { try_table(&present) })
 }
 
 fn try_table(place: &Place) -> Result<Vec<String>, String> {

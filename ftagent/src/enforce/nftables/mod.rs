@@ -23,6 +23,7 @@ use self::plan::{Plan, Takes};
 use self::socket::{BatchError, Nfnetlink, Request};
 use self::wire::{Attributes, attribute, message};
 use crate::engine::{EnforceResult, Now, Rule, RuleId, RuleSet, Verdict};
+use crate::xdp::program::interface_index;
 
 /// The table's name, in whichever family.
 pub const TABLE: &str = "ftagent";
@@ -39,8 +40,8 @@ pub enum NftablesError {
     Missing(io::Error),
     #[error("nftables: {0}")]
     Failed(io::Error),
-    #[error("nftables: the table changes as fast as it is written; another program works on `inet ftagent`")]
-    Contended,
+    #[error("nftables: the table changes as fast as it is written; another program works on `{0} ftagent`")]
+    Contended(&'static str),
 }
 
 impl From<io::Error> for NftablesError {
@@ -63,6 +64,8 @@ pub struct Nftables {
     in_force: BTreeMap<RuleId, Rule>,
     /// What is not in force although it should be, and why.
     failing: BTreeMap<RuleId, String>,
+    /// Devices that there are none of.
+    missing: Vec<String>,
 }
 
 impl Nftables {
@@ -86,6 +89,11 @@ impl Nftables {
     /// The rules that were not in force after the last call although they should have been, and why.
     pub(super) fn failing(&self) -> &BTreeMap<RuleId, String> {
         &self.failing
+    }
+
+    /// The devices that were not there at the last call.
+    pub(super) fn missing(&self) -> &[String] {
+        &self.missing
     }
 
     /// Hooks in at the ingress of `devices` from the next call on.
@@ -131,6 +139,8 @@ impl Nftables {
             failed.insert(*id, format!("nftables: {why}"));
         }
         let outcome = self.converge(&mut plan, desired, &mut failed, now);
+        let is_missing = |name: &&String| !plan.is_empty() && !plan.place.devices().contains(name);
+        self.missing = self.place.devices().iter().filter(is_missing).cloned().collect();
         self.results(&plan, outcome, &failed, now.mono_ns)
     }
 
@@ -173,7 +183,8 @@ impl Nftables {
     ) -> Result<BTreeSet<RuleId>, NftablesError> {
         let mut netlink = Nfnetlink::open(self.place.family())?;
         let mut last = None;
-        for attempt in 0..ATTEMPTS {
+        let mut place = self.place.clone();
+        'attempts: for attempt in 0..ATTEMPTS {
             let seen = observe::observe(&mut netlink)?;
             let change = Change::between(&seen, plan);
             let requests: Vec<Request> = change.steps.iter().map(|step| step.request.clone()).collect();
@@ -184,7 +195,20 @@ impl Nftables {
             };
             let mut left_out = false;
             for refusal in refused {
-                let rules = refusal.index.and_then(|n| change.steps.get(n)).map(|step| &step.rules[..]);
+                let step = refusal.index.and_then(|n| change.steps.get(n));
+                if step.is_some_and(|step| step.request.kind == message::NEW_CHAIN) {
+                    // Before 6.16 the kernel refuses a chain at devices of which one is not there.
+                    let present = place.present(|name| interface_index(name).is_some());
+                    if present != place && !present.devices().is_empty() {
+                        place = present;
+                        plan.place = place.clone();
+                        continue 'attempts;
+                    }
+                    if !place.devices().is_empty() && refusal.error.raw_os_error() == Some(libc::ENOENT) {
+                        return Err(refusal.error.into());
+                    }
+                }
+                let rules = step.map(|step| &step.rules[..]);
                 // An element expired, or somebody else changed the table, between the look and the transaction.
                 // The same errors stand for an expression that the kernel lacks: those do not go away by themselves.
                 let raced = is_race(&refusal.error) && attempt < 2;
@@ -205,13 +229,15 @@ impl Nftables {
             if left_out {
                 let mut rest = desired.clone();
                 rest.rules.retain(|id, _| !failed.contains_key(id));
-                *plan = Plan::at(&self.place, &self.takes, &rest, now);
+                *plan = Plan::at(&place, &self.takes, &rest, now);
             } else if let Some(error) = last.take_if(|e| !is_race(e)) {
                 return Err(error.into());
             }
         }
-        Err(last.map_or(NftablesError::Contended, |error| {
-            if is_race(&error) { NftablesError::Contended } else { error.into() }
+        let contended = NftablesError::Contended(self.place.as_str());
+        Err(last.map_or(contended, |error| match is_race(&error) {
+            true => NftablesError::Contended(self.place.as_str()),
+            false => error.into(),
         }))
     }
 

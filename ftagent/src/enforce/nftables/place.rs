@@ -47,6 +47,21 @@ impl Place {
         }
     }
 
+    /// The same without devices that are not there.
+    pub(in crate::enforce) fn present(&self, is_there: impl Fn(&str) -> bool) -> Self {
+        match self {
+            Self::Prerouting => Self::Prerouting,
+            Self::Ingress(devices) => Self::Ingress(devices.iter().filter(|name| is_there(name)).cloned().collect()),
+        }
+    }
+
+    pub(super) fn devices(&self) -> &[String] {
+        match self {
+            Self::Prerouting => &[],
+            Self::Ingress(devices) => devices,
+        }
+    }
+
     pub(super) fn hook(&self) -> Hook {
         match self {
             Self::Prerouting => Hook { number: HOOK, priority: BEFORE_DEFRAG, devices: Vec::new() },

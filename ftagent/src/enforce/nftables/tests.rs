@@ -717,6 +717,15 @@ fn rules_follow_devices_that_come_and_go() {
         all_ok(&nftables.reconcile(&wanted, now()));
         assert!(run("nft", &["list", "table", "netdev", TABLE]).contains("ft0"), "it is back");
         assert!(!ground.passes(&blocked));
+        // A device that the kernel refuses, as before 6.16 each that is not there, holds up none of the others.
+        nftables.set_devices(names(&["lo", "far-too-long-a-name"]));
+        let more = rule_set([block(1, "198.51.100.7/32", None), block(2, "203.0.113.9/32", None)]);
+        assert_eq!(all_ok(&nftables.reconcile(&more, now())), [(1, true), (2, true)]);
+        assert_eq!(all_ok(&nftables.reconcile(&more, now())), [], "twice is once");
+        assert!(!ground.passes(&udp("203.0.113.9", 64, [1, 2], 1)));
+        assert_eq!(nftables.missing(), ["far-too-long-a-name"]);
+        nftables.set_devices(names(&["far-too-long-a-name"]));
+        assert!(nftables.reconcile(&more, now()).iter().all(|result| result.result.is_err()), "there is no other");
         nftables.remove_all().unwrap();
         assert!(ground.passes(&blocked));
     });
