@@ -10,8 +10,11 @@ use super::ladder::{Chosen, Need, Rung, choose};
 use super::nftables::{Nftables, OfDatapath, Place};
 use super::null_route::NullRoute;
 use super::tc::Tc;
-use crate::engine::{EnforceResult, Now, RuleId, RuleSet};
+use crate::engine::{EnforceResult, Now, Point, Rule, RuleId, RuleSet};
 use crate::xdp::program::interface_index;
+
+/// Of the looks, ten seconds apart, between two tries of other rungs.
+const MAX_DOUBLINGS: u32 = 5;
 
 /// Who carries which rules.
 pub(super) struct Carriers {
@@ -26,6 +29,35 @@ pub(super) struct Carriers {
     overflow: BTreeSet<RuleId>,
     need: Option<Need>,
     chosen: Option<Chosen>,
+    /// Every rule that the chosen rung was to carry at the last call is not in force.
+    is_failing: bool,
+    patience: Patience,
+}
+
+/// How long what does not work is put up with.
+#[derive(Debug, Default)]
+struct Patience {
+    /// Looks since it began or since the last try.
+    looks: u32,
+    tries: u32,
+}
+
+impl Patience {
+    /// Takes the newest look, and says whether another rung is to be tried: at once where none works, after three looks
+    /// where one fails, and twice as late after each try, up to a quarter of an hour.
+    fn is_over(&mut self, works: bool, is_there_one: bool) -> bool {
+        if works {
+            *self = Self::default();
+            return false;
+        }
+        self.looks += 1;
+        let needed = (if is_there_one { 3 } else { 1 }) << self.tries.min(MAX_DOUBLINGS);
+        let is_over = self.looks >= needed;
+        if is_over {
+            (self.looks, self.tries) = (0, self.tries.saturating_add(1));
+        }
+        is_over
+    }
 }
 
 /// The interfaces that are watched.
@@ -50,7 +82,39 @@ impl Carriers {
             overflow: BTreeSet::new(),
             need: None,
             chosen: None,
+            is_failing: false,
+            patience: Patience::default(),
         }
+    }
+
+    /// Looks whether another rung should carry the rules: where none works, or all fail on the one that was chosen. The
+    /// next [`Self::reconcile`] moves them.
+    pub(super) fn look(&mut self) {
+        let (Some(need), Some(chosen)) = (self.need.clone(), &self.chosen) else { return };
+        let (rung, failing) = (chosen.rung, chosen.not_in_force.clone());
+        if !self.patience.is_over(rung.is_some() && !self.is_failing, rung.is_some()) {
+            return;
+        }
+        let why = format!("every rule failed on it: {}", failing.join("; "));
+        let other = self.choose(&need, |one| (Some(one) == rung).then(|| why.clone()));
+        // One that fails is better than none.
+        if other.rung.is_some() {
+            announce(&other);
+            self.chosen = Some(other);
+            self.decide();
+        }
+    }
+
+    fn choose(&mut self, need: &Need, fault: impl Fn(Rung) -> Option<String>) -> Chosen {
+        let (tc, null_route) = (&mut self.tc, &mut self.null_route);
+        let devices = need.devices();
+        choose(need, &self.order, |rung| match (fault(rung), rung) {
+            (Some(why), _) => Err(why),
+            (None, Rung::NftablesIngress) => try_ingress(devices),
+            (None, Rung::Nftables) => try_table(&Place::Prerouting),
+            (None, Rung::Tc) => tc.prepare(devices),
+            (None, Rung::NullRoute) => null_route.prepare(devices),
+        })
     }
 
     /// Takes every rule of the datapath's while an interface has no program; the next [`Self::reconcile`] does it.
@@ -87,18 +151,10 @@ impl Carriers {
         if let (true, Some(chosen), Some(need)) = (is_same, &mut self.chosen, &need) {
             chosen.why = need.text();
         } else if !is_same || need.is_none() {
-            let (tc, null_route) = (&mut self.tc, &mut self.null_route);
-            let mut possible = |rung, devices: &[String]| match rung {
-                Rung::NftablesIngress => try_ingress(devices),
-                Rung::Nftables => try_table(&Place::Prerouting),
-                Rung::Tc => tc.prepare(devices),
-                Rung::NullRoute => null_route.prepare(devices),
-            };
-            self.chosen = need.as_ref().map(|need| choose(need, &self.order, |rung| possible(rung, need.devices())));
-            match &self.chosen {
-                Some(chosen) if chosen.rung.is_none() => warn!(chosen = chosen.text(), "no rung carries these rules"),
-                Some(chosen) => info!(chosen = chosen.text(), "a rung carries rules of the datapath"),
-                None => {}
+            self.patience = Patience::default();
+            self.chosen = need.as_ref().map(|need| self.choose(need, |_| None));
+            if let Some(chosen) = &self.chosen {
+                announce(chosen);
             }
         }
         let rung = self.chosen.as_ref().and_then(|chosen| chosen.rung);
@@ -146,6 +202,16 @@ impl Carriers {
                 None => {}
             }
         }
+        self.is_failing = rung.is_some_and(|rung| {
+            let failing = match rung {
+                Rung::NftablesIngress => self.ingress.failing(),
+                Rung::Nftables => self.nftables.failing(),
+                Rung::Tc => self.tc.failing(),
+                Rung::NullRoute => self.null_route.failing(),
+            };
+            let mut carried = desired.rules.values().filter(|rule| self.carries(rule)).peekable();
+            carried.peek().is_some() && carried.all(|rule| failing.contains_key(&rule.id))
+        });
         // What one carrier lets go of because another has it is no end of the rule.
         let goes_on = |result: &EnforceResult| {
             let rule = desired.rules.get(&result.rule);
@@ -153,6 +219,16 @@ impl Carriers {
         };
         results.retain(|result| result.installed || !goes_on(result));
         results
+    }
+
+    /// Whether a rung has to carry this rule.
+    fn carries(&self, rule: &Rule) -> bool {
+        rule.point == Point::Datapath
+            && match &self.need {
+                Some(Need::NoProgram(_)) => true,
+                Some(Need::NoRoom { .. }) => self.overflow.contains(&rule.id),
+                None => false,
+            }
     }
 
     /// Takes away what the kernel would keep for ever: nobody would end it.
@@ -169,6 +245,13 @@ impl Carriers {
 /// Tries more than once: nobody comes back to it.
 fn persist_in(mut remove: impl FnMut() -> Result<(), String>) -> Result<(), String> {
     remove().or_else(|_| remove()).or_else(|_| remove())
+}
+
+fn announce(chosen: &Chosen) {
+    match chosen.rung {
+        None => warn!(chosen = chosen.text(), "no rung carries these rules"),
+        Some(_) => info!(chosen = chosen.text(), "a rung carries rules of the datapath"),
+    }
 }
 
 /// A device that is gone for the moment holds up none of the others.
@@ -188,7 +271,7 @@ mod tests {
 
     use super::*;
     use crate::clock;
-    use crate::engine::{Matches, Origin, Point, Rule, RuleId, Verdict};
+    use crate::engine::{Matches, Origin, Verdict};
     use crate::test_ground::{in_an_empty_network, run};
 
     fn rule(id: u64, point: Point) -> Rule {
@@ -294,6 +377,49 @@ mod tests {
             carriers.set_devices(Devices { all: Vec::new(), bare: vec!["far-too-long-a-name".to_owned()] });
             let chosen = carriers.chosen().expect("one is needed");
             assert_eq!((chosen.rung, chosen.lost), (None, vec!["nothing is enforced".to_owned()]));
+        });
+    }
+
+    #[test]
+    fn what_does_not_work_is_put_up_with_for_a_while() {
+        let looks = |is_there_one| {
+            let mut patience = Patience::default();
+            (1..=200).filter(|_| patience.is_over(false, is_there_one)).collect::<Vec<u32>>()
+        };
+        assert_eq!(looks(false)[..4], [1, 3, 7, 15]);
+        assert_eq!(looks(true)[..4], [3, 9, 21, 45]);
+        let mut patience = Patience { looks: 2, tries: 3 };
+        assert!(!patience.is_over(true, true) && (patience.looks, patience.tries) == (0, 0));
+    }
+
+    #[test]
+    fn a_rung_that_begins_to_work_is_taken_and_one_that_fails_gives_way() {
+        in_an_empty_network(|| {
+            run("ip", &["link", "set", "lo", "up"]);
+            let mut carriers = Carriers::new(vec![Rung::NftablesIngress], &dir());
+            carriers.set_devices(Devices { all: Vec::new(), bare: vec!["far-too-long-a-name".to_owned()] });
+            let rung = |carriers: &Carriers| carriers.chosen().and_then(|chosen| chosen.rung);
+            carriers.look();
+            assert_eq!(rung(&carriers), None, "it does not work yet");
+            // As if the kernel could meanwhile.
+            carriers.need = Some(Need::NoProgram(vec!["lo".to_owned()]));
+            carriers.devices.bare = vec!["lo".to_owned()];
+            (0..2).for_each(|_| carriers.look());
+            assert_eq!(rung(&carriers), Some(Rung::NftablesIngress));
+            told(&carriers.reconcile(&wanted(), clock::now()));
+            (0..10).for_each(|_| carriers.look());
+            assert_eq!(rung(&carriers), Some(Rung::NftablesIngress), "it works");
+            // All that it should carry fails.
+            carriers.order = vec![Rung::NftablesIngress, Rung::Nftables];
+            carriers.ingress.set_devices(vec!["far-too-long-a-name".to_owned()]);
+            carriers.reconcile(&wanted(), clock::now());
+            (0..2).for_each(|_| carriers.look());
+            assert_eq!(rung(&carriers), Some(Rung::NftablesIngress));
+            carriers.look();
+            let chosen = carriers.chosen().expect("one is needed");
+            assert_eq!(chosen.rung, Some(Rung::Nftables));
+            assert!(chosen.text().contains("nftables_ingress does not work: every rule failed on it: rule 1: "));
+            assert!(carriers.reconcile(&wanted(), clock::now()).iter().all(|result| result.result.is_ok()));
         });
     }
 

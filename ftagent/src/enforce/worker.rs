@@ -122,6 +122,9 @@ impl Worker {
             if let Some(overflow) = overflow {
                 carriers.set_overflow(overflow);
             }
+            if repair {
+                carriers.look();
+            }
             self.shared.waiting().chosen = carriers.chosen();
             if let Some(desired) = desired {
                 rules = desired;
