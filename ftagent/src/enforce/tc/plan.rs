@@ -21,8 +21,16 @@ use crate::enforce::nftables::OfDatapath;
 use crate::enforce::split::cuts_off;
 use crate::engine::{Matches, Now, Point, Rule, RuleId, RuleSet, Verdict};
 
-/// The most filters on an interface.
-const MAX_FILTERS: usize = 16_384;
+impl Classifier {
+    /// The most filters of a place and a family: of u32 a preference has 4,095, which are compared one after the other.
+    fn max_filters(self) -> usize {
+        match self {
+            Self::Flower => 16_384,
+            Self::U32 => 1_024,
+        }
+    }
+}
+
 /// Ranges are told as values under masks: more filters than this for one rule are not made.
 const MAX_PIECES: usize = 64;
 
@@ -100,8 +108,13 @@ pub(super) struct Plan {
     pub(super) refused: BTreeMap<RuleId, String>,
 }
 
-/// Where each filter is, by what it does.
-type Seen = BTreeMap<(Place, Family, Vec<u8>), usize>;
+/// What has been planned.
+#[derive(Default)]
+struct Seen {
+    /// Where each filter is, by what it does.
+    at: BTreeMap<(Place, Family, Vec<u8>), usize>,
+    counts: BTreeMap<(Place, Family), usize>,
+}
 
 const ICMP: u8 = 1;
 const TCP: u8 = 6;
@@ -118,13 +131,14 @@ impl Plan {
         let is_evaluated = |rule: &Rule| rule.evaluate || desired.mode == Some(Mode::Evaluate);
         let is_over = |rule: &Rule| rule.expires_at_ns.is_some_and(|end| end <= now.mono_ns);
         let rules = || desired.rules.values().filter(|rule| rule.point == Point::Datapath && !is_over(rule));
-        let mut seen = BTreeMap::new();
+        let mut seen = Seen::default();
+        let max = means.classifier.max_filters();
         let mut lost = Vec::new();
         // What lets pass holds here too, whoever carries it.
         let is_pass = |rule: &&Rule| *takes != OfDatapath::None && rule.verdict == Verdict::Pass && !is_evaluated(rule);
         for rule in rules().filter(is_pass) {
             let is_ours = takes.includes(rule.id);
-            if let Err(why) = filters_of(rule, means).and_then(|filters| plan.put(filters, &mut seen)) {
+            if let Err(why) = filters_of(rule, means).and_then(|filters| plan.put(filters, max, &mut seen)) {
                 lost.push(rule);
                 if is_ours {
                     plan.refused.insert(rule.id, format!("tc: {why}"));
@@ -141,7 +155,7 @@ impl Plan {
                 Some(pass) => {
                     Err(format!("it would drop what rule {} lets pass, which cannot be told here", pass.id.0))
                 }
-                None => filters_of(rule, means).and_then(|filters| plan.put(filters, &mut seen)),
+                None => filters_of(rule, means).and_then(|filters| plan.put(filters, max, &mut seen)),
             };
             if let Err(why) = put {
                 plan.refused.insert(rule.id, format!("tc: {why}"));
@@ -159,17 +173,22 @@ impl Plan {
     }
 
     /// Adds the filters of a rule, or says why not.
-    fn put(&mut self, filters: Vec<Filter>, seen: &mut Seen) -> Result<(), String> {
-        if self.filters.len() + filters.len() > MAX_FILTERS {
-            return Err(format!("more than {MAX_FILTERS} filters would be needed"));
+    fn put(&mut self, filters: Vec<Filter>, max: usize, seen: &mut Seen) -> Result<(), String> {
+        let mut counts = seen.counts.clone();
+        for filter in &filters {
+            *counts.entry((filter.place, filter.family)).or_default() += 1;
         }
+        if counts.values().any(|count| *count > max) {
+            return Err(format!("more than {max} filters of a family would be needed"));
+        }
+        seen.counts = counts;
         for filter in filters {
             let key = (filter.place, filter.family, filter.encoded.identity());
             // Two limits are two, even if they look the same.
-            match seen.get(&key).filter(|_| filter.place != Place::Limit) {
+            match seen.at.get(&key).filter(|_| filter.place != Place::Limit) {
                 Some(at) => self.filters[*at].rules.extend(filter.rules),
                 None => {
-                    seen.insert(key, self.filters.len());
+                    seen.at.insert(key, self.filters.len());
                     self.filters.push(filter);
                 }
             }
@@ -180,8 +199,9 @@ impl Plan {
     /// Puts the allowlist before everything.
     fn spare(&mut self, means: Means, desired: &RuleSet) {
         let prefixes: BTreeSet<IpNet> = desired.allow.iter().map(|entry| entry.prefix.trunc()).collect();
-        if prefixes.len() > MAX_FILTERS {
-            let why = format!("tc: the allowlist has {} prefixes, and {MAX_FILTERS} can be spared", prefixes.len());
+        let max = means.classifier.max_filters();
+        if Family::BOTH.iter().any(|family| prefixes.iter().filter(|net| Family::of(net) == *family).count() > max) {
+            let why = format!("tc: the allowlist has {} prefixes, and {max} of a family can be spared", prefixes.len());
             self.filters.clear();
             self.refused = self.wanted.keys().map(|id| (*id, why.clone())).collect();
             return;
@@ -530,6 +550,22 @@ mod tests {
         assert_eq!(these(Matches { protocol: Some(6), ..longer }), (vec![Place::Drop], 1, 0));
         let alone = Plan::of(&OfDatapath::All, FLOWER, &set(vec![to(2, Verdict::Pass, udp)]), NOW);
         assert!(alone.filters.is_empty() && alone.refused.is_empty() && alone.wanted.len() == 1, "nothing is dropped");
+    }
+
+    #[test]
+    fn u32_takes_fewer_filters_than_flower() {
+        let net = |n: u64| source(&format!("198.{}.{}.0/24", 18 + n / 256, n % 256));
+        let mut rules = set((0..1_100).map(|n| rule(n, net(n), Verdict::Drop)).collect());
+        let u32 = Means { classifier: Classifier::U32, ..FLOWER };
+        let count = |means, rules: &RuleSet| {
+            let plan = Plan::of(&OfDatapath::All, means, rules, NOW);
+            (plan.filters.len(), plan.refused.len())
+        };
+        assert_eq!((count(FLOWER, &rules), count(u32, &rules)), ((1_100, 0), (1_024, 76)));
+        let allow = |n| AllowEntry { prefix: net(n).source.expect("a prefix"), label: String::new() };
+        rules.allow = (0..1_025).map(allow).collect();
+        assert_eq!(count(FLOWER, &rules), (2_125, 0));
+        assert_eq!(count(u32, &rules), (0, 1_100), "rather nothing than a block of who must pass");
     }
 
     #[test]
