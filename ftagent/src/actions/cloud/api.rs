@@ -21,6 +21,8 @@ use crate::sync::{CallError, Outside};
 const MAX_ANSWER: usize = 8 << 20;
 /// Bytes of a provider's words that are told.
 const MAX_WORDS: usize = 300;
+/// Bytes of an answer that is none of theirs that are looked at.
+const MAX_LOOKED_AT: usize = 4_096;
 /// The longest `Retry-After` that is obeyed: what asks for more is looked at again after this.
 const MAX_AFTER_SECS: u64 = 900;
 /// Between two looks whether the agent stops, while an answer is waited for.
@@ -184,7 +186,7 @@ impl Api {
             let is_sent = !matches!(error, CallError::Connect { .. } | CallError::Tls { .. } | CallError::Request(_));
             (Fault::later(format!("{what}: {error}")), is_sent && !is_look)
         })?;
-        let words = words(&reply.body).replace(token.expose(), "…");
+        let words = words(&reply.body, token.expose());
         let status = reply.status;
         let refused = |why: String| Fault::Refused { why, status, words: words.clone() };
         match status {
@@ -230,8 +232,9 @@ fn after(text: &str) -> Option<u64> {
     Some(secs.min(MAX_AFTER_SECS))
 }
 
-/// What a provider says of an error, on one line: its own words where the answer has the form of its API.
-fn words(body: &[u8]) -> String {
+/// What a provider says of an error, on one line: its own words where the answer has the form of its API. Never the
+/// key, nor a part of it.
+fn words(body: &[u8], key: &str) -> String {
     let json: Value = serde_json::from_slice(body).unwrap_or_default();
     let said = match (&json["errors"], &json["message"], &json["error"]) {
         (Value::Array(errors), _, _) if !errors.is_empty() => {
@@ -239,10 +242,10 @@ fn words(body: &[u8]) -> String {
             errors.iter().take(4).map(one).collect::<Vec<_>>().join("; ")
         }
         (_, Value::String(message), _) | (_, _, Value::String(message)) => message.clone(),
-        _ => String::from_utf8_lossy(&body[..body.len().min(MAX_WORDS)]).into_owned(),
+        _ => String::from_utf8_lossy(&body[..body.len().min(MAX_LOOKED_AT)]).into_owned(),
     };
     let plain = |c: char| if c.is_control() { ' ' } else { c };
-    said.chars().map(plain).take(MAX_WORDS).collect::<String>().trim().to_owned()
+    said.replace(key, "…").chars().map(plain).take(MAX_WORDS).collect::<String>().trim().to_owned()
 }
 
 #[cfg(test)]
@@ -287,9 +290,14 @@ mod tests {
             ("<html>\u{1b}[31m", "<html> [31m"),
             ("", ""),
         ] {
-            assert_eq!(words(body.as_bytes()), expected, "{body}");
+            assert_eq!(words(body.as_bytes(), "the-key"), expected, "{body}");
         }
-        assert!(words("é".repeat(1_000).as_bytes()).len() <= 2 * MAX_WORDS);
+        assert!(words("é".repeat(1_000).as_bytes(), "the-key").len() <= 2 * MAX_WORDS);
+        // A key at the place where the words are cut.
+        for before in MAX_WORDS - 8..=MAX_WORDS {
+            let said = words(format!("{}the-key", "x".repeat(before)).as_bytes(), "the-key");
+            assert!(!said.contains("th"), "{said}");
+        }
     }
 
     #[test]
