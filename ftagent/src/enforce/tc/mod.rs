@@ -180,15 +180,16 @@ impl Tc {
                 }
             }
         }
-        for device in qdiscs(&mut netlink)?.into_keys().filter(|device| !wanted.contains(device)) {
-            gone_is_fine(tidy(&mut netlink, device, false, |_| true))?;
-        }
+        let others: Vec<u32> = qdiscs(&mut netlink)?.into_keys().filter(|device| !wanted.contains(device)).collect();
         for device in wanted {
             if let Err(error) = bring(&mut netlink, device, plan, failed) {
                 fail_all(plan, failed, &format!("tc: {error}"));
             }
         }
-        Ok(())
+        // One that cannot be tidied holds up none of the rest.
+        let tidied: Vec<_> =
+            others.into_iter().map(|device| gone_is_fine(tidy(&mut netlink, device, false, |_| true))).collect();
+        tidied.into_iter().collect()
     }
 }
 
