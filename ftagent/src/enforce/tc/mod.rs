@@ -111,7 +111,7 @@ impl Tc {
         for name in devices {
             let device = interface_index(name).ok_or_else(|| format!("there is no interface {name}"))?;
             let made = make_qdisc(&mut netlink, device).map_err(|error| format!("clsact on {name}: {error}"))?;
-            let tried = try_filters(&mut netlink, device);
+            let (tried, made) = try_filters(&mut netlink, device, made);
             let left = tidy(&mut netlink, device, made, |seen| seen.preference == PROBE_PREFERENCE);
             if let Err(error) = left {
                 tracing::warn!(interface = name, %error, "a filter that was tried is not taken away");
@@ -347,24 +347,35 @@ fn filters(netlink: &mut Rtnetlink, device: u32, parent: u32) -> Result<Vec<Seen
     Ok(all.iter().filter_map(|body| seen(body)).collect())
 }
 
-fn try_filters(netlink: &mut Rtnetlink, device: u32) -> Tried {
+/// What the kernel takes, and whether the qdisc was made by us: now, or by one who was killed while trying.
+fn try_filters(netlink: &mut Rtnetlink, device: u32, made: bool) -> (Tried, bool) {
+    let there = filters(netlink, device, INGRESS).unwrap_or_default();
+    let (left, made) = leftover(&there, made);
+    left.iter().for_each(|seen| drop(delete(netlink, device, seen)));
     let mut attempt = |classifier, action| {
         let encoded = encode::probe(classifier, action);
-        let cookie = Cookie { made_qdisc: false, checksum: encoded.checksum(), rule: RuleId(0) };
-        let made = add(netlink, device, PROBE_PREFERENCE, PROBE_PROTOCOL, &encoded, &cookie);
+        let cookie = Cookie { made_qdisc: made, checksum: encoded.checksum(), rule: RuleId(0) };
+        let added = add(netlink, device, PROBE_PREFERENCE, PROBE_PROTOCOL, &encoded, &cookie);
         let there = filters(netlink, device, INGRESS).unwrap_or_default();
-        let ours: Vec<&Seen> =
-            there.iter().filter(|s| s.cookie.is_some() && s.preference == PROBE_PREFERENCE).collect();
+        let (ours, _) = leftover(&there, made);
         let has_packet_rate = ours.iter().any(|seen| seen.has_packet_rate);
         ours.iter().for_each(|seen| drop(delete(netlink, device, seen)));
-        made.map(|()| has_packet_rate).map_err(|error| error.to_string())
+        added.map(|()| has_packet_rate).map_err(|error| error.to_string())
     };
     let flower = attempt(Classifier::Flower, Action::Drop).map(drop);
     let u32 = if flower.is_ok() { Ok(()) } else { attempt(Classifier::U32, Action::Drop).map(drop) };
     let classifier = if flower.is_ok() { Classifier::Flower } else { Classifier::U32 };
     let police = attempt(classifier, Action::LimitBytes { bytes_per_sec: 1_000, burst: 2_048 }).map(drop);
     let police_packets = attempt(classifier, Action::LimitPackets { pps: 100, burst: 10 }) == Ok(true);
-    Tried { flower, u32, police, police_packets }
+    (Tried { flower, u32, police, police_packets }, made)
+}
+
+/// The filters that were tried among those there, and whether we made the qdisc that they hang on.
+fn leftover(there: &[Seen], made: bool) -> (Vec<&Seen>, bool) {
+    let tried: Vec<&Seen> =
+        there.iter().filter(|seen| seen.cookie.is_some() && seen.preference == PROBE_PREFERENCE).collect();
+    let made = made || tried.iter().any(|seen| seen.cookie.is_some_and(|cookie| cookie.made_qdisc));
+    (tried, made)
 }
 
 #[cfg(test)]
@@ -411,6 +422,28 @@ mod tests {
         assert_eq!(missing, [2, 4], "the one at another place does not count, and one limit is there");
         let surplus: Vec<(u16, u32)> = surplus.iter().map(|seen| (seen.preference, seen.handle)).collect();
         assert_eq!(surplus, [(49_002, 2), (49_000, 6)], "one too many, and one at the wrong place; nobody else's");
+    }
+
+    #[test]
+    fn what_was_tried_by_one_who_was_killed_is_found_with_its_qdisc() {
+        let seen = |preference, made_qdisc| Seen {
+            preference,
+            protocol: PROBE_PROTOCOL,
+            handle: 1,
+            cookie: Some(Cookie { made_qdisc, checksum: 1, rule: RuleId(0) }),
+            is_head: false,
+            has_packet_rate: false,
+        };
+        let foreign = Seen { cookie: None, ..seen(PROBE_PREFERENCE, true) };
+        for (there, made, expected) in [
+            (vec![seen(PROBE_PREFERENCE, true)], false, (1, true)),
+            (vec![seen(PROBE_PREFERENCE, false)], false, (1, false)),
+            (vec![seen(FIRST_PREFERENCE, true), foreign], false, (0, false)),
+            (vec![], true, (0, true)),
+        ] {
+            let (tried, made) = leftover(&there, made);
+            assert_eq!((tried.len(), made), expected, "{there:?}");
+        }
     }
 
     #[test]
