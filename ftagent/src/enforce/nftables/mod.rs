@@ -114,7 +114,8 @@ impl Nftables {
         let chain = Attributes::default().text(attribute::CHAIN_TABLE, PROBE).text(attribute::CHAIN_NAME, "probe");
         let chain = chain.nested(attribute::CHAIN_HOOK, &place.hook().encode()).text(attribute::CHAIN_TYPE, "filter");
         let requests = [
-            request(message::NEW_TABLE, socket::CREATE, table()),
+            // A table of somebody else's by this name is not ours to delete.
+            request(message::NEW_TABLE, socket::CREATE | socket::EXCLUSIVE, table()),
             request(message::NEW_CHAIN, socket::CREATE, chain),
             request(message::DEL_TABLE, 0, table()),
         ];

@@ -689,6 +689,9 @@ fn what_the_kernel_can_is_found_out_without_a_trace() {
         let missing = Nftables::try_at(&Place::Ingress(vec!["far-too-long-a-name".to_owned()]));
         assert!(missing.is_err_and(|error| error.to_string().starts_with("nftables: ")));
         assert_eq!(ruleset(), before);
+        run("nft", &["add", "table", "inet", "ftagent_probe"]);
+        assert!(Nftables::try_at(&Place::Prerouting).is_err());
+        assert!(ruleset().contains("ftagent_probe"), "it is somebody else's");
     });
 }
 
