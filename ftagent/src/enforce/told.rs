@@ -12,6 +12,8 @@ pub(super) type Outcome = BTreeMap<RuleId, (Rule, Result<(), String>)>;
 pub(super) struct Told {
     in_force: BTreeMap<RuleId, Rule>,
     failing: BTreeMap<RuleId, String>,
+    /// Why what should have ended goes on.
+    staying: BTreeMap<RuleId, String>,
 }
 
 impl Told {
@@ -43,12 +45,20 @@ impl Told {
                 }
             }
         }
+        self.staying.retain(|id, _| ended.contains(id));
         for id in ended {
             // A removal that failed is tried again with every look.
-            if removal.is_ok() {
-                self.in_force.remove(&id);
+            let is_news = match &removal {
+                Ok(()) => {
+                    self.staying.remove(&id);
+                    self.in_force.remove(&id);
+                    true
+                }
+                Err(why) => self.staying.insert(id, why.clone()).as_ref() != Some(why),
+            };
+            if is_news {
+                tell(id, false, removal.clone());
             }
-            tell(id, false, removal.clone());
         }
         results
     }
@@ -84,6 +94,8 @@ mod tests {
         assert_eq!(take(&[(1, Ok(())), (2, Err("another"))], Ok(())), [(2, true, false)]);
         assert_eq!(take(&[(1, Err("gone")), (2, Ok(()))], Ok(())), [(1, true, false), (2, true, true)]);
         assert_eq!(take(&[], Err("busy".to_owned())), [(2, false, false)]);
+        assert_eq!(take(&[], Err("busy".to_owned())), [], "it is known");
+        assert_eq!(take(&[], Err("gone".to_owned())), [(2, false, false)]);
         assert_eq!(take(&[], Ok(())), [(2, false, true)]);
         assert_eq!(take(&[], Ok(())), []);
     }
