@@ -11,8 +11,8 @@ use super::runner::Runner;
 
 /// Runs of the same command: the kernel lets go of some objects a moment after their last user, and a crash at the wrong
 /// moment makes a rule twice.
-const TRIES: usize = 6;
-const PAUSE: Duration = Duration::from_millis(30);
+pub(super) const TRIES: usize = 6;
+pub(super) const PAUSE: Duration = Duration::from_millis(30);
 
 /// How an undoing ended that did not fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
