@@ -116,7 +116,7 @@ pub async fn rules(config: &Config, as_json: bool) -> Result<()> {
             rule.id.0,
             if rule.evaluate { "would " } else { "" },
             verdict_text(rule.verdict),
-            matches_text(&rule.matches),
+            matches_text(&rule.matches) + &more_text(rule.more_sources),
             origin_text(&rule.origin),
             rule.packets,
             bytes_text(rule.bytes),
@@ -682,6 +682,10 @@ fn matches_text(matches: &Matches) -> String {
     let rest = Matches { source: None, ..matches.clone() };
     let rest = if matches.is_source_only() { None } else { Some(words::words(&rest)) };
     from.into_iter().chain(to).chain(rest).collect::<Vec<_>>().join(" ")
+}
+
+fn more_text(sources: usize) -> String {
+    if sources == 0 { String::new() } else { format!(" and {sources} more") }
 }
 
 fn verdict_text(verdict: Verdict) -> String {

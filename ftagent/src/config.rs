@@ -34,7 +34,7 @@ use raw::{Raw, RawThresholdMode};
 pub const DEFAULT_PATH: &str = "/etc/ftagent/ftagent.toml";
 
 /// The largest file that is read.
-const MAX_BYTES: u64 = 4 << 20;
+const MAX_BYTES: u64 = 8 << 20;
 
 /// Why a configuration is refused.
 #[derive(Debug, thiserror::Error)]

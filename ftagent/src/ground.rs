@@ -403,7 +403,7 @@ mod tests {
             changes: None,
             look: tokio::time::interval(LOOK),
             control_planes: Vec::new(),
-            control_plane_addresses: Vec::new(),
+            resolved: watch::channel(Vec::new()).1,
             management: Vec::new(),
             sessions: Sessions::default(),
             sessions_unreadable: None,

@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 /// The most that one state file may hold: many times a full state, and still nothing that fills memory.
-pub const MAX_BYTES: u64 = 16 << 20;
+pub const MAX_BYTES: u64 = 64 << 20;
 
 /// Why a state file could not be used; each message names the file and what to do.
 #[derive(Debug, thiserror::Error)]

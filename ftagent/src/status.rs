@@ -136,6 +136,9 @@ pub struct TickReport {
 pub struct RuleStatus {
     pub id: RuleId,
     pub matches: Matches,
+    /// Sources of it beside that of `matches`.
+    #[serde(default)]
+    pub more_sources: usize,
     pub verdict: Verdict,
     /// Whether it only counts and samples what it would do.
     #[serde(default)]

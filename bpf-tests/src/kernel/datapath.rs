@@ -52,7 +52,7 @@ impl Datapath {
         let ground = Ground { protected: vec![net(EDGE_V4), net(EDGE_V6)], ..Ground::default() };
         let compiled = compile(rules, &ground, &mut Slots::default());
         if let Some((_, why)) = compiled.refused.first() {
-            return Err(why.clone());
+            return Err(why.to_string());
         }
         let mut writer = Writer::adopt(&self.maps).map_err(text)?;
         let errors = writer.apply(&self.maps, &compiled.tables, &settings());

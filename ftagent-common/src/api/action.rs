@@ -191,6 +191,7 @@ pub enum Action {
     },
     /// Drops the sources in nftables, in a set with timeouts.
     NftDropSource {
+        /// Addresses or prefixes, at most 100,000; empty: the incident's sources.
         #[serde(default)]
         #[cfg_attr(feature = "openapi", schema(value_type = Vec<String>))]
         sources: Vec<IpNet>,
@@ -256,8 +257,10 @@ pub(super) const fn default_ttl() -> u32 {
     3_600
 }
 
-/// The most sources one rule may name.
+/// The most sources one rule may name whose tool has a rule for each.
 pub const MAX_SOURCES: usize = 1_024;
+/// The most sources of an action whose tool has sets.
+pub const MAX_SET_SOURCES: usize = 100_000;
 
 impl Action {
     /// The parameters of an action of another tool than the kernel's own; none for XDP and nftables.
@@ -355,9 +358,21 @@ impl Action {
         }
     }
 
+    /// The same with at most [`MAX_SOURCES`] of its sources: for reports, beside which the number of them stands.
+    pub fn brief(&self) -> Self {
+        let mut brief = self.clone();
+        if let Some(sources) = brief.sources_mut() {
+            sources.truncate(MAX_SOURCES);
+        }
+        brief
+    }
+
     /// The most sources that its tool takes of one action.
     pub fn max_sources(&self) -> usize {
-        self.parameters().map_or(MAX_SOURCES, Parameters::max_sources)
+        match self {
+            Self::NftDropSource { .. } => MAX_SET_SOURCES,
+            other => other.parameters().map_or(MAX_SOURCES, Parameters::max_sources),
+        }
     }
 
     /// The target that the parameters name, if any.

@@ -11,6 +11,7 @@ mod node;
 mod preview;
 mod profile;
 mod rule;
+mod spans;
 mod sync;
 mod tools;
 
@@ -20,6 +21,7 @@ pub use node::*;
 pub use preview::*;
 pub use profile::*;
 pub use rule::*;
+pub use spans::Spans;
 pub use sync::*;
 pub use tools::*;
 

@@ -1,11 +1,12 @@
 //! What an action would do, before it does it: pure, and the same in agent and control plane.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::tools::{Ground, ToolStep};
+use super::tools::{Ground, Members, ToolStep};
 use super::{Action, PortSide, Protocol};
 
 /// What an action may take from the incident that fires it.
@@ -36,6 +37,12 @@ pub struct Preview {
     /// that neither the step nor its undo is run. An empty one: the step is always run.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unless: Vec<Vec<String>>,
+    /// One for each of `do`, or none at all: what the commands read. Without lines: nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub input: Vec<StepInput>,
+    /// The same in full, for who runs them.
+    #[serde(skip)]
+    pub members: Vec<Option<Members>>,
     /// What appears in the kernel.
     pub objects: Vec<String>,
     pub warnings: Vec<String>,
@@ -43,6 +50,32 @@ pub struct Preview {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused: Option<String>,
 }
+
+/// What the commands of a step read from standard input. Where that is long, its beginning is shown.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct StepInput {
+    #[serde(rename = "do")]
+    pub do_: String,
+    pub undo: String,
+    /// How many there are of each.
+    pub lines: usize,
+    /// The first so many are shown.
+    pub shown: usize,
+}
+
+impl StepInput {
+    /// Lines that are shown.
+    pub(in crate::api) const SHOWN: usize = 16;
+
+    /// The first lines of `lines`.
+    pub(in crate::api) fn of(do_: &str, undo: &str, lines: usize) -> Self {
+        Self { do_: do_.to_owned(), undo: undo.to_owned(), lines, shown: lines.min(Self::SHOWN) }
+    }
+}
+
+/// Broad prefixes that are named one by one.
+const MAX_WARNED: usize = 16;
 
 pub(super) fn argv(words: &[&str]) -> Vec<String> {
     words.iter().map(|w| (*w).to_owned()).collect()
@@ -79,8 +112,12 @@ pub fn preview(action: &Action, context: &PreviewContext) -> Preview {
             );
             return shown;
         }
-        for broad in sources.iter().filter(|s| is_broad(s)) {
+        for broad in sources.iter().filter(|s| is_broad(s)).take(MAX_WARNED) {
             shown.warnings.push(format!("{broad} is a broad prefix: everyone in it is affected"));
+        }
+        let more = sources.iter().filter(|s| is_broad(s)).count().saturating_sub(MAX_WARNED);
+        if more > 0 {
+            shown.warnings.push(format!("and {more} more broad prefixes"));
         }
     }
     if let Some(parameters) = action.parameters() {
@@ -164,16 +201,7 @@ pub fn preview(action: &Action, context: &PreviewContext) -> Preview {
             shown.warn_port(*port, *side, &target);
         }
         Action::NftDropSource { ttl_secs, .. } => {
-            for source in &sources {
-                let set = format!("blocked{}_{}", if source.addr().is_ipv4() { 4 } else { 6 }, source.prefix_len());
-                let network = source.network();
-                let element = |verb, element: &str| argv(&["nft", verb, "element", "inet", "ftagent", &set, element]);
-                shown.step(
-                    element("add", &format!("{{ {network} timeout {ttl_secs}s }}")),
-                    element("delete", &format!("{{ {network} }}")),
-                    format!("element {network} of set inet ftagent {set}, timeout {ttl_secs} s"),
-                );
-            }
+            shown.nft_elements(&sources, *ttl_secs);
         }
         Action::NftRateLimitSource { pps, burst, .. } => {
             let burst = burst.unwrap_or_else(|| pps.div_ceil(10).max(5));
@@ -233,14 +261,66 @@ impl Preview {
     /// The steps as one thing each.
     pub fn steps(&self) -> Vec<ToolStep> {
         let unless = |at: usize| self.unless.get(at).cloned().unwrap_or_default();
+        let members = |at: usize| self.members.get(at).cloned().flatten();
         let pairs = self.do_.iter().zip(&self.undo).enumerate();
-        pairs.map(|(at, (run, undo))| ToolStep { run: run.clone(), undo: undo.clone(), unless: unless(at) }).collect()
+        let step = |(at, (run, undo)): (usize, (&Vec<String>, &Vec<String>))| ToolStep {
+            run: run.clone(),
+            undo: undo.clone(),
+            unless: unless(at),
+            members: members(at),
+        };
+        pairs.map(step).collect()
     }
 
     pub(super) fn step(&mut self, do_: Vec<String>, undo: Vec<String>, object: String) {
         self.do_.push(do_);
         self.undo.push(undo);
         self.objects.push(object);
+    }
+
+    /// A step whose command puts in what it reads, and that of its undo takes it out.
+    pub(super) fn member_step(&mut self, command: Vec<String>, members: Members) {
+        self.step(command.clone(), command, members.words());
+        self.input.resize(self.do_.len() - 1, StepInput::default());
+        self.input.push(members.shown());
+        self.members.resize(self.do_.len() - 1, None);
+        self.members.push(Some(members));
+    }
+
+    /// Elements of the sets of our table, by family and length, as one transaction has them.
+    fn nft_elements(&mut self, sources: &[IpNet], ttl_secs: u32) {
+        let mut sets: BTreeMap<String, Vec<IpAddr>> = BTreeMap::new();
+        for source in sources {
+            let set = format!("blocked{}_{}", if source.addr().is_ipv4() { 4 } else { 6 }, source.prefix_len());
+            sets.entry(set).or_default().push(source.network());
+        }
+        for (set, mut networks) in sets {
+            networks.sort_unstable();
+            networks.dedup();
+            let many = networks.len();
+            let some: Vec<IpAddr> = networks.into_iter().take(StepInput::SHOWN).collect();
+            if let ([network], 1) = (&some[..], many) {
+                let element = |verb, element: &str| argv(&["nft", verb, "element", "inet", "ftagent", &set, element]);
+                self.step(
+                    element("add", &format!("{{ {network} timeout {ttl_secs}s }}")),
+                    element("delete", &format!("{{ {network} }}")),
+                    format!("element {network} of set inet ftagent {set}, timeout {ttl_secs} s"),
+                );
+                continue;
+            }
+            let command = argv(&["nft", "-f", "-"]);
+            let objects = format!("{many} elements of set inet ftagent {set}, timeout {ttl_secs} s");
+            self.step(command.clone(), command, objects);
+            let lines = |verb: &str, end: &str| -> String {
+                some.iter().map(|n| format!("{verb} element inet ftagent {set} {{ {n}{end} }}\n")).collect()
+            };
+            let input = StepInput::of(&lines("add", &format!(" timeout {ttl_secs}s")), &lines("delete", ""), many);
+            self.input.resize(self.do_.len() - 1, StepInput::default());
+            self.input.push(input);
+        }
+        if !self.input.is_empty() {
+            self.input.resize(self.do_.len(), StepInput::default());
+        }
     }
 
     fn target_rule(&mut self, target: &IpNet, matches: &str, verdict: &str, ttl_secs: u32) {

@@ -13,6 +13,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use ftagent_common::api::ToolStep;
+use ipnet::IpNet;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -21,8 +22,11 @@ use crate::persist::{self, PersistError};
 
 /// A journal longer than this is written anew with what still counts.
 const COMPACT_BYTES: u64 = 1 << 20;
-/// A journal never grows beyond this: several times the steps that may be in force at once.
-const MAX_BYTES: u64 = 8 << 20;
+/// A journal never grows beyond this: twice the members that sets may have of us, of the longest kind, before and after
+/// a change of them all.
+const MAX_BYTES: u64 = persist::MAX_BYTES;
+/// A member of a set, as an IPv6 address is written.
+const MEMBER_BYTES: u64 = 46;
 
 /// Why a journal takes no record.
 #[derive(Debug, thiserror::Error)]
@@ -51,17 +55,30 @@ pub struct Entry {
     pub before: Option<String>,
     /// The boot in which that value was true.
     pub boot: String,
+    /// Of the step's members those that were there before, in order: they are not taken out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub theirs: Vec<IpNet>,
 }
 
 /// What a journal keeps.
 pub trait Kept: Clone + Serialize + DeserializeOwned {
     /// The name of the object: what is begun again under the same name takes the place of what was begun before.
     fn name(&self) -> String;
+
+    /// An estimate of what a record of it is long.
+    fn bytes(&self, name: &str) -> u64 {
+        2 * name.len() as u64 + 400
+    }
 }
 
 impl Kept for Entry {
     fn name(&self) -> String {
         self.step.object()
+    }
+
+    fn bytes(&self, name: &str) -> u64 {
+        let members = self.step.members.as_ref().map_or(0, |members| members.prefixes.len()) + self.theirs.len();
+        2 * name.len() as u64 + 400 + MEMBER_BYTES * members as u64
     }
 }
 
@@ -178,11 +195,20 @@ impl<E: Kept> Journal<E> {
     /// # Errors
     /// The disk's.
     pub fn gone(&mut self, object: &str) -> Result<(), JournalError> {
-        self.entries.remove(object);
-        if self.file.is_none() {
+        self.all_gone(&[object.to_owned()])
+    }
+
+    /// The same of several at once.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn all_gone(&mut self, objects: &[String]) -> Result<(), JournalError> {
+        objects.iter().for_each(|object| drop(self.entries.remove(object)));
+        if self.file.is_none() || objects.is_empty() {
             return Ok(());
         }
-        self.write(&[Record::Gone(object.to_owned())])
+        let records: Vec<Record<E>> = objects.iter().cloned().map(Record::Gone).collect();
+        self.write(&records)
     }
 
     fn write(&mut self, records: &[Record<E>]) -> Result<(), JournalError> {
@@ -190,7 +216,7 @@ impl<E: Kept> Journal<E> {
         for record in records {
             bytes.extend(line(record));
         }
-        if self.len + bytes.len() as u64 > COMPACT_BYTES.max(4 * self.live_bytes()) {
+        if self.len + bytes.len() as u64 > COMPACT_BYTES.max(2 * self.live_bytes()) {
             self.compact()?;
         }
         if self.len + bytes.len() as u64 > MAX_BYTES {
@@ -210,8 +236,7 @@ impl<E: Kept> Journal<E> {
     }
 
     fn live_bytes(&self) -> u64 {
-        // An estimate: the words of a step, and what stands around them.
-        self.entries.keys().map(|name| 2 * name.len() as u64 + 400).sum()
+        self.entries.iter().map(|(name, entry)| entry.bytes(name)).sum()
     }
 
     /// Replaces the file by one with what still counts.
@@ -260,8 +285,9 @@ mod tests {
             run: vec!["make".into(), name.into()],
             undo: vec!["unmake".into(), name.into()],
             unless: Vec::new(),
+            members: None,
         };
-        Entry { task: Uuid::nil(), step, place: 0, found: false, before: None, boot: "b".into() }
+        Entry { task: Uuid::nil(), step, place: 0, found: false, before: None, boot: "b".into(), theirs: Vec::new() }
     }
 
     fn names(journal: &Journal) -> Vec<&str> {

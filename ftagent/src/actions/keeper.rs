@@ -17,6 +17,7 @@ use uuid::Uuid;
 
 use super::ToolStatus;
 use super::journal::{Entry, Journal};
+use super::members::{Lacking, members};
 use super::record::Record;
 use super::runner::{Ran, Runner};
 use super::undo::Undone;
@@ -75,6 +76,8 @@ pub struct Keeper<R> {
     pub(super) told: BTreeMap<Uuid, String>,
     pub(super) cursor: usize,
     pub(super) renewed_ns: BTreeMap<String, u64>,
+    /// When the members of an action in a set are looked at next.
+    pub(super) next_list_ns: BTreeMap<(Uuid, String), u64>,
     /// Where the TCP gate keeps the value of `net.ipv4.tcp_syncookies` that it goes back to.
     pub(super) cookies: Option<PathBuf>,
 }
@@ -98,6 +101,7 @@ impl<R: Runner> Keeper<R> {
             told: BTreeMap::new(),
             cursor: 0,
             renewed_ns: BTreeMap::new(),
+            next_list_ns: BTreeMap::new(),
             cookies,
         }
     }
@@ -117,6 +121,7 @@ impl<R: Runner> Keeper<R> {
         self.wanted = wanted;
         self.ending = ending.into_iter().collect();
         self.progress.retain(|task, _| self.wanted.iter().any(|w| w.task == *task));
+        self.next_list_ns.retain(|(task, _), _| self.wanted.iter().any(|w| w.task == *task));
         self.told.retain(|task, _| self.wanted.iter().any(|w| w.task == *task) || self.ending.contains(task));
     }
 
@@ -161,7 +166,8 @@ impl<R: Runner> Keeper<R> {
     /// Writes into `status` what is in force and what is not as it should be.
     pub(super) fn describe(&self, status: &mut ToolStatus) {
         status.actions = self.progress.values().filter(|p| **p == Progress::Done).count();
-        status.objects = self.journal.entries().len();
+        let objects = |entry| members(entry).map_or(1, |members| members.prefixes.len());
+        status.objects = self.journal.entries().values().map(objects).sum();
         (status.stuck, status.fault) = (self.stuck(), self.journal.fault());
     }
 
@@ -196,11 +202,18 @@ impl<R: Runner> Keeper<R> {
                 return Err((format!("{}: {said}", need.argv.join(" ")), record));
             }
         }
-        let mut entries = Vec::new();
+        let (many, alone): (Vec<_>, Vec<_>) = one.steps.iter().enumerate().partition(|(_, s)| s.members.is_some());
+        let members = self
+            .held_by_sets(&many.iter().map(|(_, step)| *step).collect::<Vec<_>>())
+            .and_then(|held| self.lacking(one.task, &many, &held));
+        let Lacking { mut entries, missing: lacking } = match members {
+            Ok(lacking) => lacking,
+            Err(why) => return Err((why, record)),
+        };
         let mut missing = Vec::new();
         let mut replaced = BTreeMap::new();
         let mut seen = BTreeSet::new();
-        for (place, step) in one.steps.iter().enumerate() {
+        for (place, step) in alone {
             if !seen.insert(step.object()) {
                 continue;
             }
@@ -208,10 +221,11 @@ impl<R: Runner> Keeper<R> {
             match self.prepare_seen(one.task, step, place, looked) {
                 Ok((entry, todo)) => {
                     // It stands behind what is put first now.
-                    let is_behind =
-                        step.is_stacked() && step.spares() && missing.iter().any(|s: &&ToolStep| !s.spares());
+                    let is_behind = step.is_stacked()
+                        && step.spares()
+                        && missing.iter().any(|(_, s): &(usize, &ToolStep)| !s.spares());
                     let todo = if is_behind && todo == Todo::Nothing { Todo::Replace } else { todo };
-                    missing.extend((todo != Todo::Nothing).then_some(step));
+                    missing.extend((todo != Todo::Nothing).then_some((place, step)));
                     if todo == Todo::Replace {
                         replaced.insert(step.object(), entry);
                     } else {
@@ -224,20 +238,28 @@ impl<R: Runner> Keeper<R> {
         if let Err(error) = self.journal.begin(entries) {
             return Err((error.to_string(), record));
         }
+        missing.extend(many);
+        missing.sort_by_key(|(place, _)| *place);
+        let missing: Vec<&ToolStep> = missing.into_iter().map(|(_, step)| step).collect();
         for step in &missing {
             let object = step.object();
             let cleared = match replaced.remove(&object) {
                 Some(entry) => self.clear(&object, entry, &mut record, now_ns),
                 None => Ok(()),
             };
-            let done = cleared.and_then(|()| self.run_one(step, &object, &mut record));
+            let done = cleared.and_then(|()| match lacking.get(&object) {
+                Some(some) => self.put_in(step, some, &mut record),
+                None => self.run_one(step, &object, &mut record),
+            });
             if let Err(why) = done {
                 self.progress.insert(one.task, Progress::Failed);
                 self.roll_back(&missing, &mut record, now_ns);
                 return Err((why, record));
             }
-            if step.renew_secs().is_some() {
-                self.renewed_ns.insert(step.object(), now_ns);
+            // Members that were there already run out when they would have.
+            let all = step.members.as_ref().map_or(0, |members| members.prefixes.len());
+            if step.renew_secs().is_some() && lacking.get(&object).is_none_or(|some| some.len() == all) {
+                self.renewed_ns.insert(object, now_ns);
             }
         }
         Ok(record)
@@ -295,6 +317,7 @@ impl<R: Runner> Keeper<R> {
             found,
             before,
             boot: self.boot.clone(),
+            theirs: Vec::new(),
         };
         Ok(match (there, known) {
             // Another plan had, or has, something else in this place.
@@ -330,9 +353,11 @@ impl<R: Runner> Keeper<R> {
     /// Undoes the steps of an action that failed half-way, but for what others want.
     fn roll_back(&mut self, steps: &[&ToolStep], record: &mut Record, now_ns: u64) {
         let others = self.objects();
-        for step in steps.iter().rev().filter(|step| !others.contains(&step.object())) {
-            self.undo(&step.object(), record, now_ns);
-        }
+        let objects = steps.iter().rev().map(|step| step.object()).filter(|object| !others.contains(object));
+        let objects: Vec<(Uuid, String)> = objects.map(|object| (Uuid::nil(), object)).collect();
+        let mut records = BTreeMap::from([(Uuid::nil(), std::mem::take(record))]);
+        self.undo(&objects, &others, &mut records, now_ns);
+        *record = records.remove(&Uuid::nil()).unwrap_or_default();
     }
 
     fn undo_unwanted(&mut self, now_ns: u64) {
@@ -341,36 +366,72 @@ impl<R: Runner> Keeper<R> {
         let mut unwanted: Vec<(u32, Uuid, String)> =
             entries.map(|(object, entry)| (entry.place, entry.task, object.clone())).collect();
         unwanted.sort_by(|a, b| b.cmp(a));
-        for (_, task, object) in unwanted {
-            if self.stuck.get(&object).is_some_and(|stuck| stuck.next_ns > now_ns) {
-                continue;
+        let due = |object: &String| self.stuck.get(object).is_none_or(|stuck| stuck.next_ns <= now_ns);
+        let unwanted = unwanted.into_iter().filter(|(_, _, object)| due(object));
+        let unwanted: Vec<(Uuid, String)> = unwanted.map(|(_, task, object)| (task, object)).collect();
+        let mut records = std::mem::take(&mut self.undone);
+        self.undo(&unwanted, &wanted, &mut records, now_ns);
+        let ending = &self.ending;
+        records.retain(|task, _| ending.contains(task));
+        self.undone = records;
+    }
+
+    /// Undoes what the journal has as `objects`, but for what is `wanted`; what is run is written into the record of the
+    /// id beside the object.
+    fn undo(
+        &mut self,
+        objects: &[(Uuid, String)],
+        wanted: &BTreeSet<String>,
+        records: &mut BTreeMap<Uuid, Record>,
+        now_ns: u64,
+    ) {
+        // Members first, before the set that they are in.
+        let mut sets: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        let mut alone = Vec::new();
+        for (task, object) in objects {
+            match self.journal.entries().get(object).and_then(|entry| Some(members(entry)?.set.clone())) {
+                Some(set) => sets.entry(set).or_default().push(object.clone()),
+                None => alone.push((*task, object)),
             }
-            let mut record = self.undone.remove(&task).unwrap_or_default();
-            self.undo(&object, &mut record, now_ns);
-            if self.ending.contains(&task) {
-                self.undone.insert(task, record);
+        }
+        let tasks: BTreeMap<&String, Uuid> = objects.iter().map(|(task, object)| (object, *task)).collect();
+        for (set, objects) in sets {
+            let (fed, ends) = self.take_out(&set, &objects, wanted, now_ns);
+            for one in fed {
+                let record = records.entry(tasks.get(&one.object).copied().unwrap_or_default()).or_default();
+                record.add_fed(&one.argv, one.lines, &one.what, &one.ran);
             }
+            self.settle(ends, now_ns);
+        }
+        for (task, object) in alone {
+            let end = self.undo_one(object, records.entry(task).or_default(), now_ns);
+            self.settle(vec![(object.clone(), end)], now_ns);
         }
     }
 
-    fn undo(&mut self, object: &str, record: &mut Record, now_ns: u64) {
-        match self.undo_one(object, record, now_ns) {
-            Ok(Undone::Gone) => {
-                // What is not written is looked for again at the next start.
-                drop(self.journal.gone(object));
-                self.stuck.remove(object);
-                self.inherited.remove(object);
-                self.refused.remove(object);
-                self.renewed_ns.remove(object);
-            }
-            Ok(Undone::NotSeen) => drop(self.stuck.remove(object)),
-            Err(why) => {
-                let tries = self.stuck.get(object).map_or(0, |stuck| stuck.tries);
-                let next_ns = now_ns + (RETRY_NS << tries.min(MAX_RETRY));
-                tracing::error!(object = object.replace('\u{1f}', " "), %why, "not undone; it is tried again");
-                self.stuck.insert(object.to_owned(), Stuck { why, next_ns, tries: tries + 1 });
+    /// Takes note of how the undoing of objects ended.
+    fn settle(&mut self, ends: Vec<(String, Result<Undone, String>)>, now_ns: u64) {
+        let mut gone = Vec::new();
+        for (object, end) in ends {
+            match end {
+                Ok(Undone::Gone) => {
+                    self.stuck.remove(&object);
+                    self.inherited.remove(&object);
+                    self.refused.remove(&object);
+                    self.renewed_ns.remove(&object);
+                    gone.push(object);
+                }
+                Ok(Undone::NotSeen) => drop(self.stuck.remove(&object)),
+                Err(why) => {
+                    let tries = self.stuck.get(&object).map_or(0, |stuck| stuck.tries);
+                    let next_ns = now_ns + (RETRY_NS << tries.min(MAX_RETRY));
+                    tracing::error!(object = object.replace('\u{1f}', " "), %why, "not undone; it is tried again");
+                    self.stuck.insert(object, Stuck { why, next_ns, tries: tries + 1 });
+                }
             }
         }
+        // What is not written is looked for again at the next start.
+        drop(self.journal.all_gone(&gone));
     }
 
     fn tell_endings(&mut self, results: &mut Vec<Acted>) {

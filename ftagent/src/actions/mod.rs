@@ -13,6 +13,7 @@ pub mod cloud;
 pub mod journal;
 pub mod keeper;
 mod lane;
+mod members;
 mod record;
 mod repair;
 pub mod runner;

@@ -35,6 +35,19 @@ impl Record {
         }
     }
 
+    /// Adds a command that read `lines` lines about `what`.
+    pub(super) fn add_fed(&mut self, argv: &[String], lines: usize, what: &str, ran: &Ran) {
+        if self.commands.len() >= MAX_COMMANDS {
+            self.omitted += 1;
+            return;
+        }
+        self.commands.push(argv.to_vec());
+        let line = format!("{}, {lines} lines: {what} ({} us, {})\n", argv.join(" "), ran.took_us, ran.text());
+        if self.output.len() + line.len() <= MAX_WORDS {
+            self.output.push_str(&line);
+        }
+    }
+
     /// Adds a request that was sent, and what came of it.
     pub(super) fn add_request(&mut self, argv: Vec<String>, came: &str, took_us: u64) {
         if self.commands.len() >= MAX_COMMANDS {

@@ -19,7 +19,8 @@ impl<R: Runner> Keeper<R> {
         }
         let mut all: Vec<(Uuid, usize, ToolStep)> = Vec::new();
         for one in self.wanted.iter().filter(|w| self.is_done(w.task)) {
-            all.extend(one.steps.iter().enumerate().map(|(place, step)| (one.task, place, step.clone())));
+            let alone = one.steps.iter().enumerate().filter(|(_, step)| step.members.is_none());
+            all.extend(alone.map(|(place, step)| (one.task, place, step.clone())));
         }
         let mut results = Vec::new();
         if all.is_empty() {
@@ -48,10 +49,12 @@ impl<R: Runner> Keeper<R> {
             };
             results.push(record.acted(task, outcome));
         }
+        // The sets themselves were looked at before.
+        results.extend(self.repair_members(now_ns));
         results
     }
 
-    fn is_to_renew(&self, step: &ToolStep, now_ns: u64) -> bool {
+    pub(super) fn is_to_renew(&self, step: &ToolStep, now_ns: u64) -> bool {
         let Some(secs) = step.renew_secs() else { return false };
         let is_ours = self.journal.entries().get(&step.object()).is_some_and(|entry| !entry.found);
         // What an earlier process made was renewed at a time that nobody knows.

@@ -1,12 +1,14 @@
 //! Runs argument vectors: no shell, an environment of two words, an end in any case, and so much output and no more.
 
-use std::io::{self, Read};
+use std::fs::File;
+use std::io::{self, Read, Seek, Write};
 use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
@@ -54,6 +56,12 @@ impl Ran {
 pub trait Runner {
     fn run(&mut self, argv: &[String]) -> Ran;
 
+    /// Runs a command that reads `input`.
+    fn feed(&mut self, argv: &[String], input: &str) -> Ran;
+
+    /// Runs a command that changes nothing, and gives every line that it writes to `hear`, however many there are.
+    fn list(&mut self, argv: &[String], hear: &mut dyn FnMut(&str)) -> Ran;
+
     /// Runs commands that change nothing, in any order or at once; how each ended, in their order.
     fn look_at(&mut self, all: &[Vec<String>]) -> Vec<Ran> {
         all.iter().map(|argv| self.run(argv)).collect()
@@ -70,29 +78,49 @@ pub struct System;
 impl Runner for System {
     fn run(&mut self, argv: &[String]) -> Ran {
         let began_ns = clock::mono_ns();
-        wait(start(argv), began_ns)
+        wait(start(argv, Stdio::null()), began_ns, None)
+    }
+
+    fn feed(&mut self, argv: &[String], input: &str) -> Ran {
+        let began_ns = clock::mono_ns();
+        // A file that is whole before anybody reads it: nothing is held up, whoever reads how much.
+        let started = whole(input).map_err(|error| format!("{argv:?}: no file for its input: {error}"));
+        wait(started.and_then(|file| start(argv, file.into())), began_ns, None)
+    }
+
+    fn list(&mut self, argv: &[String], hear: &mut dyn FnMut(&str)) -> Ran {
+        let began_ns = clock::mono_ns();
+        wait(start(argv, Stdio::null()), began_ns, Some(hear))
     }
 
     fn look_at(&mut self, all: &[Vec<String>]) -> Vec<Ran> {
         let mut rans = Vec::with_capacity(all.len());
         for some in all.chunks(AT_ONCE) {
             let began_ns = clock::mono_ns();
-            let started: Vec<_> = some.iter().map(|argv| start(argv)).collect();
-            rans.extend(started.into_iter().map(|one| wait(one, began_ns)));
+            let started: Vec<_> = some.iter().map(|argv| start(argv, Stdio::null())).collect();
+            rans.extend(started.into_iter().map(|one| wait(one, began_ns, None)));
         }
         rans
     }
 }
 
-fn wait(started: Result<Child, String>, began_ns: u64) -> Ran {
+/// A file of no folder that holds `input`.
+fn whole(input: &str) -> io::Result<File> {
+    let mut file = File::from(memfd_create(c"input", MFdFlags::MFD_CLOEXEC)?);
+    file.write_all(input.as_bytes())?;
+    file.rewind()?;
+    Ok(file)
+}
+
+fn wait(started: Result<Child, String>, began_ns: u64, hear: Option<&mut dyn FnMut(&str)>) -> Ran {
     let (exit, output) = match started {
-        Ok(child) => finish(child, began_ns + PATIENCE_NS),
+        Ok(child) => finish(child, began_ns + PATIENCE_NS, hear),
         Err(why) => (None, why),
     };
     Ran { exit, output, took_us: clock::mono_ns().saturating_sub(began_ns) / 1_000 }
 }
 
-fn start(argv: &[String]) -> Result<Child, String> {
+fn start(argv: &[String], input: Stdio) -> Result<Child, String> {
     let [program, arguments @ ..] = argv else { return Err("there is no command".to_owned()) };
     // `Command` looks in the parent's search path: ours is fixed.
     let path = PATH.split(':').map(|dir| std::path::Path::new(dir).join(program)).find(|path| path.is_file());
@@ -101,7 +129,7 @@ fn start(argv: &[String]) -> Result<Child, String> {
     };
     let mut command = Command::new(path);
     command.args(arguments).env_clear().env("PATH", PATH).env("LC_ALL", "C").current_dir("/");
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped());
     // A group of its own: what it started is killed with it.
     command.process_group(0);
     command.spawn().map_err(|error| format!("{program} cannot be started: {error}"))
@@ -120,21 +148,22 @@ fn package(program: &str) -> &str {
 }
 
 /// Reads what it says and waits for its end, until `deadline_ns`.
-fn finish(mut child: Child, deadline_ns: u64) -> (Option<i32>, String) {
-    let mut kept = Vec::new();
+fn finish(mut child: Child, deadline_ns: u64, hear: Option<&mut dyn FnMut(&str)>) -> (Option<i32>, String) {
+    let mut said = Said { kept: Vec::new(), line: Vec::new(), hear };
     let mut pipes: [Option<Box<dyn Pipe>>; 2] =
         [child.stdout.take().map(|p| Box::new(p) as _), child.stderr.take().map(|p| Box::new(p) as _)];
     loop {
         let left_ns = deadline_ns.saturating_sub(clock::mono_ns());
         if left_ns == 0 {
-            return give_up(child, &kept);
+            return give_up(child, &said.kept);
         }
         match child.try_wait() {
             Ok(Some(status)) => {
                 // What a descendant still holds open is not waited for, nor one that goes on writing.
                 let enough_ns = clock::mono_ns() + DRAIN_NS;
-                while clock::mono_ns() < enough_ns && read_ready(&mut pipes, 0, &mut kept) {}
-                let output = String::from_utf8_lossy(&kept).into_owned();
+                while clock::mono_ns() < enough_ns && read_ready(&mut pipes, 0, &mut said) {}
+                said.end();
+                let output = String::from_utf8_lossy(&said.kept).into_owned();
                 return match status.code() {
                     Some(code) => (Some(code), output),
                     None => (None, format!("it was killed by a signal ({status}): {output}")),
@@ -144,8 +173,42 @@ fn finish(mut child: Child, deadline_ns: u64) -> (Option<i32>, String) {
             Err(error) => return (None, format!("its end is not known: {error}")),
         }
         let wait_ms = u16::try_from(left_ns / 1_000_000).unwrap_or(u16::MAX).clamp(1, LOOK_MS);
-        if !read_ready(&mut pipes, wait_ms, &mut kept) && pipes.iter().all(Option::is_none) {
+        if !read_ready(&mut pipes, wait_ms, &mut said) && pipes.iter().all(Option::is_none) {
             std::thread::sleep(Duration::from_micros(200));
+        }
+    }
+}
+
+/// What a command said.
+struct Said<'a> {
+    /// Of both outputs, or of the second alone where somebody hears the first.
+    kept: Vec<u8>,
+    /// What was said of a line that has not ended.
+    line: Vec<u8>,
+    hear: Option<&'a mut dyn FnMut(&str)>,
+}
+
+impl Said<'_> {
+    fn take(&mut self, is_error: bool, bytes: &[u8]) {
+        let Some(hear) = self.hear.as_mut().filter(|_| !is_error) else {
+            let room = MAX_OUTPUT.saturating_sub(self.kept.len());
+            return self.kept.extend_from_slice(&bytes[..bytes.len().min(room)]);
+        };
+        for part in bytes.split_inclusive(|b| *b == b'\n') {
+            let room = MAX_OUTPUT.saturating_sub(self.line.len());
+            self.line.extend_from_slice(&part[..part.len().min(room)]);
+            if part.ends_with(b"\n") {
+                hear(String::from_utf8_lossy(&self.line).trim_end());
+                self.line.clear();
+            }
+        }
+    }
+
+    /// There will be no more.
+    fn end(&mut self) {
+        if let Some(hear) = self.hear.as_mut().filter(|_| !self.line.is_empty()) {
+            hear(&String::from_utf8_lossy(&self.line));
+            self.line.clear();
         }
     }
 }
@@ -165,7 +228,7 @@ trait Pipe: Read + AsFd {}
 impl<T: Read + AsFd> Pipe for T {}
 
 /// Reads once from each pipe that has something within `wait_ms`; a pipe at its end goes. Whether anything was read.
-fn read_ready(pipes: &mut [Option<Box<dyn Pipe>>; 2], wait_ms: u16, kept: &mut Vec<u8>) -> bool {
+fn read_ready(pipes: &mut [Option<Box<dyn Pipe>>; 2], wait_ms: u16, said: &mut Said<'_>) -> bool {
     let ready: Vec<usize> = {
         let open: Vec<usize> = (0..pipes.len()).filter(|at| pipes[*at].is_some()).collect();
         if open.is_empty() {
@@ -179,15 +242,14 @@ fn read_ready(pipes: &mut [Option<Box<dyn Pipe>>; 2], wait_ms: u16, kept: &mut V
         open.into_iter().zip(&fds).filter(|(_, fd)| fd.any() == Some(true)).map(|(at, _)| at).collect()
     };
     let mut any = false;
-    let mut buffer = [0; 4_096];
+    let mut buffer = [0; 16_384];
     for at in ready {
         let Some(pipe) = &mut pipes[at] else { continue };
         match pipe.read(&mut buffer) {
             Ok(0) => pipes[at] = None,
             Ok(len) => {
                 any = true;
-                let room = MAX_OUTPUT.saturating_sub(kept.len());
-                kept.extend_from_slice(&buffer[..len.min(room)]);
+                said.take(at == 1, &buffer[..len]);
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(_) => pipes[at] = None,
@@ -229,6 +291,23 @@ mod tests {
     }
 
     #[test]
+    fn what_a_program_reads_is_whole_and_every_line_of_it_is_heard() {
+        let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
+        let input: String = (0..200_000).map(|n| format!("line {n}\n")).collect();
+        let ran = System.feed(&words("sha256sum"), &input);
+        let same = System.feed(&words("sha256sum"), &(input.clone() + "one more"));
+        assert!(ran.is_success() && ran.output != same.output && ran.output.len() > 64, "{ran:?}");
+        // Who does not read it all holds up nobody.
+        assert_eq!(System.feed(&words("head -n 1"), &input).output, "line 0\n");
+        let script = "i=0; while [ $i -lt 30000 ]; do echo line $i; i=$((i+1)); done; echo to both >&2; printf end";
+        let mut heard = Vec::new();
+        let ran = System.list(&["sh", "-c", script].map(str::to_owned), &mut |line| heard.push(line.to_owned()));
+        assert_eq!((ran.exit, ran.output.as_str(), heard.len()), (Some(0), "to both\n", 30_001));
+        assert!(heard.iter().enumerate().take(30_000).all(|(n, line)| *line == format!("line {n}")));
+        assert_eq!(heard[30_000], "end");
+    }
+
+    #[test]
     fn a_missing_program_names_its_package() {
         let ran = run(&["firewall-cmd-of-another-world"]);
         assert!(ran.exit.is_none() && ran.output.contains("is not installed"), "{ran:?}");
@@ -240,10 +319,11 @@ mod tests {
 
     #[test]
     fn what_does_not_end_is_killed_with_what_it_started() {
-        let child = start(&["sh", "-c", "echo begun; sleep 1000 & sleep 1000"].map(str::to_owned)).unwrap();
+        let words = ["sh", "-c", "echo begun; sleep 1000 & sleep 1000"].map(str::to_owned);
+        let child = start(&words, Stdio::null()).unwrap();
         let group = child.id();
         let began_ns = clock::mono_ns();
-        let (exit, output) = finish(child, began_ns + 300_000_000);
+        let (exit, output) = finish(child, began_ns + 300_000_000, None);
         assert!(exit.is_none() && output.contains("begun") && output.contains("killed"), "{output}");
         assert!(clock::mono_ns() - began_ns < 5_000_000_000);
         // State and group of each process, behind the name; one that is dead may wait for init to take note of it.

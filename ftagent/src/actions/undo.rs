@@ -12,8 +12,8 @@ use crate::persist;
 
 /// Runs of the same command: the kernel lets go of some objects a moment after their last user, and a crash at the wrong
 /// moment makes a rule twice.
-const TRIES: usize = 6;
-const PAUSE: Duration = Duration::from_millis(30);
+pub(super) const TRIES: usize = 6;
+pub(super) const PAUSE: Duration = Duration::from_millis(30);
 
 /// How an undoing ended that did not fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,6 +113,14 @@ mod tests {
             assert_eq!(argv[..2], ["sysctl", "-n"].map(str::to_owned).as_slice()[..2], "{argv:?}");
             Ran { exit: Some(0), output: self.0.to_owned(), took_us: 0 }
         }
+
+        fn feed(&mut self, argv: &[String], _: &str) -> Ran {
+            unreachable!("a value has no members: {argv:?}")
+        }
+
+        fn list(&mut self, argv: &[String], _: &mut dyn FnMut(&str)) -> Ran {
+            unreachable!("a value has no members: {argv:?}")
+        }
     }
 
     #[test]
@@ -128,8 +136,8 @@ mod tests {
         let (task, place) = (Uuid::nil(), 0);
         let mut kept: Journal = Journal::open(&journal);
         let step = steps[0].clone();
-        kept.begin(vec![Entry { task, step, place, found: false, before: Some("0".into()), boot: "b".into() }])
-            .expect("room");
+        let (found, before, boot, theirs) = (false, Some("0".into()), "b".into(), Vec::new());
+        kept.begin(vec![Entry { task, step, place, found, before, boot, theirs }]).expect("room");
         // The gate has set it to 2, and means to go back to our 1.
         let mut keeper = Keeper::new(Cookies("2"), kept, "b", Some(saved.clone()), 0);
         keeper.set(Vec::<Wanted>::new(), []);

@@ -253,6 +253,7 @@ impl Daemon {
                 RuleStatus {
                     id: rule.id,
                     matches: rule.matches,
+                    more_sources: rule.more_sources,
                     verdict: rule.verdict,
                     evaluate: rule.evaluate,
                     origin: rule.origin,

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use ftagent_common::api::{
-    Action, ExecutionOutcome, FirewallRule, MAX_SOURCES, PortSide, PreviewContext, Protocol, RuleExecution,
-    effective_sources, preview,
+    Action, ExecutionOutcome, FirewallRule, PortSide, PreviewContext, Protocol, RuleExecution, effective_sources,
+    preview,
 };
 use ipnet::IpNet;
 use uuid::Uuid;
@@ -34,7 +34,7 @@ impl Engine {
     }
 
     fn fire_one(&mut self, uuid: Uuid, rule: &FirewallRule, now: Now) {
-        let max_sources = (self.effective.response.max_sources as usize).min(MAX_SOURCES);
+        let max_sources = (self.effective.response.max_sources as usize).min(rule.action.max_sources());
         let Some(incident) = self.incidents.get_mut(&uuid) else { return };
         incident.fired.insert(rule.id);
         let mut action = rule.action.clone();
@@ -76,7 +76,10 @@ impl Engine {
         let origin = Origin::FirewallRule { rule: rule.id, name: rule.name.clone(), incident: uuid };
         let ttl = action.ttl_secs().unwrap_or(self.effective.response.ttl_secs);
         let rules = expand(&action, &context);
-        let deed = Deed::new(key, rule.id, action, shown.do_, shown.undo);
+        let mut deed = Deed::new(key, rule.id, action, shown.do_, shown.undo);
+        if !shown.input.is_empty() {
+            deed.output = shown.objects.join("; ").chars().take(1_024).collect();
+        }
         self.install(uuid, deed, rules, &origin, ttl, now);
     }
 }
@@ -86,7 +89,7 @@ pub(super) fn refused(uuid: Uuid, rule_id: i64, incident: Uuid, action: &Action,
         uuid,
         rule_id,
         incident,
-        action: action.clone(),
+        action: action.brief(),
         outcome: ExecutionOutcome::Refused,
         output: why.to_owned(),
         commands: Vec::new(),
@@ -97,8 +100,9 @@ pub(super) fn refused(uuid: Uuid, rule_id: i64, incident: Uuid, action: &Action,
 
 /// Gives an action about the incident's sources their addresses; those of several vectors once each.
 fn name_sources(action: &mut Action, found: BTreeSet<IpNet>) {
+    let most = action.max_sources();
     if let Some(sources) = action.sources_mut() {
-        sources.extend(found.into_iter().take(MAX_SOURCES));
+        sources.extend(found.into_iter().take(most));
     }
 }
 
@@ -135,7 +139,11 @@ pub(super) fn expand(action: &Action, context: &PreviewContext) -> Vec<(Matches,
         Action::NftDropPort { protocol, port: number, side, .. } => {
             vec![(port(protocol.protocol(), *number, *side), Verdict::Drop, Point::Nftables)]
         }
-        Action::NftDropSource { .. } => per_source(Verdict::Drop, Point::Nftables),
+        // One rule, however many there are: its sources are elements of sets.
+        Action::NftDropSource { .. } => {
+            let matches = Matches::any_source(effective_sources(action, context));
+            matches.into_iter().map(|matches| (matches, Verdict::Drop, Point::Nftables)).collect()
+        }
         Action::NftRateLimitSource { pps, burst, .. } => {
             let burst = burst.unwrap_or_else(|| pps.div_ceil(10).max(5));
             per_source(Verdict::LimitPps { pps: *pps, burst }, Point::Nftables)

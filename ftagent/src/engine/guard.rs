@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use ftagent_common::api::{AllowEntry, is_broad};
+use ftagent_common::api::{AllowEntry, Spans, is_broad};
 use ipnet::IpNet;
 
 use super::rules::{Matches, Point, Rule, Verdict};
@@ -25,6 +25,8 @@ pub enum Refusal {
     Session { source_prefix: IpNet, peer: IpAddr, who: String },
     #[error("{0} is too broad for an automatic rule: the shortest prefixes are /16 and, for IPv6, /32")]
     TooBroad(IpNet),
+    #[error("{0} sources are in sets of nftables: no room for {1} more, {MAX_ELEMENTS} is the most")]
+    Elements(usize, usize),
     #[error("a rule without source and target would hit everybody")]
     Everybody,
     #[error("dropping everything towards {0} is what the attacker wants")]
@@ -47,6 +49,9 @@ pub const RULES_PER_SEC: u32 = 1_000;
 const MAX_LIFETIME_SECS: u64 = 86_400;
 /// Automatic rules of one target; the kernel's list has 16 places, and an operator needs some.
 pub const PER_TARGET: usize = 12;
+
+/// Sources that rules of many sources may have together.
+const MAX_ELEMENTS: usize = 262_144;
 
 /// Counts new rules by the second.
 #[derive(Clone, Debug, Default)]
@@ -75,6 +80,32 @@ impl Pace {
 
 fn overlap(a: &IpNet, b: &IpNet) -> bool {
     a.contains(b) || b.contains(a)
+}
+
+/// Whom nothing blocks, as spans of addresses: says at once of most sources that they touch none. Lists of sources and
+/// allowlists may both be long.
+pub(super) struct Friends(Spans);
+
+impl Friends {
+    /// Everybody whom [`check_source`] asks for.
+    pub(super) fn of(settings: &Settings, allow: &[AllowEntry]) -> Self {
+        let guard = &settings.guard;
+        let peers: Vec<IpNet> = guard.sessions.iter().map(|session| IpNet::from(session.peer)).collect();
+        let named = guard.own.iter().chain(allow.iter().map(|entry| &entry.prefix));
+        let named = named.chain(guard.infrastructure.iter().map(|(prefix, _)| prefix));
+        Self(Spans::of(named.chain(&peers)))
+    }
+
+    /// [`check_source`], for one of many.
+    ///
+    /// # Errors
+    /// As there.
+    pub(super) fn check(&self, source: &IpNet, settings: &Settings, allow: &[AllowEntry]) -> Result<(), Refusal> {
+        if settings.guard.unreadable.is_none() && !is_broad(source) && !self.0.touch(source) {
+            return Ok(());
+        }
+        check_source(source, settings, allow)
+    }
 }
 
 /// Says why nobody may block `source` automatically, or that one may.
@@ -164,6 +195,19 @@ pub fn check_room<'a>(
     Ok(())
 }
 
+/// Checks that there is room for the sources of one more among `rules`.
+///
+/// # Errors
+/// When there is not.
+pub fn check_elements<'a>(rules: impl Iterator<Item = &'a Rule>, matches: &Matches) -> Result<(), Refusal> {
+    if matches.sources.is_empty() {
+        return Ok(());
+    }
+    let all: usize = rules.map(|rule| rule.matches.sources.len()).sum();
+    let more = matches.sources.len();
+    if all + more > MAX_ELEMENTS { Err(Refusal::Elements(all, more)) } else { Ok(()) }
+}
+
 /// Whether an operator may block `source`: everything but what would lock the node out.
 ///
 /// # Errors
@@ -235,6 +279,44 @@ mod tests {
                 (Some(got), Some(part)) => assert!(got.contains(part), "{name}: {got}"),
                 (got, _) => panic!("{name}: {got:?}"),
             }
+        }
+    }
+
+    #[test]
+    fn many_sources_are_judged_as_one_is() {
+        let allow = ["198.51.100.0/24", "198.51.100.128/25", "2001:db8::/48", "198.51.101.0/32"]
+            .map(|prefix| AllowEntry { prefix: net(prefix), label: String::new() });
+        let settings = settings();
+        let friends = Friends::of(&settings, &allow);
+        let mut allowed = 0;
+        for third in 98..104_u32 {
+            for last in (0..256_u32).step_by(3).chain([255]) {
+                for len in [16, 22, 24, 25, 31, 32] {
+                    let ip = std::net::Ipv4Addr::from(0xc633_0000 + (third << 8) + last);
+                    let source = IpNet::new(ip.into(), len).expect("a prefix").trunc();
+                    let (one, many) =
+                        (check_source(&source, &settings, &allow), friends.check(&source, &settings, &allow));
+                    assert_eq!(one, many, "{source}");
+                    allowed += usize::from(one.is_ok());
+                }
+            }
+        }
+        assert!(allowed > 500, "{allowed}");
+        for source in [
+            "2001:db8::7/128",
+            "2001:db8::/33",
+            "2001:db8:1::/48",
+            "2001:db7:ffff::/48",
+            "0.0.0.0/1",
+            "::/0",
+            "192.0.2.99/32",
+            "192.0.2.0/24",
+            "203.0.113.4/31",
+            "203.0.113.6/31",
+            "255.255.255.255/32",
+        ] {
+            let source = net(source);
+            assert_eq!(check_source(&source, &settings, &allow), friends.check(&source, &settings, &allow), "{source}");
         }
     }
 

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::Engine;
 use super::firewall::{expand, rate};
-use super::guard;
+use super::guard::{self, Friends};
 use super::incident::{Deed, ORDER};
 use super::input::{Command, Now, OperatorOrder, OrderOutcome};
 use super::rules::{Matches, Origin, Point, Rule, Verdict};
@@ -43,7 +43,8 @@ impl Engine {
                     Err(format!("this drops everything for {target}, what is wanted too: name what to match, or limit"))
                 } else {
                     let matches = Matches { target: Some(target.trunc()), ..matches };
-                    Ok(self.order_rule(matches, ttl_secs, (verdict, evaluate), Origin::Operator, now))
+                    let what = (verdict, evaluate, Point::Datapath);
+                    Ok(self.order_rule(matches, ttl_secs, what, Origin::Operator, now))
                 }
             }
             OperatorOrder::DeleteRule { target, matches } => self.delete_rule(target.trunc(), &matches, now),
@@ -133,10 +134,15 @@ impl Engine {
         }
         let context = PreviewContext { target, sources: Vec::new(), spoofed: false, spared: Vec::new() };
         let rules = expand(action, &context);
+        let friends = Friends::of(&self.effective, &self.allow);
         for (matches, verdict, _) in &rules {
             guard::check(matches, *verdict, &self.effective, &self.allow).map_err(|why| why.to_string())?;
+            for source in &matches.sources {
+                friends.check(source, &self.effective, &self.allow).map_err(|why| why.to_string())?;
+            }
+            guard::check_elements(self.rules.values(), matches).map_err(|why| why.to_string())?;
         }
-        let count = rules.len();
+        let count: usize = rules.iter().map(|(matches, ..)| matches.all_sources().count().max(1)).sum();
         if undo_at_resolve {
             let shown = preview(action, &context);
             let deed = Deed::new(format!("{ORDER}{command}"), 0, action.clone(), shown.do_, shown.undo);
@@ -152,8 +158,8 @@ impl Engine {
                 ))),
             };
         }
-        for (matches, verdict, _) in rules {
-            self.order_rule(matches, Some(ttl_secs), (verdict, false), Origin::ControlPlane { command }, now);
+        for (matches, verdict, point) in rules {
+            self.order_rule(matches, Some(ttl_secs), (verdict, false, point), Origin::ControlPlane { command }, now);
         }
         Ok(Some(format!("{count} rule(s) for {ttl_secs} s")))
     }
@@ -167,7 +173,8 @@ impl Engine {
         now: Now,
     ) -> Result<String, String> {
         guard::check_operator(&source, &self.effective, &self.allow).map_err(|why| why.to_string())?;
-        let end = self.order_rule(Matches::source(source), ttl_secs, (verdict, false), origin, now);
+        let what = (verdict, false, Point::Datapath);
+        let end = self.order_rule(Matches::source(source), ttl_secs, what, origin, now);
         let what = if verdict == Verdict::Drop { "blocked" } else { "limited" };
         Ok(format!("{source} is {what}: {end}"))
     }
@@ -177,14 +184,15 @@ impl Engine {
         &mut self,
         matches: Matches,
         ttl_secs: Option<u32>,
-        (verdict, evaluate): (Verdict, bool),
+        (verdict, evaluate, point): (Verdict, bool, Point),
         origin: Origin,
         now: Now,
     ) -> String {
         let expires_at_ns = ttl_secs.map(|secs| now.mono_ns + u64::from(secs.max(1)) * SEC);
         let end = ttl_secs.map_or_else(|| "until it is lifted".to_owned(), |secs| format!("for {secs} s"));
         let same = |r: &&mut Rule| {
-            !r.origin.is_automatic() && r.matches == matches && r.verdict == verdict && r.evaluate == evaluate
+            let is_same = r.matches == matches && r.verdict == verdict && r.evaluate == evaluate && r.point == point;
+            !r.origin.is_automatic() && is_same
         };
         let id = match self.rules.values_mut().find(same) {
             // Twice is once: only the end moves.
@@ -194,8 +202,7 @@ impl Engine {
             }
             None => {
                 let id = self.next_rule_id();
-                self.rules
-                    .insert(id, Rule { id, matches, verdict, point: Point::Datapath, origin, expires_at_ns, evaluate });
+                self.rules.insert(id, Rule { id, matches, verdict, point, origin, expires_at_ns, evaluate });
                 id
             }
         };
@@ -223,14 +230,18 @@ impl Engine {
     }
 
     fn unblock(&mut self, source: IpNet, now: Now) -> Result<String, String> {
-        let ids: Vec<_> = self.rules.values().filter(|r| r.matches == Matches::source(source)).map(|r| r.id).collect();
+        let is_named = |r: &&Rule| r.matches.is_sources_only() && r.matches.names_source(&source);
+        let ids: Vec<_> = self.rules.values().filter(is_named).map(|r| r.id).collect();
         let lifted = self.lift_from_tasks(source, now);
         if ids.is_empty() && lifted == 0 {
             return Err(format!("nothing blocks or limits exactly {source}"));
         }
         for id in &ids {
-            let Some(rule) = self.rules.remove(id) else { continue };
-            if let Some(incident) = rule.origin.incident().and_then(|i| self.incidents.get_mut(&i)) {
+            let Some(rule) = self.rules.get(id) else { continue };
+            let incident = rule.origin.incident();
+            let kept = rule.matches.all_sources().filter(|s| **s != source).copied().collect();
+            self.keep_sources(*id, kept);
+            if let Some(incident) = incident.and_then(|i| self.incidents.get_mut(&i)) {
                 incident.spared.push(source);
                 incident.note("undone", format!("{source} was unblocked by an operator"), now);
             }

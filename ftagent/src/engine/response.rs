@@ -11,12 +11,13 @@ use uuid::Uuid;
 use super::Engine;
 use super::classify::features::slash64;
 use super::firewall::refused;
-use super::guard::{self, Refusal};
+use super::guard::{self, Friends, Refusal};
 use super::incident::{Deed, Incident};
 use super::input::{EnforceResult, Now};
 use super::policy::{self, Plan, Planned, Situation, Width};
-use super::rules::{Matches, Origin, Point, Rule, Verdict};
+use super::rules::{Matches, Origin, Point, Rule, RuleId, Verdict};
 use super::sample::{Quantity, SEC};
+use super::tool_guard::MAX_TOLD;
 
 impl Engine {
     /// Installs what the policy plans for an incident, if it may act by itself.
@@ -83,8 +84,8 @@ impl Engine {
         incident.verdict.as_ref().map(|verdict| policy::plan(&verdict.vectors, &situation))
     }
 
-    /// Makes the rules of one deed, as far as the guard lets them pass; answers how many of them are in force then, and
-    /// why the first of the others is not.
+    /// Makes the rules of one deed, as far as the guard lets them pass; answers how many of them are in force then, each
+    /// source of a set for one, and why the first of the others is not.
     pub(super) fn install(
         &mut self,
         uuid: Uuid,
@@ -96,13 +97,15 @@ impl Engine {
     ) -> (usize, Option<String>) {
         let expires = now.mono_ns + u64::from(ttl_secs.max(1)) * SEC;
         let mut made = BTreeSet::new();
-        let (mut twins, mut first_refusal) = (0, None);
+        let (mut in_force, mut first_refusal) = (0, None);
         for (matches, verdict, point) in rules {
+            let Some(matches) = self.part_that_may_be(uuid, &deed, matches, now) else { continue };
             let twin = self.rules.values().find(|r| {
                 r.origin.incident() == Some(uuid) && r.matches == matches && r.point == point && r.verdict == verdict
             });
+            let many = matches.all_sources().count().max(1);
             if twin.is_some() {
-                twins += 1;
+                in_force += many;
                 continue;
             }
             let Some(incident) = self.incidents.get(&uuid) else { break };
@@ -118,6 +121,7 @@ impl Engine {
                         Rule { id, matches, verdict, point, origin: origin.clone(), expires_at_ns, evaluate: false };
                     self.rules.insert(id, rule);
                     made.insert(id);
+                    in_force += many;
                 }
                 // The next look at the attack tries again.
                 Err(why @ Refusal::TooFast(_)) => {
@@ -130,7 +134,7 @@ impl Engine {
                 }
             }
         }
-        let in_force = (made.len() + twins, first_refusal);
+        let in_force = (in_force, first_refusal);
         if made.is_empty() {
             return in_force;
         }
@@ -155,6 +159,39 @@ impl Engine {
         in_force
     }
 
+    /// Of a rule of many sources what the guard and an operator's word leave; none: nothing.
+    fn part_that_may_be(&mut self, uuid: Uuid, deed: &Deed, matches: Matches, now: Now) -> Option<Matches> {
+        if matches.sources.is_empty() {
+            return Some(matches);
+        }
+        let spared: BTreeSet<IpNet> = self.incidents.get(&uuid)?.spared.iter().copied().collect();
+        let (kept, refused) = self.split_sources(&matches, &spared);
+        let more = refused.len().saturating_sub(MAX_TOLD);
+        for why in refused.into_iter().take(MAX_TOLD) {
+            self.refuse(uuid, deed, &why, now);
+        }
+        if more > 0
+            && let Some(incident) = self.incidents.get_mut(&uuid)
+        {
+            let text = format!("{}: left out: {more} more sources that are never blocked", deed.action.kind());
+            incident.refuse(None, text, now);
+        }
+        Matches::any_source(kept)
+    }
+
+    /// The sources of `matches` that may be blocked and are not `spared`, and why others may not.
+    fn split_sources(&self, matches: &Matches, spared: &BTreeSet<IpNet>) -> (Vec<IpNet>, Vec<Refusal>) {
+        let friends = Friends::of(&self.effective, &self.allow);
+        let (mut kept, mut refused) = (Vec::new(), Vec::new());
+        for source in matches.all_sources().filter(|source| !spared.contains(*source)) {
+            match friends.check(source, &self.effective, &self.allow) {
+                Ok(()) => kept.push(*source),
+                Err(why) => refused.push(why),
+            }
+        }
+        (kept, refused)
+    }
+
     fn accept(
         &mut self,
         matches: &Matches,
@@ -166,6 +203,7 @@ impl Engine {
         guard::check(matches, verdict, &self.effective, &self.allow)?;
         guard::check_lifetime(Some(expires), now.mono_ns)?;
         guard::check_room(self.rules.values(), matches, point, self.effective.response.max_rules)?;
+        guard::check_elements(self.rules.values(), matches)?;
         self.pace.take(now.mono_ns)
     }
 
@@ -267,6 +305,7 @@ impl Engine {
 
     /// Removes automatic rules that the lists forbid now; whether there were any.
     pub(super) fn recheck_rules(&mut self, now: Now) {
+        self.recheck_many_sources(now);
         let forbidden: Vec<(_, Uuid, String)> = self
             .rules
             .values()
@@ -282,6 +321,34 @@ impl Engine {
             if let Some(incident) = self.incidents.get_mut(&incident) {
                 incident.refuse(None, format!("rule withdrawn: {why}"), now);
             }
+        }
+    }
+}
+
+impl Engine {
+    /// Takes out of automatic rules of many sources those that the lists forbid now.
+    fn recheck_many_sources(&mut self, now: Now) {
+        let many = self.rules.values().filter(|r| r.origin.is_automatic() && !r.matches.sources.is_empty());
+        let ids: Vec<RuleId> = many.map(|rule| rule.id).collect();
+        for id in ids {
+            let Some(rule) = self.rules.get(&id) else { continue };
+            let (kept, refused) = self.split_sources(&rule.matches, &BTreeSet::new());
+            let Some(first) = refused.first() else { continue };
+            let text = format!("{} source(s) of a rule withdrawn: {first}", refused.len());
+            let incident = rule.origin.incident();
+            self.keep_sources(id, kept);
+            if let Some(incident) = incident.and_then(|uuid| self.incidents.get_mut(&uuid)) {
+                incident.refuse(None, text, now);
+            }
+        }
+    }
+
+    /// Leaves a rule these of its sources; without any it goes.
+    pub(super) fn keep_sources(&mut self, id: RuleId, kept: Vec<IpNet>) {
+        self.rules_changed = true;
+        match (Matches::any_source(kept), self.rules.get_mut(&id)) {
+            (Some(matches), Some(rule)) => rule.matches = matches,
+            _ => drop(self.rules.remove(&id)),
         }
     }
 }
@@ -307,6 +374,7 @@ impl Deed {
         commands: Vec<Vec<String>>,
         undo: Vec<Vec<String>>,
     ) -> Self {
+        let action = action.brief();
         let (commands, undo) = (commands.into_iter().take(64).collect(), undo.into_iter().take(64).collect());
         Self {
             key,

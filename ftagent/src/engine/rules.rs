@@ -38,12 +38,45 @@ pub struct Matches {
     /// The first bytes after the transport header, at most 16.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub payload: Option<Vec<u8>>,
+    /// More sources beside `source`, in order: nftables alone carries them, in its sets. Whoever knows nothing of them
+    /// does too little, never too much.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sources: Vec<IpNet>,
 }
 
 impl Matches {
     /// Matches everything that comes from `source`.
     pub fn source(source: IpNet) -> Self {
         Self { source: Some(source), ..Self::default() }
+    }
+
+    /// Matches everything that comes from one of `sources`; none: there is none.
+    pub fn any_source(mut sources: Vec<IpNet>) -> Option<Self> {
+        sources.sort_unstable();
+        sources.dedup();
+        let first = *sources.first()?;
+        sources.remove(0);
+        Some(Self { sources, ..Self::source(first) })
+    }
+
+    /// All sources that are named.
+    pub fn all_sources(&self) -> impl Iterator<Item = &IpNet> {
+        self.source.iter().chain(&self.sources)
+    }
+
+    /// Whether `source` is one of them.
+    pub fn names_source(&self, source: &IpNet) -> bool {
+        self.source.as_ref() == Some(source) || self.sources.binary_search(source).is_ok()
+    }
+
+    /// Whether nothing but sources is named, one or more.
+    pub fn is_sources_only(&self) -> bool {
+        let Self { source, target, protocol, src_port, dst_port, length, ttl, icmp_type, tcp_flags, fragment, .. } =
+            self;
+        let ranges =
+            src_port.is_none() && dst_port.is_none() && length.is_none() && ttl.is_none() && icmp_type.is_none();
+        let rest = tcp_flags.is_none() && fragment.is_none() && self.dscp.is_none() && self.payload.is_none();
+        source.is_some() && target.is_none() && protocol.is_none() && ranges && rest
     }
 
     /// Matches everything that goes to `target`.

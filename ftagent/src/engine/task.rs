@@ -46,6 +46,8 @@ pub struct Task {
     pub target: IpNet,
     /// As it was asked for, with its sources named. What the guard takes out is taken out anew whenever its lists change.
     pub asked: Action,
+    /// Not saved: whoever goes on with it plans anew.
+    #[serde(skip)]
     pub steps: Vec<ToolStep>,
     /// Of an action at a cloud, what is left of it past the guard.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -136,7 +138,7 @@ impl Task {
         TaskView {
             id: self.id,
             tool: self.asked.tool().to_owned(),
-            action: self.asked.clone(),
+            action: self.asked.brief(),
             why: self.why.clone(),
             incident: self.incident,
             commands: self.steps.len(),

@@ -6,7 +6,7 @@
 //!   └──(failed: its tool undid what had been of it)──────────────────────────────────────────────▲
 //! ```
 
-use ftagent_common::api::{AckStatus, Action, CommandAck};
+use ftagent_common::api::{AckStatus, Action, CommandAck, ToolStep};
 use ftagent_common::vocab::Mode;
 use ipnet::IpNet;
 use uuid::Uuid;
@@ -17,7 +17,7 @@ use super::incident::{Deed, Incident};
 use super::input::{Command, Now};
 use super::sample::SEC;
 use super::task::{Acted, ActionSet, Ending, Outcome, Task, TaskState, Wanted, Why};
-use super::tool_guard::{self, MAX_STEPS, MAX_TASKS, TASKS_PER_MINUTE, ToolPlan, ToolRefusal};
+use super::tool_guard::{self, MAX_MEMBERS, MAX_STEPS, MAX_TASKS, TASKS_PER_MINUTE, ToolPlan, ToolRefusal};
 
 /// Seconds that an action of a firewall rule lasts at most, however long its incident does.
 const LONGEST_SECS: u32 = 86_400;
@@ -69,6 +69,11 @@ impl Engine {
         if steps + planned.steps.len() > MAX_STEPS {
             return Err(ToolRefusal::Steps(steps, planned.steps.len()));
         }
+        let in_sets = self.tasks.values().map(|t| members(&t.steps)).sum::<usize>();
+        let more = members(&planned.steps);
+        if more > 0 && in_sets + more > MAX_MEMBERS {
+            return Err(ToolRefusal::Members(in_sets, more));
+        }
         self.task_pace.take(now.mono_ns)?;
         let (rule_id, id) = match &why {
             Why::Rule { id, .. } => {
@@ -78,11 +83,15 @@ impl Engine {
             Why::Order { command, .. } => (0, *command),
         };
         let ttl_secs = ttl_secs.clamp(1, LONGEST_SECS);
-        let ToolPlan { action, steps, excluded } = planned;
+        let ToolPlan { action, steps, excluded, more_excluded } = planned;
         let cloud = action.is_cloud().then(|| action.clone());
         if let Some(incident) = self.incidents.get_mut(&incident) {
             for why in excluded {
                 incident.refuse(None, format!("{}: left out: {why}", action.kind()), now);
+            }
+            if more_excluded > 0 {
+                let text = format!("{}: left out: {more_excluded} more sources that are never blocked", action.kind());
+                incident.refuse(None, text, now);
             }
             let (run, undo) = steps.iter().map(|s| (s.run.clone(), s.undo.clone())).unzip();
             incident.add_deed(Deed { task: Some(id), ..Deed::new(key, rule_id, action, run, undo) });
@@ -297,6 +306,11 @@ fn is_same_kind(rule: &Action, asked: &Action) -> bool {
         action
     };
     bare(rule) == bare(asked)
+}
+
+/// How many members steps put into sets.
+fn members(steps: &[ToolStep]) -> usize {
+    steps.iter().filter_map(|step| step.members.as_ref()).map(|members| members.prefixes.len()).sum()
 }
 
 fn words(text: &str) -> String {

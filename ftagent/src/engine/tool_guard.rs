@@ -3,15 +3,21 @@
 //! Sources that are never blocked are taken out. What concerns everybody is given the prefixes to spare, which the plan
 //! of each tool puts before its rule. What would lock the node out all the same is refused.
 
+use std::collections::BTreeSet;
+
 use ftagent_common::api::{Action, AllowEntry, PortProtocol, PreviewContext, Protocol, ToolStep, UfwProtocol, preview};
 use ipnet::IpNet;
 
-use super::guard::{self, Refusal};
+use super::guard::{Friends, Refusal};
 use super::settings::{Guard, Settings};
 
 /// Actions of other tools that may be in force at once, and the steps of all of them together.
 pub(super) const MAX_TASKS: usize = 64;
 pub(super) const MAX_STEPS: usize = 4_096;
+/// Members that all of them together have in sets.
+pub(super) const MAX_MEMBERS: usize = 262_144;
+/// Sources left out that are told one by one.
+pub(super) const MAX_TOLD: usize = 32;
 /// New ones in a minute: each is a few runs of a program.
 pub(super) const TASKS_PER_MINUTE: u32 = 30;
 /// SSH, where no management ports are configured.
@@ -33,6 +39,8 @@ pub(super) enum ToolRefusal {
     Quota(usize),
     #[error("{0} commands of other tools are in force: no room for {1} more")]
     Steps(usize, usize),
+    #[error("{0} members are in sets of other tools: no room for {1} more, {MAX_MEMBERS} is the most")]
+    Members(usize, usize),
     #[error("more than {TASKS_PER_MINUTE} new actions of other tools in a minute")]
     TooFast,
 }
@@ -43,7 +51,10 @@ pub(super) struct ToolPlan {
     /// Without the sources that are never blocked.
     pub(super) action: Action,
     pub(super) steps: Vec<ToolStep>,
+    /// The first of them.
     pub(super) excluded: Vec<Refusal>,
+    /// How many more there are.
+    pub(super) more_excluded: usize,
 }
 
 /// Plans `asked`, whose sources are named, against `target`; `spared` are sources that an operator unblocked.
@@ -62,13 +73,19 @@ pub(super) fn plan(
     }
     let mut action = asked.clone();
     let (most, addresses_only) = (asked.max_sources(), matches!(asked, Action::Fail2banBan(_)));
-    let mut excluded = Vec::new();
+    let (mut excluded, mut more_excluded) = (Vec::new(), 0);
     if let Some(sources) = action.sources_mut() {
         let count = sources.len();
-        sources.retain(|source| match guard::check_source(source, settings, allow) {
+        let nobody = Friends::of(settings, allow);
+        let spared: BTreeSet<&IpNet> = spared.iter().collect();
+        sources.retain(|source| match nobody.check(source, settings, allow) {
             Ok(()) => {
                 let is_address = source.prefix_len() == source.max_prefix_len();
                 !spared.contains(source) && (is_address || !addresses_only)
+            }
+            Err(_) if excluded.len() >= MAX_TOLD => {
+                more_excluded += 1;
+                false
             }
             Err(why) => {
                 excluded.push(why);
@@ -92,7 +109,7 @@ pub(super) fn plan(
     if let Some(why) = shown.refused {
         return Err(ToolRefusal::Plan(why));
     }
-    Ok(ToolPlan { steps: shown.steps(), action, excluded })
+    Ok(ToolPlan { steps: shown.steps(), action, excluded, more_excluded })
 }
 
 /// Whom nothing automated blocks, without those that others of them contain.

@@ -101,6 +101,9 @@ pub struct RuleView {
     pub origin: Origin,
     /// Seconds until it ends by itself.
     pub expires_in_secs: Option<u64>,
+    /// Sources of it beside that of `matches`.
+    #[serde(default)]
+    pub more_sources: usize,
 }
 
 impl Engine {
@@ -142,7 +145,8 @@ impl Engine {
                 .values()
                 .map(|r| RuleView {
                     id: r.id,
-                    matches: r.matches.clone(),
+                    matches: Matches { sources: Vec::new(), ..r.matches.clone() },
+                    more_sources: r.matches.sources.len(),
                     verdict: r.verdict,
                     evaluate: r.evaluate,
                     point: r.point,

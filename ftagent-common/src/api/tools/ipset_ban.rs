@@ -3,11 +3,15 @@
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use super::members::{Members, SetListing};
 use super::names::SetName;
 use super::xtables::{Family, rule};
 use super::{Ground, Parameters};
-use crate::api::action::{MAX_SOURCES, default_ttl};
+use crate::api::action::{MAX_SET_SOURCES, default_ttl};
 use crate::api::preview::{Preview, argv};
+
+/// The members that a set of ours takes: several actions may share one. Without the number it would be 65,536.
+const MAX_MEMBERS: &str = "262144";
 
 /// Adds the sources to a set; set and rule are made where they are missing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,7 +21,7 @@ pub struct IpsetBan {
     /// 1 to 30 characters; sources of IPv6 go to the set of this name with a 6 behind it.
     #[cfg_attr(feature = "openapi", schema(value_type = String, pattern = "^[A-Za-z][A-Za-z0-9_.-]{0,29}$"))]
     pub set: SetName,
-    /// Addresses or prefixes; empty: the incident's sources.
+    /// Addresses or prefixes, at most 100,000; empty: the incident's sources.
     #[serde(default)]
     #[cfg_attr(feature = "openapi", schema(value_type = Vec<String>))]
     pub sources: Vec<IpNet>,
@@ -41,7 +45,7 @@ impl Parameters for IpsetBan {
     }
 
     fn max_sources(&self) -> usize {
-        MAX_SOURCES
+        MAX_SET_SOURCES
     }
 
     fn ttl_secs(&self) -> Option<u32> {
@@ -51,7 +55,7 @@ impl Parameters for IpsetBan {
     fn show(&self, on: &Ground<'_>, shown: &mut Preview) {
         let ttl = self.ttl_secs.to_string();
         for (family, inet) in [(Family::V4, "inet"), (Family::V6, "inet6")] {
-            let mine: Vec<_> = on.sources.iter().filter(|s| Family::of(s) == family).collect();
+            let mine: Vec<_> = on.sources.iter().filter(|s| Family::of(s) == family).copied().collect();
             if mine.is_empty() {
                 continue;
             }
@@ -59,7 +63,7 @@ impl Parameters for IpsetBan {
                 Family::V4 => self.set.to_string(),
                 Family::V6 => format!("{}6", self.set),
             };
-            let made = ["ipset", "create", &set, "hash:net", "family", inet, "timeout", &ttl];
+            let made = ["ipset", "create", &set, "hash:net", "family", inet, "timeout", &ttl, "maxelem", MAX_MEMBERS];
             shown.step(argv(&made), argv(&["ipset", "destroy", &set]), format!("ipset {set}, made unless it is there"));
             shown.unless.resize(shown.do_.len() - 1, Vec::new());
             shown.unless.push(argv(&["ipset", "list", "-t", &set]));
@@ -68,12 +72,8 @@ impl Parameters for IpsetBan {
             let looked = shown.do_[last].iter().map(|word| if word == "-I" { "-C".to_owned() } else { word.clone() });
             shown.unless.push(looked.collect());
             shown.objects[last].push_str(", made unless it is there");
-            for source in mine {
-                let source = super::short(source);
-                let object = format!("element {source} of ipset {set}, timeout {ttl} s");
-                // Deleting what has timed out already is no fault.
-                let undo = argv(&["ipset", "del", &set, &source, "-exist"]);
-                shown.step(argv(&["ipset", "add", &set, &source, "timeout", &ttl, "-exist"]), undo, object);
+            for members in Members::of(&set, self.ttl_secs, mine) {
+                shown.member_step(SetListing::restore(), members);
             }
         }
         shown.unless.resize(shown.do_.len(), Vec::new());

@@ -55,7 +55,8 @@ impl Look {
 }
 
 impl ToolStep {
-    /// How to see whether the step's object is there; none where only doing it tells.
+    /// How to see whether the step's object is there; none where only doing it tells, and for members of sets, which one
+    /// [listing](super::SetListing) shows together.
     pub fn look(&self) -> Option<Look> {
         let words: Vec<&str> = self.run.iter().map(String::as_str).collect();
         let look = |argv: Vec<String>, there| Look { argv, there, is_marked: false };
@@ -178,7 +179,7 @@ mod tests {
     use super::*;
     use crate::api::{Action, PreviewContext, preview};
 
-    fn looks(json: &str) -> Vec<Option<Look>> {
+    fn steps(json: &str) -> Vec<ToolStep> {
         let action: Action = serde_json::from_str(json).expect(json);
         let context = PreviewContext {
             target: "203.0.113.5/32".parse().expect("a prefix"),
@@ -186,15 +187,21 @@ mod tests {
             spoofed: false,
             spared: vec!["192.0.2.0/24".parse().expect("a prefix")],
         };
-        preview(&action, &context).steps().iter().map(ToolStep::look).collect()
+        preview(&action, &context).steps()
+    }
+
+    fn looks(json: &str) -> Vec<Option<Look>> {
+        steps(json).iter().map(ToolStep::look).collect()
     }
 
     #[test]
     fn every_step_of_a_local_tool_can_be_looked_for() {
         for json in super::super::tests::all() {
             let cloud = ["cloudflare", "digitalocean", "vultr"].iter().any(|c| json.contains(c));
-            let looks = looks(&json);
-            assert!(!looks.is_empty() && looks.iter().all(|l| l.is_none() == cloud), "{json}: {looks:?}");
+            let (looks, steps) = (looks(&json), steps(&json));
+            let is_seen = |(look, step): (&Option<Look>, &ToolStep)| look.is_some() != step.members.is_some();
+            let all_seen = looks.iter().zip(&steps).all(is_seen);
+            assert!(!looks.is_empty() && all_seen != cloud, "{json}: {looks:?}");
         }
     }
 

@@ -116,7 +116,9 @@ impl Change {
                 };
                 list.nested(a::LIST_ELEMENT, &element)
             });
-            let rules = part.iter().filter_map(|(_, plan)| plan.rule).collect();
+            // Most are of one rule.
+            let mut rules: Vec<RuleId> = part.iter().filter_map(|(_, plan)| plan.rule).collect();
+            rules.dedup();
             self.push_for(message::NEW_ELEMENT, CREATE, elements(name, &list), rules);
         }
     }

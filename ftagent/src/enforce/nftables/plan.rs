@@ -169,17 +169,20 @@ impl Plan {
         self.wanted.insert(rule.id, rule.clone());
         let remaining_ns = rule.expires_at_ns.map(|end| end - now.mono_ns);
         let name = rule.id.0.to_string();
-        let is_block = rule.matches.is_source_only() && !rule.evaluate;
-        if let (true, Verdict::Drop, Some(source)) = (is_block, rule.verdict, rule.matches.source) {
+        let is_block = rule.matches.is_sources_only() && !rule.evaluate;
+        if is_block && rule.verdict == Verdict::Drop {
             let remaining_ms = remaining_ns.map(|ns| (ns / 1_000_000).max(1));
-            let element = ElementPlan { mark: mark(&name), rule: Some(rule.id), remaining_ms };
-            let elements = &mut self.set("blocked", &source).elements;
             // Two rules for one source: the one that ends last stands for both.
             let lasts_longer = |there: &ElementPlan| {
                 there.remaining_ms.is_some() && remaining_ms.is_none_or(|ms| Some(ms) > there.remaining_ms)
             };
-            if elements.get(&expr::key(&source)).is_none_or(lasts_longer) {
-                elements.insert(expr::key(&source), element);
+            for source in rule.matches.all_sources() {
+                let element = ElementPlan { mark: mark(&name), rule: Some(rule.id), remaining_ms };
+                let elements = &mut self.set("blocked", source).elements;
+                let key = expr::key(source);
+                if elements.get(&key).is_none_or(lasts_longer) {
+                    elements.insert(key, element);
+                }
             }
             return;
         }

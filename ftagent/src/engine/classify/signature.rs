@@ -46,6 +46,7 @@ pub fn matches_of(signature: &Signature) -> Matches {
         fragment: signature.fragment,
         dscp: None,
         payload: None,
+        sources: Vec::new(),
     }
 }
 

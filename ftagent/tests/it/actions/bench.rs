@@ -39,14 +39,14 @@ fn runs() -> usize {
 }
 
 /// A stranger who sends all the time, and when the last of it arrived.
-struct Stranger {
+pub(super) struct Stranger {
     last_ns: Arc<AtomicU64>,
     over: Arc<AtomicBool>,
-    _peer: Peer,
+    pub(super) peer: Peer,
 }
 
 impl Stranger {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let peer = Peer::connect();
         let (last_ns, over) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
         let at_node = UdpSocket::bind((NODE, 9_999)).unwrap();
@@ -69,11 +69,11 @@ impl Stranger {
                 std::thread::sleep(GAP);
             }
         });
-        Self { last_ns, over, _peer: peer }
+        Self { last_ns, over, peer }
     }
 
     /// When the last packet arrived, once no more do; none while they go on coming.
-    fn silence_ns(&self) -> Option<u64> {
+    pub(super) fn silence_ns(&self) -> Option<u64> {
         for _ in 0..200 {
             let last = self.last_ns.load(Ordering::Relaxed);
             if clock::mono_ns().saturating_sub(last) > SILENCE_NS {
@@ -85,7 +85,7 @@ impl Stranger {
     }
 
     /// Waits until packets come again.
-    fn is_heard(&self) -> bool {
+    pub(super) fn is_heard(&self) -> bool {
         let since = clock::mono_ns();
         (0..5_000).any(|_| {
             std::thread::sleep(Duration::from_millis(1));
@@ -100,6 +100,36 @@ impl Drop for Stranger {
     }
 }
 
+/// The engine at the moment at which a rule with this action has fired, when its incident opened on the simulated clock,
+/// and when the last tick began on the real one.
+pub(super) fn asked(json: &str, is_asked: impl Fn(&Kernel) -> bool) -> (Kernel, u64, u64) {
+    let mut settings = Settings { rules: vec![rule(7, json)], ..Settings::default() };
+    settings.response.automatic = false;
+    settings.detection.floor_pps = 500;
+    let mut k = Kernel::new(settings);
+    let (mut opened_sim_ns, mut began_ns, mut dice) = (None, 0, Dice(1));
+    // A tick at a time: the last of them asks for the action.
+    while !is_asked(&k) {
+        assert!(
+            k.now_ns < ftagent::replay::START_NS + 3_000_000_000,
+            "{}: nothing is asked for",
+            &json[..json.len().min(200)]
+        );
+        let start = k.now_ns;
+        for i in 0..FRAMES {
+            let frame = THREE(&mut dice, TARGET.parse().unwrap()).frame();
+            k.frame(&frame, frame.len(), start + i * TICK / FRAMES);
+        }
+        began_ns = clock::mono_ns();
+        k.run_until(start + TICK);
+        if !k.engine.view().incidents.is_empty() {
+            opened_sim_ns.get_or_insert(k.now_ns);
+        }
+    }
+    let opened_sim_ns = opened_sim_ns.expect("an incident");
+    (k, opened_sim_ns, began_ns)
+}
+
 /// What an action did.
 struct Took {
     commands: usize,
@@ -109,16 +139,16 @@ struct Took {
 }
 
 /// Where actions are carried out.
-struct Bench {
+pub(super) struct Bench {
     runtime: tokio::runtime::Runtime,
     actions: Option<Actions>,
     results: UnboundedReceiver<Vec<Acted>>,
-    stranger: Stranger,
+    pub(super) stranger: Stranger,
     _dir: tempfile::TempDir,
 }
 
 impl Bench {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let (actions, results) = Actions::open(dir.path(), "this boot", "node", Clouds::default());
@@ -126,7 +156,7 @@ impl Bench {
     }
 
     /// Gives the tools `set` and waits for what becomes of `task`.
-    fn act(&mut self, set: &ActionSet, task: uuid::Uuid, expected: &Outcome) -> Acted {
+    pub(super) fn act(&mut self, set: &ActionSet, task: uuid::Uuid, expected: &Outcome) -> Acted {
         self.actions.as_mut().unwrap().act(set);
         self.runtime.block_on(async {
             loop {
@@ -142,27 +172,9 @@ impl Bench {
 
     /// One incident: microseconds to the tool's word and to the effect.
     fn once(&mut self, json: &str, is_seen: bool) -> (usize, u64, u64) {
-        let mut settings = Settings { rules: vec![rule(7, json)], ..Settings::default() };
-        settings.response.automatic = false;
-        settings.detection.floor_pps = 500;
-        let mut k = Kernel::new(settings);
-        let (mut opened_sim_ns, mut began_ns, mut dice) = (None, 0, Dice(1));
-        // A tick at a time: the last of them asks for the action.
-        while k.actions.is_empty() {
-            assert!(k.now_ns < ftagent::replay::START_NS + 3_000_000_000, "{json}: nothing is asked for");
-            let start = k.now_ns;
-            for i in 0..FRAMES {
-                let frame = THREE(&mut dice, TARGET.parse().unwrap()).frame();
-                k.frame(&frame, frame.len(), start + i * TICK / FRAMES);
-            }
-            began_ns = clock::mono_ns();
-            k.run_until(start + TICK);
-            if !k.engine.view().incidents.is_empty() {
-                opened_sim_ns.get_or_insert(k.now_ns);
-            }
-        }
+        let (k, opened_sim_ns, began_ns) = asked(json, |k| !k.actions.is_empty());
         // Ticks between the opening and the asking are the engine's time too.
-        let waited_ns = k.now_ns - opened_sim_ns.expect("an incident");
+        let waited_ns = k.now_ns - opened_sim_ns;
         let wanted = k.actions[0].clone();
         let (task, tool) = (wanted.task, wanted.tool);
         let commands = wanted.steps.len();

@@ -96,7 +96,10 @@ proptest! {
             let mut world = World::new();
             for step in k.actions.iter().flat_map(|w| &w.steps).filter(|s| s.run[0] != "ufw") {
                 // Steps that several actions have in common are run once.
-                world.run(&step.run);
+                match &step.members {
+                    Some(members) => drop(world.feed(&step.run, &members.to_add(&members.prefixes))),
+                    None => drop(world.run(&step.run)),
+                }
             }
             for friend in &all {
                 prop_assert_ne!(is_dropped(&world, "iptables", "INPUT", *friend), Some(true), "{} {:#?}", friend, world);

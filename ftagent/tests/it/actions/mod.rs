@@ -8,6 +8,8 @@ mod order;
 pub(crate) mod random;
 mod real;
 mod sessions;
+mod sets;
+mod sets_bench;
 
 use std::path::Path;
 
@@ -63,6 +65,22 @@ fn outcomes(acted: &[Acted]) -> Vec<&Outcome> {
     acted.iter().map(|a| &a.outcome).collect()
 }
 
+/// Does a step, as the keeper would where nothing of it is there.
+fn do_step<R: Runner>(runner: &mut R, step: &ToolStep) -> Ran {
+    match &step.members {
+        Some(members) => runner.feed(&step.run, &members.to_add(&members.prefixes)),
+        None => runner.run(&step.run),
+    }
+}
+
+/// Undoes it, whosever it is.
+fn undo_step<R: Runner>(runner: &mut R, step: &ToolStep) -> Ran {
+    match &step.members {
+        Some(members) => runner.feed(&step.undo, &members.to_delete(&members.prefixes)),
+        None => runner.run(&step.undo.iter().map(|w| w.replace("<value before>", "0")).collect::<Vec<_>>()),
+    }
+}
+
 /// How the agent dies: before a command, or when it has run and nobody knows it.
 #[derive(Clone, Copy, Debug)]
 struct Death {
@@ -79,16 +97,42 @@ struct Mortal<R> {
     death: Option<Death>,
 }
 
+impl<R> Mortal<R> {
+    /// Whether this command is the one before whose end the agent dies.
+    fn is_last(&mut self) -> Option<Death> {
+        let death = self.death.as_mut()?;
+        if death.after == 0 {
+            return Some(*death);
+        }
+        death.after -= 1;
+        None
+    }
+}
+
 impl<R: Runner> Runner for Mortal<R> {
     fn run(&mut self, argv: &[String]) -> Ran {
-        let Some(death) = &mut self.death else { return self.inner.run(argv) };
-        if death.after > 0 {
-            death.after -= 1;
-            return self.inner.run(argv);
-        }
+        let Some(death) = self.is_last() else { return self.inner.run(argv) };
         if death.has_run {
             self.inner.run(argv);
         }
         std::panic::resume_unwind(Box::new(Dead));
+    }
+
+    fn feed(&mut self, argv: &[String], input: &str) -> Ran {
+        let Some(death) = self.is_last() else { return self.inner.feed(argv, input) };
+        if death.has_run {
+            // Somewhere in the middle.
+            let lines = input.lines().count().div_ceil(2);
+            let half: String = input.lines().take(lines).flat_map(|line| [line, "\n"]).collect();
+            self.inner.feed(argv, &half);
+        }
+        std::panic::resume_unwind(Box::new(Dead));
+    }
+
+    fn list(&mut self, argv: &[String], hear: &mut dyn FnMut(&str)) -> Ran {
+        if self.is_last().is_some() {
+            std::panic::resume_unwind(Box::new(Dead));
+        }
+        self.inner.list(argv, hear)
     }
 }

@@ -30,23 +30,19 @@ impl World {
                 self.tables(program, verb, chain, &rule.join(" "))
             }
             ["ipset", "create", set, ..] => i32::from(self.sets.insert((*set).to_owned(), BTreeSet::new()).is_some()),
+            ["ipset", "save", set] => match self.sets.get(*set) {
+                None => return (1, "The set with the given name does not exist".to_owned()),
+                Some(members) => {
+                    let made = format!("create {set} hash:net family inet hashsize 1024 maxelem 262144 timeout 60\n");
+                    let lines = members.iter().map(|member| format!("add {set} {member} timeout 60\n"));
+                    return (0, made + &lines.collect::<String>());
+                }
+            },
             ["ipset", "list", "-t", set] => i32::from(!self.sets.contains_key(*set)),
             ["ipset", "destroy", set] => {
                 let used = self.chains.values().flatten().any(|rule| rule.contains(&format!("--match-set {set} ")));
                 if used || self.sets.remove(*set).is_none() { 1 } else { 0 }
             }
-            ["ipset", verb, set, member, ..] => match (self.sets.get_mut(*set), *verb) {
-                (None, _) => 1,
-                (Some(set), "add") => {
-                    set.insert((*member).to_owned());
-                    0
-                }
-                (Some(set), "del") => {
-                    set.remove(*member);
-                    0
-                }
-                (Some(set), _) => i32::from(!set.contains(*member)),
-            },
             ["ip", family, "route", "show", "exact", prefix, "type", "blackhole", "proto", number] => {
                 let there = self.routes.contains(&format!("{family} route blackhole {prefix} proto {number}"));
                 return (0, if there { format!("blackhole {prefix}\n") } else { String::new() });
@@ -70,6 +66,24 @@ impl World {
             other => panic!("the model does not know {other:?}"),
         };
         (exit, if exit == 2 { "Chain or set does not exist".to_owned() } else { String::new() })
+    }
+
+    /// The same of a command that reads lines.
+    pub(super) fn feed(&mut self, argv: &[String], input: &str) -> (i32, String) {
+        assert_eq!(argv, ["ipset", "restore", "-exist"]);
+        for (at, line) in input.lines().enumerate() {
+            let words: Vec<&str> = line.split(' ').collect();
+            let (set, member) = (self.sets.get_mut(words[1]), words[2].to_owned());
+            match (set, words[0]) {
+                (None, _) => {
+                    return (1, format!("Error in line {}: The set with the given name does not exist", at + 1));
+                }
+                (Some(set), "add") => drop(set.insert(member)),
+                (Some(set), "del") => drop(set.remove(&member)),
+                other => panic!("the model does not know {other:?}"),
+            }
+        }
+        (0, String::new())
     }
 
     fn tables(&mut self, program: &str, verb: &str, chain: &str, rule: &str) -> i32 {
@@ -117,5 +131,16 @@ impl Runner for Model {
     fn run(&mut self, argv: &[String]) -> Ran {
         let (exit, output) = self.0.borrow_mut().run(argv);
         Ran { exit: Some(exit), output, took_us: 0 }
+    }
+
+    fn feed(&mut self, argv: &[String], input: &str) -> Ran {
+        let (exit, output) = self.0.borrow_mut().feed(argv, input);
+        Ran { exit: Some(exit), output, took_us: 0 }
+    }
+
+    fn list(&mut self, argv: &[String], hear: &mut dyn FnMut(&str)) -> Ran {
+        let ran = self.run(argv);
+        ran.output.lines().for_each(&mut *hear);
+        ran
     }
 }

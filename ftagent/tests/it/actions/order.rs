@@ -112,6 +112,14 @@ impl Runner for Model {
         tools.met.extend(met);
         Ran { exit: Some(exit), output, took_us: 0 }
     }
+
+    fn feed(&mut self, argv: &[String], _: &str) -> Ran {
+        unreachable!("no action here has members: {argv:?}")
+    }
+
+    fn list(&mut self, argv: &[String], _: &mut dyn FnMut(&str)) -> Ran {
+        unreachable!("no action here has members: {argv:?}")
+    }
 }
 
 /// The plan of an action when these are spared.

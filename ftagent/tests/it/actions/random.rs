@@ -130,10 +130,21 @@ fn a_model_of_the_tools_is_as_before_after_any_sequence() {
 
 /// Somebody else removes a rule or a route of ours.
 fn take_away(world: &mut World, dice: &mut Dice, set: &[Wanted]) {
-    let all: Vec<_> =
-        set.iter().flat_map(|w| &w.steps).filter(|s| s.run[0] != "sysctl" && s.run[0] != "ipset").collect();
+    let all: Vec<_> = set
+        .iter()
+        .flat_map(|w| &w.steps)
+        .filter(|s| s.run[0] != "sysctl" && (s.run[0] != "ipset" || s.members.is_some()))
+        .collect();
     if !all.is_empty() {
         let step = all[dice.below(all.len() as u64) as usize];
-        world.run(&step.undo);
+        match &step.members {
+            // Not the one that may be somebody else's: what comes after it is ours.
+            Some(members) => {
+                let ours = members.prefixes.iter().filter(|p| p.to_string() != "198.51.100.8/32");
+                let ours: Vec<_> = ours.copied().collect();
+                world.feed(&step.undo, &members.to_delete(&ours));
+            }
+            None => drop(world.run(&step.undo)),
+        }
     }
 }

@@ -6,12 +6,12 @@ use std::process::Command;
 use ftagent::actions::keeper::Keeper;
 use ftagent::actions::runner::{PATH, Ran, Runner, System};
 use ftagent::engine::{Outcome, Wanted};
-use ftagent_common::api::ToolStep;
+use ftagent_common::api::{SetListing, ToolStep};
 use ftagent_lab::floods::Dice;
 use nix::sched::{CloneFlags, unshare};
 
 use super::random::{count, sequence};
-use super::{LATER_NS, LOCAL, open, outcomes, steps, wanted};
+use super::{LATER_NS, LOCAL, do_step, open, outcomes, steps, undo_step, wanted};
 
 const DUMPS: &[&[&str]] = &[
     &["iptables-save"],
@@ -118,6 +118,11 @@ pub(super) fn survive(json: &str, dump: &dyn Fn() -> String) {
 }
 
 fn there(step: &ToolStep) -> Option<bool> {
+    if let Some(members) = &step.members {
+        let (mut listing, mut seen) = (SetListing::default(), Vec::new());
+        System.list(&SetListing::argv(&members.set), &mut |line| seen.extend(listing.take(line)));
+        return Some(members.prefixes.iter().all(|prefix| seen.contains(prefix)));
+    }
     let look = step.look().expect("a look");
     let ran = System.run(&look.argv);
     look.sees(ran.exit, &ran.output)
@@ -131,6 +136,7 @@ fn half_applied(json: &str, dir: &Path, one: &Wanted, before: &str, dump: &dyn F
         run: words("ip route add blackhole 300.1.2.3/32 proto 187"),
         undo: words("ip route del blackhole 300.1.2.3/32 proto 187"),
         unless: Vec::new(),
+        members: None,
     });
     let mut keeper = open(System, dir, 0);
     keeper.set(vec![broken], []);
@@ -146,7 +152,7 @@ fn found(json: &str, dir: &Path, one: &Wanted, before: &str, dump: &dyn Fn() -> 
     let theirs: Vec<&ToolStep> =
         one.steps.iter().filter(|s| !s.unless.is_empty() || !s.look().is_some_and(|l| l.is_marked)).collect();
     for step in &theirs {
-        assert!(System.run(&step.run).is_success(), "{json}: {step:?}");
+        assert!(do_step(&mut System, step).is_success(), "{json}: {step:?}");
     }
     let foreign = dump();
     let mut keeper = open(System, dir, 0);
@@ -159,8 +165,7 @@ fn found(json: &str, dir: &Path, one: &Wanted, before: &str, dump: &dyn Fn() -> 
     assert_eq!(outcomes(&keeper.work(LATER_NS)), [&Outcome::Undone], "{json}");
     same(json, &dump(), &foreign);
     for step in theirs.iter().rev() {
-        let undo: Vec<String> = step.undo.iter().map(|w| w.replace("<value before>", "0")).collect();
-        System.run(&undo);
+        undo_step(&mut System, step);
     }
     same(json, &dump(), before);
 }
@@ -172,8 +177,7 @@ fn taken_away(json: &str, dir: &Path, one: &Wanted, before: &str, dump: &dyn Fn(
     keeper.work(0);
     let during = dump();
     let last = one.steps.last().expect("a step");
-    let undo: Vec<String> = last.undo.iter().map(|w| w.replace("<value before>", "0")).collect();
-    assert!(System.run(&undo).is_success(), "{json}: {undo:?}");
+    assert!(undo_step(&mut System, last).is_success(), "{json}: {last:?}");
     for _ in 0..=one.steps.len() / 32 {
         keeper.repair(0);
     }
@@ -222,13 +226,27 @@ fn the_tools_are_as_before_after_any_sequence() {
 /// A machine without one of the tools.
 struct Without(&'static str);
 
-impl Runner for Without {
-    fn run(&mut self, argv: &[String]) -> Ran {
+impl Without {
+    fn renamed(&self, argv: &[String]) -> Vec<String> {
         let mut argv = argv.to_vec();
         if argv[0] == self.0 {
             argv[0] = format!("{}-that-nobody-has", self.0);
         }
-        System.run(&argv)
+        argv
+    }
+}
+
+impl Runner for Without {
+    fn run(&mut self, argv: &[String]) -> Ran {
+        System.run(&self.renamed(argv))
+    }
+
+    fn feed(&mut self, argv: &[String], input: &str) -> Ran {
+        System.feed(&self.renamed(argv), input)
+    }
+
+    fn list(&mut self, argv: &[String], hear: &mut dyn FnMut(&str)) -> Ran {
+        System.list(&self.renamed(argv), hear)
     }
 }
 

@@ -120,8 +120,7 @@ fn the_command_detach_undoes_at_clouds_whatever_else_it_cannot_take_away() {
         let before = site.receiver.snapshot();
         let folder = tempfile::tempdir().unwrap();
         let state = folder.path().join("state");
-        let (mut actions, mut results) =
-            Actions::open(&state, "this boot", "web-1", clouds(case, &site)).expect("a folder");
+        let (mut actions, mut results) = Actions::open(&state, "this boot", "web-1", clouds(case, &site));
         actions.act(&set(&[case.wanted(1, case.sources)]));
         next(&mut results, |outcome| *outcome == Outcome::Applied);
         site.trouble(vec![Some(Trouble::Status(503, None)); 100]);
