@@ -15,6 +15,9 @@ const SET_TIMEOUTS: u32 = 0x10;
 const ELEMENTS_PER_MESSAGE: usize = 500;
 /// An end that differs by less is the same: clocks are read at different moments.
 const SAME_END_MS: u64 = 1_500;
+/// A set of many elements takes a while to fill, and each counts from when it was put in: a millisecond more for so many.
+/// Otherwise a slow machine would write them all again at every look.
+const ELEMENTS_PER_MS: usize = 10;
 const SAME_END_SECS: u64 = 5;
 
 /// A message, and the rules that fail if it does.
@@ -96,9 +99,13 @@ impl Change {
             self.next_set_id += 1;
             self.push(message::NEW_SET, CREATE | EXCLUSIVE, request);
         }
+        let same_end_ms = SAME_END_MS + (set.elements.len() / ELEMENTS_PER_MS) as u64;
         let there = |key: &Vec<u8>| seen.and_then(|s| s.elements.get(key));
-        let wrong: Vec<_> =
-            set.elements.iter().filter(|(key, e)| there(key).is_none_or(|there| differs(e, there))).collect();
+        let wrong: Vec<_> = set
+            .elements
+            .iter()
+            .filter(|(key, e)| there(key).is_none_or(|there| differs(e, there, same_end_ms)))
+            .collect();
         let stale = seen.into_iter().flat_map(|s| s.elements.keys()).filter(|key| !set.elements.contains_key(*key));
         // A changed end is a removal and an addition: the kernel changes ends in place from 6.12 on only.
         let replaced = wrong.iter().map(|(key, _)| *key).filter(|key| there(key).is_some());
@@ -225,10 +232,10 @@ fn is_usable(seen: &Observed, plan: &Plan) -> bool {
     chains && sets
 }
 
-fn differs(wanted: &ElementPlan, there: &ObservedElement) -> bool {
+fn differs(wanted: &ElementPlan, there: &ObservedElement, same_end_ms: u64) -> bool {
     let same_end = match (wanted.remaining_ms, there.remaining_ms) {
         (None, None) => true,
-        (Some(wanted), Some(there)) => wanted.abs_diff(there) <= SAME_END_MS,
+        (Some(wanted), Some(there)) => wanted.abs_diff(there) <= same_end_ms,
         _ => false,
     };
     !same_end || there.mark.as_ref() != Some(&wanted.mark)
