@@ -1,6 +1,6 @@
 //! Nodes as operators see them.
 
-use ftagent_common::api::{NodeCommand, Order};
+use ftagent_common::api::{NodeCommand, Order, Spans};
 use serde_json::json;
 use uuid::Uuid;
 
@@ -64,9 +64,9 @@ impl App {
                 return Err(Problem::field("order.action.sources", "an order must name them").into());
             }
             let allowed = self.store.all_allowed(ws).await?;
-            let holds = |e: &&crate::domain::AllowlistEntry| {
-                e.node.is_none_or(|n| n == node) && sources.iter().any(|s| e.overlaps(s))
-            };
+            let spans = Spans::of(sources);
+            let holds =
+                |e: &&crate::domain::AllowlistEntry| e.node.is_none_or(|n| n == node) && spans.touch(&e.ip_address);
             if let Some(entry) = allowed.iter().find(holds) {
                 let message = format!("entry {} ({}) of the allowlist is among them", entry.id, entry.ip_address);
                 self.store.append(ws, fact.result("refused")).await?;

@@ -1,6 +1,6 @@
 //! Firewall rules.
 
-use ftagent_common::api::{Action, Preview, PreviewContext, Trigger, effective_sources, preview};
+use ftagent_common::api::{Action, Preview, PreviewContext, Spans, Trigger, effective_sources, preview};
 use serde_json::json;
 
 use super::App;
@@ -29,24 +29,25 @@ impl App {
     pub async fn create_rule(&self, actor: &Actor, new: NewRule) -> Result<Rule> {
         let new = new.check()?;
         let fact = self.fact(actor, "rule.create", "rule").with(json!({
-            "name": new.name, "trigger": new.trigger, "action": new.action, "scope": new.scope,
+            "name": new.name, "trigger": new.trigger, "action": new.action.brief(), "scope": new.scope,
             "cooldown_minutes": new.cooldown_minutes, "enabled": new.enabled,
         }));
         let (rule, changed) = self.store.create_rule(actor.workspace(), new, fact).await?;
         self.wake(&changed);
-        self.events.announce(actor.workspace(), "rule", json!({ "what": "created", "rule": rule }));
+        self.announce_rule(actor, "created", &rule);
         Ok(rule)
     }
 
     pub async fn patch_rule(&self, actor: &Actor, id: i64, patch: RulePatch) -> Result<Rule> {
         let fact = self.fact(actor, "rule.update", format!("rule/{id}")).with(json!({
-            "name": patch.name, "trigger": patch.trigger, "action": patch.action, "scope": patch.scope,
+            "name": patch.name, "trigger": patch.trigger, "action": patch.action.as_ref().map(Action::brief),
+            "scope": patch.scope,
             "cooldown_minutes": patch.cooldown_minutes, "enabled": patch.enabled,
         }));
         let edit = Box::new(move |rule: &Rule| patch.applied_to(rule).check());
         let (rule, changed) = self.store.edit_rule(actor.workspace(), id, edit, fact).await?;
         self.wake(&changed);
-        self.events.announce(actor.workspace(), "rule", json!({ "what": "updated", "rule": rule }));
+        self.announce_rule(actor, "updated", &rule);
         Ok(rule)
     }
 
@@ -58,8 +59,14 @@ impl App {
         });
         let (rule, changed) = self.store.edit_rule(actor.workspace(), id, edit, fact).await?;
         self.wake(&changed);
-        self.events.announce(actor.workspace(), "rule", json!({ "what": "updated", "rule": rule }));
+        self.announce_rule(actor, "updated", &rule);
         Ok(rule)
+    }
+
+    /// Tells of a rule, with the first of its sources: everybody who listens gets a copy.
+    fn announce_rule(&self, actor: &Actor, what: &str, rule: &Rule) {
+        let brief = Rule { action: rule.action.brief(), ..rule.clone() };
+        self.events.announce(actor.workspace(), "rule", json!({ "what": what, "rule": brief }));
     }
 
     pub async fn delete_rule(&self, actor: &Actor, id: i64) -> Result<()> {
@@ -102,8 +109,9 @@ impl App {
             return Err(Problem::field("example.sources", "must be at most 1024 addresses").into());
         }
         let mut preview = preview(action, &context);
+        let sources = Spans::of(&effective_sources(action, &context));
         for entry in self.store.all_allowed(actor.workspace()).await? {
-            if effective_sources(action, &context).iter().any(|source| entry.overlaps(source)) {
+            if sources.touch(&entry.ip_address) {
                 preview.warnings.push(format!("{} is allowlisted: nodes refuse to block it", entry.ip_address));
             }
         }

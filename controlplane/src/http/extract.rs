@@ -15,22 +15,32 @@ use super::json::Strict;
 
 /// The largest body: 1 MiB.
 pub(crate) const MAX_BODY: usize = 1_048_576;
+/// The largest body of an operation that takes a firewall rule's action: 100,000 prefixes of IPv6, a line each, and room
+/// to spare.
+pub(crate) const MAX_RULE_BODY: usize = 6 * 1_048_576;
 /// How long a whole body may take.
 const BODY_TIME: Duration = Duration::from_secs(15);
 
-/// Reads a whole body.
-pub(crate) async fn read_body(headers: &HeaderMap, mut body: Body) -> Result<Bytes, ApiError> {
+/// The largest body of what `path` names.
+fn most_of(path: &str) -> usize {
+    let mut parts = path.trim_start_matches("/api/v1").split('/').skip(1);
+    if parts.next() == Some("firewall-rules") { MAX_RULE_BODY } else { MAX_BODY }
+}
+
+/// Reads a whole body. Who sends it is known already.
+pub(crate) async fn read_body(path: &str, headers: &HeaderMap, mut body: Body) -> Result<Bytes, ApiError> {
+    let most = most_of(path);
     let announced = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
-    if announced.is_some_and(|length| length > MAX_BODY as u64) {
-        return Err(ApiError::too_large(MAX_BODY));
+    if announced.is_some_and(|length| length > most as u64) {
+        return Err(ApiError::too_large(most));
     }
     let reading = async {
         let mut bytes = BytesMut::new();
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|_| ApiError::invalid("the body ended before its time"))?;
             let Ok(data) = frame.into_data() else { continue };
-            if bytes.len() + data.len() > MAX_BODY {
-                return Err(ApiError::too_large(MAX_BODY));
+            if bytes.len() + data.len() > most {
+                return Err(ApiError::too_large(most));
             }
             bytes.extend_from_slice(&data);
         }
@@ -50,7 +60,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for JsonBody<T> {
         if !is_json(&parts.headers) {
             return Err(ApiError::media_type());
         }
-        let bytes = read_body(&parts.headers, body).await?;
+        let bytes = read_body(parts.uri.path(), &parts.headers, body).await?;
         parse(&bytes).map(Self)
     }
 }

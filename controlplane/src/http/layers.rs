@@ -115,7 +115,7 @@ async fn answer_once(context: &Context, key: &[u8], request: Request, next: Next
         Actor::Node { uuid, .. } => format!("node/{uuid}"),
         Actor::System { .. } => "system".to_owned(),
     };
-    let bytes = read_body(&parts.headers, body).await.map_err(IntoResponse::into_response)?;
+    let bytes = read_body(parts.uri.path(), &parts.headers, body).await.map_err(IntoResponse::into_response)?;
     let key_hash: [u8; 32] = Sha256::digest(key).into();
     let mut hasher = Sha256::new();
     hasher.update(parts.uri.path().as_bytes());

@@ -45,7 +45,7 @@ const ERRORS: [(&str, &str); 8] = [
     ("404", "`not_found`"),
     ("405", "`method_not_allowed`"),
     ("408", "`request_timeout`: the body did not arrive in time"),
-    ("413", "`payload_too_large`: the body is larger than 1 MiB"),
+    ("413", "`payload_too_large`: the body is larger than 1 MiB, or 6 MiB of a firewall rule"),
     ("429", "`rate_limited`: see `Retry-After`"),
     ("500", "`internal_error`"),
     ("503", "`unavailable`: try again after `Retry-After` seconds"),

@@ -59,20 +59,25 @@ async fn bodies_that_cannot_be_read_are_refused_by_name() {
 }
 
 #[tokio::test]
-async fn a_body_of_two_mebibytes_is_too_large_however_it_is_sent() {
+async fn a_body_that_is_too_large_is_refused_however_it_is_sent() {
     let server = Server::start().await;
-    let body = vec![b' '; 2 * 1_048_576];
-    let path = "/api/v1/firewall-rules";
-    let announced = server.request(Method::POST, path).header("content-type", "application/json").body(body.clone());
-    let (status, answer) = checked(announced).await;
-    assert_eq!((status, &answer["error"]["code"]), (413, &json!("payload_too_large")));
-    let chunks = futures_util::stream::iter(
-        body.chunks(65_536).map(|c| Ok::<_, std::io::Error>(c.to_vec())).collect::<Vec<_>>(),
-    );
-    let streamed = reqwest::Body::wrap_stream(chunks);
-    let request = server.request(Method::POST, path).header("content-type", "application/json").body(streamed);
-    assert_eq!(checked(request).await.0, 413);
-    assert_eq!(server.get(path).await.0, 200);
+    // Rules may name many sources; nothing else is as long.
+    for (path, mebibytes) in
+        [("/api/v1/allowlist", 2), ("/api/v1/firewall-rules", 7), ("/api/v1/firewall-rules/preview", 7)]
+    {
+        let body = vec![b' '; mebibytes * 1_048_576];
+        let request = || server.request(Method::POST, path).header("content-type", "application/json");
+        let (status, answer) = checked(request().body(body.clone())).await;
+        assert_eq!((status, &answer["error"]["code"]), (413, &json!("payload_too_large")), "{path}");
+        let keyed = request().header("Idempotency-Key", "large").body(body.clone());
+        assert_eq!(checked(keyed).await.0, 413, "{path}");
+        let chunks = futures_util::stream::iter(
+            body.chunks(65_536).map(|c| Ok::<_, std::io::Error>(c.to_vec())).collect::<Vec<_>>(),
+        );
+        let streamed = reqwest::Body::wrap_stream(chunks);
+        assert_eq!(checked(request().body(streamed)).await.0, 413, "{path}");
+    }
+    assert_eq!(server.get("/api/v1/firewall-rules").await.0, 200);
 }
 
 #[tokio::test]

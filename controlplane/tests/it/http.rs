@@ -94,6 +94,72 @@ async fn a_rule_is_created_shown_changed_toggled_and_deleted() {
 }
 
 #[tokio::test]
+async fn a_hundred_thousand_sources_go_from_the_request_to_the_node() {
+    let server = Server::start().await;
+    let node = server.deploy("edge-1").await;
+    server.made("/api/v1/allowlist", &json!({ "ip_address": "2001:db8:f1d2::/48" })).await;
+    let sources = |count: u32| -> Vec<String> {
+        let one =
+            |n: u32| format!("2001:db8:f1d2:{:x}:e3f4:a5b6:c7d8:{:x}/128", 0x1000 + (n >> 8), 0xf000 + (n & 0xff));
+        (0..count).map(one).collect()
+    };
+    let body = |name: &str, kind: &str, count: u32| {
+        let mut action = json!({ "type": kind, "sources": sources(count) });
+        if kind == "ipset_ban" {
+            action["set"] = json!("banned");
+        }
+        json!({ "name": name, "trigger": { "type": "any" }, "action": action })
+    };
+    for (kind, most) in [
+        ("ipset_ban", 100_000),
+        ("nft_drop_source", 100_000),
+        ("xdp_drop_source", 1_024),
+        ("iptables_drop_source", 256),
+        ("ufw_deny_source", 64),
+    ] {
+        let (status, answer) = server.post("/api/v1/firewall-rules", &body("r", kind, most + 1)).await;
+        let detail = &answer["error"]["details"][0];
+        assert_eq!((status, &detail["field"]), (422, &json!("action.sources")), "{kind}: {answer}");
+        assert!(detail["message"].as_str().unwrap().contains(&format!("at most {most} addresses")), "{kind}: {detail}");
+    }
+    let many = body("many", "ipset_ban", 100_000);
+    let bytes = many.to_string().len();
+    assert!(bytes > 4_500_000, "{bytes}");
+    // What is shown is short and says what it leaves out.
+    let (status, shown) = server.post("/api/v1/firewall-rules/preview", &json!({ "action": many["action"] })).await;
+    assert_eq!(status, 200, "{shown}");
+    let preview = &shown["preview"];
+    assert_eq!(preview["do"][2], json!(["ipset", "restore", "-exist"]));
+    let lines: u64 = preview["input"].as_array().unwrap().iter().map(|i| i["lines"].as_u64().unwrap()).sum();
+    assert_eq!((lines, &preview["input"][2]["shown"]), (100_000, &json!(16)));
+    assert!(preview["warnings"].to_string().contains("allowlisted") && preview.to_string().len() < 100_000);
+    let made = server.made("/api/v1/firewall-rules", &many).await;
+    assert_eq!(
+        made["rule"]["action"],
+        many["action"]
+            .as_object()
+            .map(|action| {
+                let mut action = action.clone();
+                action.insert("ttl_secs".to_owned(), json!(3_600));
+                Value::Object(action)
+            })
+            .unwrap()
+    );
+    let (_, config) = checked(server.agent(&node, Method::GET, "/config")).await;
+    assert_eq!(config["tool_rules"][0]["action"], made["rule"]["action"]);
+    // The record of who did it is not as long, nor does a node get more than it takes.
+    let (_, audit) = server.get("/api/v1/audit?action=rule.create").await;
+    assert!(audit.to_string().len() < 200_000);
+    let (status, answer) = server.post("/api/v1/firewall-rules", &body("more", "ipset_ban", 100_000)).await;
+    assert_eq!((status, &answer["error"]["details"][0]["field"]), (422, &json!("action.sources")), "{answer}");
+    let path = format!("/api/v1/firewall-rules/{}", made["rule"]["id"]);
+    let few = json!({ "action": body("x", "ipset_ban", 10)["action"] });
+    assert_eq!(server.patch(&path, &few).await.0, 200);
+    assert_eq!(server.post("/api/v1/firewall-rules", &body("more", "ipset_ban", 100_000)).await.0, 200);
+    assert_eq!(server.patch(&path, &json!({ "action": many["action"] })).await.0, 422);
+}
+
+#[tokio::test]
 async fn rules_of_every_tool_are_checked_and_go_to_nodes_apart() {
     let server = Server::start().await;
     let node = server.deploy("edge-1").await;

@@ -127,9 +127,10 @@ async fn bodies_that_are_no_json_of_ours_are_refused_everywhere() {
             let request = bench.request(&operation, &path).header("content-type", kind).body(text.clone());
             bench.refused(&operation, kind, request, &[415]).await;
         }
-        let large = format!("{{\"a\":\"{}\"}}", "a".repeat(1_048_577));
+        let most = if path.contains("/firewall-rules") { 6 * 1_048_576 } else { 1_048_576 };
+        let large = format!("{{\"a\":\"{}\"}}", "a".repeat(most + 1));
         let request = bench.request(&operation, &path).header("content-type", "application/json").body(large);
-        bench.refused(&operation, "2^20 bytes", request, &[413]).await;
+        bench.refused(&operation, "more bytes than it may have", request, &[413]).await;
     }
     bench.end(500).await;
 }

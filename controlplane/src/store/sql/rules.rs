@@ -15,8 +15,26 @@ use super::{
 use crate::domain::{Execution, Fact, Listed, NewRule, Page, Problem, Rule, RuleScope, Timestamp, WorkspaceId};
 use crate::store::{Changed, Edit, Result, Rules};
 
-/// The most firewall rules of a workspace; each can name a thousand sources.
+/// The most firewall rules of a workspace.
 const MAX_RULES: i64 = 1_000;
+/// Bytes of the actions of all of them together, as JSON: a node gets them all at once, and takes 8 MiB.
+const MAX_ACTION_BYTES: u64 = 7 * 1_048_576;
+
+/// Refuses actions that are too long together, with the one just written.
+async fn leave_room_for_actions(tx: &mut Tx, ws: WorkspaceId) -> Result<()> {
+    let row =
+        sql("SELECT CAST(coalesce(sum(length(action_json)), 0) AS BIGINT) AS bytes FROM rules WHERE workspace_id = $1")
+            .bind(ws.0);
+    let bytes = amount(&row.one(tx).await?, "bytes")?;
+    if bytes <= MAX_ACTION_BYTES {
+        return Ok(());
+    }
+    let message = format!(
+        "the actions of the workspace's rules would have {bytes} bytes of JSON, {MAX_ACTION_BYTES} is the most: name fewer \
+         sources, or prefixes instead of addresses"
+    );
+    Err(Problem::field("action.sources", message).into())
+}
 
 fn rule(row: &Row) -> Result<Rule> {
     let new = NewRule {
@@ -140,6 +158,7 @@ impl Rules for SqlStore {
         .one(&mut tx)
         .await
         .map_err(|e| unless_taken(e, || "a rule of this name".to_owned()))?;
+        leave_room_for_actions(&mut tx, ws).await?;
         let rule = rule(&row)?;
         let changed = if new.enabled { advance_scopes(&mut tx, ws, &[&new.scope]).await? } else { Changed::none() };
         append(&mut tx, ws, fact.on(rule.id)).await?;
@@ -171,6 +190,9 @@ impl Rules for SqlStore {
         .one(&mut tx)
         .await
         .map_err(|e| unless_taken(e, || "a rule of this name".to_owned()))?;
+        if new.action != before.action {
+            leave_room_for_actions(&mut tx, ws).await?;
+        }
         let rule = rule(&row)?;
         let mut scopes = Vec::new();
         if before.enabled {
