@@ -128,7 +128,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         let (saved, journal) = (dir.path().join("saved"), dir.path().join("journal"));
         std::fs::write(&saved, "1\n").expect("written");
-        let before = std::fs::metadata(&saved).expect("there").ino();
+        let inode = std::fs::metadata(&saved).expect("there").ino();
         let action: Action = serde_json::from_str(r#"{"type":"syn_cookies"}"#).expect("an action");
         let target = "203.0.113.5/32".parse().expect("a prefix");
         let context = PreviewContext { target, sources: Vec::new(), spoofed: false, spared: Vec::new() };
@@ -144,6 +144,6 @@ mod tests {
         keeper.work(u64::MAX / 2);
         assert!(keeper.is_idle(), "{:?}", keeper.stuck());
         assert_eq!(std::fs::read_to_string(&saved).expect("there").trim(), "0");
-        assert_ne!(std::fs::metadata(&saved).expect("there").ino(), before, "another file in its place");
+        assert_ne!(std::fs::metadata(&saved).expect("there").ino(), inode, "another file in its place");
     }
 }

@@ -149,6 +149,8 @@ fn any_matches(random: &mut Random) -> Matches {
         fragment: maybe(random, |r| r.one_in(2)),
         dscp: maybe(random, |r| range(r, &DSCPS)),
         payload: maybe(random, |r| PAYLOAD[..1 + r.below(16)].to_vec()),
+        // The datapath carries one source a rule.
+        sources: Vec::new(),
     }
 }
 

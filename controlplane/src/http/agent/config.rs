@@ -18,7 +18,6 @@ use crate::http::extract::JsonBody;
 use crate::http::{Context, Done, answers};
 
 /// What `VersionedConfig::answer` writes.
-#[expect(dead_code, reason = "it is described, and written from what many nodes share")]
 #[derive(serde::Serialize, utoipa::ToSchema)]
 struct ConfigAnswer {
     /// Always true.
