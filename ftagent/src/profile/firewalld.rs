@@ -117,7 +117,10 @@ fn is_gone(tools: &mut Tools) -> bool {
     match tools.ask(&["firewall-cmd", "--state"]) {
         Ok(_) => false,
         Err(RunError::Missing { .. }) => true,
-        Err(RunError::Refused { words, .. }) => words.contains("not running"),
+        // Without the bus nobody can run who is only spoken to by it.
+        Err(RunError::Refused { words, .. }) => {
+            words.contains("not running") || words.contains("Failed to connect to socket")
+        }
         Err(RunError::Start { .. } | RunError::Late { .. } | RunError::TooLong { .. }) => false,
     }
 }

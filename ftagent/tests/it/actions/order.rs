@@ -136,7 +136,8 @@ fn plan(json: &str, spared: &[&str]) -> Vec<ToolStep> {
 
 /// A keeper, what it works on, and where its journal is.
 fn scene() -> (Keeper<Model>, Rc<RefCell<Tools>>, tempfile::TempDir) {
-    let dir = tempfile::tempdir().unwrap();
+    // Without a disk below it: some ask for its word thousands of times.
+    let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
     let tools = Rc::new(RefCell::new(Tools::default()));
     (open(Model(Rc::clone(&tools)), dir.path(), 0), tools, dir)
 }
@@ -180,7 +181,7 @@ fn a_filter_of_tc_passes_whom_the_newest_plan_spares() {
 
 #[test]
 fn any_change_of_who_is_spared_comes_to_tc_whenever_the_agent_dies() {
-    for seed in 1..=200_u64 {
+    for seed in 1..=60_u64 {
         let (mut keeper, tools, dir) = scene();
         let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
         for _ in 0..6 {
