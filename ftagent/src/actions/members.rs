@@ -49,6 +49,9 @@ pub(super) struct Lacking {
     pub(super) missing: BTreeMap<String, Vec<IpNet>>,
 }
 
+/// An object, and what became of it.
+type Outcome = (String, Result<Undone, String>);
+
 /// A run that took out members.
 #[derive(Debug)]
 pub(super) struct Fed {
@@ -160,7 +163,7 @@ impl<R: Runner> Keeper<R> {
         objects: &[String],
         wanted: &BTreeSet<String>,
         now_ns: u64,
-    ) -> (Vec<Fed>, Vec<(String, Result<Undone, String>)>) {
+    ) -> (Vec<Fed>, Vec<Outcome>) {
         let mut kept: Vec<IpNet> = Vec::new();
         for (object, entry) in self.journal.entries() {
             if let Some(members) = members(entry)
