@@ -50,7 +50,7 @@ pub(super) struct Lacking {
 }
 
 /// An object, and what became of it.
-type Outcome = (String, Result<Undone, String>);
+type Gone = (String, Result<Undone, String>);
 
 /// A run that took out members.
 #[derive(Debug)]
@@ -163,7 +163,7 @@ impl<R: Runner> Keeper<R> {
         objects: &[String],
         wanted: &BTreeSet<String>,
         now_ns: u64,
-    ) -> (Vec<Fed>, Vec<Outcome>) {
+    ) -> (Vec<Fed>, Vec<Gone>) {
         let mut kept: Vec<IpNet> = Vec::new();
         for (object, entry) in self.journal.entries() {
             if let Some(members) = members(entry)
