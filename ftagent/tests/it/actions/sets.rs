@@ -55,7 +55,7 @@ fn members_of_others_stay_and_shared_ones_go_with_the_last_who_wants_them() {
         let dir = tempfile::tempdir().unwrap();
         let first = wanted(1, ban("shop", &["198.51.100.1/32", "198.51.100.2/32", "198.51.100.3/32"]));
         let second = wanted(2, ban("shop", &["198.51.100.1/32", "198.51.100.3/32", "10.0.0.0/16"]));
-        done(dir.path(), &[first.clone()], &[], LATER_NS);
+        done(dir.path(), std::slice::from_ref(&first), &[], LATER_NS);
         done(dir.path(), &[first.clone(), second.clone()], &[], LATER_NS);
         let all = ["10.0.0.0/16", "198.51.100.1", "198.51.100.2", "198.51.100.3", "203.0.113.0/24"];
         assert_eq!(held("shop"), all);
@@ -63,7 +63,7 @@ fn members_of_others_stay_and_shared_ones_go_with_the_last_who_wants_them() {
         let less = wanted(1, ban("shop", &["198.51.100.1/32", "198.51.100.3/32"]));
         done(dir.path(), &[less, second.clone()], &[], LATER_NS);
         assert_eq!(held("shop"), ["10.0.0.0/16", "198.51.100.1", "198.51.100.3", "203.0.113.0/24"]);
-        done(dir.path(), &[second.clone()], &[first.task], 2 * LATER_NS);
+        done(dir.path(), std::slice::from_ref(&second), &[first.task], 2 * LATER_NS);
         assert_eq!(held("shop"), ["10.0.0.0/16", "198.51.100.1", "198.51.100.3", "203.0.113.0/24"]);
         done(dir.path(), &[], &[second.task], 3 * LATER_NS);
         assert_eq!(dump(), before);
@@ -104,7 +104,7 @@ fn what_a_set_does_not_take_is_refused_before_anything_is_put_in() {
         let before = dump();
         let dir = tempfile::tempdir().unwrap();
         let one = wanted(1, ban("shop", &["10.0.0.1/32"]));
-        done(dir.path(), &[one.clone()], &[], LATER_NS);
+        done(dir.path(), std::slice::from_ref(&one), &[], LATER_NS);
         assert_eq!(held("shop"), ["10.0.0.1"]);
         done(dir.path(), &[], &[one.task], LATER_NS);
         assert_eq!(dump(), before);
@@ -154,7 +154,7 @@ fn a_death_between_chunks_or_within_one_leaves_nothing_in_the_end() {
         keeper.set(vec![one.clone()], []);
         assert!(catch_unwind(AssertUnwindSafe(|| keeper.work(0))).is_err());
         drop(keeper);
-        done(dir.path(), &[one.clone()], &[], 0);
+        done(dir.path(), std::slice::from_ref(&one), &[], 0);
         assert_eq!(held("shop").len(), 17_000);
         done(dir.path(), &[], &[one.task], LATER_NS);
         assert_eq!(dump(), before);
@@ -213,7 +213,7 @@ fn the_journal_of_an_agent_that_had_a_command_for_each_is_taken_over() {
             }
             let one = wanted(1, plan);
             if is_wanted {
-                done(dir.path(), &[one.clone()], &[], LATER_NS);
+                done(dir.path(), std::slice::from_ref(&one), &[], LATER_NS);
                 assert_eq!(held("shop"), ["10.0.0.1", "10.0.0.2", "10.0.0.3"], "what is not wanted any more goes");
             }
             done(dir.path(), &[], &[one.task], 2 * LATER_NS);
