@@ -202,7 +202,10 @@ mod tests {
             let plan = planned(&json, &settings(true)).expect(kind);
             assert_eq!(plan.action.sources(), Some(&[net("198.51.100.77/32")][..]), "{kind}");
             assert_eq!(plan.excluded.len(), 4, "{kind}: {:?}", plan.excluded);
-            let words: Vec<String> = plan.steps.iter().flat_map(|s| s.run.iter().chain(&s.undo)).cloned().collect();
+            let mut words: Vec<String> = plan.steps.iter().flat_map(|s| s.run.iter().chain(&s.undo)).cloned().collect();
+            let members = plan.steps.iter().filter_map(|s| s.members.as_ref());
+            let read: String = members.map(|m| m.to_add(&m.prefixes) + &m.to_delete(&m.prefixes)).collect();
+            words.extend(read.split_whitespace().map(str::to_owned));
             let named = |ip: &str| {
                 words.iter().any(|w| w == ip || w == &format!("{ip}/32") || w.contains(&format!("\"{ip}\"")))
             };
