@@ -157,12 +157,19 @@ fn found(json: &str, dir: &Path, one: &Wanted, before: &str, dump: &dyn Fn() -> 
     let foreign = dump();
     let mut keeper = open(System, dir, 0);
     keeper.set(vec![one.clone()], []);
-    assert_eq!(outcomes(&keeper.work(0)), [&Outcome::Applied], "{json}");
-    // Also a keeper that has it from the journal alone.
-    drop(keeper);
-    let mut keeper = open(System, dir, 0);
-    keeper.set(Vec::new(), [one.task]);
-    assert_eq!(outcomes(&keeper.work(LATER_NS)), [&Outcome::Undone], "{json}");
+    let acted = keeper.work(0);
+    if one.steps.iter().any(|step| step.is_stacked() && step.spares()) {
+        // Nobody knows whether theirs stands before what it must stand before.
+        let [Outcome::Failed(why)] = outcomes(&acted)[..] else { panic!("{json}: {acted:#?}") };
+        assert!(why.contains("somebody else has this rule already"), "{json}: {why}");
+    } else {
+        assert_eq!(outcomes(&acted), [&Outcome::Applied], "{json}");
+        // Also a keeper that has it from the journal alone.
+        drop(keeper);
+        let mut keeper = open(System, dir, 0);
+        keeper.set(Vec::new(), [one.task]);
+        assert_eq!(outcomes(&keeper.work(LATER_NS)), [&Outcome::Undone], "{json}");
+    }
     same(json, &dump(), &foreign);
     for step in theirs.iter().rev() {
         undo_step(&mut System, step);
