@@ -1,7 +1,8 @@
 //! The commands that previews show, run by the tools themselves: what they do shows in the tools' own dumps, and what
 //! is undone leaves no trace there.
 
-use std::process::Command;
+use std::io::Write as _;
+use std::process::{Command, Stdio};
 
 use bpf_tests::netns::Netns;
 use bpf_tests::skip_without_root;
@@ -24,8 +25,18 @@ const DUMPS: &[&[&str]] = &[
 
 /// Standard output, or the tool's own words.
 fn run(words: &[impl AsRef<str>]) -> Result<String, String> {
+    feed(words, "")
+}
+
+/// The same of a tool that reads `input`.
+fn feed(words: &[impl AsRef<str>], input: &str) -> Result<String, String> {
     let words: Vec<&str> = words.iter().map(AsRef::as_ref).collect();
-    let output = Command::new(words[0]).args(&words[1..]).output().map_err(|e| format!("{}: {e}", words[0]))?;
+    let mut command = Command::new(words[0]);
+    command.args(&words[1..]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().map_err(|e| format!("{}: {e}", words[0]))?;
+    // Whoever reads nothing has closed it.
+    drop(child.stdin.take().expect("a pipe").write_all(input.as_bytes()));
+    let output = child.wait_with_output().map_err(|e| format!("{}: {e}", words[0]))?;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     if output.status.success() { Ok(text(&output.stdout)) } else { Err(format!("{words:?}: {}", text(&output.stderr))) }
 }
@@ -57,7 +68,8 @@ fn carry_out(shown: &Preview) -> Result<Vec<bool>, String> {
     for (at, step) in shown.do_.iter().enumerate() {
         let there = shown.unless.get(at).is_some_and(|check| !check.is_empty() && run(check).is_ok());
         if !there {
-            run(step)?;
+            let input = shown.input.get(at);
+            feed(step, input.map_or("", |input| &input.do_))?;
         }
         done.push(!there);
     }
@@ -66,7 +78,7 @@ fn carry_out(shown: &Preview) -> Result<Vec<bool>, String> {
 
 fn undo(shown: &Preview, done: &[bool]) {
     for at in (0..shown.do_.len()).rev().filter(|at| done[*at]) {
-        run(&shown.undo[at]).expect("undone");
+        feed(&shown.undo[at], shown.input.get(at).map_or("", |input| &input.undo)).expect("undone");
     }
 }
 
