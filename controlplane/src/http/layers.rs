@@ -22,13 +22,14 @@ use super::limits::{Bucket, GENERAL, RateSlot};
 use crate::domain::{Actor, Problem};
 use crate::store::{Answered, Claim, Intent, Key, with_intent};
 
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
 const EVERY_FEW_SECONDS: [&str; 2] = ["/api/v1/agent/heartbeat", "/api/v1/agent/metrics"];
 
 /// Runs the rest in a task of its own: a caller who goes away does not stop a change between its commit and its
 /// announcement, and a panic becomes an answer. What only reads is stopped where it is, and so is what a node says every
 /// few seconds: nothing follows its commit, which many of them share.
 pub(super) async fn survive_panics(request: Request, next: Next) -> Response {
-    let stops = request.method().is_safe() || EVERY_FEW_SECONDS.contains(&request.uri().path());
+    let stops = may_be_stopped(&request);
     let work = next.run(request);
     let done = if stops {
         AssertUnwindSafe(work).catch_unwind().await.map_err(|_| true)
@@ -48,14 +49,14 @@ pub(super) async fn finish(State(context): State<Context>, mut request: Request,
     request.extensions_mut().insert(slot.clone());
     let (parts, body) = request.into_parts();
     let bucket = Bucket::Address(address(&parts));
-    let exempt = matches!(parts.uri.path(), "/api/health" | "/api/ready" | "/metrics");
+    let path = parts.uri.path().to_owned();
     let route = parts.extensions.get::<MatchedPath>().map(|p| p.as_str().to_owned());
     let method = parts.method.clone();
     let mut answer = next.run(Request::from_parts(parts, body)).await;
     let now = context.app.now();
     let rate = slot.rate().unwrap_or_else(|| {
-        // Nobody asked who this is, or could not: counted by address. A fault of ours counts against nobody.
-        let exempt = exempt || answer.status().is_server_error();
+        // Nobody asked who this is, or could not: counted by address.
+        let exempt = counts_against_nobody(&path, answer.status());
         let count = if exempt { super::limits::Limiter::look } else { super::limits::Limiter::take };
         let rate = count(&context.limiter, bucket, GENERAL, now);
         if rate.exceeded && !exempt {
@@ -68,6 +69,17 @@ pub(super) async fn finish(State(context): State<Context>, mut request: Request,
     secure(&mut answer);
     context.telemetry.answered(&method, route.as_deref().unwrap_or("none"), answer.status());
     answer
+}
+
+/// Whether it is a look at the server itself, or a fault of ours: nobody is refused for that.
+fn counts_against_nobody(path: &str, status: StatusCode) -> bool {
+    matches!(path, "/api/health" | "/api/ready" | "/metrics") || status.is_server_error()
+}
+
+/// Whether nothing is left half-done when the caller goes away. Who brings a key has claimed it, and would find it claimed.
+fn may_be_stopped(request: &Request) -> bool {
+    let said_again = EVERY_FEW_SECONDS.contains(&request.uri().path());
+    request.method().is_safe() || said_again && !request.headers().contains_key(IDEMPOTENCY_KEY)
 }
 
 /// What every answer gets, and room for what it has and what the connection adds.
@@ -94,7 +106,7 @@ fn secure(answer: &mut Response) {
 /// Answers can hold secrets that the server keeps only as hashes, so an answer is sealed with a key made of the
 /// caller's credential, which the server does not keep either.
 pub(super) async fn remember_answers(State(context): State<Context>, request: Request, next: Next) -> Response {
-    let key = request.headers().get("idempotency-key").cloned();
+    let key = request.headers().get(IDEMPOTENCY_KEY).cloned();
     let (Some(key), &Method::POST) = (key, request.method()) else { return next.run(request).await };
     match answer_once(&context, key.as_bytes(), request, next).await {
         Ok(answer) | Err(answer) => answer,
@@ -245,6 +257,27 @@ mod tests {
             let text = String::from_utf8(body.to_vec()).expect("text");
             assert!(text.contains("internal_error") && !text.contains("inner text"), "{text}");
         }
+    }
+
+    #[test]
+    fn what_a_key_was_claimed_for_and_what_changes_is_not_stopped() {
+        let stops = |method, path, key: Option<&str>| {
+            let mut request = Request::builder().method(method).uri(path);
+            if let Some(key) = key {
+                request = request.header(IDEMPOTENCY_KEY, key);
+            }
+            may_be_stopped(&request.body(Body::empty()).expect("a request"))
+        };
+        assert!(stops(Method::GET, "/api/v1/nodes", None) && stops(Method::POST, "/api/v1/agent/metrics", None));
+        assert!(!stops(Method::POST, "/api/v1/agent/metrics", Some("k")));
+        assert!(!stops(Method::POST, "/api/v1/agent/commands/ack", None) && !stops(Method::DELETE, "/api/v1/x", None));
+    }
+
+    #[test]
+    fn a_fault_of_ours_counts_against_nobody() {
+        let counts = |path, status| !counts_against_nobody(path, status);
+        assert!(counts("/api/v1/nodes", StatusCode::UNAUTHORIZED) && counts("/x", StatusCode::NOT_FOUND));
+        assert!(!counts("/api/v1/nodes", StatusCode::SERVICE_UNAVAILABLE) && !counts("/api/ready", StatusCode::OK));
     }
 
     #[test]

@@ -226,7 +226,7 @@ impl Measured {
         let Size { streaming, polling } = self.size;
         let faults = |part: usize| {
             let ([bad, lost], statuses) = &self.faults[part];
-            format!("{bad} bad answers {statuses}, {lost} lost").replace(" ,", ",")
+            format!("{bad} bad answers{statuses}, {lost} lost")
         };
         let values: [(Option<f64>, String); 10] = [
             (

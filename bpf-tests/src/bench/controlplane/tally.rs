@@ -83,9 +83,9 @@ pub(super) struct Tally {
     /// Requests that were answered well, those that were not, and those that were not answered.
     pub(super) good: AtomicU64,
     pub(super) bad: AtomicU64,
-    /// Those that were not, by status.
-    statuses: Mutex<BTreeMap<u16, u64>>,
     pub(super) lost: AtomicU64,
+    /// The bad ones by status.
+    statuses: Mutex<BTreeMap<u16, u64>>,
     /// Seconds of nodes' traffic that were taken.
     pub(super) samples: AtomicU64,
     /// Streams that are open.
@@ -103,10 +103,11 @@ impl Tally {
         self.statuses.lock().expect("nobody panics with it").clear();
     }
 
-    /// What the bad answers were, as `503 (12 times)`.
+    /// What the bad answers were, as ` (503: 12, 429: 3)`; nothing without any.
     pub(super) fn statuses(&self) -> String {
         let statuses = self.statuses.lock().expect("nobody panics with it");
-        statuses.iter().map(|(status, count)| format!("{status} ({count} times)")).collect::<Vec<_>>().join(", ")
+        let each: Vec<_> = statuses.iter().map(|(status, count)| format!("{status}: {count}")).collect();
+        if each.is_empty() { String::new() } else { format!(" ({})", each.join(", ")) }
     }
 
     /// Counts an answer of `status`; whether it was a good one.
