@@ -6,11 +6,11 @@ use ftagent_common::api::{CommandAck, Heartbeat, IncidentReport, MetricsBatch, N
 use serde_json::json;
 use uuid::Uuid;
 
-use super::App;
+use super::{App, News};
 use crate::domain::{
     Actor, Fingerprint, IncidentSummary, MetricsWindow, Problem, VersionedConfig, check_batch, check_report,
 };
-use crate::store::{Look, Looked, Recorded, Result, Wanted};
+use crate::store::{Look, Looked, Recorded, Result, Seen, Wanted};
 
 /// Seconds between two pings of a stream; agents give up after 45.
 pub const STREAM_PING_SECS: u64 = 10;
@@ -39,7 +39,7 @@ impl App {
     /// What the node should do, unless it has the version `known`; with the version.
     pub async fn node_config(&self, node: Uuid, known: Option<u64>) -> Result<(u64, Option<VersionedConfig>)> {
         let config = known.map_or(Wanted::Always, Wanted::Unless);
-        let looked = self.store.look(Look { node, config, commands_after: None }).await?;
+        let looked = self.store.look(Look { node, config, commands_after: None, seen: None }).await?;
         Ok((looked.version, looked.config))
     }
 
@@ -77,12 +77,18 @@ impl App {
     }
 
     /// What is new for a stream since it last looked; a ping if nothing is.
-    pub async fn poll_stream(&self, state: &mut StreamState) -> Result<VecDeque<StreamLine>> {
+    pub async fn poll_stream(&self, state: &mut StreamState, news: News) -> Result<VecDeque<StreamLine>> {
         self.still_admitted(state.node, state.shown).await?;
         let mut lines = VecDeque::new();
         let config = state.version.map_or(Wanted::Always, Wanted::Unless);
-        let question = Look { node: state.node, config, commands_after: Some(state.command) };
-        let Looked { version, config, commands } = self.store.look(question).await?;
+        // Commands are a node's own.
+        let (seen, commands_after) = match (news, state.seen) {
+            (News::Shared, Some(seen)) => (Some(seen), None),
+            _ => (None, Some(state.command)),
+        };
+        let question = Look { node: state.node, config, commands_after, seen };
+        let Looked { version, config, commands, seen } = self.store.look(question).await?;
+        state.seen = Some(seen);
         if let Some(config) = config {
             state.version = Some(version);
             lines.push_back(StreamLine::Config(config));
@@ -135,6 +141,8 @@ pub struct StreamState {
     /// The number of the last command sent on this stream; a new stream begins again.
     command: i64,
     greeted: bool,
+    /// The node's own, as it was when the stream last looked at it.
+    seen: Option<Seen>,
     /// The certificate that opened the stream.
     shown: Option<Fingerprint>,
 }
@@ -142,6 +150,6 @@ pub struct StreamState {
 impl StreamState {
     /// A new stream of `node`, which says that it has the configuration `version` and showed a certificate, or none.
     pub const fn new(node: Uuid, version: Option<u64>, shown: Option<Fingerprint>) -> Self {
-        Self { node, version, command: 0, greeted: false, shown }
+        Self { node, version, command: 0, greeted: false, seen: None, shown }
     }
 }

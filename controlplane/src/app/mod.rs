@@ -51,7 +51,7 @@ pub use events::{Event, Events};
 pub use outbox::{Made, Sending};
 pub(crate) use pcaps::{Begun, Progress};
 pub use pcaps::{CaptureLimits, Captures};
-pub use pushes::{Pushes, Subscription};
+pub use pushes::{News, Pushes, Subscription};
 pub(crate) use rates::WINDOW_SECS;
 pub use rules::Shown;
 pub use series::{Series, SeriesCounts, SeriesLimits};
@@ -125,6 +125,7 @@ impl App {
     fn wake(&self, changed: &Changed) {
         match changed {
             Changed::Nodes(nodes) => self.pushes.wake(nodes),
+            Changed::Shared(workspace) => self.pushes.wake_shared(*workspace),
             Changed::All(workspace) => self.pushes.wake_workspace(*workspace),
         }
     }

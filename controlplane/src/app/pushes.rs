@@ -1,7 +1,8 @@
 //! Who waits for changes of which node.
 //!
 //! A wake-up carries no data: whoever wakes reads the newest state. So nothing queues up behind a slow stream, and
-//! several changes in a row cost it one reading.
+//! several changes in a row cost it one reading. It only says whether that is what all nodes of the workspace share, or
+//! something of the node's own as well: a change for all need not be looked up node by node.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,9 +16,36 @@ use crate::domain::WorkspaceId;
 /// Streams that one node may hold open; the oldest gives way, since it is most likely a connection that died unseen.
 const MAX_STREAMS: usize = 4;
 
+/// How often there was something new.
+#[derive(Clone, Copy, Default)]
+struct Turns {
+    shared: u64,
+    /// Of the node's own.
+    own: u64,
+}
+
+impl Turns {
+    fn shared(&mut self) {
+        self.shared = self.shared.wrapping_add(1);
+    }
+
+    fn own(&mut self) {
+        self.own = self.own.wrapping_add(1);
+    }
+}
+
+/// What is new.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum News {
+    /// Only what all nodes of the workspace share.
+    Shared,
+    /// Perhaps something of the node's own.
+    Own,
+}
+
 struct Channel {
     workspace: WorkspaceId,
-    wake: watch::Sender<u64>,
+    wake: watch::Sender<Turns>,
     /// Dropping the sender ends the stream.
     streams: VecDeque<(u64, oneshot::Sender<()>)>,
 }
@@ -54,7 +82,19 @@ impl Pushes {
 
     pub(super) fn wake_here(&self, node: Uuid) {
         if let Some(channel) = self.lock().nodes.get(&node) {
-            channel.wake.send_modify(|n| *n = n.wrapping_add(1));
+            channel.wake.send_modify(Turns::own);
+        }
+    }
+
+    /// Wakes the streams of all nodes of a workspace for what they share, here and at every other process.
+    pub fn wake_shared(&self, workspace: WorkspaceId) {
+        self.relay.leave(|| Notice::WakeShared(workspace.0));
+        self.wake_shared_here(workspace);
+    }
+
+    pub(super) fn wake_shared_here(&self, workspace: WorkspaceId) {
+        for channel in self.lock().nodes.values().filter(|channel| channel.workspace == workspace) {
+            channel.wake.send_modify(Turns::shared);
         }
     }
 
@@ -66,13 +106,13 @@ impl Pushes {
 
     pub(super) fn wake_workspace_here(&self, workspace: WorkspaceId) {
         for channel in self.lock().nodes.values().filter(|channel| channel.workspace == workspace) {
-            channel.wake.send_modify(|n| *n = n.wrapping_add(1));
+            channel.wake.send_modify(Turns::own);
         }
     }
 
     pub(super) fn wake_all_here(&self) {
         for channel in self.lock().nodes.values() {
-            channel.wake.send_modify(|n| *n = n.wrapping_add(1));
+            channel.wake.send_modify(Turns::own);
         }
     }
 
@@ -98,7 +138,9 @@ impl Pushes {
         if channel.streams.len() > MAX_STREAMS {
             channel.streams.pop_front();
         }
-        Subscription { node, id, wake: channel.wake.subscribe(), ended, pushes: self.clone() }
+        let wake = channel.wake.subscribe();
+        let heard = wake.borrow().own;
+        Subscription { node, id, wake, heard, ended, pushes: self.clone() }
     }
 
     /// How many streams are open.
@@ -111,19 +153,25 @@ impl Pushes {
 pub struct Subscription {
     node: Uuid,
     id: u64,
-    wake: watch::Receiver<u64>,
+    wake: watch::Receiver<Turns>,
+    /// How often there was something of the node's own.
+    heard: u64,
     ended: oneshot::Receiver<()>,
     pushes: Pushes,
 }
 
 impl Subscription {
-    /// Waits for the next wake-up; false when the stream must end.
-    pub async fn woken(&mut self) -> bool {
+    /// Waits for the next wake-up; none when the stream must end.
+    pub async fn woken(&mut self) -> Option<News> {
         tokio::select! {
             biased;
-            _ = &mut self.ended => false,
-            changed = self.wake.changed() => changed.is_ok(),
+            _ = &mut self.ended => return None,
+            changed = self.wake.changed() => changed.ok()?,
         }
+        let own = self.wake.borrow_and_update().own;
+        let news = if own == self.heard { News::Shared } else { News::Own };
+        self.heard = own;
+        Some(news)
     }
 }
 
@@ -149,14 +197,19 @@ mod tests {
         let node = Uuid::from_u128(1);
         let mut streams: Vec<_> = (0..5).map(|_| pushes.subscribe(node, WorkspaceId(1))).collect();
         pushes.wake(&[node]);
-        assert!(!streams[0].woken().await);
+        assert_eq!(streams[0].woken().await, None);
         for stream in &mut streams[1..] {
-            assert!(stream.woken().await);
+            assert_eq!(stream.woken().await, Some(News::Own));
         }
         let mut strange = pushes.subscribe(Uuid::from_u128(2), WorkspaceId(2));
         pushes.wake_workspace(WorkspaceId(1));
+        pushes.wake_shared(WorkspaceId(1));
         for stream in &mut streams[1..] {
-            assert!(stream.woken().await);
+            assert_eq!(stream.woken().await, Some(News::Own), "what is shared does not hide what is not");
+        }
+        pushes.wake_shared(WorkspaceId(1));
+        for stream in &mut streams[1..] {
+            assert_eq!(stream.woken().await, Some(News::Shared));
         }
         let waiting = tokio::time::timeout(std::time::Duration::from_millis(20), strange.woken());
         assert!(waiting.await.is_err(), "another workspace's node was woken");
@@ -172,6 +225,6 @@ mod tests {
         let pushes = Pushes::default();
         let mut stream = pushes.subscribe(Uuid::nil(), WorkspaceId(1));
         pushes.end(Uuid::nil());
-        assert!(!stream.woken().await);
+        assert_eq!(stream.woken().await, None);
     }
 }

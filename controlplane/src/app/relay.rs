@@ -50,6 +50,8 @@ pub(super) enum Notice {
     Wake(Vec<Uuid>),
     /// Those of all nodes of this workspace did.
     WakeAll(i64),
+    /// What those of all nodes of this workspace have in common did.
+    WakeShared(i64),
     /// The node is gone: its streams end.
     End(Uuid),
     Event {
@@ -185,6 +187,7 @@ impl App {
         match notice {
             Notice::Wake(nodes) => nodes.into_iter().for_each(|node| self.pushes.wake_here(node)),
             Notice::WakeAll(workspace) => self.pushes.wake_workspace_here(WorkspaceId(workspace)),
+            Notice::WakeShared(workspace) => self.pushes.wake_shared_here(WorkspaceId(workspace)),
             Notice::End(node) => {
                 self.keys.forget(node);
                 self.pushes.end_here(node);
@@ -230,6 +233,11 @@ fn texts_of(ours: &str, number: u64, notice: &Notice) -> Vec<String> {
     pieces.iter().enumerate().map(|(n, piece)| format!("{ours} {number} {n} {parts} {piece}")).collect()
 }
 
+/// What a later version of this program tells and this one does not know is something that was missed.
+fn notice_of(json: &str) -> Notice {
+    serde_json::from_str(json).unwrap_or(Notice::Missed)
+}
+
 /// Puts notices together again.
 struct Hearing {
     ours: String,
@@ -247,7 +255,7 @@ impl Hearing {
         let parts: usize = words.next()?.parse().ok().filter(|parts| *parts <= MAX_PARTS)?;
         let piece = words.next()?;
         if parts == 1 {
-            return serde_json::from_str(piece).ok();
+            return Some(notice_of(piece));
         }
         if part == 0 {
             // Those who died in the middle never end theirs.
@@ -266,7 +274,7 @@ impl Hearing {
             return None;
         }
         let (_, whole) = self.partial.remove(sender)?;
-        serde_json::from_str(&whole).ok()
+        Some(notice_of(&whole))
     }
 }
 
@@ -310,8 +318,11 @@ mod tests {
         assert_eq!(hearing.take(&texts[0]), None);
         assert_eq!(hearing.take(&texts[2]), Some(Notice::Missed));
         assert!(hearing.partial.is_empty());
-        for junk in ["", "a", "a 1 0 1 {", "a 1 0 99999 {}", "a b c d e"] {
+        for junk in ["", "a", "a 1 0 1", "a 1 0 99999 {}", "a b c d e"] {
             assert_eq!(hearing.take(junk), None, "{junk}");
+        }
+        for unknown in ["a 1 0 1 {", r#"a 1 0 1 {"wake_some":[1]}"#] {
+            assert_eq!(hearing.take(unknown), Some(Notice::Missed), "{unknown}");
         }
     }
 }

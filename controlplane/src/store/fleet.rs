@@ -12,7 +12,9 @@ use crate::domain::{Timestamp, VersionedConfig, WorkspaceId};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Changed {
     Nodes(Vec<Uuid>),
-    /// All of the workspace's.
+    /// What all nodes of the workspace have in common, and nothing of a node's own.
+    Shared(WorkspaceId),
+    /// Those of all nodes of the workspace, with what is each one's own.
     All(WorkspaceId),
 }
 
@@ -49,6 +51,20 @@ pub struct Look {
     pub config: Wanted,
     /// Also the unacknowledged commands with numbers above this.
     pub commands_after: Option<i64>,
+    /// What a look before this one learned, where nothing of the node's own has changed since: it is not read again.
+    pub seen: Option<Seen>,
+}
+
+/// What is a node's own, as a look found it: a thousand nodes that hear of a change for all of them need not each have
+/// theirs read again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seen {
+    pub(super) id: i64,
+    pub(super) workspace: WorkspaceId,
+    /// The part of its configuration's version that only its own changes advance.
+    pub(super) version: u64,
+    /// Its certificates of before count as old.
+    pub(super) renew_before: Option<Timestamp>,
 }
 
 /// Whether a node needs its configuration.
@@ -68,6 +84,7 @@ pub struct Looked {
     pub config: Option<VersionedConfig>,
     /// Oldest first, with their numbers; after very many the next look goes on.
     pub commands: Vec<(i64, NodeCommand)>,
+    pub seen: Seen,
 }
 
 /// A process asks for a part of what all processes may let through of a bucket.

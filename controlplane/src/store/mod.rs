@@ -32,7 +32,7 @@ use crate::domain::{
 
 pub use authorities::{Authorities, NewCertificate, NewRoot, NodeAccess};
 pub use error::{Result, StoreError};
-pub use fleet::{Changed, Lease, Leased, Look, Looked, NodeGlance, Rates, Wanted};
+pub use fleet::{Changed, Lease, Leased, Look, Looked, NodeGlance, Rates, Seen, Wanted};
 pub use intent::{Intent, with_intent};
 pub use mitigations::{Adapters, ClaimedRule, Deleted, KeptAdapter, Mitigations, PolicyEdit, Scrubbings, SealedChange};
 pub use outbox::{Claimed, DestinationEdit, Draft, Outbox, Sealed, Settled, TestMade, Waiting};
@@ -137,18 +137,18 @@ pub trait Agents {
     /// What a node asks, answered together with what others ask.
     async fn look(&self, question: Look) -> Result<Looked>;
     async fn config_version(&self, node: Uuid) -> Result<u64> {
-        let question = Look { node, config: Wanted::No, commands_after: None };
+        let question = Look { node, config: Wanted::No, commands_after: None, seen: None };
         Ok(self.look(question).await?.version)
     }
     /// The whole configuration, of one moment.
     async fn node_config(&self, node: Uuid) -> Result<NodeConfig> {
-        let question = Look { node, config: Wanted::Always, commands_after: None };
+        let question = Look { node, config: Wanted::Always, commands_after: None, seen: None };
         let config = self.look(question).await?.config.ok_or(Problem::NotFound("node"))?;
         Ok(config.to_wire())
     }
     /// The unacknowledged commands with numbers above `after`, oldest first, with their numbers.
     async fn pending_commands(&self, node: Uuid, after: i64) -> Result<Vec<(i64, NodeCommand)>> {
-        let question = Look { node, config: Wanted::No, commands_after: Some(after) };
+        let question = Look { node, config: Wanted::No, commands_after: Some(after), seen: None };
         Ok(self.look(question).await?.commands)
     }
     /// Repeats are harmless: the first word stays.

@@ -324,7 +324,7 @@ async fn roots_have_their_states_and_certificates_their_node(fixture: Fixture) {
     assert_eq!(store.trust_of(fixture.node).await.unwrap(), None);
     let before = store.trust_revision().await.unwrap();
     let (state, changed) = store.add_root(ws, &root(1), fixture.fact()).await.unwrap();
-    assert_eq!((state, changed), (RootState::Active, controlplane::store::Changed::All(ws)));
+    assert_eq!((state, changed), (RootState::Active, controlplane::store::Changed::Shared(ws)));
     assert_ne!(store.trust_revision().await.unwrap(), before);
     assert_eq!(store.add_root(ws, &root(2), fixture.fact()).await.unwrap().0, RootState::Next);
     assert!(store.add_root(ws, &root(3), fixture.fact()).await.is_err(), "one next root at a time");

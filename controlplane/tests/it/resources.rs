@@ -21,6 +21,7 @@ contract! {
     a_rule_that_moves_is_new_for_the_nodes_of_both_scopes,
     an_entry_for_a_node_is_its_own,
     what_was_read_for_nodes_is_read_again_after_every_change,
+    a_look_at_what_nodes_share_misses_nothing_of_their_own,
     thresholds_are_replaced_by_target_and_pages_do_not_overlap,
     an_incident_is_found_changed_noted_and_exported,
     executions_are_kept_once_with_their_record,
@@ -53,7 +54,7 @@ async fn a_workspace_is_changed_and_its_nodes_hear_of_it(fixture: Fixture) {
     let detection = serde_json::from_value(json!({ "multiplier": 4.0 })).unwrap();
     let other = WorkspacePatch { name: None, detection: Some(detection) };
     let (workspace, changed) = store.patch_workspace(fixture.ws, other, fixture.fact()).await.unwrap();
-    assert_eq!((workspace.name.as_str(), changed), ("edge", Changed::All(fixture.ws)));
+    assert_eq!((workspace.name.as_str(), changed), ("edge", Changed::Shared(fixture.ws)));
     let config = store.node_config(fixture.node).await.unwrap();
     assert_eq!((config.version, &config.detection), (2, &workspace.detection));
     let known = store.node_key(fixture.node, None).await.unwrap().unwrap().known;
@@ -118,7 +119,7 @@ async fn an_entry_for_a_node_is_its_own(fixture: Fixture) {
     };
     let allow = async |new| store.allow(fixture.ws, new, fixture.fact()).await;
     let (everywhere, changed) = allow(entry("198.51.100.0/24", None)).await.unwrap();
-    assert_eq!(changed, Changed::All(fixture.ws));
+    assert_eq!(changed, Changed::Shared(fixture.ws));
     let (here, changed) = allow(entry("2001:db8::/32", Some(fixture.node))).await.unwrap();
     assert_eq!(changed, Changed::Nodes(vec![fixture.node]));
     allow(entry("198.51.100.0/24", Some(fixture.node))).await.unwrap();
@@ -148,9 +149,9 @@ async fn what_was_read_for_nodes_is_read_again_after_every_change(fixture: Fixtu
         for node in [fixture.node, other] {
             let expected = fresh.node_config(node).await.unwrap();
             assert_eq!(store.node_config(node).await.unwrap(), expected, "step {}", step.get());
-            let known = Look { node, config: Wanted::Unless(expected.version), commands_after: None };
+            let known = Look { node, config: Wanted::Unless(expected.version), commands_after: None, seen: None };
             assert!(second.look(known).await.unwrap().config.is_none(), "step {}", step.get());
-            let before = Look { node, config: Wanted::Unless(expected.version - 1), commands_after: None };
+            let before = Look { node, config: Wanted::Unless(expected.version - 1), commands_after: None, seen: None };
             assert_eq!(second.look(before).await.unwrap().config.unwrap().to_wire(), expected, "step {}", step.get());
         }
         let configs = [store.node_config(fixture.node).await.unwrap(), store.node_config(other).await.unwrap()];
@@ -198,19 +199,60 @@ async fn what_was_read_for_nodes_is_read_again_after_every_change(fixture: Fixtu
     let patch = WorkspacePatch { name: None, detection: Some(detection) };
     store.patch_workspace(ws, patch, fixture.fact()).await.unwrap();
     check(&both).await;
-    let root = NewRoot {
-        name: "root".to_owned(),
-        certificate: vec![1; 8],
-        fingerprint: Fingerprint([1; 32]),
-        sealed_key: vec![1],
-        not_after: fixture.now.plus_secs(1_000_000),
-    };
-    store.add_root(ws, &root, fixture.fact()).await.unwrap();
+    store.add_root(ws, &root(&fixture), fixture.fact()).await.unwrap();
     check(&both).await;
     store.ask_to_renew(ws, Some(fixture.node), fixture.fact()).await.unwrap();
     check(&one).await;
     store.ask_to_renew(ws, None, fixture.fact()).await.unwrap();
     check(&both).await;
+}
+
+/// A stream hears of a change for all nodes before it hears of one of its node's own, which was committed first.
+async fn a_look_at_what_nodes_share_misses_nothing_of_their_own(fixture: Fixture) {
+    let (store, ws, node) = (&fixture.store, fixture.ws, fixture.node);
+    let look = async |version, seen| {
+        let question = Look { node, config: Wanted::Unless(version), commands_after: None, seen };
+        store.look(question).await.unwrap()
+    };
+    store.add_root(ws, &root(&fixture), fixture.fact()).await.unwrap();
+    let first = look(u64::MAX, None).await;
+    let (mut version, mut seen, mut has) = (first.version, first.seen, first.config.unwrap().to_wire());
+    let entry = |prefix: &str, scope, node| NewAllowlistEntry::parse(prefix, "ours", scope, node).unwrap();
+    for n in 0..4 {
+        match n {
+            0 => {}
+            1 => drop(store.ask_to_renew(ws, None, fixture.fact()).await.unwrap()),
+            2 => drop(store.ask_to_renew(ws, Some(node), fixture.fact()).await.unwrap()),
+            _ => {
+                let own = entry("192.0.2.0/24", AllowlistScope::Node, Some(node));
+                store.allow(ws, own, fixture.fact()).await.unwrap();
+            }
+        }
+        let all = entry(&format!("198.51.100.{n}/32"), AllowlistScope::Workspace, None);
+        assert_eq!(store.allow(ws, all, fixture.fact()).await.unwrap().1, Changed::Shared(ws));
+        let shared = look(version, Some(seen)).await;
+        let config = shared.config.expect("another version, for all").to_wire();
+        assert_eq!((config.version, config.allowlist.len() > has.allowlist.len()), (shared.version, true), "step {n}");
+        let own = look(shared.version, None).await;
+        let now = own.config.map_or(config, |config| config.to_wire());
+        assert_eq!(now, store.node_config(node).await.unwrap(), "step {n}");
+        assert_eq!(own.version > shared.version, n > 0, "step {n}: what is a node's own advances its own version");
+        (version, seen, has) = (own.version, own.seen, now);
+    }
+    // Of two streams of one node, the one that knows more decides.
+    let (old, new) = tokio::join!(look(version, Some(first.seen)), look(version, Some(seen)));
+    assert_eq!((new.version, new.config.is_none()), (version, true));
+    assert!(old.version <= version);
+}
+
+fn root(fixture: &Fixture) -> NewRoot {
+    NewRoot {
+        name: "root".to_owned(),
+        certificate: vec![1; 8],
+        fingerprint: Fingerprint([1; 32]),
+        sealed_key: vec![1],
+        not_after: fixture.now.plus_secs(1_000_000),
+    }
 }
 
 async fn thresholds_are_replaced_by_target_and_pages_do_not_overlap(fixture: Fixture) {
@@ -220,7 +262,7 @@ async fn thresholds_are_replaced_by_target_and_pages_do_not_overlap(fixture: Fix
         store.save_threshold(fixture.ws, new, fixture.fact()).await.unwrap()
     };
     let (first, changed) = save("192.0.2.1", 1).await;
-    assert_eq!(changed, Changed::All(fixture.ws));
+    assert_eq!(changed, Changed::Shared(fixture.ws));
     assert_eq!(save("192.0.2.1", 2).await.0.id, first.id);
     for n in 2..=5 {
         save(&format!("192.0.2.{n}"), 1).await;
@@ -232,7 +274,10 @@ async fn thresholds_are_replaced_by_target_and_pages_do_not_overlap(fixture: Fix
         seen.extend(page.entries.iter().map(|t| t.target_ip.to_string()));
     }
     assert_eq!(seen, ["192.0.2.5/32", "192.0.2.4/32", "192.0.2.3/32", "192.0.2.2/32", "192.0.2.1/32"]);
-    assert_eq!(store.delete_threshold(fixture.ws, first.id, fixture.fact()).await.unwrap(), Changed::All(fixture.ws));
+    assert_eq!(
+        store.delete_threshold(fixture.ws, first.id, fixture.fact()).await.unwrap(),
+        Changed::Shared(fixture.ws)
+    );
     assert!(store.delete_threshold(fixture.ws, first.id, fixture.fact()).await.is_err_and(missing));
     assert_eq!(store.node_config(fixture.node).await.unwrap().thresholds.len(), 4);
 }

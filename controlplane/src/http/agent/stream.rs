@@ -24,7 +24,7 @@ use tracing::warn;
 use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
 
-use crate::app::{App, STREAM_PING_SECS, StreamLine, StreamState, Subscription};
+use crate::app::{App, News, STREAM_PING_SECS, StreamLine, StreamState, Subscription};
 use crate::http::Context;
 use crate::http::access::routes;
 use crate::http::auth::Agent;
@@ -50,7 +50,7 @@ async fn stream(
     let subscription = context.app.pushes().subscribe(agent.node, agent.actor.workspace());
     let mut state = StreamState::new(agent.node, query.from, agent.shown);
     // The first lines are read before the answer begins, so that a fault is still a 503.
-    let first = context.app.poll_stream(&mut state).await?;
+    let first = context.app.poll_stream(&mut state, News::Own).await?;
     let (app, draining) = (context.app.clone(), context.draining.clone());
     let lines = Lines { app, draining, subscription, state, ready: first, parts: VecDeque::new() };
     let body = Body::from_stream(stream::unfold(lines, |mut lines| async {
@@ -76,12 +76,13 @@ impl Lines {
             return Some(part);
         }
         if self.ready.is_empty() {
-            tokio::select! {
-                go_on = self.subscription.woken() => if !go_on { return None },
-                () = sleep(Duration::from_secs(STREAM_PING_SECS)) => {}
+            let news = tokio::select! {
+                news = self.subscription.woken() => news?,
+                // Whatever was not heard of is seen now.
+                () = sleep(Duration::from_secs(STREAM_PING_SECS)) => News::Own,
                 _ = self.draining.wait_for(|d| *d) => return None,
-            }
-            self.ready = match self.app.poll_stream(&mut self.state).await {
+            };
+            self.ready = match self.app.poll_stream(&mut self.state, news).await {
                 Ok(messages) => messages,
                 Err(fault) => {
                     warn!(error = %fault, "an agent's stream ends: it will come again");

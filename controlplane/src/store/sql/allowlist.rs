@@ -6,7 +6,7 @@ use uuid::Uuid;
 use super::audits::append;
 use super::transaction::On;
 use super::{
-    Row, SqlStore, Tx, advance, advance_all, amount, at, leave_room, node_id, or_missing, sql, unless_taken, word,
+    Row, SqlStore, Tx, advance, advance_shared, amount, at, leave_room, node_id, or_missing, sql, unless_taken, word,
 };
 use crate::domain::{AllowlistEntry, AllowlistScope, Fact, Listed, NewAllowlistEntry, Page, Problem, WorkspaceId};
 use crate::store::{Allowlist, Changed, Result, StoreError};
@@ -89,7 +89,7 @@ impl Allowlist for SqlStore {
             .map_err(|e| unless_taken(e, || format!("an allowlist entry for {} in this scope", new.prefix)))?;
         let changed = match node_number {
             Some(node) => advance(&mut tx, ws, &[node]).await?,
-            None => advance_all(&mut tx, ws).await?,
+            None => advance_shared(&mut tx, ws).await?,
         };
         let entry = AllowlistEntry {
             id,
@@ -114,7 +114,7 @@ impl Allowlist for SqlStore {
         let row = or_missing(row, "allowlist entry")?;
         let changed = match row.try_get::<Option<i64>>("node_id")? {
             Some(node) => advance(&mut tx, ws, &[node]).await?,
-            None => advance_all(&mut tx, ws).await?,
+            None => advance_shared(&mut tx, ws).await?,
         };
         let prefix: String = row.try_get("prefix")?;
         append(&mut tx, ws, fact.with(serde_json::json!({ "ip_address": prefix }))).await?;

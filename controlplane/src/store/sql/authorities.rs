@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::audits::append;
 use super::transaction::On;
 use super::{
-    Query, Row, SqlStore, Tx, advance, advance_all, at, hash, maybe_at, node_id, or_missing, own_node, sql,
+    Query, Row, SqlStore, Tx, advance, advance_shared, at, hash, maybe_at, node_id, or_missing, own_node, revise, sql,
     unless_taken, uuid, word,
 };
 use crate::domain::{
@@ -96,10 +96,16 @@ async fn unless_any(tx: &mut Tx, query: Query, why: &str) -> Result<()> {
     Err(Problem::Forbidden(format!("{} nodes {why}: {shown}{more}; wait for them, or use --force", names.len())).into())
 }
 
-/// Every node of the workspace renews what was issued before now.
-async fn renew_all(tx: &mut Tx, ws: WorkspaceId, now: Timestamp) -> Result<()> {
-    sql("UPDATE nodes SET renew_before = $1 WHERE workspace_id = $2").bind(now.micros()).bind(ws.0).run(tx).await?;
-    Ok(())
+/// Every node of the workspace renews what was issued before now. That is each one's own, and so is the version that it
+/// advances: a stream that heard of another change first, and asked for no more than what all share, gets this one too.
+async fn renew_all(tx: &mut Tx, ws: WorkspaceId, now: Timestamp) -> Result<Changed> {
+    revise(tx, ws).await?;
+    sql("UPDATE nodes SET renew_before = $1, config_version = config_version + 1 WHERE workspace_id = $2")
+        .bind(now.micros())
+        .bind(ws.0)
+        .run(tx)
+        .await?;
+    Ok(Changed::All(ws))
 }
 
 #[async_trait]
@@ -152,7 +158,7 @@ impl Authorities for SqlStore {
         .one(&mut tx)
         .await
         .map_err(|e| unless_taken(e, || "a root that nodes learn of".to_owned()))?;
-        let changed = advance_all(&mut tx, ws).await?;
+        let changed = advance_shared(&mut tx, ws).await?;
         sql("UPDATE nodes SET trust_version = config_version
                 + (SELECT w.config_version FROM workspaces w WHERE w.id = nodes.workspace_id)
              WHERE workspace_id = $1")
@@ -194,8 +200,7 @@ impl Authorities for SqlStore {
         let next: i64 = or_missing(next.optional_scalar(&mut tx).await?, "next root: make one with `ca rotate`")?;
         set_state(&mut tx, ws, RootState::Active, RootState::Old, fact.at).await?;
         set_state(&mut tx, ws, RootState::Next, RootState::Active, fact.at).await?;
-        renew_all(&mut tx, ws, fact.at).await?;
-        let changed = advance_all(&mut tx, ws).await?;
+        let changed = renew_all(&mut tx, ws, fact.at).await?;
         append(&mut tx, ws, fact.on(next)).await?;
         tx.commit().await?;
         Ok(changed)
@@ -220,7 +225,7 @@ impl Authorities for SqlStore {
         if set_state(&mut tx, ws, RootState::Old, RootState::Retired, fact.at).await? == 0 {
             return Err(Problem::NotFound("old root").into());
         }
-        let changed = advance_all(&mut tx, ws).await?;
+        let changed = advance_shared(&mut tx, ws).await?;
         append(&mut tx, ws, fact).await?;
         tx.commit().await?;
         Ok(changed)
@@ -279,10 +284,7 @@ impl Authorities for SqlStore {
     async fn ask_to_renew(&self, ws: WorkspaceId, node: Option<Uuid>, fact: Fact) -> Result<Changed> {
         let mut tx = self.write_to(ws).await?;
         let changed = match node {
-            None => {
-                renew_all(&mut tx, ws, fact.at).await?;
-                advance_all(&mut tx, ws).await?
-            }
+            None => renew_all(&mut tx, ws, fact.at).await?,
             Some(node) => {
                 let id = node_id(&mut tx, ws, node).await?;
                 let set = sql("UPDATE nodes SET renew_before = $1 WHERE id = $2").bind(fact.at.micros()).bind(id);

@@ -13,19 +13,25 @@ use super::{Query, Tx, allowlist, amount, authorities, json, maybe_at, or_missin
 use crate::domain::{
     AllowlistEntry, Problem, Rule, RuleScope, SharedConfig, Threshold, Timestamp, VersionedConfig, WorkspaceId,
 };
-use crate::store::{Look, Looked, Result, Wanted};
+use crate::store::{Look, Looked, Result, Seen, Wanted};
 
 /// Questions of one look.
-pub(super) const MOST: usize = 512;
+pub(super) const MOST: usize = 1_024;
 /// A change is on its way to nodes through these.
 pub(super) const PACE: Duration = Duration::from_millis(5);
 /// Commands that one look gives out; the next one goes on.
 const COMMANDS: usize = 10_000;
 
 static PLACES: Rows = Rows::new(
-    "SELECT n.id, n.uuid, n.workspace_id, n.renew_before, n.config_version + w.config_version AS version,
+    "SELECT n.id, n.uuid, n.workspace_id, n.renew_before, n.config_version AS own, w.config_version AS shared,
             w.config_revision AS revision
      FROM nodes n JOIN workspaces w ON w.id = n.workspace_id WHERE n.uuid IN (VALUES",
+    1,
+    ")",
+);
+
+static SHARED: Rows = Rows::new(
+    "SELECT id, config_version AS shared, config_revision AS revision FROM workspaces WHERE id IN (VALUES",
     1,
     ")",
 );
@@ -47,8 +53,13 @@ pub(super) struct Place {
     pub(super) version: u64,
     /// Of everything that nodes of its workspace should do.
     revision: u64,
-    /// Its certificates of before count as old.
-    renew_before: Option<Timestamp>,
+    seen: Seen,
+}
+
+impl Place {
+    fn of(seen: Seen, shared: u64, revision: u64) -> Self {
+        Self { id: seen.id, workspace: seen.workspace, version: seen.version + shared, revision, seen }
+    }
 }
 
 /// The nodes among `wanted` that there are.
@@ -60,13 +71,38 @@ pub(super) async fn places<'a>(on: impl Into<On<'a>>, wanted: &[Uuid]) -> Result
         let query = all.fold(sql(text), |query, node| query.bind(node.to_string()));
         for row in query.all(on.again()).await? {
             let workspace = WorkspaceId(row.try_get("workspace_id")?);
-            let renew_before = maybe_at(&row, "renew_before")?;
-            let (version, revision) = (amount(&row, "version")?, amount(&row, "revision")?);
-            let place = Place { id: row.try_get("id")?, workspace, version, revision, renew_before };
+            let (version, renew_before) = (amount(&row, "own")?, maybe_at(&row, "renew_before")?);
+            let seen = Seen { id: row.try_get("id")?, workspace, version, renew_before };
+            let place = Place::of(seen, amount(&row, "shared")?, amount(&row, "revision")?);
             places.insert(uuid(&row, "uuid")?, place);
         }
     }
     Ok(places)
+}
+
+/// Nodes, each with what is known to hold of it.
+type Asked = BTreeMap<Uuid, Option<Seen>>;
+
+/// The nodes among those asked for that there are; of those that were seen, only what they share is read.
+async fn places_of<'a>(on: impl Into<On<'a>>, asked: &Asked) -> Result<HashMap<Uuid, Place>> {
+    let mut on = on.into();
+    let unseen: Vec<Uuid> = asked.iter().filter(|(_, seen)| seen.is_none()).map(|(node, _)| *node).collect();
+    let mut found = places(on.again(), &unseen).await?;
+    let seen = || asked.iter().filter_map(|(node, seen)| Some((*node, (*seen)?)));
+    let workspaces: BTreeSet<i64> = seen().map(|(_, seen)| seen.workspace.0).collect();
+    let workspaces: Vec<i64> = workspaces.into_iter().collect();
+    let mut shared = HashMap::with_capacity(workspaces.len());
+    for (text, some, more) in SHARED.at_least(on.is_postgres(), &workspaces) {
+        let all = some.iter().chain(some.last().into_iter().cycle().take(more));
+        for row in all.fold(sql(text), |query, ws| query.bind(*ws)).all(on.again()).await? {
+            shared.insert(row.try_get::<i64>("id")?, (amount(&row, "shared")?, amount(&row, "revision")?));
+        }
+    }
+    found.extend(seen().filter_map(|(node, seen)| {
+        let (version, revision) = shared.get(&seen.workspace.0)?;
+        Some((node, Place::of(seen, *version, *revision)))
+    }));
+    Ok(found)
 }
 
 /// Answers the questions, each on its own.
@@ -79,23 +115,34 @@ pub(super) async fn look(pools: Pools, read: Arc<Read>, questions: Vec<Look>) ->
 }
 
 async fn answer(pools: &Pools, read: &Read, questions: &[Look]) -> Result<Vec<Result<Looked>>> {
-    let nodes: BTreeSet<Uuid> = questions.iter().map(|q| q.node).collect();
-    let known = places(pools, &nodes.into_iter().collect::<Vec<_>>()).await?;
+    let asked = asked(questions);
+    let known = places_of(pools, &asked).await?;
     let commands = pending(pools, questions, &known).await?;
-    let changed: BTreeSet<Uuid> = questions.iter().filter(|q| needs_config(q, &known)).map(|q| q.node).collect();
+    let changed: Asked =
+        questions.iter().filter(|q| needs_config(q, &known)).map(|q| (q.node, asked[&q.node])).collect();
     let configs = if changed.is_empty() { HashMap::new() } else { configs(pools, read, &changed, &known).await? };
     Ok(questions
         .iter()
         .map(|question| {
             let config = configs.get(&question.node).filter(|_| question.config != Wanted::No).cloned();
-            let version = config.as_ref().map(|config| config.version);
-            let version = version.or_else(|| known.get(&question.node).map(|place| place.version));
-            let version = version.ok_or(Problem::NotFound("node"))?;
+            let place = known.get(&question.node).ok_or(Problem::NotFound("node"))?;
+            let version = config.as_ref().map_or(place.version, |config| config.version);
             let config = config.filter(|config| question.config != Wanted::Unless(config.version));
             let commands = commands.get(&(question.node, question.commands_after)).cloned().unwrap_or_default();
-            Ok(Looked { version, config, commands })
+            Ok(Looked { version, config, commands, seen: place.seen })
         })
         .collect())
+}
+
+/// Whom the questions are about. Where one does not know of its node what another does, nothing is known; of two that
+/// do, the later holds.
+fn asked(questions: &[Look]) -> Asked {
+    let mut asked = Asked::new();
+    for Look { node, seen, .. } in questions {
+        let have = asked.entry(*node).or_insert(*seen);
+        *have = have.zip(*seen).map(|(a, b)| if b.version > a.version { b } else { a });
+    }
+    asked
 }
 
 fn needs_config(question: &Look, known: &HashMap<Uuid, Place>) -> bool {
@@ -149,20 +196,20 @@ async fn pending(pools: &Pools, questions: &[Look], known: &HashMap<Uuid, Place>
 type Configs = HashMap<Uuid, VersionedConfig>;
 
 /// The whole configurations, each of one moment.
-async fn configs(pools: &Pools, read: &Read, nodes: &BTreeSet<Uuid>, known: &HashMap<Uuid, Place>) -> Result<Configs> {
+async fn configs(pools: &Pools, read: &Read, nodes: &Asked, known: &HashMap<Uuid, Place>) -> Result<Configs> {
     let mut configs = Configs::with_capacity(nodes.len());
-    let mut unread = Vec::new();
-    for node in nodes {
+    let mut unread = Asked::new();
+    for (node, seen) in nodes {
         match known.get(node).and_then(|place| read.config_of(*node, place)) {
             Some(config) => drop(configs.insert(*node, config)),
-            None => unread.push(*node),
+            None => drop(unread.insert(*node, *seen)),
         }
     }
     if unread.is_empty() {
         return Ok(configs);
     }
     let mut tx = pools.read().await?;
-    let mut known: Vec<(Uuid, Place)> = places(&mut tx, &unread).await?.into_iter().collect();
+    let mut known: Vec<(Uuid, Place)> = places_of(&mut tx, &unread).await?.into_iter().collect();
     // So that each workspace is read once, however many there are.
     known.sort_by_key(|(_, place)| place.workspace.0);
     for (node, place) in known {
@@ -192,7 +239,7 @@ impl Read {
     fn config_of(&self, node: Uuid, place: &Place) -> Option<VersionedConfig> {
         let mut all = self.all();
         let (_, workspace) = all.get_mut(&place.workspace.0).filter(|(revision, _)| *revision == place.revision)?;
-        Some(VersionedConfig { version: place.version, shared: workspace.config_of(node, place.renew_before) })
+        Some(VersionedConfig { version: place.version, shared: workspace.config_of(node, place.seen.renew_before) })
     }
 
     fn keep(&self, ws: WorkspaceId, revision: u64, workspace: Workspace) {

@@ -265,18 +265,24 @@ async fn own_node(conn: &mut Tx, node: Uuid, what: &'static str) -> Result<Works
     Ok(ws)
 }
 
-/// Advances the configuration of every node of a workspace.
-async fn advance_all(conn: &mut Tx, ws: WorkspaceId) -> Result<Changed> {
+/// Advances what the configurations of all nodes of a workspace have in common.
+async fn advance_shared(conn: &mut Tx, ws: WorkspaceId) -> Result<Changed> {
     let all = sql("UPDATE workspaces SET config_version = config_version + 1, config_revision = config_revision + 1
          WHERE id = $1");
     all.bind(ws.0).run(conn).await?;
-    Ok(Changed::All(ws))
+    Ok(Changed::Shared(ws))
+}
+
+/// What was read of the workspace for its nodes holds no more.
+async fn revise(conn: &mut Tx, ws: WorkspaceId) -> Result<()> {
+    let revise = sql("UPDATE workspaces SET config_revision = config_revision + 1 WHERE id = $1");
+    revise.bind(ws.0).run(conn).await?;
+    Ok(())
 }
 
 /// Advances the configurations of the nodes of a workspace with these numbers.
 async fn advance(conn: &mut Tx, ws: WorkspaceId, nodes: &[i64]) -> Result<Changed> {
-    let revise = sql("UPDATE workspaces SET config_revision = config_revision + 1 WHERE id = $1");
-    revise.bind(ws.0).run(&mut *conn).await?;
+    revise(conn, ws).await?;
     let mut changed = Vec::new();
     for node in nodes {
         let node = sql("UPDATE nodes SET config_version = config_version + 1 WHERE id = $1 RETURNING uuid").bind(*node);

@@ -9,7 +9,7 @@ use super::audits::append;
 use super::look::places;
 use super::transaction::On;
 use super::{
-    Row, SqlStore, Tx, advance, advance_all, amount, at, json, leave_room, number, or_missing, sql, to_json,
+    Row, SqlStore, Tx, advance, advance_shared, amount, at, json, leave_room, number, or_missing, sql, to_json,
     unless_taken, uuid,
 };
 use crate::domain::{Execution, Fact, Listed, NewRule, Page, Problem, Rule, RuleScope, Timestamp, WorkspaceId};
@@ -85,7 +85,7 @@ async fn advance_scopes(conn: &mut Tx, ws: WorkspaceId, scopes: &[&RuleScope]) -
     let mut named = BTreeSet::new();
     for scope in scopes {
         match scope {
-            RuleScope::All {} => return advance_all(conn, ws).await,
+            RuleScope::All {} => return advance_shared(conn, ws).await,
             RuleScope::Nodes { nodes } => named.extend(nodes.iter().copied()),
         }
     }

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 
 use super::audits::append;
-use super::{Row, SqlStore, Tx, advance_all, amount, at, json, leave_room, or_missing, sql, to_json, word};
+use super::{Row, SqlStore, Tx, advance_shared, amount, at, json, leave_room, or_missing, sql, to_json, word};
 use crate::domain::{Fact, Listed, NewThreshold, Page, Threshold, WorkspaceId};
 use crate::store::{Changed, Result, Thresholds};
 
@@ -65,7 +65,7 @@ impl Thresholds for SqlStore {
         .one(&mut tx)
         .await?;
         let saved = threshold(&row)?;
-        let changed = advance_all(&mut tx, ws).await?;
+        let changed = advance_shared(&mut tx, ws).await?;
         append(&mut tx, ws, fact.on(saved.id)).await?;
         tx.commit().await?;
         Ok((saved, changed))
@@ -79,7 +79,7 @@ impl Thresholds for SqlStore {
             .optional_scalar(&mut tx)
             .await?;
         let target = or_missing(target, "threshold")?;
-        let changed = advance_all(&mut tx, ws).await?;
+        let changed = advance_shared(&mut tx, ws).await?;
         append(&mut tx, ws, fact.with(serde_json::json!({ "target_ip": target }))).await?;
         tx.commit().await?;
         Ok(changed)

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 
 use super::audits::append;
 use super::{
-    Alone, Row, SqlStore, advance_all, amount, at, hash, json, maybe_at, or_missing, sql, to_json, unexpected,
+    Alone, Row, SqlStore, advance_shared, amount, at, hash, json, maybe_at, or_missing, sql, to_json, unexpected,
     unless_taken,
 };
 use crate::domain::{
@@ -109,7 +109,7 @@ impl Workspaces for SqlStore {
         .await
         .map_err(|e| unless_taken(e, || "a workspace of this name".to_owned()))?;
         let workspace = workspace(&or_missing(row, "workspace")?)?;
-        let changed = if detection.is_some() { advance_all(&mut tx, ws).await? } else { Changed::none() };
+        let changed = if detection.is_some() { advance_shared(&mut tx, ws).await? } else { Changed::none() };
         append(&mut tx, ws, fact).await?;
         tx.commit().await?;
         Ok((workspace, changed))
