@@ -6,8 +6,11 @@ use serde::{Deserialize, Serialize};
 use super::{Ground, Parameters, is_v6};
 use crate::api::preview::{Preview, argv};
 
-/// Our routes are known by this protocol number, our rules by this preference.
-const NUMBER: &str = "187";
+/// Our routes are known by this number: routing daemons sweep away at their start what carries one of theirs (FRR's begin
+/// at 186), and the fall-back of XDP has 247.
+const PROTOCOL: &str = "248";
+/// Our rules are known by this one.
+const PREFERENCE: &str = "187";
 
 /// Routes the sources to nowhere: a blackhole route, and a rule by source for what is forwarded.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,10 +40,10 @@ impl Parameters for NullRouteSource {
         for source in on.sources {
             let family = if is_v6(source) { "-6" } else { "-4" };
             let prefix = source.to_string();
-            let route = |verb| argv(&["ip", family, "route", verb, "blackhole", &prefix, "proto", NUMBER]);
-            shown.step(route("add"), route("del"), format!("blackhole route to {prefix}, protocol {NUMBER}"));
-            let rule = |verb| argv(&["ip", family, "rule", verb, "pref", NUMBER, "from", &prefix, "blackhole"]);
-            shown.step(rule("add"), rule("del"), format!("rule {NUMBER}: from {prefix} blackhole"));
+            let route = |verb| argv(&["ip", family, "route", verb, "blackhole", &prefix, "proto", PROTOCOL]);
+            shown.step(route("add"), route("del"), format!("blackhole route to {prefix}, protocol {PROTOCOL}"));
+            let rule = |verb| argv(&["ip", family, "rule", verb, "pref", PREFERENCE, "from", &prefix, "blackhole"]);
+            shown.step(rule("add"), rule("del"), format!("rule {PREFERENCE}: from {prefix} blackhole"));
         }
         if on.sources.iter().any(|s| !is_v6(s)) {
             shown.warnings.push(

@@ -133,8 +133,8 @@ fn half_applied(json: &str, dir: &Path, one: &Wanted, before: &str, dump: &dyn F
     let mut broken = one.clone();
     let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
     broken.steps.push(ToolStep {
-        run: words("ip route add blackhole 300.1.2.3/32 proto 187"),
-        undo: words("ip route del blackhole 300.1.2.3/32 proto 187"),
+        run: words("ip route add blackhole 300.1.2.3/32 proto 248"),
+        undo: words("ip route del blackhole 300.1.2.3/32 proto 248"),
         unless: Vec::new(),
         members: None,
     });
