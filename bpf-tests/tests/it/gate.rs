@@ -346,7 +346,7 @@ fn an_echo_request_of_ours_is_answered() {
     }
     let datapath = with_reflectors();
     let asked = datapath.lab.edge.run(|| {
-        let socket = socket::socket(AddressFamily::Inet, SockType::Raw, SockFlag::empty(), SockProtocol::Icmp)?;
+        let socket = socket::socket(AddressFamily::Inet, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::Icmp)?;
         let patience = nix::sys::time::TimeVal::new(1, 0);
         socket::setsockopt(&socket, socket::sockopt::ReceiveTimeout, &patience)?;
         // An echo request; its checksum makes the sum of its words 0xffff.

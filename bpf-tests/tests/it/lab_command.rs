@@ -99,7 +99,9 @@ fn the_lab_needs_root_and_says_so() {
     // A copy where anybody may execute it.
     let dir = tempfile::tempdir().expect("a directory");
     let copy = dir.path().join("ftagent");
-    std::fs::copy(program, &copy).expect("copied");
+    // Copied by another program: what this one has open for writing, a child that another test is starting just now has
+    // open too, and nobody may execute it.
+    assert!(Command::new("cp").arg(program).arg(&copy).status().expect("cp").success());
     let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
     std::fs::set_permissions(dir.path(), open).expect("opened");
     let output = Command::new(copy).arg("lab").uid(65_534).gid(65_534).output().expect("runs");

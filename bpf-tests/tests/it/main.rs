@@ -1,4 +1,7 @@
-//! Kernel tests: they need root and say so when they are skipped. Run with `--test-threads=1`.
+//! Kernel tests: they need root and say so when they are skipped.
+//!
+//! `cargo xtask test` runs some of them beside each other, and those that `xtask/src/test/passes.rs` names alone. Whoever
+//! runs this program by hand does without the latter, or runs it with `--test-threads=1`.
 
 mod actions;
 mod agent;

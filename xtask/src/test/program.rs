@@ -11,7 +11,12 @@ use std::thread;
 use anyhow::{Context, Result};
 use serde_json::Value;
 
+use super::OF_BOTH;
+use super::passes::{self, Passes};
 use crate::{process, repo};
+
+/// The package whose integration tests take another database where `FTAGENT_TEST_DATABASE` asks for it.
+const OF_DATABASES: &str = "controlplane";
 
 /// The package whose integration tests make network namespaces and load programs.
 const LAB: &str = "bpf-tests";
@@ -35,6 +40,27 @@ impl Kind {
             Self::Root => "root",
             Self::Doc => "doc",
         }
+    }
+}
+
+/// One run of a test program.
+#[derive(Clone, Default)]
+pub(crate) struct Run {
+    pub(crate) what: String,
+    threads: usize,
+    words: Vec<OsString>,
+    variables: &'static [(&'static str, &'static str)],
+    /// How many tests it must report, where each is named.
+    pub(crate) tests: Option<usize>,
+}
+
+impl Run {
+    /// A run of these tests and no others; none of no tests, since without a name all would run.
+    fn of(what: String, threads: usize, tests: Vec<String>) -> Option<Self> {
+        // Whole names: a part of one may be a part of another's.
+        let words = ["--exact".to_owned()].into_iter().chain(tests.iter().cloned()).map(OsString::from).collect();
+        let count = tests.len();
+        (count > 0).then(|| Self { what, threads, words, tests: Some(count), ..Self::default() })
     }
 }
 
@@ -67,13 +93,44 @@ impl Program {
         Some(Self { kind, package, name: text(&message["target"]["name"])?, folder, path })
     }
 
-    /// Whether its tests take another database where `FTAGENT_TEST_DATABASE` asks for it.
-    pub(crate) fn is_of_databases(&self) -> bool {
-        self.kind == Kind::Integration && self.package == "controlplane"
+    /// The runs of it that these filters ask for, one after the other.
+    ///
+    /// # Errors
+    /// Its tests cannot be listed, or not be told apart.
+    pub(crate) fn runs(&self, filters: &[OsString]) -> Result<Vec<Run>> {
+        if self.kind == Kind::Root {
+            let Passes { together, alone } = passes::split(&self.list(&[])?, self.list(filters)?)?;
+            let passes =
+                [Run::of(self.to_string(), labs(), together), Run::of(format!("{self}, one by one"), 1, alone)];
+            return Ok(passes.into_iter().flatten().collect());
+        }
+        let run = Run { what: self.to_string(), threads: threads(), words: filters.to_vec(), ..Run::default() };
+        let mut runs = vec![run];
+        if self.package == OF_DATABASES && self.kind == Kind::Integration {
+            // Everything that goes over HTTP once more, on the other database.
+            let skipped = OF_BOTH.iter().flat_map(|name| ["--skip", name]).map(OsString::from);
+            runs.push(Run {
+                what: format!("{self} on PostgreSQL"),
+                words: filters.iter().cloned().chain(skipped).collect(),
+                variables: &[("FTAGENT_TEST_DATABASE", "postgres")],
+                ..runs[0].clone()
+            });
+        }
+        Ok(runs)
     }
 
-    /// The command that runs it; as root and one test at a time where the kernel's state is shared.
-    pub(crate) fn command(&self, filters: &[OsString]) -> Result<Command> {
+    /// The names of its tests that these filters choose.
+    fn list(&self, filters: &[OsString]) -> Result<Vec<String>> {
+        let mut command = Command::new(&self.path);
+        command.current_dir(&self.folder).args(["--list", "--format=terse"]).args(filters);
+        process::capture(&mut command).map(|listed| passes::names(&listed))
+    }
+
+    /// The command of one of its runs; as root where it makes labs.
+    ///
+    /// # Errors
+    /// It needs root, and that cannot be had.
+    pub(crate) fn command(&self, run: &Run) -> Result<Command> {
         let programs = repo::target().join("debug");
         let variables = [
             ("CARGO_MANIFEST_DIR", self.folder.clone()),
@@ -93,19 +150,29 @@ impl Program {
                 word.push(value);
                 command.arg(word);
             }
-            command.arg("FTAGENT_REQUIRE_ROOT=1").arg(&self.path).arg("--test-threads=1");
+            command.arg("FTAGENT_REQUIRE_ROOT=1").arg(&self.path);
         } else {
             command = Command::new(&self.path);
-            command.envs(variables).arg(format!("--test-threads={}", threads()));
+            command.envs(variables);
         }
-        command.current_dir(&self.folder).arg("--show-output").args(filters);
+        command.envs(run.variables.iter().copied()).current_dir(&self.folder);
+        command.arg(format!("--test-threads={}", run.threads)).arg("--show-output").args(&run.words);
         Ok(command)
     }
 }
 
 /// Tests at once: most of them wait for programs, sockets and timers half of their time.
 fn threads() -> usize {
-    2 * thread::available_parallelism().map_or(1, NonZero::get)
+    2 * cpus()
+}
+
+/// Tests in labs at once. They wait too, but some have floods that want a CPU for a second or two.
+fn labs() -> usize {
+    cpus().min(4)
+}
+
+fn cpus() -> usize {
+    thread::available_parallelism().map_or(1, NonZero::get)
 }
 
 impl fmt::Display for Program {
