@@ -279,13 +279,13 @@ impl<R: Runner> Keeper<R> {
     fn run_one(&mut self, step: &ToolStep, object: &str, record: &mut Record) -> Result<(), String> {
         let ran = self.runner.run(&step.run);
         record.add(&step.run, &ran);
-        if ran.is_success() {
+        if ran.has_done(&step.run) {
             return Ok(());
         }
         if ran.exit.is_some() {
             self.refused.insert(object.to_owned());
         }
-        Err(format!("{}: {}", step.run.join(" "), ran.text()))
+        Err(ran.story(&step.run))
     }
 
     /// What the journal is to say of a step, if it does not yet, and whether it is to be run.
@@ -463,7 +463,7 @@ fn judge(step: &ToolStep, looked: Option<Ran>) -> Result<(Option<bool>, String),
     let (Some(look), Some(ran)) = (step.look(), looked) else { return Ok((None, String::new())) };
     match ran.exit {
         // Neither would what comes next.
-        None => Err(format!("{}: {}", look.argv.join(" "), ran.text())),
+        None => Err(ran.story(&look.argv)),
         Some(_) => Ok((look.sees(ran.exit, &ran.output), ran.output)),
     }
 }

@@ -111,8 +111,8 @@ impl<R: Runner> Keeper<R> {
         if run {
             let ran = self.runner.run(&step.run);
             record.add(&step.run, &ran);
-            if !ran.is_success() {
-                return Err(format!("{}: {}", step.run.join(" "), ran.text()));
+            if !ran.has_done(&step.run) {
+                return Err(ran.story(&step.run));
             }
             self.renewed_ns.insert(step.object(), now_ns);
         }

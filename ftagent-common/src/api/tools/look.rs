@@ -4,6 +4,7 @@
 
 use ipnet::IpNet;
 
+use super::firewalld_drop_source::RichRule;
 use super::step::ToolStep;
 use super::xtables::CHAIN_PREFIX;
 use crate::api::preview::argv;
@@ -49,6 +50,8 @@ impl Look {
             (There::Line(any), 0) => Some(lines.any(|line| any.contains(&line))),
             (There::Start(any), 0) => Some(lines.any(|line| any.iter().any(|start| line.starts_with(start.as_str())))),
             (There::Word(word), 0) => Some(output.split_ascii_whitespace().any(|w| w == word)),
+            // A firewalld that died leaves its rules in the kernel: that it is away says nothing of them.
+            _ if self.argv.first().is_some_and(|program| program == "busctl") => None,
             _ => PLACE_GONE.iter().any(|words| output.contains(words)).then_some(false),
         }
     }
@@ -74,9 +77,11 @@ impl ToolStep {
             ["ipset", "create", set, ..] => look(argv(&["ipset", "list", "-t", set]), There::Success),
             ["ipset", "add", set, member, ..] => look(argv(&["ipset", "test", set, member]), There::Success),
             ["ufw", "prepend", rule @ ..] => look(argv(&["ufw", "show", "added"]), There::Line(ufw_lines(rule))),
-            ["firewall-cmd", add, ..] => {
-                let rich = add.strip_prefix("--add-rich-rule=")?;
-                look(argv(&["firewall-cmd", &format!("--query-rich-rule={rich}")]), There::Success)
+            ["busctl" | "firewall-cmd", ..] => {
+                let rule = RichRule::of(&self.run).filter(|rule| rule.is_added)?;
+                let is_called = words[0] == "busctl";
+                let there = if is_called { There::Line(vec!["b true".to_owned()]) } else { There::Success };
+                look(rule.question(), there)
             }
             ["fail2ban-client", "set", jail, "banip", ip] => {
                 look(argv(&["fail2ban-client", "get", jail, "banip"]), There::Word((*ip).to_owned()))
@@ -186,6 +191,7 @@ mod tests {
             sources: vec!["198.51.100.7".parse().expect("an address")],
             spoofed: false,
             spared: vec!["192.0.2.0/24".parse().expect("a prefix")],
+            lacks_busctl: false,
         };
         preview(&action, &context).steps()
     }
@@ -222,6 +228,9 @@ mod tests {
         assert_eq!(ban.sees(Some(0), "198.51.100.70"), Some(false));
         assert_eq!(ban.sees(Some(255), "Failed to access socket path"), None);
         assert_eq!(ban.sees(Some(255), "Sorry but the jail 'a' does not exist"), Some(false));
+        let rich = look(r#"{"type":"firewalld_drop_source"}"#);
+        assert_eq!(["b true\n", "b false\n"].map(|v| rich.sees(Some(0), v)), [Some(true), Some(false)]);
+        assert_eq!(rich.sees(Some(1), "Call failed: Name \"org.fedoraproject.FirewallD1\" does not exist"), None);
         let cookies = look(r#"{"type":"syn_cookies"}"#);
         assert_eq!(["0\n", "1\n", "2\n"].map(|v| cookies.sees(Some(0), v)), [Some(false), Some(true), Some(true)]);
         let police = look(r#"{"type":"tc_police_interface","interface":"eth0","bps":8000}"#);

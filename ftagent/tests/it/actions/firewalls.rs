@@ -6,11 +6,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use ftagent::actions::runner::PATH;
+use ftagent::actions::runner::{PATH, Ran, Runner, System};
+use ftagent::engine::Outcome;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
-use super::real::{dump, survive, tool};
+use super::real::{dump, survive, survive_plan, tool};
+use super::{LATER_NS, open, outcomes, steps, steps_where, wanted};
 
 /// Runs `test` where the firewalls are installed for it alone; skipped where they were not fetched.
 fn inside(test: impl FnOnce() + Send + 'static) {
@@ -106,9 +108,13 @@ pub(super) fn prepare_firewalld() -> Vec<Server> {
         mount(Some("none"), services, Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
     }
     let bus = start("/usr/bin/dbus-daemon --system --nofork --nopidfile");
+    vec![start_firewalld(), bus]
+}
+
+fn start_firewalld() -> Server {
     let firewalld = start("/usr/bin/python3 /usr/sbin/firewalld --nofork --nopid");
     wait_for("firewall-cmd --state");
-    vec![firewalld, bus]
+    firewalld
 }
 
 /// fail2ban with a jail `test` that nothing is written for.
@@ -151,8 +157,106 @@ fn firewalld_is_as_before_after_its_action() {
     inside(|| {
         let _servers = prepare_firewalld();
         let whole = || dump() + &tool("firewall-cmd --list-all").unwrap();
-        let json = r#"{"type":"firewalld_drop_source","sources":["198.51.100.7/32","2001:db8::/48"],"ttl_secs":600}"#;
-        survive(json, &whole);
+        // By its bus, and by its own program where there is no busctl.
+        for lacks_busctl in [false, true] {
+            survive_plan(FIREWALLD, steps_where(FIREWALLD, lacks_busctl), &whole);
+        }
+    });
+}
+
+const FIREWALLD: &str =
+    r#"{"type":"firewalld_drop_source","sources":["198.51.100.7/32","2001:db8::/48"],"ttl_secs":600}"#;
+
+#[test]
+fn one_agent_undoes_in_firewalld_what_another_did_by_its_other_program() {
+    inside(|| {
+        let _servers = prepare_firewalld();
+        let whole = || dump() + &tool("firewall-cmd --list-all").unwrap();
+        let before = whole();
+        for lacked in [false, true] {
+            let dir = tempfile::tempdir().unwrap();
+            let mut keeper = open(System, dir.path(), 0);
+            keeper.set(vec![wanted(1, steps_where(FIREWALLD, lacked))], []);
+            assert_eq!(outcomes(&keeper.work(0)), [&Outcome::Applied]);
+            let during = whole();
+            let mut keeper = open(System, dir.path(), 0);
+            keeper.set(vec![wanted(1, steps_where(FIREWALLD, !lacked))], []);
+            let again = keeper.work(0);
+            assert_eq!((outcomes(&again), again[0].commands.len()), (vec![&Outcome::Applied], 0));
+            assert_eq!(whole(), during);
+            keeper.set(Vec::new(), []);
+            keeper.work(LATER_NS);
+            assert!(keeper.is_idle(), "{:?}", keeper.stuck());
+            assert_eq!(whole(), before);
+        }
+    });
+}
+
+/// Somebody else does the same a moment before.
+struct Late;
+
+impl Runner for Late {
+    fn run(&mut self, argv: &[String]) -> Ran {
+        if argv.iter().any(|word| ["addRichRule", "removeRichRule"].contains(&word.as_str())) {
+            assert!(System.run(argv).is_success(), "{argv:?}");
+        }
+        System.run(argv)
+    }
+
+    fn feed(&mut self, argv: &[String], _: &str) -> Ran {
+        unreachable!("firewalld has no members: {argv:?}")
+    }
+
+    fn list(&mut self, argv: &[String], _: &mut dyn FnMut(&str)) -> Ran {
+        unreachable!("firewalld has no members: {argv:?}")
+    }
+}
+
+#[test]
+fn what_firewalld_has_or_lacks_already_is_done() {
+    inside(|| {
+        let _servers = prepare_firewalld();
+        let before = tool("firewall-cmd --list-all").unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let mut keeper = open(Late, dir.path(), 0);
+        let one = wanted(1, steps(FIREWALLD));
+        keeper.set(vec![one.clone()], []);
+        let acted = keeper.work(0);
+        assert_eq!(outcomes(&acted), [&Outcome::Applied], "{acted:#?}");
+        assert!(acted[0].output.contains("ALREADY_ENABLED"), "{}", acted[0].output);
+        keeper.set(Vec::new(), [one.task]);
+        let undone = keeper.work(LATER_NS);
+        assert_eq!(outcomes(&undone), [&Outcome::Undone], "{undone:#?}");
+        assert!(undone[0].output.contains("NOT_ENABLED"), "{}", undone[0].output);
+        assert_eq!(tool("firewall-cmd --list-all").unwrap(), before);
+    });
+}
+
+#[test]
+fn a_firewalld_that_does_not_run_is_said_to_and_undone_when_it_is_back() {
+    inside(|| {
+        let [firewalld, _bus] = prepare_firewalld().try_into().ok().expect("two servers");
+        let before = tool("firewall-cmd --list-all").unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let mut keeper = open(System, dir.path(), 0);
+        let one = wanted(1, steps(FIREWALLD));
+        keeper.set(vec![one.clone()], []);
+        assert_eq!(outcomes(&keeper.work(0)), [&Outcome::Applied]);
+        drop(firewalld);
+        let other = wanted(2, steps(&FIREWALLD.replace("198.51.100.7", "198.51.100.8")));
+        keeper.set(vec![one.clone(), other], []);
+        let acted = keeper.work(0);
+        let [Outcome::Failed(why)] = outcomes(&acted)[..] else { panic!("{acted:#?}") };
+        assert!(why.starts_with("firewalld is not running: busctl "), "{why}");
+        keeper.set(Vec::new(), [one.task]);
+        let acted = keeper.work(LATER_NS);
+        let [Outcome::Stuck(why)] = outcomes(&acted)[..] else { panic!("{acted:#?}") };
+        assert!(why.starts_with("firewalld is not running: busctl "), "{why}");
+        let _firewalld = start_firewalld();
+        let acted = keeper.work(2 * LATER_NS);
+        assert_eq!(outcomes(&acted), [&Outcome::Undone], "{acted:#?}");
+        assert!(keeper.is_idle());
+        assert_eq!(tool("firewall-cmd --list-all").unwrap(), before);
     });
 }
 

@@ -130,6 +130,7 @@ fn plan(json: &str, spared: &[&str]) -> Vec<ToolStep> {
         sources: Vec::new(),
         spoofed: false,
         spared: spared.iter().map(|s| s.parse().unwrap()).collect(),
+        lacks_busctl: false,
     };
     preview(&action, &context).steps()
 }
