@@ -1,6 +1,7 @@
 //! What tools' answers mean where their exit status does not say it.
 
 use super::firewalld_drop_source::RichRule;
+use super::ufw_look::user_chain;
 
 /// Whether a command failed because all is already as it should be, in the tool's own words.
 ///
@@ -11,8 +12,13 @@ pub fn is_so_already(argv: &[String], exit: Option<i32>, output: &str) -> bool {
     output.trim_start().strip_prefix("Call failed: ").is_some_and(|words| words.starts_with(why))
 }
 
-/// What the words of a command that failed mean, where they name a bus and not what is wrong.
+/// What the words of a command that failed mean, where they name a bus or a chain and not what is wrong.
 pub fn meaning(argv: &[String], output: &str) -> Option<&'static str> {
+    let (program, chain) = user_chain(true);
+    if argv.first()? == program && argv.iter().any(|word| word == chain) {
+        let is_missing = ["No chain", "does not exist"].iter().any(|words| output.contains(words));
+        return is_missing.then_some("ufw does not filter IPv6 (IPV6 in /etc/default/ufw)");
+    }
     if argv.first()? != "busctl" {
         return None;
     }

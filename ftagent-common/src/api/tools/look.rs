@@ -6,6 +6,7 @@ use ipnet::IpNet;
 
 use super::firewalld_drop_source::RichRule;
 use super::step::ToolStep;
+use super::ufw_look;
 use super::xtables::CHAIN_PREFIX;
 use crate::api::preview::argv;
 
@@ -19,6 +20,8 @@ pub struct Look {
     pub there: There,
     /// The object bears our mark (a comment, a number, a name), so that nobody else made it.
     pub is_marked: bool,
+    /// What is asked when this one has no answer, since it takes longer.
+    pub otherwise: Option<Box<Look>>,
 }
 
 /// What says that an object is there.
@@ -26,6 +29,10 @@ pub struct Look {
 pub enum There {
     /// The command succeeds; where it is not, it exits with 1.
     Success,
+    /// The command succeeds; when it does not, nothing is known.
+    Proof,
+    /// A line of what was found begins with one of these; exit 1: nothing was found.
+    Found(Vec<String>),
     /// There is any output.
     Output,
     /// A line of the output, its words one space apart, is one of these.
@@ -44,7 +51,10 @@ impl Look {
     pub fn sees(&self, exit: Option<i32>, output: &str) -> Option<bool> {
         let mut lines = output.lines().map(|line| line.split_ascii_whitespace().collect::<Vec<_>>().join(" "));
         match (&self.there, exit?) {
-            (There::Success, 0) => Some(true),
+            (There::Success | There::Proof, 0) => Some(true),
+            (There::Proof, _) => None,
+            (There::Found(any), 0) => Some(lines.any(|line| any.iter().any(|start| line.starts_with(start.as_str())))),
+            (There::Found(_), 1) => Some(false),
             (There::Success, 1) => Some(false),
             (There::Output, 0) => Some(!output.trim().is_empty()),
             (There::Line(any), 0) => Some(lines.any(|line| any.contains(&line))),
@@ -57,13 +67,22 @@ impl Look {
     }
 }
 
+impl Look {
+    /// What was found in place of the object, which the tool would keep.
+    pub fn taken<'a>(&self, exit: Option<i32>, output: &'a str) -> Option<&'a str> {
+        let is_other =
+            matches!(self.there, There::Found(_)) && exit == Some(0) && self.sees(exit, output) == Some(false);
+        output.lines().next().filter(|_| is_other)
+    }
+}
+
 impl ToolStep {
     /// How to see whether the step's object is there; none where only doing it tells, and for members of sets, which one
     /// [listing](super::SetListing) shows together.
     pub fn look(&self) -> Option<Look> {
         let words: Vec<&str> = self.run.iter().map(String::as_str).collect();
-        let look = |argv: Vec<String>, there| Look { argv, there, is_marked: false };
-        let marked = |argv: Vec<String>, there| Look { argv, there, is_marked: true };
+        let look = |argv: Vec<String>, there| Look { argv, there, is_marked: false, otherwise: None };
+        let marked = |argv: Vec<String>, there| Look { argv, there, is_marked: true, otherwise: None };
         Some(match words.as_slice() {
             [program @ ("iptables" | "ip6tables"), "-w", secs, "-N", chain] => Look {
                 is_marked: chain.starts_with(CHAIN_PREFIX),
@@ -76,7 +95,7 @@ impl ToolStep {
             }
             ["ipset", "create", set, ..] => look(argv(&["ipset", "list", "-t", set]), There::Success),
             ["ipset", "add", set, member, ..] => look(argv(&["ipset", "test", set, member]), There::Success),
-            ["ufw", "prepend", rule @ ..] => look(argv(&["ufw", "show", "added"]), There::Line(ufw_lines(rule))),
+            ["ufw", "prepend", rule @ ..] => ufw_look::look(rule),
             ["busctl" | "firewall-cmd", ..] => {
                 let rule = RichRule::of(&self.run).filter(|rule| rule.is_added)?;
                 let is_called = words[0] == "busctl";
@@ -121,11 +140,7 @@ impl ToolStep {
 impl ToolStep {
     /// What must be so for the tool to have any effect, where it says nothing when it has none.
     pub fn needs(&self) -> Option<Look> {
-        (self.run.first()? == "ufw").then(|| Look {
-            argv: argv(&["ufw", "status"]),
-            there: There::Line(vec!["Status: active".to_owned()]),
-            is_marked: false,
-        })
+        (self.run.first()? == "ufw").then(ufw_look::is_active)
     }
 
     /// What shows that somebody else builds on the object, so that it must stay.
@@ -136,6 +151,7 @@ impl ToolStep {
             argv: argv(&["tc", "filter", "show", "dev", interface, side]),
             there: There::Output,
             is_marked: false,
+            otherwise: None,
         };
         vec![filters("ingress"), filters("egress")]
     }
@@ -166,17 +182,6 @@ impl ToolStep {
     pub fn has_value(&self) -> bool {
         self.undo.iter().any(|word| word.contains(VALUE_BEFORE))
     }
-}
-
-/// How `ufw show added` writes a rule: in another order, and without what goes without saying.
-fn ufw_lines(rule: &[&str]) -> Vec<String> {
-    let line = match rule {
-        [verb, "proto", protocol, "from", "any", "to", "any"] => format!("ufw {verb} to any proto {protocol}"),
-        [verb, "proto", protocol, "from", source, "to", "any"] => format!("ufw {verb} from {source} proto {protocol}"),
-        [verb, "from", source, "to", "any"] => format!("ufw {verb} from {source}"),
-        other => format!("ufw {}", other.join(" ")),
-    };
-    vec![line]
 }
 
 #[cfg(test)]

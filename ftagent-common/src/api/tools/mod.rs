@@ -29,6 +29,7 @@ mod tc_police_interface;
 mod tests;
 mod ufw_deny_protocol;
 mod ufw_deny_source;
+mod ufw_look;
 mod vultr_block;
 mod xtables;
 

@@ -108,7 +108,15 @@ fn the_commands_are_the_tools_own() {
     check(
         r#"{"type":"ufw_deny_source"}"#,
         &[
+            (
+                "iptables -w 5 -I ufw-user-input -s 198.51.100.7/32 -j DROP",
+                "iptables -w 5 -D ufw-user-input -s 198.51.100.7/32 -j DROP",
+            ),
             ("ufw prepend deny from 198.51.100.7 to any", "ufw delete deny from 198.51.100.7 to any"),
+            (
+                "ip6tables -w 5 -I ufw6-user-input -s 2001:db8::7/128 -j DROP",
+                "ip6tables -w 5 -D ufw6-user-input -s 2001:db8::7/128 -j DROP",
+            ),
             ("ufw prepend deny from 2001:db8::7 to any", "ufw delete deny from 2001:db8::7 to any"),
         ],
     );

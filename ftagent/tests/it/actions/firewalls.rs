@@ -140,7 +140,7 @@ pub(super) fn prepare_fail2ban() -> Vec<Server> {
 fn ufw_is_as_before_after_every_action() {
     inside(|| {
         prepare_ufw();
-        let whole = || dump() + &fs::read_to_string("/etc/ufw/user.rules").unwrap() + &tool("ufw show added").unwrap();
+        let whole = whole_ufw;
         for json in [
             r#"{"type":"ufw_deny_source","sources":["198.51.100.7/32","2001:db8::7/128"]}"#,
             r#"{"type":"ufw_deny_source","sources":["10.0.0.0/16"]}"#,
@@ -149,6 +149,93 @@ fn ufw_is_as_before_after_every_action() {
         ] {
             survive(json, &whole);
         }
+    });
+}
+
+fn whole_ufw() -> String {
+    let files = ["/etc/ufw/user.rules", "/etc/ufw/user6.rules"].map(|path| fs::read_to_string(path).unwrap());
+    dump() + &files.concat() + &tool("ufw show added").unwrap()
+}
+
+const UFW: &str = r#"{"type":"ufw_deny_source","sources":["198.51.100.7/32","2001:db8::7/128"]}"#;
+
+#[test]
+fn what_stands_in_the_place_of_a_rule_of_ufw_stays_and_is_told() {
+    inside(|| {
+        prepare_ufw();
+        let run = |words: &[&str]| {
+            let ran = System.run(&words.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>());
+            assert!(ran.is_success(), "{words:?}: {}", ran.text());
+        };
+        let other = ["from", "2001:db8::7", "to", "any"];
+        for verb in [&["allow"][..], &["deny", "log"]] {
+            run(&[&["ufw"][..], verb, &other].concat());
+            let before = whole_ufw();
+            let dir = tempfile::tempdir().unwrap();
+            let mut keeper = open(System, dir.path(), 0);
+            keeper.set(vec![wanted(1, steps(UFW))], []);
+            let acted = keeper.work(LATER_NS);
+            let [Outcome::Failed(why)] = outcomes(&acted)[..] else { panic!("{acted:#?}") };
+            assert!(why.contains("another rule stands in the place of ufw prepend deny from 2001:db8::7"), "{why}");
+            assert_eq!(whole_ufw(), before);
+            run(&[&["ufw", "delete"][..], verb, &other].concat());
+        }
+        // The same with words of an operator's is there already, and stays.
+        run(&["ufw", "deny", "from", "198.51.100.7", "to", "any", "comment", "say \"no\""]);
+        let before = whole_ufw();
+        let dir = tempfile::tempdir().unwrap();
+        let mut keeper = open(System, dir.path(), 0);
+        let one = wanted(1, steps(UFW));
+        keeper.set(vec![one.clone()], []);
+        let acted = keeper.work(0);
+        assert_eq!((outcomes(&acted), acted[0].commands.len()), (vec![&Outcome::Applied], 2), "{acted:#?}");
+        keeper.set(Vec::new(), [one.task]);
+        assert_eq!(outcomes(&keeper.work(LATER_NS)), [&Outcome::Undone]);
+        assert_eq!(whole_ufw(), before);
+    });
+}
+
+#[test]
+fn a_ufw_that_does_not_filter_is_said_to() {
+    inside(|| {
+        prepare_ufw();
+        let fails = |part: &str| {
+            let before = whole_ufw();
+            let dir = tempfile::tempdir().unwrap();
+            let mut keeper = open(System, dir.path(), 0);
+            keeper.set(vec![wanted(1, steps(UFW))], []);
+            let acted = keeper.work(LATER_NS);
+            let [Outcome::Failed(why)] = outcomes(&acted)[..] else { panic!("{acted:#?}") };
+            assert!(why.contains(part), "{why}");
+            assert!(keeper.stuck().is_empty() && keeper.is_idle_but_wanted(), "{:?}", keeper.stuck());
+            assert_eq!(whole_ufw(), before);
+        };
+        // Switched off while a rule of ours is in force, and on again.
+        let dir = tempfile::tempdir().unwrap();
+        let mut keeper = open(System, dir.path(), 0);
+        let one = wanted(1, steps(UFW));
+        let before = whole_ufw();
+        keeper.set(vec![one.clone()], []);
+        assert_eq!(outcomes(&keeper.work(0)), [&Outcome::Applied]);
+        assert_eq!(keeper.repair(0), []);
+        tool("ufw --force disable").unwrap();
+        let amiss = keeper.repair(0);
+        let [Outcome::Amiss(Some(why))] = outcomes(&amiss)[..] else { panic!("{amiss:#?}") };
+        assert!(why.contains("iptables -w 5 -I ufw-user-input -s 198.51.100.7/32"), "{why}");
+        assert_eq!(keeper.repair(0), [], "said once");
+        fails("ufw status: exit 0: Status: inactive");
+        tool("ufw --force enable").unwrap();
+        let well = keeper.repair(0);
+        assert_eq!(outcomes(&well), [&Outcome::Amiss(None)], "{well:#?}");
+        assert_eq!(keeper.repair(0), []);
+        keeper.set(Vec::new(), [one.task]);
+        assert_eq!(outcomes(&keeper.work(LATER_NS)), [&Outcome::Undone]);
+        assert_eq!(whole_ufw(), before);
+        let defaults = fs::read_to_string("/etc/default/ufw").unwrap();
+        fs::write("/etc/default/ufw", defaults.replace("IPV6=yes", "IPV6=no")).unwrap();
+        tool("ufw --force disable").unwrap();
+        tool("ufw --force enable").unwrap();
+        fails("ufw does not filter IPv6");
     });
 }
 
