@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Interval;
 use tracing::warn;
 
+use crate::actions::runner::is_installed;
 use crate::below::Device;
 use crate::clock;
 use crate::config::Config;
@@ -227,6 +228,7 @@ impl Host {
         let ports: BTreeSet<u16> = ports.copied().collect();
         settings.guard.management_ports = ports.into_iter().collect();
         settings.guard.infrastructure = infrastructure;
+        settings.lacks_busctl = !is_installed("busctl");
         settings
     }
 

@@ -84,7 +84,13 @@ fn lives(stage: &Stage, tools: &Tools, ear: &Ear, name: &str) -> Result<u64, Str
 fn steps() -> Vec<ftagent_common::api::ToolStep> {
     let action: Action = serde_json::from_str(ACTION).expect("an action");
     let spared = vec![super::stage::net(GOOD_V4), super::stage::net(Ipv4Addr::LOCALHOST)];
-    let context = PreviewContext { target: super::stage::net(EDGE_V4), sources: Vec::new(), spoofed: false, spared };
+    let context = PreviewContext {
+        target: super::stage::net(EDGE_V4),
+        sources: Vec::new(),
+        spoofed: false,
+        spared,
+        lacks_busctl: false,
+    };
     preview(&action, &context).steps()
 }
 

@@ -1,6 +1,7 @@
 //! Actions of other tools in the running agent: real packets meet them, and nothing of them stays behind, however the
 //! agent ends.
 
+use std::collections::BTreeMap;
 use std::process::Command;
 use std::time::Duration;
 
@@ -26,6 +27,32 @@ trigger = { type = "any" }
 action = { type = "syn_cookies" }
 "#;
 
+/// What XDP and nftables take, by the prefix and ports of the flood and not.
+const NATIVE: &str = r#"
+[response]
+automatic = false
+[[rule]]
+name = "xdp source"
+trigger = { type = "any" }
+action = { type = "xdp_drop_source", sources = ["64.0.0.0/16"] }
+[[rule]]
+name = "xdp rate"
+trigger = { type = "any" }
+action = { type = "xdp_rate_limit_source", sources = ["65.0.0.0/16"], pps = 100 }
+[[rule]]
+name = "xdp port"
+trigger = { type = "any" }
+action = { type = "xdp_drop_port", protocol = "tcp", port = 80, side = "destination" }
+[[rule]]
+name = "nft source"
+trigger = { type = "any" }
+action = { type = "nft_drop_source", sources = ["66.0.0.0/16"] }
+[[rule]]
+name = "nft port"
+trigger = { type = "any" }
+action = { type = "nft_drop_port", protocol = "tcp", port = 81, side = "destination" }
+"#;
+
 struct Setup {
     // Ends first: it writes into its directory as long as it runs.
     agent: Agent,
@@ -35,6 +62,10 @@ struct Setup {
 }
 
 fn setup(name: &str) -> Option<Setup> {
+    setup_with(name, RULES)
+}
+
+fn setup_with(name: &str, rules: &str) -> Option<Setup> {
     if skip_without_root(name) {
         return None;
     }
@@ -45,7 +76,7 @@ fn setup(name: &str) -> Option<Setup> {
     for words in ["iptables -P INPUT ACCEPT", "ip6tables -P INPUT ACCEPT", "sysctl -w net.ipv4.tcp_syncookies=0"] {
         tool(&lab, words);
     }
-    let agent = Agent::new(program, dir.path(), &lab.edge, RULES);
+    let agent = Agent::new(program, dir.path(), &lab.edge, rules);
     let before = dump(&lab);
     Some(Setup { agent, lab, dir, before })
 }
@@ -161,4 +192,35 @@ fn detaching_undoes_what_a_killed_agent_left_in_other_tools() {
     assert_eq!(dump(&setup.lab), setup.before, "detached");
     assert!(setup.dir.path().exists());
     flood.join().expect("no panic").expect("sent");
+}
+
+/// From the opening of an incident, by the engine's clock, until the rule stands in the kernel's maps or in nftables.
+/// Figures are printed and not judged: the machine is shared.
+#[test]
+fn the_time_from_the_opening_to_rules_of_xdp_and_nftables_is_printed() {
+    let name = "the_time_from_the_opening_to_rules_of_xdp_and_nftables_is_printed";
+    let runs = std::env::var("FTAGENT_ACTION_RUNS").map_or(1, |n| n.parse::<usize>().expect("a number"));
+    let mut all: BTreeMap<&'static str, Vec<u64>> = BTreeMap::new();
+    for _ in 0..runs {
+        // An agent of its own: an attack that comes back opens its incident again instead of a new one.
+        let Some(mut setup) = setup_with(name, NATIVE) else { return };
+        let agent = &mut setup.agent;
+        agent.start();
+        let flood = flood(&setup.lab, 50_000, Duration::from_secs(2));
+        agent.wait("five rules in force", PATIENCE, || executions(agent).len() == 5);
+        for one in executions(agent) {
+            assert_eq!(one.outcome, ExecutionOutcome::Applied, "{one:?}");
+            all.entry(one.action.kind()).or_default().push(one.latency_us);
+        }
+        flood.join().expect("no panic").expect("sent");
+    }
+    println!(
+        "{:<24} {:>5} {:>9} {:>9} {:>9}  milliseconds after the opening",
+        "action", "runs", "p50", "p99", "longest"
+    );
+    for (kind, mut took) in all {
+        took.sort_unstable();
+        let ms = |share: usize| took[(took.len() * share).div_ceil(100).max(1) - 1] as f64 / 1e3;
+        println!("{kind:<24} {:>5} {:>9.1} {:>9.1} {:>9.1}", took.len(), ms(50), ms(99), ms(100));
+    }
 }

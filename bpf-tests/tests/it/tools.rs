@@ -58,6 +58,7 @@ fn shown(json: &str, target: &str) -> Preview {
         sources: vec!["198.51.100.7".parse().expect("an address"), "2001:db8::7".parse().expect("an address")],
         spoofed: false,
         spared: Vec::new(),
+        lacks_busctl: false,
     };
     preview(&action, &context)
 }

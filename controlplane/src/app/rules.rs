@@ -126,5 +126,6 @@ fn context_of(incident: &StoredIncident) -> PreviewContext {
         sources: report.top_sources.iter().map(|s| s.ip).collect(),
         spoofed: report.spoofed,
         spared: Vec::new(),
+        lacks_busctl: false,
     }
 }

@@ -140,6 +140,7 @@ pub fn example_context() -> PreviewContext {
         sources: vec!["198.51.100.7".parse().expect("a constant address")],
         spoofed: false,
         spared: Vec::new(),
+        lacks_busctl: false,
     }
 }
 

@@ -149,7 +149,10 @@ pub fn action_to_stage(
 
 /// The commands of an action whose sources are named.
 pub fn preview_staged(action: &Action, target: IpNet) -> Preview {
-    preview(action, &PreviewContext { target, sources: Vec::new(), spoofed: false, spared: Vec::new() })
+    preview(
+        action,
+        &PreviewContext { target, sources: Vec::new(), spoofed: false, spared: Vec::new(), lacks_busctl: false },
+    )
 }
 
 #[cfg(test)]

@@ -204,8 +204,13 @@ fn try_action(json: &str) {
     let action: Action = serde_json::from_str(json).unwrap();
     action.validate().unwrap();
     let sources = ["198.51.100.7", "2001:db8::7"].map(|s| s.parse().unwrap()).to_vec();
-    let context =
-        PreviewContext { target: "203.0.113.5/32".parse().unwrap(), sources, spoofed: false, spared: Vec::new() };
+    let context = PreviewContext {
+        target: "203.0.113.5/32".parse().unwrap(),
+        sources,
+        spoofed: false,
+        spared: Vec::new(),
+        lacks_busctl: false,
+    };
     let shown = preview(&action, &context);
     for step in &shown.do_ {
         run(step, "").unwrap_or_else(|e| panic!("{json}: {e}"));

@@ -22,6 +22,9 @@ pub struct PreviewContext {
     /// node knows all of it, and it is never sent.
     #[serde(skip)]
     pub spared: Vec<IpNet>,
+    /// Whether the node has no `busctl`, by which firewalld is spoken to where it is there. Only the node knows.
+    #[serde(skip)]
+    pub lacks_busctl: bool,
 }
 
 /// The commands of doing and undoing, the kernel objects, and what an operator should know first.
@@ -129,7 +132,8 @@ pub fn preview(action: &Action, context: &PreviewContext) -> Preview {
             ));
         }
         let sources = &sources[..sources.len().min(most)];
-        parameters.show(&Ground { sources, target, spared: &context.spared }, &mut shown);
+        parameters
+            .show(&Ground { sources, target, spared: &context.spared, lacks_busctl: context.lacks_busctl }, &mut shown);
         if shown.refused.is_some() {
             return Preview { refused: shown.refused, warnings: shown.warnings, ..Preview::default() };
         }
@@ -374,6 +378,7 @@ mod tests {
             sources: vec!["198.51.100.7".parse().expect("an address")],
             spoofed,
             spared: Vec::new(),
+            lacks_busctl: false,
         }
     }
 

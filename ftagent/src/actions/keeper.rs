@@ -12,7 +12,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use ftagent_common::api::ToolStep;
+use ftagent_common::api::{Look, ToolStep};
 use uuid::Uuid;
 
 use super::ToolStatus;
@@ -189,17 +189,14 @@ impl<R: Runner> Keeper<R> {
             return Err((fault, record));
         }
         // None of these changes anything: they are run together, and each question is asked once.
-        let need = one.steps.first().and_then(ToolStep::needs);
-        let looks: BTreeSet<Vec<String>> =
-            one.steps.iter().filter_map(ToolStep::look).chain(need.clone()).map(|look| look.argv).collect();
-        let looks: Vec<Vec<String>> = looks.into_iter().collect();
-        let rans = self.runner.look_at(&looks);
-        let seen_by = |argv: &[String]| looks.iter().position(|look| look == argv).and_then(|at| rans.get(at)).cloned();
+        let need = one.steps.iter().find_map(ToolStep::needs);
+        let looks: Vec<Look> = one.steps.iter().filter_map(ToolStep::look).chain(need.clone()).collect();
+        let rans = self.see(&looks);
         if let Some(need) = need {
-            let ran = seen_by(&need.argv);
-            if ran.as_ref().and_then(|ran| need.sees(ran.exit, &ran.output)) != Some(true) {
-                let said = ran.map(|ran| ran.text()).unwrap_or_default();
-                return Err((format!("{}: {said}", need.argv.join(" ")), record));
+            let (need, ran) = last_word(&need, &rans);
+            if ran.and_then(|ran| need.sees(ran.exit, &ran.output)) != Some(true) {
+                let why = ran.map_or_else(|| need.argv.join(" "), |ran| ran.story(&need.argv));
+                return Err((why, record));
             }
         }
         let (many, alone): (Vec<_>, Vec<_>) = one.steps.iter().enumerate().partition(|(_, s)| s.members.is_some());
@@ -217,8 +214,7 @@ impl<R: Runner> Keeper<R> {
             if !seen.insert(step.object()) {
                 continue;
             }
-            let looked = step.look().and_then(|look| seen_by(&look.argv));
-            match self.prepare_seen(one.task, step, place, looked) {
+            match self.prepare_seen(one.task, step, place, &rans) {
                 Ok((entry, todo)) => {
                     // It stands behind what is put first now.
                     let is_behind = step.is_stacked()
@@ -279,13 +275,13 @@ impl<R: Runner> Keeper<R> {
     fn run_one(&mut self, step: &ToolStep, object: &str, record: &mut Record) -> Result<(), String> {
         let ran = self.runner.run(&step.run);
         record.add(&step.run, &ran);
-        if ran.is_success() {
+        if ran.has_done(&step.run) {
             return Ok(());
         }
         if ran.exit.is_some() {
             self.refused.insert(object.to_owned());
         }
-        Err(format!("{}: {}", step.run.join(" "), ran.text()))
+        Err(ran.story(&step.run))
     }
 
     /// What the journal is to say of a step, if it does not yet, and whether it is to be run.
@@ -295,8 +291,8 @@ impl<R: Runner> Keeper<R> {
         step: &ToolStep,
         place: usize,
     ) -> Result<(Option<Entry>, bool), String> {
-        let looked = step.look().map(|look| self.runner.run(&look.argv));
-        self.prepare_seen(task, step, place, looked).map(|(entry, todo)| (entry, todo != Todo::Nothing))
+        let rans = self.see(step.look().as_slice());
+        self.prepare_seen(task, step, place, &rans).map(|(entry, todo)| (entry, todo != Todo::Nothing))
     }
 
     /// The same, when it was looked at already.
@@ -305,10 +301,15 @@ impl<R: Runner> Keeper<R> {
         task: Uuid,
         step: &ToolStep,
         place: usize,
-        looked: Option<Ran>,
+        rans: &Rans,
     ) -> Result<(Option<Entry>, Todo), String> {
         let known = self.journal.entries().get(&step.object()).cloned();
-        let (there, said) = judge(step, looked)?;
+        let (there, said) = judge(step, rans)?;
+        if let Some(look) = step.look()
+            && let Some(other) = rans.get(&look.argv).and_then(|ran| look.taken(ran.exit, &ran.output))
+        {
+            return Err(format!("another rule stands in the place of {}, and would stay: {other}", step.run.join(" ")));
+        }
         let has_value = step.has_value();
         let entry = |found, before| Entry {
             task,
@@ -346,8 +347,24 @@ impl<R: Runner> Keeper<R> {
 
     /// Whether a step's object is there, and what the tool said. None: it cannot be told.
     pub(super) fn look(&mut self, step: &ToolStep) -> Result<(Option<bool>, String), String> {
-        let looked = step.look().map(|look| self.runner.run(&look.argv));
-        judge(step, looked)
+        let rans = self.see(step.look().as_slice());
+        judge(step, &rans)
+    }
+
+    /// Runs looks together, each question once, and then what is asked where one had no answer.
+    fn see(&mut self, looks: &[Look]) -> Rans {
+        let mut rans = Rans::new();
+        self.ask(looks.iter(), &mut rans);
+        let silent: Vec<&Look> = looks.iter().filter(|look| !has_answer(look, &rans)).collect();
+        self.ask(silent.into_iter().filter_map(|look| look.otherwise.as_deref()), &mut rans);
+        rans
+    }
+
+    fn ask<'a>(&mut self, looks: impl Iterator<Item = &'a Look>, rans: &mut Rans) {
+        let questions: BTreeSet<&Vec<String>> = looks.map(|look| &look.argv).collect();
+        let questions: Vec<Vec<String>> = questions.into_iter().cloned().collect();
+        let answers = self.runner.look_at(&questions);
+        rans.extend(questions.into_iter().zip(answers));
     }
 
     /// Undoes the steps of an action that failed half-way, but for what others want.
@@ -458,12 +475,26 @@ impl<R: Runner> Keeper<R> {
     }
 }
 
+/// How looks ended.
+type Rans = BTreeMap<Vec<String>, Ran>;
+
+fn has_answer(look: &Look, rans: &Rans) -> bool {
+    rans.get(&look.argv).is_some_and(|ran| look.sees(ran.exit, &ran.output).is_some())
+}
+
+/// The look that had an answer, or the last that was asked.
+fn last_word<'a>(look: &'a Look, rans: &'a Rans) -> (&'a Look, Option<&'a Ran>) {
+    let look = look.otherwise.as_deref().filter(|_| !has_answer(look, rans)).unwrap_or(look);
+    (look, rans.get(&look.argv))
+}
+
 /// What a look at a step says, and the tool's words.
-fn judge(step: &ToolStep, looked: Option<Ran>) -> Result<(Option<bool>, String), String> {
-    let (Some(look), Some(ran)) = (step.look(), looked) else { return Ok((None, String::new())) };
+fn judge(step: &ToolStep, rans: &Rans) -> Result<(Option<bool>, String), String> {
+    let Some(look) = step.look() else { return Ok((None, String::new())) };
+    let (look, Some(ran)) = last_word(&look, rans) else { return Ok((None, String::new())) };
     match ran.exit {
         // Neither would what comes next.
-        None => Err(format!("{}: {}", look.argv.join(" "), ran.text())),
-        Some(_) => Ok((look.sees(ran.exit, &ran.output), ran.output)),
+        None => Err(ran.story(&look.argv)),
+        Some(_) => Ok((look.sees(ran.exit, &ran.output), ran.output.clone())),
     }
 }

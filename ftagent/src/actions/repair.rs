@@ -1,5 +1,7 @@
 //! The look, every few seconds, whether what is in force is still there.
 
+use std::collections::BTreeMap;
+
 use ftagent_common::api::ToolStep;
 use uuid::Uuid;
 
@@ -36,13 +38,20 @@ impl<R: Runner> Keeper<R> {
                 self.renewed_ns.insert(step.object(), now_ns);
             }
         }
+        // By action: one is well when none of its steps that were looked at is amiss.
+        let mut seen: BTreeMap<Uuid, (Option<String>, Record)> = BTreeMap::new();
         for (task, place, step) in some {
-            let mut record = Record::default();
-            let outcome = match self.make_again(task, place, &step, &mut record, now_ns) {
-                Ok(()) if self.told.remove(&task).is_some() => Outcome::Amiss(None),
-                Ok(()) => continue,
-                Err(why) if self.told.get(&task) == Some(&why) => continue,
-                Err(why) => {
+            let (amiss, record) = seen.entry(task).or_default();
+            if let Err(why) = self.make_again(task, place, &step, record, now_ns) {
+                amiss.get_or_insert(why);
+            }
+        }
+        for (task, (amiss, record)) in seen {
+            let outcome = match amiss {
+                None if self.told.remove(&task).is_some() => Outcome::Amiss(None),
+                None => continue,
+                Some(why) if self.told.get(&task) == Some(&why) => continue,
+                Some(why) => {
                     self.told.insert(task, why.clone());
                     Outcome::Amiss(Some(why))
                 }
@@ -111,8 +120,8 @@ impl<R: Runner> Keeper<R> {
         if run {
             let ran = self.runner.run(&step.run);
             record.add(&step.run, &ran);
-            if !ran.is_success() {
-                return Err(format!("{}: {}", step.run.join(" "), ran.text()));
+            if !ran.has_done(&step.run) {
+                return Err(ran.story(&step.run));
             }
             self.renewed_ns.insert(step.object(), now_ns);
         }

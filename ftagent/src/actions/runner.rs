@@ -4,9 +4,11 @@ use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use ftagent_common::api::{is_so_already, meaning};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signal::{Signal, killpg};
@@ -38,6 +40,17 @@ pub struct Ran {
 impl Ran {
     pub fn is_success(&self) -> bool {
         self.exit == Some(0)
+    }
+
+    /// Whether all is as `argv` should make it.
+    pub fn has_done(&self, argv: &[String]) -> bool {
+        self.is_success() || is_so_already(argv, self.exit, &self.output)
+    }
+
+    /// The command, its end and its words, and what those mean where they do not say it.
+    pub fn story(&self, argv: &[String]) -> String {
+        let meaning = meaning(argv, &self.output).map(|meaning| format!("{meaning}: ")).unwrap_or_default();
+        format!("{meaning}{}: {}", argv.join(" "), self.text())
     }
 
     /// Its end and its words on one line, for people.
@@ -123,8 +136,7 @@ fn wait(started: Result<Child, String>, began_ns: u64, hear: Option<&mut dyn FnM
 fn start(argv: &[String], input: Stdio) -> Result<Child, String> {
     let [program, arguments @ ..] = argv else { return Err("there is no command".to_owned()) };
     // `Command` looks in the parent's search path: ours is fixed.
-    let path = PATH.split(':').map(|dir| std::path::Path::new(dir).join(program)).find(|path| path.is_file());
-    let Some(path) = path else {
+    let Some(path) = place_of(program) else {
         return Err(format!("{program} is not installed: install the package {}", package(program)));
     };
     let mut command = Command::new(path);
@@ -135,12 +147,22 @@ fn start(argv: &[String], input: Stdio) -> Result<Child, String> {
     command.spawn().map_err(|error| format!("{program} cannot be started: {error}"))
 }
 
+fn place_of(program: &str) -> Option<PathBuf> {
+    PATH.split(':').map(|dir| Path::new(dir).join(program)).find(|path| path.is_file())
+}
+
+/// Whether this machine has a program.
+pub fn is_installed(program: &str) -> bool {
+    place_of(program).is_some()
+}
+
 /// The package that has a program, in Debian's and most others' words.
 fn package(program: &str) -> &str {
     match program {
         "ip6tables" => "iptables",
         "ip" | "tc" => "iproute2",
         "firewall-cmd" => "firewalld",
+        "busctl" => "systemd",
         "fail2ban-client" => "fail2ban",
         "sysctl" => "procps",
         other => other,

@@ -49,12 +49,12 @@ impl<R: Runner> Keeper<R> {
         for attempt in 0..TRIES {
             let ran = self.runner.run(&entry.step.undo);
             record.add(&entry.step.undo, &ran);
-            match (self.look(&entry.step)?.0, ran.is_success()) {
+            match (self.look(&entry.step)?.0, ran.has_done(&entry.step.undo)) {
                 (Some(false), _) | (None, true) => return Ok(Undone::Gone),
                 (Some(true), true) => {}
                 (None, false) if self.refused.contains(object) => return Ok(Undone::Gone),
                 (_, false) => {
-                    why = format!("{}: {}", entry.step.undo.join(" "), ran.text());
+                    why = ran.story(&entry.step.undo);
                     if attempt + 1 < TRIES {
                         std::thread::sleep(PAUSE);
                     }
@@ -131,7 +131,8 @@ mod tests {
         let inode = std::fs::metadata(&saved).expect("there").ino();
         let action: Action = serde_json::from_str(r#"{"type":"syn_cookies"}"#).expect("an action");
         let target = "203.0.113.5/32".parse().expect("a prefix");
-        let context = PreviewContext { target, sources: Vec::new(), spoofed: false, spared: Vec::new() };
+        let context =
+            PreviewContext { target, sources: Vec::new(), spoofed: false, spared: Vec::new(), lacks_busctl: false };
         let steps = preview(&action, &context).steps();
         let (task, place) = (Uuid::nil(), 0);
         let mut kept: Journal = Journal::open(&journal);

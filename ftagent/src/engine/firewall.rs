@@ -55,6 +55,7 @@ impl Engine {
             sources: Vec::new(),
             spoofed: incident.spoofed,
             spared: Vec::new(),
+            lacks_busctl: false,
         };
         self.cooldowns.insert(
             (rule.id, incident.target),

@@ -132,7 +132,8 @@ impl Engine {
             let begun = self.begin((incident, target), key, why, action, ttl_secs, now);
             return begun.map(|()| None).map_err(|why| why.to_string());
         }
-        let context = PreviewContext { target, sources: Vec::new(), spoofed: false, spared: Vec::new() };
+        let context =
+            PreviewContext { target, sources: Vec::new(), spoofed: false, spared: Vec::new(), lacks_busctl: false };
         let rules = expand(action, &context);
         let friends = Friends::of(&self.effective, &self.allow);
         for (matches, verdict, _) in &rules {

@@ -58,6 +58,7 @@ impl Engine {
                     sources: vec![],
                     spoofed: false,
                     spared: vec![],
+                    lacks_busctl: false,
                 },
             );
             let deed = Deed::new("sources".to_owned(), 0, action, shown.do_, shown.undo);

@@ -17,6 +17,8 @@ pub struct Settings {
     pub response: Response,
     pub web: WebSettings,
     pub guard: Guard,
+    /// Whether the node has no `busctl`, by which firewalld is spoken to where it is there.
+    pub lacks_busctl: bool,
     /// Firewall rules of the node's own file; ids from 2^31.
     pub rules: Vec<FirewallRule>,
     /// The node's own allowlist.
@@ -148,6 +150,7 @@ impl Default for Settings {
             response: Response::default(),
             web: WebSettings::default(),
             guard: Guard::default(),
+            lacks_busctl: false,
             rules: Vec::new(),
             allow: Vec::new(),
             thresholds: Vec::new(),

@@ -103,8 +103,13 @@ pub(super) fn plan(
         return Err(ToolRefusal::LocksOut(why));
     }
     action.validate().map_err(|why| ToolRefusal::Plan(why.to_string()))?;
-    let context =
-        PreviewContext { target, sources: Vec::new(), spoofed: false, spared: friends(&settings.guard, allow) };
+    let context = PreviewContext {
+        target,
+        sources: Vec::new(),
+        spoofed: false,
+        spared: friends(&settings.guard, allow),
+        lacks_busctl: settings.lacks_busctl,
+    };
     let shown = preview(&action, &context);
     if let Some(why) = shown.refused {
         return Err(ToolRefusal::Plan(why));

@@ -4,7 +4,9 @@
 
 use ipnet::IpNet;
 
+use super::firewalld_drop_source::RichRule;
 use super::step::ToolStep;
+use super::ufw_look;
 use super::xtables::CHAIN_PREFIX;
 use crate::api::preview::argv;
 
@@ -18,6 +20,8 @@ pub struct Look {
     pub there: There,
     /// The object bears our mark (a comment, a number, a name), so that nobody else made it.
     pub is_marked: bool,
+    /// What is asked when this one has no answer, since it takes longer.
+    pub otherwise: Option<Box<Look>>,
 }
 
 /// What says that an object is there.
@@ -25,6 +29,10 @@ pub struct Look {
 pub enum There {
     /// The command succeeds; where it is not, it exits with 1.
     Success,
+    /// The command succeeds; when it does not, nothing is known.
+    Proof,
+    /// A line of what was found begins with one of these; exit 1: nothing was found.
+    Found(Vec<String>),
     /// There is any output.
     Output,
     /// A line of the output, its words one space apart, is one of these.
@@ -43,14 +51,28 @@ impl Look {
     pub fn sees(&self, exit: Option<i32>, output: &str) -> Option<bool> {
         let mut lines = output.lines().map(|line| line.split_ascii_whitespace().collect::<Vec<_>>().join(" "));
         match (&self.there, exit?) {
-            (There::Success, 0) => Some(true),
+            (There::Success | There::Proof, 0) => Some(true),
+            (There::Proof, _) => None,
+            (There::Found(any), 0) => Some(lines.any(|line| any.iter().any(|start| line.starts_with(start.as_str())))),
+            (There::Found(_), 1) => Some(false),
             (There::Success, 1) => Some(false),
             (There::Output, 0) => Some(!output.trim().is_empty()),
             (There::Line(any), 0) => Some(lines.any(|line| any.contains(&line))),
             (There::Start(any), 0) => Some(lines.any(|line| any.iter().any(|start| line.starts_with(start.as_str())))),
             (There::Word(word), 0) => Some(output.split_ascii_whitespace().any(|w| w == word)),
+            // A firewalld that died leaves its rules in the kernel: that it is away says nothing of them.
+            _ if self.argv.first().is_some_and(|program| program == "busctl") => None,
             _ => PLACE_GONE.iter().any(|words| output.contains(words)).then_some(false),
         }
+    }
+}
+
+impl Look {
+    /// What was found in place of the object, which the tool would keep.
+    pub fn taken<'a>(&self, exit: Option<i32>, output: &'a str) -> Option<&'a str> {
+        let is_other =
+            matches!(self.there, There::Found(_)) && exit == Some(0) && self.sees(exit, output) == Some(false);
+        output.lines().next().filter(|_| is_other)
     }
 }
 
@@ -59,8 +81,8 @@ impl ToolStep {
     /// [listing](super::SetListing) shows together.
     pub fn look(&self) -> Option<Look> {
         let words: Vec<&str> = self.run.iter().map(String::as_str).collect();
-        let look = |argv: Vec<String>, there| Look { argv, there, is_marked: false };
-        let marked = |argv: Vec<String>, there| Look { argv, there, is_marked: true };
+        let look = |argv: Vec<String>, there| Look { argv, there, is_marked: false, otherwise: None };
+        let marked = |argv: Vec<String>, there| Look { argv, there, is_marked: true, otherwise: None };
         Some(match words.as_slice() {
             [program @ ("iptables" | "ip6tables"), "-w", secs, "-N", chain] => Look {
                 is_marked: chain.starts_with(CHAIN_PREFIX),
@@ -73,10 +95,12 @@ impl ToolStep {
             }
             ["ipset", "create", set, ..] => look(argv(&["ipset", "list", "-t", set]), There::Success),
             ["ipset", "add", set, member, ..] => look(argv(&["ipset", "test", set, member]), There::Success),
-            ["ufw", "prepend", rule @ ..] => look(argv(&["ufw", "show", "added"]), There::Line(ufw_lines(rule))),
-            ["firewall-cmd", add, ..] => {
-                let rich = add.strip_prefix("--add-rich-rule=")?;
-                look(argv(&["firewall-cmd", &format!("--query-rich-rule={rich}")]), There::Success)
+            ["ufw", "prepend", rule @ ..] => ufw_look::look(rule),
+            ["busctl" | "firewall-cmd", ..] => {
+                let rule = RichRule::of(&self.run).filter(|rule| rule.is_added)?;
+                let is_called = words[0] == "busctl";
+                let there = if is_called { There::Line(vec!["b true".to_owned()]) } else { There::Success };
+                look(rule.question(), there)
             }
             ["fail2ban-client", "set", jail, "banip", ip] => {
                 look(argv(&["fail2ban-client", "get", jail, "banip"]), There::Word((*ip).to_owned()))
@@ -116,11 +140,7 @@ impl ToolStep {
 impl ToolStep {
     /// What must be so for the tool to have any effect, where it says nothing when it has none.
     pub fn needs(&self) -> Option<Look> {
-        (self.run.first()? == "ufw").then(|| Look {
-            argv: argv(&["ufw", "status"]),
-            there: There::Line(vec!["Status: active".to_owned()]),
-            is_marked: false,
-        })
+        (self.run.first()? == "ufw").then(ufw_look::is_active)
     }
 
     /// What shows that somebody else builds on the object, so that it must stay.
@@ -131,6 +151,7 @@ impl ToolStep {
             argv: argv(&["tc", "filter", "show", "dev", interface, side]),
             there: There::Output,
             is_marked: false,
+            otherwise: None,
         };
         vec![filters("ingress"), filters("egress")]
     }
@@ -163,17 +184,6 @@ impl ToolStep {
     }
 }
 
-/// How `ufw show added` writes a rule: in another order, and without what goes without saying.
-fn ufw_lines(rule: &[&str]) -> Vec<String> {
-    let line = match rule {
-        [verb, "proto", protocol, "from", "any", "to", "any"] => format!("ufw {verb} to any proto {protocol}"),
-        [verb, "proto", protocol, "from", source, "to", "any"] => format!("ufw {verb} from {source} proto {protocol}"),
-        [verb, "from", source, "to", "any"] => format!("ufw {verb} from {source}"),
-        other => format!("ufw {}", other.join(" ")),
-    };
-    vec![line]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -186,6 +196,7 @@ mod tests {
             sources: vec!["198.51.100.7".parse().expect("an address")],
             spoofed: false,
             spared: vec!["192.0.2.0/24".parse().expect("a prefix")],
+            lacks_busctl: false,
         };
         preview(&action, &context).steps()
     }
@@ -222,6 +233,9 @@ mod tests {
         assert_eq!(ban.sees(Some(0), "198.51.100.70"), Some(false));
         assert_eq!(ban.sees(Some(255), "Failed to access socket path"), None);
         assert_eq!(ban.sees(Some(255), "Sorry but the jail 'a' does not exist"), Some(false));
+        let rich = look(r#"{"type":"firewalld_drop_source"}"#);
+        assert_eq!(["b true\n", "b false\n"].map(|v| rich.sees(Some(0), v)), [Some(true), Some(false)]);
+        assert_eq!(rich.sees(Some(1), "Call failed: Name \"org.fedoraproject.FirewallD1\" does not exist"), None);
         let cookies = look(r#"{"type":"syn_cookies"}"#);
         assert_eq!(["0\n", "1\n", "2\n"].map(|v| cookies.sees(Some(0), v)), [Some(false), Some(true), Some(true)]);
         let police = look(r#"{"type":"tc_police_interface","interface":"eth0","bps":8000}"#);

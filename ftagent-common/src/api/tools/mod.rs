@@ -4,6 +4,7 @@
 //! by a shell. Every word of a vector is a constant of this folder, a number, an address, or a name of
 //! [`names`], which cannot hold what a tool would read as an option.
 
+mod answer;
 mod cloudflare_block;
 mod digitalocean_block;
 mod fail2ban_ban;
@@ -28,6 +29,7 @@ mod tc_police_interface;
 mod tests;
 mod ufw_deny_protocol;
 mod ufw_deny_source;
+mod ufw_look;
 mod vultr_block;
 mod xtables;
 
@@ -36,6 +38,7 @@ use ipnet::IpNet;
 use super::action::ParameterError;
 use super::preview::Preview;
 
+pub use answer::{is_so_already, meaning};
 pub use cloudflare_block::{
     CLOUDFLARE_API, CLOUDFLARE_MARK, CloudflareBlock, access_rule, access_rules, list_item, list_items,
 };
@@ -68,6 +71,8 @@ pub(super) struct Ground<'a> {
     pub(super) target: IpNet,
     /// Whom an action that concerns everybody leaves alone.
     pub(super) spared: &'a [IpNet],
+    /// Whether the node has no `busctl`.
+    pub(super) lacks_busctl: bool,
 }
 
 /// An action of another tool.

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::firewalld_drop_source::RichRule;
 use super::members::Members;
 
 /// A command with the one that undoes it, as [`Preview`](crate::api::Preview) shows them.
@@ -26,6 +27,9 @@ impl ToolStep {
             return members.object();
         }
         let words = if self.undo.is_empty() { &self.run } else { &self.undo };
+        if let Some(rule) = RichRule::of(words) {
+            return rule.object();
+        }
         words.join("\u{1f}")
     }
 

@@ -43,6 +43,7 @@ fn context(target: &str, sources: &[&str]) -> PreviewContext {
         sources: sources.iter().map(|s| s.parse().expect("an address")).collect(),
         spoofed: false,
         spared: Vec::new(),
+        lacks_busctl: false,
     }
 }
 
@@ -57,7 +58,11 @@ fn shown(json: &str, context: &PreviewContext) -> Preview {
 }
 
 fn check(json: &str, expected: &[(&str, &str)]) {
-    let shown = shown(json, &context("203.0.113.5/32", &["198.51.100.7", "2001:db8::7"]));
+    check_in(json, &context("203.0.113.5/32", &["198.51.100.7", "2001:db8::7"]), expected);
+}
+
+fn check_in(json: &str, context: &PreviewContext, expected: &[(&str, &str)]) {
+    let shown = shown(json, context);
     // The names of chains are digests.
     let words = |argv: &[String]| {
         argv.iter().map(|w| if w.starts_with("ftagent-") { "CHAIN" } else { w }).collect::<Vec<_>>().join(" ")
@@ -103,7 +108,15 @@ fn the_commands_are_the_tools_own() {
     check(
         r#"{"type":"ufw_deny_source"}"#,
         &[
+            (
+                "iptables -w 5 -I ufw-user-input -s 198.51.100.7/32 -j DROP",
+                "iptables -w 5 -D ufw-user-input -s 198.51.100.7/32 -j DROP",
+            ),
             ("ufw prepend deny from 198.51.100.7 to any", "ufw delete deny from 198.51.100.7 to any"),
+            (
+                "ip6tables -w 5 -I ufw6-user-input -s 2001:db8::7/128 -j DROP",
+                "ip6tables -w 5 -D ufw6-user-input -s 2001:db8::7/128 -j DROP",
+            ),
             ("ufw prepend deny from 2001:db8::7 to any", "ufw delete deny from 2001:db8::7 to any"),
         ],
     );
@@ -111,8 +124,22 @@ fn the_commands_are_the_tools_own() {
         r#"{"type":"fail2ban_ban","jail":"sshd","sources":["192.0.2.1/32"]}"#,
         &[("fail2ban-client set sshd banip 192.0.2.1", "fail2ban-client set sshd unbanip 192.0.2.1")],
     );
+    let call = "busctl --system --auto-start=no call org.fedoraproject.FirewallD1 /org/fedoraproject/FirewallD1 \
+                org.fedoraproject.FirewallD1.zone";
+    let (v4, v6) = ("198.51.100.7", "2001:db8::7");
+    let rule = |family: &str, source: &str| format!("rule family=\"{family}\" source address=\"{source}\" drop");
     check(
+        r#"{"type":"firewalld_drop_source","ttl_secs":60}"#,
+        &[("ipv4", v4), ("ipv6", v6)]
+            .map(|(family, source)| rule(family, source))
+            .map(|rule| (format!("{call} addRichRule ssi  {rule} 60"), format!("{call} removeRichRule ss  {rule}")))
+            .iter()
+            .map(|(run, undo)| (run.as_str(), undo.as_str()))
+            .collect::<Vec<_>>(),
+    );
+    check_in(
         r#"{"type":"firewalld_drop_source","sources":["192.0.2.0/24"],"ttl_secs":60}"#,
+        &PreviewContext { lacks_busctl: true, ..context("203.0.113.5/32", &[]) },
         &[(
             "firewall-cmd --add-rich-rule=rule family=\"ipv4\" source address=\"192.0.2.0/24\" drop --timeout=60",
             "firewall-cmd --remove-rich-rule=rule family=\"ipv4\" source address=\"192.0.2.0/24\" drop",
@@ -280,12 +307,11 @@ fn actions_on_everybody_leave_those_alone_who_are_spared() {
 /// Programs of the first word, options that the folder's files write out, and what else may stand in a vector.
 fn is_plain(word: &str, sources: &[IpNet]) -> bool {
     let named = |s: &IpNet| word == s.to_string() || word == s.addr().to_string();
+    let rich = word.strip_prefix("--add-rich-rule=").or(word.strip_prefix("--remove-rich-rule=")).unwrap_or(word);
     word == "hash:net"
         || sources.iter().any(named)
-        || word
-            .strip_prefix("--add-rich-rule=")
-            .or(word.strip_prefix("--remove-rich-rule="))
-            .is_some_and(|rich| rich.bytes().all(|b| b.is_ascii_alphanumeric() || b" =\"./:".contains(&b)))
+        || (rich.starts_with("rule family=\"ipv")
+            && rich.bytes().all(|b| b.is_ascii_alphanumeric() || b" =\"./:".contains(&b)))
         || (!word.is_empty()
             && word.len() <= 64
             && word.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-/=".contains(&b)))
@@ -329,9 +355,12 @@ proptest! {
         };
         if let Ok(action) = action(&value.to_string()) {
             let target = "203.0.113.5/32".parse().expect("a prefix");
-            let shown = preview(&action, &PreviewContext { target, sources: vec![], spoofed: false, spared: vec![] });
+            let lacks_busctl = number % 2 == 0;
+            let context = PreviewContext { target, sources: vec![], spoofed: false, spared: vec![], lacks_busctl };
+            let shown = preview(&action, &context);
             for vector in shown.do_.iter().chain(&shown.undo).chain(&shown.unless) {
-                for word in vector {
+                // The default zone of firewalld has no name.
+                for word in vector.iter().filter(|word| vector[0] != "busctl" || !word.is_empty()) {
                     prop_assert!(is_plain(word, &sources), "{word:?} of {vector:?}");
                     // Words of our own begin so; the name is in the first three alone.
                     prop_assert!(which > 2 || *word != name || !name.starts_with('-'));

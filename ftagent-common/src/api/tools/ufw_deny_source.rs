@@ -3,7 +3,8 @@
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::{Ground, Parameters, short};
+use super::ufw_look::user_chain;
+use super::{Ground, Parameters, is_v6, short};
 use crate::api::preview::{Preview, argv};
 
 /// Denies the sources, a rule each, before all others.
@@ -37,6 +38,14 @@ impl Parameters for UfwDenySource {
 
     fn show(&self, on: &Ground<'_>, shown: &mut Preview) {
         for source in on.sources {
+            // ufw takes longer to start and to load its rules anew than an attack has time: the same rule is put first in
+            // its chain before that, where ufw replaces it by its own.
+            let (program, chain) = user_chain(is_v6(source));
+            let whole = source.trunc().to_string();
+            let rule = [chain, "-s", &whole, "-j", "DROP"];
+            let run = argv(&[&[program, "-w", "5", "-I"], &rule[..]].concat());
+            let undo = argv(&[&[program, "-w", "5", "-D"], &rule[..]].concat());
+            shown.step(run, undo, format!("{program} rule, first in ufw's chain {chain}: drop from {whole}"));
             let source = short(source);
             let run = argv(&["ufw", "prepend", "deny", "from", &source, "to", "any"]);
             let undo = argv(&["ufw", "delete", "deny", "from", &source, "to", "any"]);

@@ -163,8 +163,13 @@ impl Engine {
         if sources.is_empty() {
             return;
         }
-        let context =
-            PreviewContext { target: incident.target, sources: Vec::new(), spoofed: false, spared: Vec::new() };
+        let context = PreviewContext {
+            target: incident.target,
+            sources: Vec::new(),
+            spoofed: false,
+            spared: Vec::new(),
+            lacks_busctl: false,
+        };
         let shown = preview(&action, &context);
         let deed = Deed::new(DEED.to_owned(), 0, action, shown.do_, shown.undo);
         let rules = sources.into_iter().map(|s| (Matches::source(s), verdict, Point::Datapath)).collect();

@@ -1,5 +1,5 @@
 //! How long an action takes from the opening of an incident to its effect, by tool. Figures are printed and not judged:
-//! the machine is shared.
+//! the machine is shared. XDP needs the agent itself: `bpf-tests/tests/it/actions.rs`.
 //!
 //! The incident is the engine's own, on a simulated clock; from the tick on in which the action is asked for, everything
 //! is real: the thread of the tool, its journal on disk, the tool, and the packets of one that shall be kept out. The
@@ -14,7 +14,8 @@ use ftagent::actions::Actions;
 use ftagent::actions::cloud::Clouds;
 use ftagent::actions::runner::{Runner as _, System};
 use ftagent::clock;
-use ftagent::engine::{Acted, ActionSet, Ending, Outcome, Settings};
+use ftagent::enforce::nftables::Nftables;
+use ftagent::engine::{Acted, ActionSet, Ending, Outcome, RuleSet, Settings};
 use ftagent_common::api::Action;
 use ftagent_lab::floods::Dice;
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -191,11 +192,32 @@ impl Bench {
         (commands, since(done.at_mono_ns), since(effect_ns))
     }
 
+    /// One incident whose rule nftables carries, which the agent speaks to by itself: the same times.
+    fn once_by_nftables(&self, json: &str) -> (usize, u64, u64) {
+        let (k, opened_sim_ns, began_ns) = asked(json, |k| !k.engine.desired().rules.is_empty());
+        let waited_ns = k.now_ns - opened_sim_ns;
+        let mut desired: RuleSet = k.engine.desired().clone();
+        // The simulated clock's ends, on the real one.
+        let shift = |ns: u64| clock::mono_ns() + ns.saturating_sub(k.now_ns);
+        desired.rules.values_mut().for_each(|rule| rule.expires_at_ns = rule.expires_at_ns.map(shift));
+        let mut nftables = Nftables::new(false);
+        let results = nftables.reconcile(&desired, clock::now());
+        let done_ns = clock::mono_ns();
+        assert!(!results.is_empty() && results.iter().all(|r| r.result.is_ok()), "{results:?}");
+        let effect_ns = self.stranger.silence_ns().unwrap_or_else(|| panic!("{json} has no effect on packets"));
+        nftables.remove_all().unwrap();
+        assert!(self.stranger.is_heard(), "{json} is not undone");
+        let since = |ns: u64| (ns.saturating_sub(began_ns) + waited_ns) / 1_000;
+        (results.len(), since(done_ns), since(effect_ns))
+    }
+
     /// Many incidents, and a line about them.
     fn measure(&mut self, json: &str, is_seen: bool) -> Took {
         let mut took = Took { commands: 0, done_us: Vec::new(), effect_us: Vec::new() };
+        let is_nftables = serde_json::from_str::<Action>(json).unwrap().tool() == "nftables";
         for _ in 0..runs() {
-            let (commands, done_us, effect_us) = self.once(json, is_seen);
+            let (commands, done_us, effect_us) =
+                if is_nftables { self.once_by_nftables(json) } else { self.once(json, is_seen) };
             took.commands = commands;
             took.done_us.push(done_us);
             took.effect_us.push(effect_us);
@@ -251,6 +273,7 @@ fn the_time_from_the_opening_to_the_effect_is_printed() {
         bench.measure(r#"{"type":"iptables_drop_protocol","protocol":"udp"}"#, true);
         bench.measure(r#"{"type":"iptables_drop_port","protocol":"udp","port":9999}"#, true);
         bench.measure(&on_stranger(r#""ipset_ban","set":"banned""#), true);
+        bench.measure(&on_stranger(r#""nft_drop_source""#), true);
         bench.measure(&on_stranger(r#""null_route_source""#), true);
         bench.measure(r#"{"type":"syn_cookies"}"#, false);
         let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();

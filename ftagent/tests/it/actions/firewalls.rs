@@ -6,11 +6,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use ftagent::actions::runner::PATH;
+use ftagent::actions::runner::{PATH, Ran, Runner, System};
+use ftagent::engine::Outcome;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
-use super::real::{dump, survive, tool};
+use super::real::{dump, survive, survive_plan, tool};
+use super::{LATER_NS, open, outcomes, steps, steps_where, wanted};
 
 /// Runs `test` where the firewalls are installed for it alone; skipped where they were not fetched.
 fn inside(test: impl FnOnce() + Send + 'static) {
@@ -106,9 +108,13 @@ pub(super) fn prepare_firewalld() -> Vec<Server> {
         mount(Some("none"), services, Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
     }
     let bus = start("/usr/bin/dbus-daemon --system --nofork --nopidfile");
+    vec![start_firewalld(), bus]
+}
+
+fn start_firewalld() -> Server {
     let firewalld = start("/usr/bin/python3 /usr/sbin/firewalld --nofork --nopid");
     wait_for("firewall-cmd --state");
-    vec![firewalld, bus]
+    firewalld
 }
 
 /// fail2ban with a jail `test` that nothing is written for.
@@ -134,7 +140,7 @@ pub(super) fn prepare_fail2ban() -> Vec<Server> {
 fn ufw_is_as_before_after_every_action() {
     inside(|| {
         prepare_ufw();
-        let whole = || dump() + &fs::read_to_string("/etc/ufw/user.rules").unwrap() + &tool("ufw show added").unwrap();
+        let whole = whole_ufw;
         for json in [
             r#"{"type":"ufw_deny_source","sources":["198.51.100.7/32","2001:db8::7/128"]}"#,
             r#"{"type":"ufw_deny_source","sources":["10.0.0.0/16"]}"#,
@@ -146,13 +152,198 @@ fn ufw_is_as_before_after_every_action() {
     });
 }
 
+fn whole_ufw() -> String {
+    let files = ["/etc/ufw/user.rules", "/etc/ufw/user6.rules"].map(|path| fs::read_to_string(path).unwrap());
+    dump() + &files.concat() + &tool("ufw show added").unwrap()
+}
+
+const UFW: &str = r#"{"type":"ufw_deny_source","sources":["198.51.100.7/32","2001:db8::7/128"]}"#;
+
+#[test]
+fn what_stands_in_the_place_of_a_rule_of_ufw_stays_and_is_told() {
+    inside(|| {
+        prepare_ufw();
+        let run = |words: &[&str]| {
+            let ran = System.run(&words.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>());
+            assert!(ran.is_success(), "{words:?}: {}", ran.text());
+        };
+        let other = ["from", "2001:db8::7", "to", "any"];
+        for verb in [&["allow"][..], &["deny", "log"]] {
+            run(&[&["ufw"][..], verb, &other].concat());
+            let before = whole_ufw();
+            let dir = tempfile::tempdir().unwrap();
+            let mut keeper = open(System, dir.path(), 0);
+            keeper.set(vec![wanted(1, steps(UFW))], []);
+            let acted = keeper.work(LATER_NS);
+            let [Outcome::Failed(why)] = outcomes(&acted)[..] else { panic!("{acted:#?}") };
+            assert!(why.contains("another rule stands in the place of ufw prepend deny from 2001:db8::7"), "{why}");
+            assert_eq!(whole_ufw(), before);
+            run(&[&["ufw", "delete"][..], verb, &other].concat());
+        }
+        // The same with words of an operator's is there already, and stays.
+        run(&["ufw", "deny", "from", "198.51.100.7", "to", "any", "comment", "say \"no\""]);
+        let before = whole_ufw();
+        let dir = tempfile::tempdir().unwrap();
+        let mut keeper = open(System, dir.path(), 0);
+        let one = wanted(1, steps(UFW));
+        keeper.set(vec![one.clone()], []);
+        let acted = keeper.work(0);
+        assert_eq!((outcomes(&acted), acted[0].commands.len()), (vec![&Outcome::Applied], 2), "{acted:#?}");
+        keeper.set(Vec::new(), [one.task]);
+        assert_eq!(outcomes(&keeper.work(LATER_NS)), [&Outcome::Undone]);
+        assert_eq!(whole_ufw(), before);
+    });
+}
+
+#[test]
+fn a_ufw_that_does_not_filter_is_said_to() {
+    inside(|| {
+        prepare_ufw();
+        let fails = |part: &str| {
+            let before = whole_ufw();
+            let dir = tempfile::tempdir().unwrap();
+            let mut keeper = open(System, dir.path(), 0);
+            keeper.set(vec![wanted(1, steps(UFW))], []);
+            let acted = keeper.work(LATER_NS);
+            let [Outcome::Failed(why)] = outcomes(&acted)[..] else { panic!("{acted:#?}") };
+            assert!(why.contains(part), "{why}");
+            assert!(keeper.stuck().is_empty() && keeper.is_idle_but_wanted(), "{:?}", keeper.stuck());
+            assert_eq!(whole_ufw(), before);
+        };
+        // Switched off while a rule of ours is in force, and on again.
+        let dir = tempfile::tempdir().unwrap();
+        let mut keeper = open(System, dir.path(), 0);
+        let one = wanted(1, steps(UFW));
+        let before = whole_ufw();
+        keeper.set(vec![one.clone()], []);
+        assert_eq!(outcomes(&keeper.work(0)), [&Outcome::Applied]);
+        assert_eq!(keeper.repair(0), []);
+        tool("ufw --force disable").unwrap();
+        let amiss = keeper.repair(0);
+        let [Outcome::Amiss(Some(why))] = outcomes(&amiss)[..] else { panic!("{amiss:#?}") };
+        assert!(why.contains("iptables -w 5 -I ufw-user-input -s 198.51.100.7/32"), "{why}");
+        assert_eq!(keeper.repair(0), [], "said once");
+        fails("ufw status: exit 0: Status: inactive");
+        tool("ufw --force enable").unwrap();
+        let well = keeper.repair(0);
+        assert_eq!(outcomes(&well), [&Outcome::Amiss(None)], "{well:#?}");
+        assert_eq!(keeper.repair(0), []);
+        keeper.set(Vec::new(), [one.task]);
+        assert_eq!(outcomes(&keeper.work(LATER_NS)), [&Outcome::Undone]);
+        assert_eq!(whole_ufw(), before);
+        let defaults = fs::read_to_string("/etc/default/ufw").unwrap();
+        fs::write("/etc/default/ufw", defaults.replace("IPV6=yes", "IPV6=no")).unwrap();
+        tool("ufw --force disable").unwrap();
+        tool("ufw --force enable").unwrap();
+        fails("ufw does not filter IPv6");
+    });
+}
+
 #[test]
 fn firewalld_is_as_before_after_its_action() {
     inside(|| {
         let _servers = prepare_firewalld();
         let whole = || dump() + &tool("firewall-cmd --list-all").unwrap();
-        let json = r#"{"type":"firewalld_drop_source","sources":["198.51.100.7/32","2001:db8::/48"],"ttl_secs":600}"#;
-        survive(json, &whole);
+        // By its bus, and by its own program where there is no busctl.
+        for lacks_busctl in [false, true] {
+            survive_plan(FIREWALLD, steps_where(FIREWALLD, lacks_busctl), &whole);
+        }
+    });
+}
+
+const FIREWALLD: &str =
+    r#"{"type":"firewalld_drop_source","sources":["198.51.100.7/32","2001:db8::/48"],"ttl_secs":600}"#;
+
+#[test]
+fn one_agent_undoes_in_firewalld_what_another_did_by_its_other_program() {
+    inside(|| {
+        let _servers = prepare_firewalld();
+        let whole = || dump() + &tool("firewall-cmd --list-all").unwrap();
+        let before = whole();
+        for lacked in [false, true] {
+            let dir = tempfile::tempdir().unwrap();
+            let mut keeper = open(System, dir.path(), 0);
+            keeper.set(vec![wanted(1, steps_where(FIREWALLD, lacked))], []);
+            assert_eq!(outcomes(&keeper.work(0)), [&Outcome::Applied]);
+            let during = whole();
+            let mut keeper = open(System, dir.path(), 0);
+            keeper.set(vec![wanted(1, steps_where(FIREWALLD, !lacked))], []);
+            let again = keeper.work(0);
+            assert_eq!((outcomes(&again), again[0].commands.len()), (vec![&Outcome::Applied], 0));
+            assert_eq!(whole(), during);
+            keeper.set(Vec::new(), []);
+            keeper.work(LATER_NS);
+            assert!(keeper.is_idle(), "{:?}", keeper.stuck());
+            assert_eq!(whole(), before);
+        }
+    });
+}
+
+/// Somebody else does the same a moment before.
+struct Late;
+
+impl Runner for Late {
+    fn run(&mut self, argv: &[String]) -> Ran {
+        if argv.iter().any(|word| ["addRichRule", "removeRichRule"].contains(&word.as_str())) {
+            assert!(System.run(argv).is_success(), "{argv:?}");
+        }
+        System.run(argv)
+    }
+
+    fn feed(&mut self, argv: &[String], _: &str) -> Ran {
+        unreachable!("firewalld has no members: {argv:?}")
+    }
+
+    fn list(&mut self, argv: &[String], _: &mut dyn FnMut(&str)) -> Ran {
+        unreachable!("firewalld has no members: {argv:?}")
+    }
+}
+
+#[test]
+fn what_firewalld_has_or_lacks_already_is_done() {
+    inside(|| {
+        let _servers = prepare_firewalld();
+        let before = tool("firewall-cmd --list-all").unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let mut keeper = open(Late, dir.path(), 0);
+        let one = wanted(1, steps(FIREWALLD));
+        keeper.set(vec![one.clone()], []);
+        let acted = keeper.work(0);
+        assert_eq!(outcomes(&acted), [&Outcome::Applied], "{acted:#?}");
+        assert!(acted[0].output.contains("ALREADY_ENABLED"), "{}", acted[0].output);
+        keeper.set(Vec::new(), [one.task]);
+        let undone = keeper.work(LATER_NS);
+        assert_eq!(outcomes(&undone), [&Outcome::Undone], "{undone:#?}");
+        assert!(undone[0].output.contains("NOT_ENABLED"), "{}", undone[0].output);
+        assert_eq!(tool("firewall-cmd --list-all").unwrap(), before);
+    });
+}
+
+#[test]
+fn a_firewalld_that_does_not_run_is_said_to_and_undone_when_it_is_back() {
+    inside(|| {
+        let [firewalld, _bus] = prepare_firewalld().try_into().ok().expect("two servers");
+        let before = tool("firewall-cmd --list-all").unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let mut keeper = open(System, dir.path(), 0);
+        let one = wanted(1, steps(FIREWALLD));
+        keeper.set(vec![one.clone()], []);
+        assert_eq!(outcomes(&keeper.work(0)), [&Outcome::Applied]);
+        drop(firewalld);
+        let other = wanted(2, steps(&FIREWALLD.replace("198.51.100.7", "198.51.100.8")));
+        keeper.set(vec![one.clone(), other], []);
+        let acted = keeper.work(0);
+        let [Outcome::Failed(why)] = outcomes(&acted)[..] else { panic!("{acted:#?}") };
+        assert!(why.starts_with("firewalld is not running: busctl "), "{why}");
+        keeper.set(Vec::new(), [one.task]);
+        let acted = keeper.work(LATER_NS);
+        let [Outcome::Stuck(why)] = outcomes(&acted)[..] else { panic!("{acted:#?}") };
+        assert!(why.starts_with("firewalld is not running: busctl "), "{why}");
+        let _firewalld = start_firewalld();
+        let acted = keeper.work(2 * LATER_NS);
+        assert_eq!(outcomes(&acted), [&Outcome::Undone], "{acted:#?}");
+        assert!(keeper.is_idle());
+        assert_eq!(tool("firewall-cmd --list-all").unwrap(), before);
     });
 }
 

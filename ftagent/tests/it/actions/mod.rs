@@ -41,6 +41,10 @@ const LOCAL: [&str; 13] = [
 ];
 
 fn steps(json: &str) -> Vec<ToolStep> {
+    steps_where(json, false)
+}
+
+fn steps_where(json: &str, lacks_busctl: bool) -> Vec<ToolStep> {
     let action: Action = serde_json::from_str(json).expect(json);
     action.validate().expect(json);
     let net = |text: &str| text.parse().expect("a prefix");
@@ -49,6 +53,7 @@ fn steps(json: &str) -> Vec<ToolStep> {
         sources: Vec::new(),
         spoofed: false,
         spared: vec![net("192.0.2.0/24"), net("192.0.2.77/32"), net("2001:db8:7::/48")],
+        lacks_busctl,
     };
     preview(&action, &context).steps()
 }

@@ -57,6 +57,9 @@ impl Tools {
             ["tc", "filter", "del", _, _, _, "pref", place] => {
                 (if self.filters.remove(&place.parse().unwrap()).is_some() { 0 } else { 2 }, String::new())
             }
+            // Neither its files nor its chains are where they are looked for: it is asked itself.
+            ["grep", ..] => (2, "grep: No such file or directory".to_owned()),
+            ["iptables", "-w", "5", "-C", ..] => (1, "Bad rule".to_owned()),
             ["ufw", "status"] => (0, "Status: active\n".to_owned()),
             ["ufw", "show", "added"] => (0, self.ufw.iter().map(|rule| format!("ufw {}\n", added(rule))).collect()),
             ["ufw", "prepend", rule @ ..] => {
@@ -130,6 +133,7 @@ fn plan(json: &str, spared: &[&str]) -> Vec<ToolStep> {
         sources: Vec::new(),
         spoofed: false,
         spared: spared.iter().map(|s| s.parse().unwrap()).collect(),
+        lacks_busctl: false,
     };
     preview(&action, &context).steps()
 }

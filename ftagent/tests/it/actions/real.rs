@@ -11,7 +11,7 @@ use ftagent_lab::floods::Dice;
 use nix::sched::{CloneFlags, unshare};
 
 use super::random::{count, sequence};
-use super::{LATER_NS, LOCAL, do_step, open, outcomes, steps, undo_step, wanted};
+use super::{LATER_NS, LOCAL, do_step, open, outcomes, steps, steps_where, undo_step, wanted};
 
 const DUMPS: &[&[&str]] = &[
     &["iptables-save"],
@@ -78,8 +78,13 @@ fn same(what: &str, now: &str, before: &str) {
 
 /// Everything that an action must survive on its tool; `dump` is the tool's own word on what it holds.
 pub(super) fn survive(json: &str, dump: &dyn Fn() -> String) {
+    survive_plan(json, steps(json), dump);
+}
+
+/// The same of a plan of `json`.
+pub(super) fn survive_plan(json: &str, plan: Vec<ToolStep>, dump: &dyn Fn() -> String) {
     let dir = tempfile::tempdir().unwrap();
-    let one = wanted(1, steps(json));
+    let one = wanted(1, plan);
     let before = dump();
     let mut keeper = open(System, dir.path(), 0);
     keeper.set(vec![one.clone()], []);
@@ -278,6 +283,7 @@ impl Runner for Without {
 fn a_missing_tool_is_a_failure_that_says_so_and_leaves_nothing() {
     inside(|| {
         let before = dump();
+        let firewalld = r#"{"type":"firewalld_drop_source","sources":["198.51.100.7/32"]}"#;
         for (json, tool) in [
             (LOCAL[0], "iptables"),
             (LOCAL[1], "ip6tables"),
@@ -286,13 +292,14 @@ fn a_missing_tool_is_a_failure_that_says_so_and_leaves_nothing() {
             (LOCAL[10], "ip"),
             (LOCAL[12], "sysctl"),
             (r#"{"type":"ufw_deny_source","sources":["198.51.100.7/32"]}"#, "ufw"),
-            (r#"{"type":"firewalld_drop_source","sources":["198.51.100.7/32"]}"#, "firewall-cmd"),
+            (firewalld, "busctl"),
+            (firewalld, "firewall-cmd"),
             (r#"{"type":"fail2ban_ban","jail":"sshd","sources":["198.51.100.7/32"]}"#, "fail2ban-client"),
             (r#"{"type":"tc_police_interface","interface":"lo","bps":8000}"#, "tc"),
         ] {
             let dir = tempfile::tempdir().unwrap();
             let mut keeper: Keeper<Without> = open(Without(tool), dir.path(), 0);
-            keeper.set(vec![wanted(1, steps(json))], []);
+            keeper.set(vec![wanted(1, steps_where(json, tool == "firewall-cmd"))], []);
             let acted = keeper.work(0);
             let [Outcome::Failed(why)] = outcomes(&acted)[..] else { panic!("{json}: {acted:#?}") };
             assert!(why.contains("is not installed: install the package"), "{json}: {why}");

@@ -74,7 +74,7 @@ fn what_is_sent_is_what_is_shown() {
             assert_eq!(site.receiver.by_hand("PUT", &format!("/firewalls/{UUID}"), &firewall).0, 200);
         }
         let target = "203.0.113.5/32".parse().unwrap();
-        let context = PreviewContext { target, sources: vec![], spoofed: false, spared: vec![] };
+        let context = PreviewContext { target, sources: vec![], spoofed: false, spared: vec![], lacks_busctl: false };
         let shown = preview(&case.action(case.sources), &context);
         let mut keeper = site.keeper(case.tool, 0);
         let acted = done(&mut keeper, vec![case.wanted(1, case.sources)], 0);
