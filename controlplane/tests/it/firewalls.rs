@@ -212,11 +212,17 @@ fn try_action(json: &str) {
         lacks_busctl: false,
     };
     let shown = preview(&action, &context);
-    for step in &shown.do_ {
-        run(step, "").unwrap_or_else(|e| panic!("{json}: {e}"));
+    let steps = shown.steps();
+    for step in &steps {
+        run(&step.run, "").unwrap_or_else(|e| panic!("{json}: {e}"));
     }
-    for undo in shown.undo.iter().rev() {
-        run(undo, "").unwrap_or_else(|e| panic!("{json}: {e}"));
+    for step in steps.iter().rev() {
+        let Err(why) = run(&step.undo, "") else { continue };
+        // ufw takes the rule that stood in for its own away with its own.
+        let look = step.look().unwrap_or_else(|| panic!("{json}: {why}"));
+        let output = Command::new(&look.argv[0]).args(&look.argv[1..]).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+        assert_eq!(look.sees(output.status.code(), &said), Some(false), "{json}: {why}");
     }
 }
 
