@@ -170,14 +170,7 @@ fn what_stands_in_the_place_of_a_rule_of_ufw_stays_and_is_told() {
         let other = ["from", "2001:db8::7", "to", "any"];
         for verb in [&["allow"][..], &["deny", "log"]] {
             run(&[&["ufw"][..], verb, &other].concat());
-            let before = whole_ufw();
-            let dir = tempfile::tempdir().unwrap();
-            let mut keeper = open(System, dir.path(), 0);
-            keeper.set(vec![wanted(1, steps(UFW))], []);
-            let acted = keeper.work(LATER_NS);
-            let [Outcome::Failed(why)] = outcomes(&acted)[..] else { panic!("{acted:#?}") };
-            assert!(why.contains("another rule stands in the place of ufw prepend deny from 2001:db8::7"), "{why}");
-            assert_eq!(whole_ufw(), before);
+            fails_in_ufw("another rule stands in the place of ufw prepend deny from 2001:db8::7");
             run(&[&["ufw", "delete"][..], verb, &other].concat());
         }
         // The same with words of an operator's is there already, and stays.
@@ -195,21 +188,23 @@ fn what_stands_in_the_place_of_a_rule_of_ufw_stays_and_is_told() {
     });
 }
 
+/// An action fails, says `why`, and leaves nothing.
+fn fails_in_ufw(why: &str) {
+    let before = whole_ufw();
+    let dir = tempfile::tempdir().unwrap();
+    let mut keeper = open(System, dir.path(), 0);
+    keeper.set(vec![wanted(1, steps(UFW))], []);
+    let acted = keeper.work(LATER_NS);
+    let [Outcome::Failed(said)] = outcomes(&acted)[..] else { panic!("{acted:#?}") };
+    assert!(said.contains(why), "{said}");
+    assert!(keeper.stuck().is_empty() && keeper.is_idle_but_wanted(), "{:?}", keeper.stuck());
+    assert_eq!(whole_ufw(), before);
+}
+
 #[test]
 fn a_ufw_that_does_not_filter_is_said_to() {
     inside(|| {
         prepare_ufw();
-        let fails = |part: &str| {
-            let before = whole_ufw();
-            let dir = tempfile::tempdir().unwrap();
-            let mut keeper = open(System, dir.path(), 0);
-            keeper.set(vec![wanted(1, steps(UFW))], []);
-            let acted = keeper.work(LATER_NS);
-            let [Outcome::Failed(why)] = outcomes(&acted)[..] else { panic!("{acted:#?}") };
-            assert!(why.contains(part), "{why}");
-            assert!(keeper.stuck().is_empty() && keeper.is_idle_but_wanted(), "{:?}", keeper.stuck());
-            assert_eq!(whole_ufw(), before);
-        };
         // Switched off while a rule of ours is in force, and on again.
         let dir = tempfile::tempdir().unwrap();
         let mut keeper = open(System, dir.path(), 0);
@@ -223,7 +218,7 @@ fn a_ufw_that_does_not_filter_is_said_to() {
         let [Outcome::Amiss(Some(why))] = outcomes(&amiss)[..] else { panic!("{amiss:#?}") };
         assert!(why.contains("iptables -w 5 -I ufw-user-input -s 198.51.100.7/32"), "{why}");
         assert_eq!(keeper.repair(0), [], "said once");
-        fails("ufw status: exit 0: Status: inactive");
+        fails_in_ufw("ufw status: exit 0: Status: inactive");
         tool("ufw --force enable").unwrap();
         let well = keeper.repair(0);
         assert_eq!(outcomes(&well), [&Outcome::Amiss(None)], "{well:#?}");
@@ -235,7 +230,7 @@ fn a_ufw_that_does_not_filter_is_said_to() {
         fs::write("/etc/default/ufw", defaults.replace("IPV6=yes", "IPV6=no")).unwrap();
         tool("ufw --force disable").unwrap();
         tool("ufw --force enable").unwrap();
-        fails("ufw does not filter IPv6");
+        fails_in_ufw("ufw does not filter IPv6");
     });
 }
 
