@@ -1,4 +1,4 @@
-//! Compiles the datapath and puts its object where `src/object.rs` embeds it from.
+//! Compiles the BPF programs of the agent and puts their objects where `src/object.rs` embeds them from.
 
 use std::process::ExitCode;
 
@@ -6,7 +6,7 @@ use std::process::ExitCode;
 mod embed;
 
 /// What cargo builds, and the name under which it is embedded.
-const OBJECTS: [(&str, &str); 1] = [("ftagent-ebpf", "datapath.o")];
+const OBJECTS: [(&str, &str); 2] = [("ftagent-ebpf", "datapath.o"), ("tc-bucket", "tc_bucket.o")];
 
 fn main() -> ExitCode {
     embed::embed(&OBJECTS)

@@ -131,11 +131,37 @@ pub enum Command {
     /// and measures the time from the first packet of a flood to the first one dropped. No interface, firewall or
     /// configuration of this machine is touched; both CPUs are busy meanwhile. Needs root.
     Lab(LabArguments),
+    /// Limit what an interface receives by a token bucket in a filter of tc, as `tc_police_interface` does where the
+    /// kernel has no policer.
+    ///
+    /// The interface needs `clsact`, or `ingress` (`tc qdisc add dev eth0 clsact`). The filter stays until
+    /// `tc filter del dev eth0 ingress pref N`. ARP and IPv6's neighbour discovery pass. No configuration is read.
+    TcBucket(TcBucketArguments),
     /// Print a completion script for a shell.
     Completions {
         /// bash, elvish, fish, powershell or zsh.
         shell: clap_complete::Shell,
     },
+}
+
+/// The rate of an interface.
+#[derive(Clone, Debug, PartialEq, Eq, clap::Args)]
+pub struct TcBucketArguments {
+    /// Its name.
+    #[arg(long)]
+    pub interface: String,
+    /// The filter's place among those of the interface, 1 to 65535: lower ones come first.
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
+    pub pref: u16,
+    /// Bits per second, 8,000 to 1,000,000,000,000.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(8_000..=1_000_000_000_000))]
+    pub bps: u64,
+    /// Bytes that may come at once, at least 2,048.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(2_048..))]
+    pub burst_bytes: u32,
+    /// A source that passes and takes nothing of the rate; may be given again.
+    #[arg(long, value_name = "PREFIX")]
+    pub spare: Vec<IpNetOrAddr>,
 }
 
 /// What becomes of the profile.

@@ -3,16 +3,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use ftagent_common::api::{AllowEntry, Kept};
+use ftagent_common::api::{AllowEntry, Kept, NodeMeans, PoliceMeans};
 use ipnet::IpNet;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Interval;
 use tracing::warn;
 
 use crate::actions::runner::is_installed;
+use crate::actions::trial;
 use crate::below::Device;
 use crate::clock;
 use crate::config::Config;
@@ -55,6 +57,8 @@ pub struct Host {
     sessions: Sessions,
     /// Why the newest look failed.
     sessions_unreadable: Option<String>,
+    /// How the kernel limits an interface, once that was tried.
+    police: watch::Receiver<Option<PoliceMeans>>,
 }
 
 /// Facts as the datapath takes them.
@@ -72,7 +76,7 @@ impl Host {
     ///
     /// # Errors
     /// When the control plane's URL has no host. Facts that cannot be read are no error: the guard then refuses.
-    pub async fn watch(config: &Config) -> Result<Self> {
+    pub async fn watch(config: &Config, boot: &str) -> Result<Self> {
         let urls = config.control_plane.iter().flat_map(|control_plane| &control_plane.urls);
         let control_planes = urls
             .map(|url| host_and_port(url).with_context(|| format!("control_plane: {url} has no host")))
@@ -94,6 +98,7 @@ impl Host {
             management: config.management.clone(),
             sessions: Sessions::default(),
             sessions_unreadable: None,
+            police: watch::Sender::new(trial::remembered(&config.state_dir, boot)).subscribe(),
         };
         host.look().await;
         Ok(host)
@@ -120,7 +125,20 @@ impl Host {
             _ = self.look.tick(), if look_anyway => true,
             // Without control planes there is nobody who could say anything.
             Ok(()) = self.resolved.changed() => true,
+            Ok(()) = self.police.changed() => true,
         }
+    }
+
+    /// Has it tried beside the loop how the kernel limits an interface.
+    pub fn try_police(&mut self, state_dir: &Path, boot: &str) {
+        let (told, heard) = watch::channel(self.police.borrow().clone());
+        self.police = heard;
+        trial::start(state_dir, boot, told);
+    }
+
+    /// On what it depends how actions are done here.
+    pub fn means(&self) -> NodeMeans {
+        NodeMeans { lacks_busctl: !is_installed("busctl"), police: self.police.borrow().clone() }
     }
 
     /// Reads the facts again.
@@ -228,7 +246,7 @@ impl Host {
         let ports: BTreeSet<u16> = ports.copied().collect();
         settings.guard.management_ports = ports.into_iter().collect();
         settings.guard.infrastructure = infrastructure;
-        settings.lacks_busctl = !is_installed("busctl");
+        settings.node = self.means();
         settings
     }
 
@@ -409,6 +427,7 @@ mod tests {
             management: Vec::new(),
             sessions: Sessions::default(),
             sessions_unreadable: None,
+            police: watch::channel(None).1,
         };
         let allowed: Vec<String> =
             host.with_friends(RuleSet::default()).allow.iter().map(|entry| entry.prefix.to_string()).collect();
@@ -451,7 +470,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         let path = dir.path().join("ftagent.toml");
         std::fs::write(&path, "[[interface]]\nname = \"lo\"\n").expect("written");
-        let mut host = Host::watch(&Config::load(&path).expect("a configuration")).await.expect("facts");
+        let mut host = Host::watch(&Config::load(&path).expect("a configuration"), "boot").await.expect("facts");
         let peer: IpAddr = "198.51.100.7".parse().expect("an address");
         let session = Session { peer, ports: vec![9_090], user: "alice".to_owned(), since: 0 };
         host.set_sessions(Ok(Sessions { in_use: vec![session], ports: vec![22, 9_090], ..Sessions::default() }));

@@ -48,6 +48,9 @@ fn run(cli: Cli) -> Result<()> {
     if let Command::Lab(arguments) = &cli.command {
         return lab::run(arguments, cli.json);
     }
+    if let Command::TcBucket(arguments) = cli.command {
+        return actions::own::tc_bucket(arguments).map_err(|why| anyhow!(why));
+    }
     let config = Config::load(&cli.config);
     if let Command::Lists { command } = &cli.command {
         return lists(command, config, cli.json);
@@ -107,6 +110,7 @@ async fn carry_out(command: Command, json: bool, config: Config) -> Result<()> {
         | Command::Completions { .. }
         | Command::Lab(_)
         | Command::Replay(_)
+        | Command::TcBucket(_)
         | Command::Detach => {
             bail!("handled before there is a runtime")
         }

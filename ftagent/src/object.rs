@@ -1,17 +1,21 @@
-//! The compiled datapath, as `build.rs` made it.
+//! The compiled BPF programs, as `build.rs` made them.
 
 /// Bytes at an address that an ELF reader may expect.
 #[repr(C, align(8))]
 struct Aligned<Bytes: ?Sized>(Bytes);
 
 static DATAPATH_FILE: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/datapath.o")));
+static TC_BUCKET_FILE: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/tc_bucket.o")));
 
 /// The datapath: an ELF object with BTF, 8-byte aligned; empty when it was not built.
 pub static DATAPATH: &[u8] = &DATAPATH_FILE.0;
 
-/// Whether the object is there.
+/// The token bucket of `tc_police_interface`, likewise.
+pub static TC_BUCKET: &[u8] = &TC_BUCKET_FILE.0;
+
+/// Whether the objects are there.
 ///
-/// It is not when this program was built without a compiler for BPF: `cargo xtask setup` installs one.
+/// They are not when this program was built without a compiler for BPF: `cargo xtask setup` installs one.
 pub fn is_built() -> bool {
     !DATAPATH.is_empty()
 }
@@ -26,10 +30,12 @@ mod tests {
             println!("skipped: built without a compiler for BPF");
             return;
         }
-        assert_eq!(DATAPATH.as_ptr().align_offset(8), 0);
-        assert_eq!(DATAPATH[..4], *b"\x7fELF");
-        // e_machine, in the byte order of the machine: EM_BPF.
-        assert_eq!(u16::from_ne_bytes([DATAPATH[18], DATAPATH[19]]), 247);
+        for object in [DATAPATH, TC_BUCKET] {
+            assert_eq!(object.as_ptr().align_offset(8), 0);
+            assert_eq!(object[..4], *b"\x7fELF");
+            // e_machine, in the byte order of the machine: EM_BPF.
+            assert_eq!(u16::from_ne_bytes([object[18], object[19]]), 247);
+        }
     }
 
     #[test]

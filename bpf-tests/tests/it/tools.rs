@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use bpf_tests::netns::Netns;
 use bpf_tests::skip_without_root;
-use ftagent_common::api::{Action, Preview, PreviewContext, preview};
+use ftagent_common::api::{Action, NodeMeans, Preview, PreviewContext, preview};
 
 /// The dumps of every tool, by its name: what must be as before when all is undone.
 const DUMPS: &[&[&str]] = &[
@@ -58,7 +58,7 @@ fn shown(json: &str, target: &str) -> Preview {
         sources: vec!["198.51.100.7".parse().expect("an address"), "2001:db8::7".parse().expect("an address")],
         spoofed: false,
         spared: Vec::new(),
-        lacks_busctl: false,
+        node: NodeMeans::default(),
     };
     preview(&action, &context)
 }

@@ -1,7 +1,8 @@
 //! Firewall rules.
 
-use ftagent_common::api::{Action, Preview, PreviewContext, Spans, Trigger, effective_sources, preview};
+use ftagent_common::api::{Action, NodeMeans, Preview, PreviewContext, Spans, Trigger, effective_sources, preview};
 use serde_json::json;
+use uuid::Uuid;
 
 use super::App;
 use crate::domain::{
@@ -82,7 +83,7 @@ impl App {
     }
 
     /// Shows what an action would do, for an incident by id, uuid or short id, for an example given, or for a built-in
-    /// one. Nothing is stored.
+    /// one; by the means of `node`, or of the incident's. Nothing is stored.
     pub async fn preview_rule(
         &self,
         actor: &Actor,
@@ -90,11 +91,13 @@ impl App {
         trigger: Option<Trigger>,
         incident: Option<&str>,
         example: Option<PreviewContext>,
+        node: Option<Uuid>,
     ) -> Result<Shown> {
         action.validate().map_err(|e| Problem::field(format!("action.{}", e.field), e.message))?;
         trigger.as_ref().map_or(Ok(()), check_trigger)?;
         let mut fires = None;
-        let context = match (incident, example) {
+        let mut incidents_node = None;
+        let mut context = match (incident, example) {
             (Some(_), Some(_)) => return Err(Problem::field("example", "give incident or example, not both").into()),
             (None, example) => example.unwrap_or_else(example_context),
             (Some(reference), None) => {
@@ -102,8 +105,19 @@ impl App {
                 let (incident, _, _) = self.store.incident(actor.workspace(), id).await?;
                 let report = &incident.report;
                 fires = trigger.map(|t| t.matches(report.family, incident.severity(), report.peak_pps));
+                incidents_node = Some(incident.node);
                 context_of(&incident)
             }
+        };
+        let means = async |uuid| -> Result<NodeMeans> {
+            let node = self.store.node(actor.workspace(), uuid, self.now()).await?;
+            Ok(node.heartbeat.and_then(|heartbeat| heartbeat.means).unwrap_or_default())
+        };
+        context.node = match (node, incidents_node) {
+            (Some(uuid), _) => means(uuid).await?,
+            // It may have been removed since.
+            (None, Some(uuid)) => means(uuid).await.unwrap_or_default(),
+            (None, None) => NodeMeans::default(),
         };
         if context.sources.len() > ftagent_common::api::MAX_SOURCES {
             return Err(Problem::field("example.sources", "must be at most 1024 addresses").into());
@@ -126,6 +140,6 @@ fn context_of(incident: &StoredIncident) -> PreviewContext {
         sources: report.top_sources.iter().map(|s| s.ip).collect(),
         spoofed: report.spoofed,
         spared: Vec::new(),
-        lacks_busctl: false,
+        node: NodeMeans::default(),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use ftagent_common::api::{Action, FirewallRule, PreviewContext, RuleExecution, Trigger, preview};
+use ftagent_common::api::{Action, FirewallRule, NodeMeans, PreviewContext, RuleExecution, Trigger, preview};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -140,7 +140,7 @@ pub fn example_context() -> PreviewContext {
         sources: vec!["198.51.100.7".parse().expect("a constant address")],
         spoofed: false,
         spared: Vec::new(),
-        lacks_busctl: false,
+        node: NodeMeans::default(),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use ftagent_common::api::{Action, IptablesDropSource, Order, Preview, PreviewContext, preview};
+use ftagent_common::api::{Action, IptablesDropSource, NodeMeans, Order, Preview, PreviewContext, preview};
 use ftagent_common::vocab::IncidentStatus;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -151,7 +151,7 @@ pub fn action_to_stage(
 pub fn preview_staged(action: &Action, target: IpNet) -> Preview {
     preview(
         action,
-        &PreviewContext { target, sources: Vec::new(), spoofed: false, spared: Vec::new(), lacks_busctl: false },
+        &PreviewContext { target, sources: Vec::new(), spoofed: false, spared: Vec::new(), node: NodeMeans::default() },
     )
 }
 

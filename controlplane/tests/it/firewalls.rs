@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use controlplane::domain::{ProfileId, compile_profile};
-use ftagent_common::api::{Action, Compiled, CustomRule, Kept, PreviewContext, Step, Suite, preview};
+use ftagent_common::api::{Action, Compiled, CustomRule, Kept, NodeMeans, PreviewContext, Step, Suite, preview};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
@@ -209,7 +209,7 @@ fn try_action(json: &str) {
         sources,
         spoofed: false,
         spared: Vec::new(),
-        lacks_busctl: false,
+        node: NodeMeans::default(),
     };
     let shown = preview(&action, &context);
     let steps = shown.steps();

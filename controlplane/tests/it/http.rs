@@ -195,6 +195,38 @@ async fn rules_of_every_tool_are_checked_and_go_to_nodes_apart() {
     assert_eq!((names(&config["rules"]), names(&config["tool_rules"])), (vec![json!("native")], vec![json!("udp")]));
 }
 
+/// Where tools differ, a preview is that of the incident's node, or of the one that is named.
+async fn the_means_of_a_node_are_shown(server: &Server, node: &Node) {
+    let shown = async |more: Value| {
+        let mut body = json!({ "action": { "type": "tc_police_interface", "interface": "eth0", "bps": 8_000 } });
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let preview = server.made("/api/v1/firewall-rules/preview", &body).await["preview"].clone();
+        (preview["do"].to_string(), preview["warnings"].to_string(), preview["refused"].clone())
+    };
+    let (steps, warnings, _) = shown(json!({ "incident": UUID })).await;
+    assert!(steps.contains("police") && warnings.contains("a node whose kernel has not"), "{steps} {warnings}");
+    let beat = async |means: Value| {
+        let mut body = json!({ "protocol_version": 2, "agent_version": "0.1.0", "mode": "enforce" });
+        body["means"] = means;
+        server.report(node, "/heartbeat", &body).await;
+    };
+    let lacking = json!([{ "way": "police", "why": "no act_police here" }]);
+    beat(json!({ "lacks_busctl": true, "police": { "ways": ["program"], "lacking": lacking } })).await;
+    for of in [json!({ "incident": UUID }), json!({ "node": node.uuid })] {
+        let (steps, warnings, _) = shown(of).await;
+        assert!(steps.contains("tc-bucket") && warnings.contains("no act_police here"), "{steps} {warnings}");
+    }
+    let firewalld = json!({ "action": { "type": "firewalld_drop_source" }, "node": node.uuid });
+    let by_script = server.made("/api/v1/firewall-rules/preview", &firewalld).await;
+    assert_eq!(by_script["preview"]["do"][0][0], "firewall-cmd");
+    assert!(shown(json!({})).await.0.contains("police"), "for no node in particular");
+    beat(json!({ "police": { "ways": [], "lacking": lacking } })).await;
+    let (steps, _, refused) = shown(json!({ "node": node.uuid })).await;
+    assert!(steps == "[]" && refused.to_string().contains("no way to limit"), "{steps} {refused}");
+    let nobody = json!({ "action": { "type": "syn_cookies" }, "node": "00000000-0000-4000-8000-000000000001" });
+    assert_eq!(server.post("/api/v1/firewall-rules/preview", &nobody).await.0, 404);
+}
+
 #[tokio::test]
 async fn a_preview_shows_commands_for_an_example_and_for_a_real_incident() {
     let server = Server::start().await;
@@ -218,6 +250,7 @@ async fn a_preview_shows_commands_for_an_example_and_for_a_real_incident() {
     assert_eq!(run.join(" "), "iptables -w 5 -I INPUT -s 198.51.100.7/32 -m comment --comment ftagent -j DROP");
     assert_eq!(undo.join(" "), run.join(" ").replace("-I", "-D"));
     assert!(tool["preview"]["warnings"].to_string().contains("is allowlisted"), "{tool}");
+    the_means_of_a_node_are_shown(&server, &node).await;
     let nothing = json!({ "type": "pps_threshold", "pps": 0 });
     let (status, refused) =
         server.post("/api/v1/firewall-rules/preview", &json!({ "action": action, "trigger": nothing })).await;

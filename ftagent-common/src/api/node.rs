@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+use super::NodeMeans;
 use crate::vocab::{AttachMode, Mode};
 
 /// `POST /api/deploy`, with the deploy token: a machine becomes a node.
@@ -105,6 +106,9 @@ pub struct Heartbeat {
     /// What needs an operator's look, such as a map that is full.
     #[serde(default)]
     pub warnings: Vec<String>,
+    /// On what it depends how actions are done on the node. Absent from agents that do not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub means: Option<NodeMeans>,
 }
 
 /// How frames of one device reach the datapath, and why not better.

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::tools::{Ground, Members, ToolStep};
+use super::tools::{Ground, Members, PoliceMeans, ToolStep};
 use super::{Action, PortSide, Protocol};
 
 /// What an action may take from the incident that fires it.
@@ -22,9 +22,21 @@ pub struct PreviewContext {
     /// node knows all of it, and it is never sent.
     #[serde(skip)]
     pub spared: Vec<IpNet>,
-    /// Whether the node has no `busctl`, by which firewalld is spoken to where it is there. Only the node knows.
+    /// What the node has, as far as that is known.
     #[serde(skip)]
+    pub node: NodeMeans,
+}
+
+/// What a node has or lacks on which it depends how an action is done.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct NodeMeans {
+    /// Whether it has no `busctl`, by which firewalld is spoken to where it is there.
+    #[serde(default)]
     pub lacks_busctl: bool,
+    /// How its kernel limits an interface. Absent: it has not been tried.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub police: Option<PoliceMeans>,
 }
 
 /// The commands of doing and undoing, the kernel objects, and what an operator should know first.
@@ -132,8 +144,7 @@ pub fn preview(action: &Action, context: &PreviewContext) -> Preview {
             ));
         }
         let sources = &sources[..sources.len().min(most)];
-        parameters
-            .show(&Ground { sources, target, spared: &context.spared, lacks_busctl: context.lacks_busctl }, &mut shown);
+        parameters.show(&Ground { sources, target, spared: &context.spared, node: &context.node }, &mut shown);
         if shown.refused.is_some() {
             return Preview { refused: shown.refused, warnings: shown.warnings, ..Preview::default() };
         }
@@ -378,7 +389,7 @@ mod tests {
             sources: vec!["198.51.100.7".parse().expect("an address")],
             spoofed,
             spared: Vec::new(),
-            lacks_busctl: false,
+            node: NodeMeans::default(),
         }
     }
 

@@ -284,15 +284,23 @@ impl<R: Runner> Keeper<R> {
         Err(ran.story(&step.run))
     }
 
-    /// What the journal is to say of a step, if it does not yet, and whether it is to be run.
+    /// Has the journal say of a step what it is to say, and its place made free; whether the step is to be run.
     pub(super) fn prepare(
         &mut self,
         task: Uuid,
         step: &ToolStep,
         place: usize,
-    ) -> Result<(Option<Entry>, bool), String> {
+        record: &mut Record,
+        now_ns: u64,
+    ) -> Result<bool, String> {
         let rans = self.see(step.look().as_slice());
-        self.prepare_seen(task, step, place, &rans).map(|(entry, todo)| (entry, todo != Todo::Nothing))
+        let (entry, todo) = self.prepare_seen(task, step, place, &rans)?;
+        if todo == Todo::Replace {
+            self.clear(&step.object(), entry, record, now_ns)?;
+        } else {
+            self.journal.begin(entry.into_iter().collect()).map_err(|error| error.to_string())?;
+        }
+        Ok(todo != Todo::Nothing)
     }
 
     /// The same, when it was looked at already.
@@ -320,10 +328,11 @@ impl<R: Runner> Keeper<R> {
             boot: self.boot.clone(),
             theirs: Vec::new(),
         };
+        let is_other = known.as_ref().is_none_or(|known| known.step.run != step.run);
         Ok(match (there, known) {
-            // Another plan had, or has, something else in this place.
-            (there, known) if step.is_by_place() && known.as_ref().is_none_or(|k| k.step.run != step.run) => {
-                (Some(entry(false, None)), if there == Some(true) { Todo::Replace } else { Todo::Run })
+            // Another plan had, or has, something else in this place, or what is there does not work any more.
+            (there, _) if step.is_by_place() && (is_other || there == Some(false)) => {
+                (Some(entry(false, None)), if is_taken_up(step, rans) { Todo::Replace } else { Todo::Run })
             }
             // Its place is unknown, and the tool has the same rule only once.
             (Some(true), known) if step.is_stacked() && step.spares() && known.as_ref().is_none_or(|k| k.found) => {
@@ -349,6 +358,13 @@ impl<R: Runner> Keeper<R> {
     pub(super) fn look(&mut self, step: &ToolStep) -> Result<(Option<bool>, String), String> {
         let rans = self.see(step.look().as_slice());
         judge(step, &rans)
+    }
+
+    /// The same for who undoes it: of what is known by its place, whatever is there is meant.
+    pub(super) fn look_for_rest(&mut self, step: &ToolStep) -> Result<(Option<bool>, String), String> {
+        let rans = self.see(step.look().as_slice());
+        let (there, said) = judge(step, &rans)?;
+        Ok((if step.is_by_place() && is_taken_up(step, &rans) { Some(true) } else { there }, said))
     }
 
     /// Runs looks together, each question once, and then what is asked where one had no answer.
@@ -380,8 +396,10 @@ impl<R: Runner> Keeper<R> {
     fn undo_unwanted(&mut self, now_ns: u64) {
         let wanted = self.objects();
         let entries = self.journal.entries().iter().filter(|(object, _)| !wanted.contains(*object));
+        // What several actions build on comes last, wherever it stands in the plan of one of them.
+        let place = |entry: &Entry| if entry.step.users().is_empty() { entry.place.saturating_add(1) } else { 0 };
         let mut unwanted: Vec<(u32, Uuid, String)> =
-            entries.map(|(object, entry)| (entry.place, entry.task, object.clone())).collect();
+            entries.map(|(object, entry)| (place(entry), entry.task, object.clone())).collect();
         unwanted.sort_by(|a, b| b.cmp(a));
         let due = |object: &String| self.stuck.get(object).is_none_or(|stuck| stuck.next_ns <= now_ns);
         let unwanted = unwanted.into_iter().filter(|(_, _, object)| due(object));
@@ -438,7 +456,7 @@ impl<R: Runner> Keeper<R> {
                     self.renewed_ns.remove(&object);
                     gone.push(object);
                 }
-                Ok(Undone::NotSeen) => drop(self.stuck.remove(&object)),
+                Ok(Undone::Later) => drop(self.stuck.remove(&object)),
                 Err(why) => {
                     let tries = self.stuck.get(&object).map_or(0, |stuck| stuck.tries);
                     let next_ns = now_ns + (RETRY_NS << tries.min(MAX_RETRY));
@@ -486,6 +504,12 @@ fn has_answer(look: &Look, rans: &Rans) -> bool {
 fn last_word<'a>(look: &'a Look, rans: &'a Rans) -> (&'a Look, Option<&'a Ran>) {
     let look = look.otherwise.as_deref().filter(|_| !has_answer(look, rans)).unwrap_or(look);
     (look, rans.get(&look.argv))
+}
+
+/// Whether anything stands in the place of a step.
+fn is_taken_up(step: &ToolStep, rans: &Rans) -> bool {
+    let ran = step.look().and_then(|look| rans.get(&look.argv));
+    ran.is_some_and(|ran| Look::is_taken_up(ran.exit, &ran.output))
 }
 
 /// What a look at a step says, and the tool's words.

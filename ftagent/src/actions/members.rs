@@ -227,7 +227,7 @@ impl<R: Runner> Keeper<R> {
             let late = is_young && self.inherited.contains(&object);
             let end = match &why {
                 Some(why) => Err(why.clone()),
-                None => Ok(if late { Undone::NotSeen } else { Undone::Gone }),
+                None => Ok(if late { Undone::Later } else { Undone::Gone }),
             };
             ends.push((object, end));
         }

@@ -14,9 +14,11 @@ pub mod journal;
 pub mod keeper;
 mod lane;
 mod members;
+pub mod own;
 mod record;
 mod repair;
 pub mod runner;
+pub mod trial;
 mod undo;
 
 use std::collections::BTreeMap;
@@ -221,7 +223,7 @@ fn journal_of(dir: &Path, tool: &str) -> PathBuf {
 /// undone.
 pub fn undo_all(state_dir: &Path, boot: &str, name: &str, clouds: &Clouds) -> Vec<String> {
     let mut left = Vec::new();
-    for tool in TOOLS {
+    for tool in TOOLS.into_iter().chain([trial::TRIAL]) {
         let path = journal_of(&state_dir.join(DIR), tool);
         if !path.exists() {
             continue;

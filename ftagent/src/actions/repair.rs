@@ -115,9 +115,7 @@ impl<R: Runner> Keeper<R> {
         record: &mut Record,
         now_ns: u64,
     ) -> Result<(), String> {
-        let (entry, run) = self.prepare(task, step, place)?;
-        self.journal.begin(entry.into_iter().collect()).map_err(|error| error.to_string())?;
-        if run {
+        if self.prepare(task, step, place, record, now_ns)? {
             let ran = self.runner.run(&step.run);
             record.add(&step.run, &ran);
             if !ran.has_done(&step.run) {

@@ -19,8 +19,8 @@ pub(super) const PAUSE: Duration = Duration::from_millis(30);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Undone {
     Gone,
-    /// It is not there, and a command of the process before might still make it.
-    NotSeen,
+    /// It is not there, and a command of the process before might still make it; or something else has to go first.
+    Later,
 }
 
 impl<R: Runner> Keeper<R> {
@@ -30,26 +30,28 @@ impl<R: Runner> Keeper<R> {
         if entry.found || entry.step.undo.is_empty() {
             return Ok(Undone::Gone);
         }
-        let (there, said) = self.look(&entry.step)?;
+        let (there, said) = self.look_for_rest(&entry.step)?;
         if entry.step.has_value() {
             return self.undo_value(&entry, &said, record);
         }
         if there == Some(false) {
             let is_young = now_ns.saturating_sub(self.opened_ns) < LINGER_NS;
-            return Ok(if is_young && self.inherited.contains(object) { Undone::NotSeen } else { Undone::Gone });
+            return Ok(if is_young && self.inherited.contains(object) { Undone::Later } else { Undone::Gone });
         }
         for user in entry.step.users() {
             let ran = self.runner.run(&user.argv);
             if user.sees(ran.exit, &ran.output) == Some(true) {
-                // Somebody else builds on it now: it is theirs.
-                return Ok(Undone::Gone);
+                // Somebody else builds on it now: it is theirs. While something of ours is in it, that is not known.
+                let mut known = self.journal.entries().values().filter(|other| !other.found);
+                let is_early = known.any(|other| other.step.is_within(&entry.step));
+                return Ok(if is_early { Undone::Later } else { Undone::Gone });
             }
         }
         let mut why = String::new();
         for attempt in 0..TRIES {
             let ran = self.runner.run(&entry.step.undo);
             record.add(&entry.step.undo, &ran);
-            match (self.look(&entry.step)?.0, ran.has_done(&entry.step.undo)) {
+            match (self.look_for_rest(&entry.step)?.0, ran.has_done(&entry.step.undo)) {
                 (Some(false), _) | (None, true) => return Ok(Undone::Gone),
                 (Some(true), true) => {}
                 (None, false) if self.refused.contains(object) => return Ok(Undone::Gone),
@@ -97,7 +99,7 @@ impl<R: Runner> Keeper<R> {
 mod tests {
     use std::os::unix::fs::MetadataExt as _;
 
-    use ftagent_common::api::{Action, PreviewContext, preview};
+    use ftagent_common::api::{Action, NodeMeans, PreviewContext, preview};
     use uuid::Uuid;
 
     use super::super::journal::Journal;
@@ -131,8 +133,13 @@ mod tests {
         let inode = std::fs::metadata(&saved).expect("there").ino();
         let action: Action = serde_json::from_str(r#"{"type":"syn_cookies"}"#).expect("an action");
         let target = "203.0.113.5/32".parse().expect("a prefix");
-        let context =
-            PreviewContext { target, sources: Vec::new(), spoofed: false, spared: Vec::new(), lacks_busctl: false };
+        let context = PreviewContext {
+            target,
+            sources: Vec::new(),
+            spoofed: false,
+            spared: Vec::new(),
+            node: NodeMeans::default(),
+        };
         let steps = preview(&action, &context).steps();
         let (task, place) = (Uuid::nil(), 0);
         let mut kept: Journal = Journal::open(&journal);

@@ -141,7 +141,7 @@ pub async fn run(config: Config) -> Result<()> {
     let _lock = StateLock::take(&config.state_dir)?;
     let boot = boot_id();
 
-    let mut host = Host::watch(&config).await?;
+    let mut host = Host::watch(&config, &boot).await?;
     let sessions = sessions::Watch::start(&mut host);
     let settings = host.settings(&config.settings);
     let (engine, mut warnings) = start_engine(&config, settings, started, &boot)?;
@@ -261,6 +261,7 @@ pub async fn run(config: Config) -> Result<()> {
     let mut second = interval(Duration::from_secs(1));
     let mut repair = interval(REPAIR);
     let mut save = interval(SAVE);
+    daemon.host.try_police(&daemon.config.state_dir, &boot);
     println!("ready");
     crate::notify::ready();
     info!(version = env!("CARGO_PKG_VERSION"), "ready");

@@ -113,6 +113,7 @@ impl Daemon {
             active_incidents: view.active_incidents + self.flows.status().active_incidents(),
             config_version: view.config_version,
             warnings: self.all_warnings(),
+            means: Some(self.host.means()),
         };
         link.heartbeat.send_replace(Some(heartbeat));
     }

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use ftagent_common::api::{
-    Action, ExecutionOutcome, FirewallRule, PortSide, PreviewContext, Protocol, RuleExecution, effective_sources,
-    preview,
+    Action, ExecutionOutcome, FirewallRule, NodeMeans, PortSide, PreviewContext, Protocol, RuleExecution,
+    effective_sources, preview,
 };
 use ipnet::IpNet;
 use uuid::Uuid;
@@ -55,7 +55,7 @@ impl Engine {
             sources: Vec::new(),
             spoofed: incident.spoofed,
             spared: Vec::new(),
-            lacks_busctl: false,
+            node: NodeMeans::default(),
         };
         self.cooldowns.insert(
             (rule.id, incident.target),

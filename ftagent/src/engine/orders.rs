@@ -2,7 +2,9 @@
 
 use std::collections::VecDeque;
 
-use ftagent_common::api::{AckStatus, Action, AllowEntry, CommandAck, NodeCommand, Order, PreviewContext, preview};
+use ftagent_common::api::{
+    AckStatus, Action, AllowEntry, CommandAck, NodeCommand, NodeMeans, Order, PreviewContext, preview,
+};
 use ftagent_common::vocab::{IncidentStatus, Mode};
 use ipnet::IpNet;
 use uuid::Uuid;
@@ -132,8 +134,13 @@ impl Engine {
             let begun = self.begin((incident, target), key, why, action, ttl_secs, now);
             return begun.map(|()| None).map_err(|why| why.to_string());
         }
-        let context =
-            PreviewContext { target, sources: Vec::new(), spoofed: false, spared: Vec::new(), lacks_busctl: false };
+        let context = PreviewContext {
+            target,
+            sources: Vec::new(),
+            spoofed: false,
+            spared: Vec::new(),
+            node: NodeMeans::default(),
+        };
         let rules = expand(action, &context);
         let friends = Friends::of(&self.effective, &self.allow);
         for (matches, verdict, _) in &rules {

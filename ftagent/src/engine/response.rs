@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use ftagent_common::api::{Action, PreviewContext, preview};
+use ftagent_common::api::{Action, NodeMeans, PreviewContext, preview};
 use ftagent_common::packet::Ip;
 use ftagent_common::vocab::TrafficClass;
 use ipnet::IpNet;
@@ -58,7 +58,7 @@ impl Engine {
                     sources: vec![],
                     spoofed: false,
                     spared: vec![],
-                    lacks_busctl: false,
+                    node: NodeMeans::default(),
                 },
             );
             let deed = Deed::new("sources".to_owned(), 0, action, shown.do_, shown.undo);

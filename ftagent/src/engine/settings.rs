@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use ftagent_common::api::{AllowEntry, FirewallRule, HostThreshold};
+use ftagent_common::api::{AllowEntry, FirewallRule, HostThreshold, NodeMeans};
 use ftagent_common::vocab::Mode;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -17,8 +17,8 @@ pub struct Settings {
     pub response: Response,
     pub web: WebSettings,
     pub guard: Guard,
-    /// Whether the node has no `busctl`, by which firewalld is spoken to where it is there.
-    pub lacks_busctl: bool,
+    /// What the node has.
+    pub node: NodeMeans,
     /// Firewall rules of the node's own file; ids from 2^31.
     pub rules: Vec<FirewallRule>,
     /// The node's own allowlist.
@@ -150,7 +150,7 @@ impl Default for Settings {
             response: Response::default(),
             web: WebSettings::default(),
             guard: Guard::default(),
-            lacks_busctl: false,
+            node: NodeMeans::default(),
             rules: Vec::new(),
             allow: Vec::new(),
             thresholds: Vec::new(),

@@ -108,7 +108,7 @@ pub(super) fn plan(
         sources: Vec::new(),
         spoofed: false,
         spared: friends(&settings.guard, allow),
-        lacks_busctl: settings.lacks_busctl,
+        node: settings.node.clone(),
     };
     let shown = preview(&action, &context);
     if let Some(why) = shown.refused {

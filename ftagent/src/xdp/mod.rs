@@ -4,6 +4,7 @@
 //!   frames in one buffer or in several; `relief`: what replaces what, and in which order.
 //! * [`kernel`] and [`adapt`]: what this kernel has, and what is left out without it.
 //! * `undisturbed`: why signals wait while a program is loaded.
+//! * [`bucket`]: the rate of an interface, where the kernel has no policer.
 //! * [`egress`] and [`gate`]: what is learnt from what leaves, and what is dropped for it.
 //! * [`table`] and [`maps`]: the maps, typed.
 //! * [`counters`] and [`samples`]: what the kernel saw, as the engine's inputs.
@@ -11,6 +12,7 @@
 //! * [`compile`]: rules as map entries; a pure function.
 
 pub mod adapt;
+pub mod bucket;
 pub mod compile;
 pub mod counters;
 pub mod egress;

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use ftagent_common::api::{
     BaselineReport, ClassShare, CommandAck, Heartbeat, IncidentReport, InterfaceReport, MapReport, MetricsBatch,
-    MetricsSample, PROTOCOL_VERSION, PortShare, SourceShare, ThresholdReport, TimelineEntry,
+    MetricsSample, NodeMeans, PROTOCOL_VERSION, PortShare, SourceShare, ThresholdReport, TimelineEntry,
 };
 use ftagent_common::vocab::{AttachMode, AttackFamily, IncidentStatus, Mode, Severity, TrafficClass};
 use serde::Serialize;
@@ -91,6 +91,7 @@ pub(super) fn heartbeat(version: u64) -> Heartbeat {
         active_incidents: 0,
         config_version: version,
         warnings: Vec::new(),
+        means: Some(NodeMeans::default()),
     }
 }
 

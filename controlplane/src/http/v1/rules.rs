@@ -6,6 +6,7 @@ use ftagent_common::api::{Action, Preview, PreviewContext, Trigger, default_cool
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
+use uuid::Uuid;
 
 use crate::domain::{Execution, NewRule, Page, Rule, RulePatch, RuleScope};
 use crate::http::access::routes;
@@ -90,6 +91,8 @@ struct PreviewBody {
     /// An incident's id, uuid or short id.
     incident: Option<String>,
     example: Option<PreviewContext>,
+    /// The node whose tools it is shown for, where they differ; with `incident` that of the incident, if absent.
+    node: Option<Uuid>,
 }
 
 /// Lists firewall rules. Role: readonly.
@@ -173,8 +176,8 @@ async fn preview(
     State(context): State<Context>,
     JsonBody(body): JsonBody<PreviewBody>,
 ) -> Result<impl IntoResponse, ApiError> {
-    let PreviewBody { action, trigger, incident, example } = body;
-    let shown = context.app.preview_rule(&operator.actor, &action, trigger, incident.as_deref(), example).await?;
+    let PreviewBody { action, trigger, incident, example, node } = body;
+    let shown = context.app.preview_rule(&operator.actor, &action, trigger, incident.as_deref(), example, node).await?;
     Ok(PreviewAnswer::new(shown.preview, shown.context, shown.fires))
 }
 

@@ -33,7 +33,7 @@ pub fn meaning(argv: &[String], output: &str) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::{Action, PreviewContext, preview};
+    use crate::api::{Action, NodeMeans, PreviewContext, preview};
 
     #[test]
     fn what_is_so_already_is_no_error_and_everything_else_is() {
@@ -43,7 +43,7 @@ mod tests {
             sources: vec!["198.51.100.7".parse().expect("an address")],
             spoofed: false,
             spared: Vec::new(),
-            lacks_busctl,
+            node: NodeMeans { lacks_busctl, police: None },
         };
         let steps = preview(&action, &context(false)).steps();
         let (add, remove) = (&steps[0].run, &steps[0].undo);

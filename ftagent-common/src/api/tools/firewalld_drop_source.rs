@@ -56,7 +56,7 @@ impl Parameters for FirewalldDropSource {
             let family = if is_v6(source) { "ipv6" } else { "ipv4" };
             let rich = format!("rule family=\"{family}\" source address=\"{}\" drop", short(source));
             let secs = self.ttl_secs.to_string();
-            let (run, undo) = if on.lacks_busctl {
+            let (run, undo) = if on.node.lacks_busctl {
                 let add = format!("--add-rich-rule={rich}");
                 let run = argv(&["firewall-cmd", &add, &format!("--timeout={secs}")]);
                 (run, argv(&["firewall-cmd", &format!("--remove-rich-rule={rich}")]))
@@ -66,7 +66,7 @@ impl Parameters for FirewalldDropSource {
             };
             shown.step(run, undo, format!("rich rule of the default zone, timeout {secs} s: {rich}"));
         }
-        if !on.lacks_busctl {
+        if !on.node.lacks_busctl {
             shown.warnings.push(format!(
                 "a node without busctl, which comes with systemd, runs instead for each: \
                  firewall-cmd --add-rich-rule=<rule> --timeout={}",

@@ -6,6 +6,7 @@ use ipnet::IpNet;
 
 use super::firewalld_drop_source::RichRule;
 use super::step::ToolStep;
+use super::tc_police_interface::IFB_PREFIX;
 use super::ufw_look;
 use super::xtables::CHAIN_PREFIX;
 use crate::api::preview::argv;
@@ -68,6 +69,11 @@ impl Look {
 }
 
 impl Look {
+    /// Whether anything is where the object would be, for objects that are known by their place alone.
+    pub fn is_taken_up(exit: Option<i32>, output: &str) -> bool {
+        exit == Some(0) && !output.trim().is_empty()
+    }
+
     /// What was found in place of the object, which the tool would keep.
     pub fn taken<'a>(&self, exit: Option<i32>, output: &'a str) -> Option<&'a str> {
         let is_other =
@@ -123,12 +129,31 @@ impl ToolStep {
                 }
                 look(argv(&["sysctl", "-n", name]), There::Line(enough))
             }
+            ["ip", "link", "add", "name", device, "type", "ifb"] => {
+                let is_marked = device.starts_with(IFB_PREFIX);
+                Look { is_marked, ..look(argv(&["ip", "link", "show", "dev", device]), There::Output) }
+            }
+            ["ip", "link", "set", "dev", device, .., "up"] => {
+                let is_marked = device.starts_with(IFB_PREFIX);
+                Look { is_marked, ..look(argv(&["ip", "link", "show", "dev", device, "up"]), There::Output) }
+            }
+            ["tc", "qdisc", "add", "dev", device, "root", "tbf", ..] => {
+                let is_marked = device.starts_with(IFB_PREFIX);
+                let there = There::Start(vec!["qdisc tbf ".to_owned()]);
+                Look { is_marked, ..look(argv(&["tc", "qdisc", "show", "dev", device]), there) }
+            }
             ["tc", "qdisc", "add", "dev", interface, "clsact"] => {
                 // `ingress` has the same place and takes the same filters.
                 let any = ["qdisc clsact ", "qdisc ingress "].map(str::to_owned).into();
                 look(argv(&["tc", "qdisc", "show", "dev", interface]), There::Start(any))
             }
-            ["tc", "filter", "add", "dev", interface, "ingress", "pref", place, ..] => {
+            ["tc", "filter", "add", "dev", interface, "ingress", "pref", place, .., "redirect", "dev", device] => {
+                // Where that device is gone, another of the same name is not the one that the filter means.
+                let question = ["tc", "filter", "show", "dev", interface, "ingress", "pref", place];
+                marked(argv(&question), There::Word(format!("{device})")))
+            }
+            ["tc", "filter", "add", "dev", interface, "ingress", "pref", place, ..]
+            | ["ftagent", "tc-bucket", "--interface", interface, "--pref", place, ..] => {
                 let question = ["tc", "filter", "show", "dev", interface, "ingress", "pref", place];
                 marked(argv(&question), There::Output)
             }
@@ -164,7 +189,24 @@ impl ToolStep {
     /// Whether the step's object is known by its place alone, where something else of ours may stand: then that is undone
     /// first.
     pub fn is_by_place(&self) -> bool {
-        self.run.starts_with(&["tc", "filter"].map(str::to_owned))
+        self.filtered().is_some()
+    }
+
+    /// The interface that the step makes a filter of.
+    fn filtered(&self) -> Option<&str> {
+        let words: Vec<&str> = self.run.iter().map(String::as_str).collect();
+        match *words {
+            ["tc", "filter", "add", "dev", interface, ..] | ["ftagent", "tc-bucket", "--interface", interface, ..] => {
+                Some(interface)
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether the step's object is a part of that of `other`, and goes with it.
+    pub fn is_within(&self, other: &Self) -> bool {
+        let words: Vec<&str> = other.run.iter().map(String::as_str).collect();
+        matches!(*words, ["tc", "qdisc", "add", "dev", interface, "clsact"] if self.filtered() == Some(interface))
     }
 
     /// Whether the step leaves somebody alone whom another step of its plan would meet.
@@ -173,7 +215,8 @@ impl ToolStep {
         match words.as_slice() {
             ["ufw", "prepend", verb, ..] => *verb == "allow",
             ["iptables" | "ip6tables", .., "-j", target] => *target == "RETURN",
-            ["tc", "filter", .., "action", verdict] => *verdict == "ok",
+            // The first is that of agents before this one.
+            ["tc", "filter", .., "action", "ok"] | ["tc", "filter", .., "flowid", _] => true,
             _ => false,
         }
     }
@@ -187,7 +230,7 @@ impl ToolStep {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::{Action, PreviewContext, preview};
+    use crate::api::{Action, NodeMeans, PreviewContext, preview};
 
     fn steps(json: &str) -> Vec<ToolStep> {
         let action: Action = serde_json::from_str(json).expect(json);
@@ -196,7 +239,7 @@ mod tests {
             sources: vec!["198.51.100.7".parse().expect("an address")],
             spoofed: false,
             spared: vec!["192.0.2.0/24".parse().expect("a prefix")],
-            lacks_busctl: false,
+            node: NodeMeans::default(),
         };
         preview(&action, &context).steps()
     }

@@ -36,7 +36,7 @@ mod xtables;
 use ipnet::IpNet;
 
 use super::action::ParameterError;
-use super::preview::Preview;
+use super::preview::{NodeMeans, Preview};
 
 pub use answer::{is_so_already, meaning};
 pub use cloudflare_block::{
@@ -60,7 +60,7 @@ pub use null_route_source::NullRouteSource;
 pub use remainder::minus;
 pub use step::ToolStep;
 pub use syn_cookies::SynCookies;
-pub use tc_police_interface::TcPoliceInterface;
+pub use tc_police_interface::{PoliceLack, PoliceMeans, PoliceWay, TcPoliceInterface, police_trial};
 pub use ufw_deny_protocol::{UfwDenyProtocol, UfwProtocol};
 pub use ufw_deny_source::UfwDenySource;
 pub use vultr_block::{VULTR_API, VultrBlock, accept_rule, group_rules, piece_notes, piece_of};
@@ -71,8 +71,7 @@ pub(super) struct Ground<'a> {
     pub(super) target: IpNet,
     /// Whom an action that concerns everybody leaves alone.
     pub(super) spared: &'a [IpNet],
-    /// Whether the node has no `busctl`.
-    pub(super) lacks_busctl: bool,
+    pub(super) node: &'a NodeMeans,
 }
 
 /// An action of another tool.

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use proptest::prelude::*;
 
-use crate::api::{Action, Preview, PreviewContext, preview};
+use crate::api::{Action, NodeMeans, PoliceMeans, PoliceWay, Preview, PreviewContext, preview};
 
 const ZONE: &str = "0123456789abcdef0123456789abcdef";
 const GROUP: &str = "0f9619ff-8b86-4011-b42d-00cf4fc964ff";
@@ -43,7 +43,7 @@ fn context(target: &str, sources: &[&str]) -> PreviewContext {
         sources: sources.iter().map(|s| s.parse().expect("an address")).collect(),
         spoofed: false,
         spared: Vec::new(),
-        lacks_busctl: false,
+        node: NodeMeans::default(),
     }
 }
 
@@ -139,7 +139,7 @@ fn the_commands_are_the_tools_own() {
     );
     check_in(
         r#"{"type":"firewalld_drop_source","sources":["192.0.2.0/24"],"ttl_secs":60}"#,
-        &PreviewContext { lacks_busctl: true, ..context("203.0.113.5/32", &[]) },
+        &PreviewContext { node: NodeMeans { lacks_busctl: true, police: None }, ..context("203.0.113.5/32", &[]) },
         &[(
             "firewall-cmd --add-rich-rule=rule family=\"ipv4\" source address=\"192.0.2.0/24\" drop --timeout=60",
             "firewall-cmd --remove-rich-rule=rule family=\"ipv4\" source address=\"192.0.2.0/24\" drop",
@@ -293,7 +293,7 @@ fn actions_on_everybody_leave_those_alone_who_are_spared() {
         let last = shown.do_.last().expect("a step").join(" ");
         // The rule is reached only when those who are spared stand before it; ufw puts the newest first.
         let spares = json.contains("ufw") == last.contains("allow");
-        assert!(spares && !last.contains("RETURN") && !last.contains("u32"), "{json}: {last}");
+        assert!(spares && !last.contains("RETURN") && !last.contains("flowid"), "{json}: {last}");
     }
     here.spared = (0..65_u32).map(|n| IpAddr::from((0xc633_6400 + n).to_be_bytes()).into()).collect();
     for json in all() {
@@ -355,8 +355,10 @@ proptest! {
         };
         if let Ok(action) = action(&value.to_string()) {
             let target = "203.0.113.5/32".parse().expect("a prefix");
-            let lacks_busctl = number % 2 == 0;
-            let context = PreviewContext { target, sources: vec![], spoofed: false, spared: vec![], lacks_busctl };
+            let ways = PoliceWay::ALL[(number % 3) as usize..].to_vec();
+            let police = (number % 4 > 0).then_some(PoliceMeans { ways, lacking: vec![] });
+            let node = NodeMeans { lacks_busctl: number % 2 == 0, police };
+            let context = PreviewContext { target, sources: vec![], spoofed: false, spared: vec![], node };
             let shown = preview(&action, &context);
             for vector in shown.do_.iter().chain(&shown.undo).chain(&shown.unless) {
                 // The default zone of firewalld has no name.

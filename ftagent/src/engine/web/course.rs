@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use ftagent_common::api::{Action, PreviewContext, SourceShare, VectorShare, preview};
+use ftagent_common::api::{Action, NodeMeans, PreviewContext, SourceShare, VectorShare, preview};
 use ftagent_common::vocab::AttackFamily;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -168,7 +168,7 @@ impl Engine {
             sources: Vec::new(),
             spoofed: false,
             spared: Vec::new(),
-            lacks_busctl: false,
+            node: NodeMeans::default(),
         };
         let shown = preview(&action, &context);
         let deed = Deed::new(DEED.to_owned(), 0, action, shown.do_, shown.undo);

@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use ftagent::actions::Actions;
 use ftagent::actions::cloud::Clouds;
-use ftagent::actions::runner::{Runner as _, System};
+use ftagent::actions::runner::System;
+use ftagent::actions::trial;
 use ftagent::clock;
 use ftagent::enforce::nftables::Nftables;
 use ftagent::engine::{Acted, ActionSet, Ending, Outcome, RuleSet, Settings};
@@ -20,6 +21,7 @@ use ftagent_common::api::Action;
 use ftagent_lab::floods::Dice;
 use tokio::sync::mpsc::UnboundedReceiver;
 
+use super::by_way;
 use super::firewalls::{prepare_fail2ban, prepare_firewalld, prepare_ufw};
 use super::sessions::rule;
 use crate::floods::TARGET;
@@ -104,7 +106,9 @@ impl Drop for Stranger {
 /// The engine at the moment at which a rule with this action has fired, when its incident opened on the simulated clock,
 /// and when the last tick began on the real one.
 pub(super) fn asked(json: &str, is_asked: impl Fn(&Kernel) -> bool) -> (Kernel, u64, u64) {
+    let (police, json) = by_way(json);
     let mut settings = Settings { rules: vec![rule(7, json)], ..Settings::default() };
+    settings.node.police = police;
     settings.response.automatic = false;
     settings.detection.floor_pps = 500;
     let mut k = Kernel::new(settings);
@@ -145,7 +149,7 @@ pub(super) struct Bench {
     actions: Option<Actions>,
     results: UnboundedReceiver<Vec<Acted>>,
     pub(super) stranger: Stranger,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl Bench {
@@ -153,7 +157,7 @@ impl Bench {
         let dir = tempfile::tempdir().unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let (actions, results) = Actions::open(dir.path(), "this boot", "node", Clouds::default());
-        Self { runtime, actions: Some(actions), results, stranger: Stranger::new(), _dir: dir }
+        Self { runtime, actions: Some(actions), results, stranger: Stranger::new(), dir }
     }
 
     /// Gives the tools `set` and waits for what becomes of `task`.
@@ -214,7 +218,8 @@ impl Bench {
     /// Many incidents, and a line about them.
     fn measure(&mut self, json: &str, is_seen: bool) -> Took {
         let mut took = Took { commands: 0, done_us: Vec::new(), effect_us: Vec::new() };
-        let is_nftables = serde_json::from_str::<Action>(json).unwrap().tool() == "nftables";
+        let action: Action = serde_json::from_str(by_way(json).1).unwrap();
+        let is_nftables = action.tool() == "nftables";
         for _ in 0..runs() {
             let (commands, done_us, effect_us) =
                 if is_nftables { self.once_by_nftables(json) } else { self.once(json, is_seen) };
@@ -224,7 +229,6 @@ impl Bench {
         }
         took.done_us.sort_unstable();
         took.effect_us.sort_unstable();
-        let action: Action = serde_json::from_str(json).unwrap();
         let ms = |all: &[u64], share: usize| all[(all.len() * share).div_ceil(100).max(1) - 1] as f64 / 1e3;
         println!(
             "{:<28} {:>2} {:>5} {:>9.1} {:>9.1} {:>9.1} {:>9.1} {:>9.1}  {}",
@@ -276,15 +280,13 @@ fn the_time_from_the_opening_to_the_effect_is_printed() {
         bench.measure(&on_stranger(r#""nft_drop_source""#), true);
         bench.measure(&on_stranger(r#""null_route_source""#), true);
         bench.measure(r#"{"type":"syn_cookies"}"#, false);
-        let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
-        let police = "tc filter add dev ft0 ingress protocol all matchall action police rate 1mbit burst 10000 drop";
-        let able =
-            System.run(&words("tc qdisc add dev ft0 clsact")).is_success() && System.run(&words(police)).is_success();
-        System.run(&words("tc qdisc del dev ft0 clsact"));
-        if able {
-            bench.measure(r#"{"type":"tc_police_interface","interface":"ft0","bps":8000,"burst_bytes":2048}"#, false);
-        } else {
-            println!("tc_police_interface: not measured, the kernel has no policer");
+        let ways = &trial::police(System, bench.dir.path(), "this boot").expect("tried").ways;
+        for way in ways {
+            let word = serde_json::to_value(way).unwrap();
+            let word = word.as_str().unwrap();
+            println!("by {word}:");
+            let limit = r#"{"type":"tc_police_interface","interface":"ft0","bps":8000,"burst_bytes":2048}"#;
+            bench.measure(&format!("{word} {limit}"), true);
         }
     });
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use ftagent::actions::runner::{PATH, Ran, Runner, System};
 use ftagent::engine::Outcome;
+use ftagent_common::api::NodeMeans;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
@@ -188,6 +189,10 @@ fn what_stands_in_the_place_of_a_rule_of_ufw_stays_and_is_told() {
     });
 }
 
+fn node(lacks_busctl: bool) -> NodeMeans {
+    NodeMeans { lacks_busctl, police: None }
+}
+
 /// An action fails, says `why`, and leaves nothing.
 fn fails_in_ufw(why: &str) {
     let before = whole_ufw();
@@ -241,7 +246,7 @@ fn firewalld_is_as_before_after_its_action() {
         let whole = || dump() + &tool("firewall-cmd --list-all").unwrap();
         // By its bus, and by its own program where there is no busctl.
         for lacks_busctl in [false, true] {
-            survive_plan(FIREWALLD, steps_where(FIREWALLD, lacks_busctl), &whole);
+            survive_plan(FIREWALLD, steps_where(FIREWALLD, node(lacks_busctl)), &whole);
         }
     });
 }
@@ -258,11 +263,11 @@ fn one_agent_undoes_in_firewalld_what_another_did_by_its_other_program() {
         for lacked in [false, true] {
             let dir = tempfile::tempdir().unwrap();
             let mut keeper = open(System, dir.path(), 0);
-            keeper.set(vec![wanted(1, steps_where(FIREWALLD, lacked))], []);
+            keeper.set(vec![wanted(1, steps_where(FIREWALLD, node(lacked)))], []);
             assert_eq!(outcomes(&keeper.work(0)), [&Outcome::Applied]);
             let during = whole();
             let mut keeper = open(System, dir.path(), 0);
-            keeper.set(vec![wanted(1, steps_where(FIREWALLD, !lacked))], []);
+            keeper.set(vec![wanted(1, steps_where(FIREWALLD, node(!lacked)))], []);
             let again = keeper.work(0);
             assert_eq!((outcomes(&again), again[0].commands.len()), (vec![&Outcome::Applied], 0));
             assert_eq!(whole(), during);

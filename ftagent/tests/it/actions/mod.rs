@@ -17,14 +17,15 @@ use ftagent::actions::journal::Journal;
 use ftagent::actions::keeper::Keeper;
 use ftagent::actions::runner::{Ran, Runner};
 use ftagent::engine::{Acted, Outcome, Wanted};
-use ftagent_common::api::{Action, PreviewContext, ToolStep, preview};
+use ftagent_common::api::{Action, NodeMeans, PoliceMeans, PreviewContext, ToolStep, preview};
 use uuid::Uuid;
 
 /// So long after a start nothing of the process before can come late any more.
 const LATER_NS: u64 = 1_000_000_000_000;
 
-/// One action of each kind that the machine itself can carry out, some with a step in common.
-const LOCAL: [&str; 13] = [
+/// One action of each kind that the machine itself can carry out, some with a step in common. Before one that kernels
+/// carry out in several ways stands the way.
+const LOCAL: [&str; 16] = [
     r#"{"type":"iptables_drop_source","sources":["198.51.100.7/32"]}"#,
     r#"{"type":"iptables_drop_source","sources":["198.51.100.7/32","2001:db8::7/128"]}"#,
     r#"{"type":"iptables_drop_protocol","protocol":"udp"}"#,
@@ -38,13 +39,24 @@ const LOCAL: [&str; 13] = [
     r#"{"type":"null_route_source","sources":["198.51.100.7/32","2001:db8::7/128"]}"#,
     r#"{"type":"null_route_source","sources":["198.51.100.7/32","10.0.0.0/16"]}"#,
     r#"{"type":"syn_cookies"}"#,
+    r#"ifb {"type":"tc_police_interface","interface":"lo","bps":1000000000}"#,
+    r#"program {"type":"tc_police_interface","interface":"lo","bps":1000000}"#,
+    r#"program {"type":"tc_police_interface","interface":"lo","bps":2000000,"burst_bytes":4096}"#,
 ];
 
 fn steps(json: &str) -> Vec<ToolStep> {
-    steps_where(json, false)
+    let (police, json) = by_way(json);
+    steps_where(json, NodeMeans { police, ..NodeMeans::default() })
 }
 
-fn steps_where(json: &str, lacks_busctl: bool) -> Vec<ToolStep> {
+/// The way before an action, and the action.
+fn by_way(json: &str) -> (Option<PoliceMeans>, &str) {
+    let (way, json) = json.split_at(json.find('{').expect("an action"));
+    let way = serde_json::from_value(way.trim().into()).ok();
+    (way.map(|way| PoliceMeans { ways: vec![way], lacking: Vec::new() }), json)
+}
+
+fn steps_where(json: &str, node: NodeMeans) -> Vec<ToolStep> {
     let action: Action = serde_json::from_str(json).expect(json);
     action.validate().expect(json);
     let net = |text: &str| text.parse().expect("a prefix");
@@ -53,7 +65,7 @@ fn steps_where(json: &str, lacks_busctl: bool) -> Vec<ToolStep> {
         sources: Vec::new(),
         spoofed: false,
         spared: vec![net("192.0.2.0/24"), net("192.0.2.77/32"), net("2001:db8:7::/48")],
-        lacks_busctl,
+        node,
     };
     preview(&action, &context).steps()
 }

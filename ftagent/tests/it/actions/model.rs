@@ -1,4 +1,4 @@
-//! A model of iptables, ipset, ip and sysctl, as far as the plans use them: fast enough for many thousand sequences.
+//! A model of iptables, ipset, ip, tc and sysctl, as far as the plans use them: fast enough for many thousand sequences.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,6 +14,12 @@ pub(super) struct World {
     pub(super) sets: BTreeMap<String, BTreeSet<String>>,
     pub(super) routes: BTreeSet<String>,
     pub(super) cookies: String,
+    /// Whether each device is up.
+    links: BTreeMap<String, bool>,
+    /// Device and kind.
+    qdiscs: BTreeSet<(String, String)>,
+    /// By device and preference; what is added twice is there twice.
+    filters: BTreeMap<(String, String), Vec<String>>,
 }
 
 impl World {
@@ -53,6 +59,7 @@ impl World {
                 let ours = self.routes.iter().filter_map(|r| r.strip_prefix(&start)?.strip_suffix(" blackhole"));
                 return (0, ours.map(|prefix| format!("187:\tfrom {} blackhole\n", short(prefix))).collect());
             }
+            ["ip", "link", ..] | ["tc" | "ftagent", ..] => return self.traffic_control(&words),
             ["ip", family, what, verb @ ("add" | "del"), rest @ ..] => {
                 let object = format!("{family} {what} {}", rest.join(" "));
                 let done = if *verb == "add" { self.routes.insert(object) } else { self.routes.remove(&object) };
@@ -84,6 +91,78 @@ impl World {
             }
         }
         (0, String::new())
+    }
+
+    fn traffic_control(&mut self, words: &[&str]) -> (i32, String) {
+        const GONE: &str = "Cannot find device";
+        let gone = || (1, GONE.to_owned());
+        let said = |there: bool, line: &str| (0, if there { line.to_owned() } else { String::new() });
+        match *words {
+            ["ip", "link", "show", "dev", device] => self.links.get(device).map_or_else(gone, |_| said(true, "link")),
+            ["ip", "link", "show", "dev", device, "up"] => {
+                self.links.get(device).map_or_else(gone, |is_up| said(*is_up, "link"))
+            }
+            ["ip", "link", "add", "name", device, ..] => {
+                (2 * i32::from(self.links.insert(device.to_owned(), false).is_some()), String::new())
+            }
+            ["ip", "link", "del", "dev", device] => {
+                self.qdiscs.retain(|(of, _)| of != device);
+                (i32::from(self.links.remove(device).is_none()), GONE.to_owned())
+            }
+            ["ip", "link", "set", "dev", device, .., way] => match self.links.get_mut(device) {
+                Some(is_up) => {
+                    *is_up = way == "up";
+                    said(true, "")
+                }
+                None => gone(),
+            },
+            ["tc", "qdisc", "show", "dev", device] => {
+                let of = self.qdiscs.iter().filter(|(of, _)| of == device);
+                (0, of.map(|(_, kind)| format!("qdisc {kind} 1:\n")).collect())
+            }
+            ["tc", "qdisc", verb, "dev", device, ref rest @ ..] => {
+                let kind = if rest.contains(&"clsact") { "clsact" } else { "tbf" };
+                if kind == "tbf" && !self.links.contains_key(device) {
+                    return gone();
+                }
+                let object = (device.to_owned(), kind.to_owned());
+                if verb == "add" {
+                    return (2 * i32::from(!self.qdiscs.insert(object)), String::new());
+                }
+                self.filters.retain(|(of, _), _| kind != "clsact" || of != device);
+                (2 * i32::from(!self.qdiscs.remove(&object)), String::new())
+            }
+            ["tc", "filter", "show", "dev", device, _] => {
+                (0, self.filters.iter().filter(|((of, _), _)| of == device).flat_map(|(_, all)| all.clone()).collect())
+            }
+            ["tc", "filter", "show", "dev", device, _, "pref", place] => {
+                let all = self.filters.get(&(device.to_owned(), place.to_owned())).into_iter().flatten();
+                let one = |line: &String| match line.split_once("redirect dev ") {
+                    Some((_, to)) if self.links.contains_key(to.trim()) => {
+                        format!("(Redirect to device {})\n", to.trim())
+                    }
+                    Some(_) => "(Redirect to device *)\n".to_owned(),
+                    None => line.clone(),
+                };
+                (0, all.map(one).collect())
+            }
+            ["tc", "filter", "del", "dev", device, "ingress", "pref", place] => {
+                let there = self.filters.remove(&(device.to_owned(), place.to_owned()));
+                (2 * i32::from(there.is_none()), String::new())
+            }
+            ["tc", "filter", "add", "dev", device, "ingress", "pref", place, ref rest @ ..]
+            | ["ftagent", "tc-bucket", "--interface", device, "--pref", place, ref rest @ ..] => {
+                let line = rest.join(" ") + "\n";
+                let has_device =
+                    line.split_once("redirect dev ").is_none_or(|(_, to)| self.links.contains_key(to.trim()));
+                if !has_device || !self.qdiscs.contains(&(device.to_owned(), "clsact".to_owned())) {
+                    return (2, "Parent Qdisc doesn't exists.".to_owned());
+                }
+                self.filters.entry((device.to_owned(), place.to_owned())).or_default().push(line);
+                said(true, "")
+            }
+            ref other => panic!("the model does not know {other:?}"),
+        }
     }
 
     fn tables(&mut self, program: &str, verb: &str, chain: &str, rule: &str) -> i32 {

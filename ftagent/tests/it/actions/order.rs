@@ -8,7 +8,7 @@ use std::rc::Rc;
 use ftagent::actions::keeper::Keeper;
 use ftagent::actions::runner::{Ran, Runner};
 use ftagent::engine::Outcome;
-use ftagent_common::api::{Action, PreviewContext, ToolStep, preview};
+use ftagent_common::api::{Action, NodeMeans, PreviewContext, ToolStep, preview};
 use ftagent_lab::floods::Dice;
 use ipnet::IpNet;
 
@@ -85,7 +85,7 @@ impl Tools {
     /// Whether what everybody meets is met by packets from `source`.
     fn meets(&self, source: &IpNet) -> bool {
         let deny = self.ufw.iter().find(|r| r.contains("from any") || r.contains(&format!("from {} ", short(source))));
-        let passes = format!("src {source} action ok");
+        let passes = format!("src {source} flowid");
         deny.is_some_and(|rule| rule.starts_with("deny"))
             || self.polices() && !self.filters.values().flatten().any(|f| f.contains(&passes))
     }
@@ -133,7 +133,7 @@ fn plan(json: &str, spared: &[&str]) -> Vec<ToolStep> {
         sources: Vec::new(),
         spoofed: false,
         spared: spared.iter().map(|s| s.parse().unwrap()).collect(),
-        lacks_busctl: false,
+        node: NodeMeans::default(),
     };
     preview(&action, &context).steps()
 }

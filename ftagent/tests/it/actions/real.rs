@@ -6,7 +6,7 @@ use std::process::Command;
 use ftagent::actions::keeper::Keeper;
 use ftagent::actions::runner::{PATH, Ran, Runner, System};
 use ftagent::engine::{Outcome, Wanted};
-use ftagent_common::api::{SetListing, ToolStep};
+use ftagent_common::api::{NodeMeans, SetListing, ToolStep};
 use ftagent_lab::floods::Dice;
 use nix::sched::{CloneFlags, unshare};
 
@@ -24,6 +24,7 @@ const DUMPS: &[&[&str]] = &[
     &["ip", "-6", "route", "show", "table", "all"],
     &["tc", "qdisc", "show", "dev", "lo"],
     &["tc", "filter", "show", "dev", "lo", "ingress"],
+    &["ip", "-o", "link", "show", "type", "ifb"],
     &["sysctl", "net.ipv4.tcp_syncookies"],
 ];
 
@@ -64,7 +65,15 @@ pub(super) fn dump() -> String {
         let output = Command::new(words[0]).args(&words[1..]).env("PATH", PATH).output().expect(words[0]);
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         // Times of the dump are no rules, and counters of policies grow with the machine's own discovery of neighbours.
-        let lines = text.lines().filter(|l| !l.starts_with('#')).map(|l| l.split(" [").next().unwrap_or(l).to_owned());
+        // A program that is loaded again has another number, and so has the table of a filter that is made again.
+        let line = |l: &str| {
+            let l = l.split(" [").next().and_then(|l| l.split(" id ").next()).unwrap_or(l);
+            let words: Vec<&str> = l.split(' ').collect();
+            let is_number = |at: usize| at > 0 && words.contains(&"u32") && ["fh", "ht"].contains(&words[at - 1]);
+            let kept = words.iter().enumerate().filter(|(at, _)| !is_number(*at));
+            kept.map(|(_, word)| *word).collect::<Vec<_>>().join(" ")
+        };
+        let lines = text.lines().filter(|l| !l.starts_with('#')).map(line);
         format!("{words:?}\n{}\n", lines.collect::<Vec<_>>().join("\n"))
     };
     DUMPS.iter().map(of).collect()
@@ -208,6 +217,41 @@ fn every_action_of_the_machines_own_tools_is_done_and_undone_without_a_trace() {
     });
 }
 
+/// A filter whose device is gone drops everything, and looks as if it were there.
+#[test]
+fn a_filter_without_its_device_does_not_stay() {
+    inside(|| {
+        let before = dump();
+        let dir = tempfile::tempdir().unwrap();
+        // Two rates: the stricter comes first, since nothing that is redirected comes to another.
+        let strict = steps(r#"ifb {"type":"tc_police_interface","interface":"lo","bps":8000}"#);
+        let all = vec![wanted(1, steps(LOCAL[13])), wanted(2, strict.clone())];
+        let place = |steps: &[ToolStep]| steps.last().unwrap().run[7].parse::<u32>().unwrap();
+        assert!(place(&strict) < place(&all[0].steps));
+        let gone = |steps: &[ToolStep]| tool(&steps[0].undo.join(" ")).unwrap();
+        let mut keeper = open(System, dir.path(), 0);
+        keeper.set(all.clone(), []);
+        assert_eq!(outcomes(&keeper.work(0)), [&Outcome::Applied, &Outcome::Applied]);
+        let during = dump();
+        gone(&strict);
+        assert_eq!(there(strict.last().unwrap()), Some(false));
+        // By who goes on, and by who starts next.
+        keeper.repair(0);
+        assert!(all.iter().flat_map(|one| &one.steps).all(|step| there(step) == Some(true)));
+        gone(&strict);
+        let mut keeper = open(System, dir.path(), 0);
+        keeper.set(all.clone(), []);
+        assert_eq!(outcomes(&keeper.work(0)), [&Outcome::Applied, &Outcome::Applied]);
+        assert!(all.iter().flat_map(|one| &one.steps).all(|step| there(step) == Some(true)));
+        assert_eq!(dump().lines().count(), during.lines().count(), "nothing twice: {}", dump());
+        gone(&strict);
+        keeper.set(Vec::new(), all.iter().map(|one| one.task));
+        assert_eq!(outcomes(&keeper.work(LATER_NS)), [&Outcome::Undone, &Outcome::Undone]);
+        assert!(keeper.is_idle(), "{:?}", keeper.stuck());
+        same("undone", &dump(), &before);
+    });
+}
+
 #[test]
 fn the_tools_are_as_before_after_any_sequence() {
     let sequences = u64::from(count(60));
@@ -217,6 +261,14 @@ fn the_tools_are_as_before_after_any_sequence() {
             lanes.spawn(move || some_sequences((first..=sequences).step_by(LANES as usize)));
         }
     });
+}
+
+/// Whether somebody else may take it away between two looks and nobody is harmed by what is tried then.
+fn is_taken_away(step: &ToolStep) -> bool {
+    step.run[0].ends_with("tables")
+        || step.run[0] == "tc"
+        || step.run[..2] == ["ip", "link"]
+        || step.run[0] == "ftagent"
 }
 
 /// Namespaces in which sequences run at the same time.
@@ -234,8 +286,7 @@ fn some_sequences(seeds: impl Iterator<Item = u64> + Send + 'static) {
                 dir.path(),
                 || System,
                 |dice, set| {
-                    let all: Vec<_> =
-                        set.iter().flat_map(|w| &w.steps).filter(|s| s.run[0].ends_with("tables")).collect();
+                    let all: Vec<_> = set.iter().flat_map(|w| &w.steps).filter(|s| is_taken_away(s)).collect();
                     if !all.is_empty() {
                         System.run(&all[dice.below(all.len() as u64) as usize].undo);
                     }
@@ -299,7 +350,8 @@ fn a_missing_tool_is_a_failure_that_says_so_and_leaves_nothing() {
         ] {
             let dir = tempfile::tempdir().unwrap();
             let mut keeper: Keeper<Without> = open(Without(tool), dir.path(), 0);
-            keeper.set(vec![wanted(1, steps_where(json, tool == "firewall-cmd"))], []);
+            let node = NodeMeans { lacks_busctl: tool == "firewall-cmd", police: None };
+            keeper.set(vec![wanted(1, steps_where(json, node))], []);
             let acted = keeper.work(0);
             let [Outcome::Failed(why)] = outcomes(&acted)[..] else { panic!("{json}: {acted:#?}") };
             assert!(why.contains("is not installed: install the package"), "{json}: {why}");

@@ -4,13 +4,15 @@
 use std::cell::{Cell, RefCell};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
+use std::time::Duration;
 
 use ftagent::actions::runner::{Runner as _, System};
 use ftagent::config::Config;
 use ftagent::engine::{Input, Session, Settings};
 use ftagent::ground::Host;
+use ftagent::persist;
 use ftagent::sessions::{Reader, Sessions, SessionsError};
-use ftagent_common::api::{FirewallRule, ToolStep};
+use ftagent_common::api::{FirewallRule, PoliceMeans, PoliceWay, ToolStep};
 use ftagent_lab::floods::{Dice, real};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use proptest::prelude::*;
@@ -18,6 +20,7 @@ use proptest::test_runner::TestRunner;
 
 use super::friends::is_dropped;
 use super::model::World;
+use super::real::dump;
 use super::{do_step, undo_step};
 use crate::floods::TARGET;
 use crate::kernel::Kernel;
@@ -34,7 +37,7 @@ pub(super) fn host(dir: &Path, management: &str) -> (tokio::runtime::Runtime, Co
     std::fs::write(&path, format!("[[interface]]\nname = \"lo\"\n{management}")).unwrap();
     let config = Config::load(&path).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let host = runtime.block_on(Host::watch(&config)).unwrap();
+    let host = runtime.block_on(Host::watch(&config, "boot")).unwrap();
     (runtime, config, host)
 }
 
@@ -126,11 +129,14 @@ fn cut<'a>(steps: &[&'a ToolStep], peer: IpAddr) -> Option<&'a ToolStep> {
     if let Some(denied) = first.filter(|s| has(s, "deny")) {
         return Some(denied);
     }
-    // A filter of tc that lets pass comes before the one that polices.
-    let police = of("tc").into_iter().find(|s| has(s, "police"));
+    // A program knows itself whom it lets pass; a filter of tc that does comes before the one that polices or redirects.
+    if let Some(program) = of("ftagent").into_iter().find(|s| !meets(s)) {
+        return Some(program);
+    }
+    let police = of("tc").into_iter().find(|s| has(s, "police") || has(s, "redirect"));
     let pref = |s: &ToolStep| s.run.iter().skip_while(|w| *w != "pref").nth(1).and_then(|w| w.parse::<u32>().ok());
     if let Some(police) = police
-        && !of("tc").iter().any(|s| has(s, "ok") && meets(s) && pref(s) < pref(police))
+        && !of("tc").iter().any(|s| has(s, "flowid") && meets(s) && pref(s) < pref(police))
     {
         return Some(police);
     }
@@ -150,9 +156,10 @@ fn no_rules_cut_a_session_in_use_in_any_tool() {
         prop::collection::vec((0..ACTIONS, prop::collection::vec(source(), 1..6)), 1..6),
         any::<bool>(),
         any::<bool>(),
+        0..PoliceWay::ALL.len(),
     );
     let config = ProptestConfig { cases: 150, failure_persistence: None, ..ProptestConfig::default() };
-    let done = TestRunner::new(config).run(&inputs, |(sessions, later, control, rules, managed, automatic)| {
+    let done = TestRunner::new(config).run(&inputs, |(sessions, later, control, rules, managed, automatic, way)| {
         let mut borrowed = hosts[usize::from(managed)].borrow_mut();
         let (_, config, host) = &mut *borrowed;
         let control: Vec<_> = control.into_iter().map(|ip| (ip, 8_443)).collect();
@@ -167,7 +174,12 @@ fn no_rules_cut_a_session_in_use_in_any_tool() {
         };
         file.response.automatic = automatic;
         file.detection.floor_pps = 500;
-        let mut k = Kernel::new(host.settings(&file));
+        let with_way = |host: &Host| {
+            let mut settings = host.settings(&file);
+            settings.node.police = Some(PoliceMeans { ways: vec![PoliceWay::ALL[way]], lacking: Vec::new() });
+            settings
+        };
+        let mut k = Kernel::new(with_way(host));
         attack(&mut k);
         let mut all = sessions;
         for round in 0..2 {
@@ -203,7 +215,7 @@ fn no_rules_cut_a_session_in_use_in_any_tool() {
                 // Who comes while all of it is in force is spared from then on.
                 all.extend(later.iter().cloned());
                 host.set_sessions(seen(&all));
-                k.tell(Input::Settings(Box::new(host.settings(&file))));
+                k.tell(Input::Settings(Box::new(with_way(host))));
             }
         }
         // Sessions that cannot be read: nothing automated stays.
@@ -245,11 +257,13 @@ fn a_refusal_names_the_session_and_is_told_like_the_others() {
 }
 
 /// What the engine would have run of `action`, when `host` knows who is connected.
-fn planned(host: &Host, action: &str) -> Vec<ToolStep> {
+fn planned(host: &Host, police: Option<PoliceMeans>, action: &str) -> Vec<ToolStep> {
     let mut file = Settings { rules: vec![rule(7, action)], ..Settings::default() };
     file.response.automatic = false;
     file.detection.floor_pps = 500;
-    let mut k = Kernel::new(host.settings(&file));
+    let mut settings = host.settings(&file);
+    settings.node.police = police;
+    let mut k = Kernel::new(settings);
     attack(&mut k);
     let steps: Vec<ToolStep> = k.actions.iter().flat_map(|w| &w.steps).cloned().collect();
     assert!(!steps.is_empty(), "{action}: {:#?}", k.reports.values().next().map(|r| &r.executions));
@@ -258,7 +272,12 @@ fn planned(host: &Host, action: &str) -> Vec<ToolStep> {
 
 /// Runs `action` on the real tool, lets `site` judge, and undoes it.
 fn under(host: &Host, action: &str, judge: impl FnOnce()) {
-    let steps = planned(host, action);
+    under_by(host, None, action, judge);
+}
+
+/// The same where an interface is limited so.
+fn under_by(host: &Host, police: Option<PoliceMeans>, action: &str, judge: impl FnOnce()) {
+    let steps = planned(host, police, action);
     let mut done = Vec::new();
     for step in &steps {
         let ran = do_step(&mut System, step);
@@ -274,8 +293,8 @@ fn under(host: &Host, action: &str, judge: impl FnOnce()) {
 
 /// A node with an operator who is logged in and a control plane that is connected, both seen by the agent's own eyes.
 struct Node {
-    _dir: tempfile::TempDir,
-    _runtime: tokio::runtime::Runtime,
+    dir: tempfile::TempDir,
+    runtime: tokio::runtime::Runtime,
     host: Host,
     site: Site,
 }
@@ -297,7 +316,7 @@ impl Node {
         assert_eq!(peers, [(OPERATOR.to_owned(), vec![22])]);
         assert_eq!(seen.control, [(CONTROL_PLANE.parse().unwrap(), 8_443)]);
         assert!(host.set_sessions(Ok(seen)));
-        Self { _dir: dir, _runtime: runtime, host, site }
+        Self { dir, runtime, host, site }
     }
 }
 
@@ -345,21 +364,35 @@ fn real_sessions_go_on_whatever_the_tools_are_told() {
     });
 }
 
+/// Each way that this kernel has to limit an interface: found out by the agent's own trial, which leaves nothing.
 fn police(node: &mut Node) {
-    let run = |words: &str| System.run(&words.split(' ').map(str::to_owned).collect::<Vec<_>>());
-    let able = run("tc qdisc add dev ft0 clsact").is_success()
-        && run("tc filter add dev ft0 ingress protocol all matchall action police rate 1mbit burst 10000 drop")
-            .is_success();
-    run("tc qdisc del dev ft0 clsact");
-    if !able {
-        println!("skipped: tc_police_interface: the kernel has no policer");
-        return;
-    }
-    under(&node.host, r#"{"type":"tc_police_interface","interface":"ft0","bps":8000,"burst_bytes":2048}"#, || {
-        for _ in 0..50 {
-            node.site.check("under a police");
+    let before = dump();
+    persist::make_dir(&node.dir.path().join("actions")).unwrap();
+    node.host.try_police(node.dir.path(), "boot");
+    let told = async {
+        while node.host.means().police.is_none() {
+            node.host.changed().await;
         }
-    });
+    };
+    node.runtime.block_on(async { tokio::time::timeout(Duration::from_secs(60), told).await }).expect("told");
+    assert_eq!(dump(), before, "the trial leaves nothing");
+    let means = node.host.means().police.expect("it was tried");
+    assert_eq!(means.ways.len() + means.lacking.len(), if means.ways[0] == PoliceWay::Police { 2 } else { 3 });
+    assert!(means.ways.contains(&PoliceWay::Program), "{means:#?}");
+    let action = r#"{"type":"tc_police_interface","interface":"ft0","bps":8000,"burst_bytes":2048}"#;
+    for way in means.ways {
+        let only = PoliceMeans { ways: vec![way], lacking: Vec::new() };
+        assert_eq!(node.site.heard_of_stranger(50), 50);
+        under_by(&node.host, Some(only), action, || {
+            let heard = node.site.heard_of_stranger(50);
+            assert!((1..20).contains(&heard), "{way:?}: {heard} of 50 frames of a stranger came through");
+            for _ in 0..50 {
+                node.site.check(&format!("under {way:?}"));
+            }
+        });
+        assert_eq!(dump(), before, "{way:?} leaves nothing");
+        println!("an interface is limited by {way:?}");
+    }
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
@@ -286,6 +286,19 @@ impl Site {
         self.sessions.iter_mut().for_each(|session| session.is_alive(when));
         let opened = self.peer.run(|| dial(OPERATOR, NODE, 22, Duration::from_secs(5)).map(drop));
         assert!(opened.is_ok(), "no new session of the operator {when}: {opened:?}");
+    }
+
+    /// How many of so many datagrams of a kilobyte the node hears that the stranger sends at once.
+    pub(crate) fn heard_of_stranger(&self, count: usize) -> usize {
+        let ear = UdpSocket::bind((NODE, 9_997)).unwrap();
+        ear.set_read_timeout(Some(Duration::from_millis(400))).unwrap();
+        self.peer.run(move || {
+            let mouth = UdpSocket::bind((STRANGER, 0)).unwrap();
+            for _ in 0..count {
+                mouth.send_to(&[7; 1_000], (NODE, 9_997)).unwrap();
+            }
+        });
+        std::iter::repeat_with(|| ear.recv(&mut [0; 8])).take_while(Result::is_ok).count()
     }
 
     /// Whether a stranger reaches the service.
