@@ -340,6 +340,9 @@ fn status_text(status: &Status) -> String {
     for session in &status.sessions {
         _ = writeln!(text, "session    {} from {}: spared by everything automated", session.who(), session.peer);
     }
+    if let Some(police) = status.means.police.as_ref().filter(|police| !police.is_best()) {
+        _ = writeln!(text, "tc         {}", police.text());
+    }
     for action in &engine.actions {
         _ = writeln!(text, "action     {}", action_text(action));
     }

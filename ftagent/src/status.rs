@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use ftagent_common::abi::{Counter, InterfaceCounters, Reason};
-use ftagent_common::api::{InterfaceReport, MapReport};
+use ftagent_common::api::{InterfaceReport, MapReport, NodeMeans};
 use ftagent_common::vocab::{Mode, TrafficClass};
 use serde::{Deserialize, Serialize};
 
@@ -62,6 +62,9 @@ pub struct Status {
     /// Other tools that actions were asked of.
     #[serde(default)]
     pub tools: Vec<ToolStatus>,
+    /// On what it depends how actions are done here.
+    #[serde(default)]
+    pub means: NodeMeans,
     /// What the programs go without.
     #[serde(default)]
     pub datapath: DatapathReport,

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use bpf_tests::bpffs::LabDir;
 use bpf_tests::skip_without_root;
-use ftagent_common::api::{ExecutionOutcome, RuleExecution};
+use ftagent::status::Count;
+use ftagent_common::api::{ExecutionOutcome, PoliceMeans, RuleExecution};
 use ftagent_common::vocab::IncidentStatus;
 use nix::sys::signal::Signal;
 
@@ -192,6 +193,61 @@ fn detaching_undoes_what_a_killed_agent_left_in_other_tools() {
     assert_eq!(dump(&setup.lab), setup.before, "detached");
     assert!(setup.dir.path().exists());
     flood.join().expect("no panic").expect("sent");
+}
+
+/// The whole interface at a hundred frames a second.
+const LIMITED: &str = r#"
+[response]
+automatic = false
+[[rule]]
+name = "slow"
+trigger = { type = "any" }
+action = { type = "tc_police_interface", interface = "edge0", bps = 80000, burst_bytes = 4096 }
+"#;
+
+/// Packets that came as far as IPv4 of the edge.
+fn received(lab: &Lab) -> u64 {
+    let snmp = tool(lab, "cat /proc/net/snmp");
+    let mut lines = snmp.lines().filter(|l| l.starts_with("Ip: ")).map(|l| l.split(' ').collect::<Vec<_>>());
+    let (names, values) = (lines.next().expect("names"), lines.next().expect("values"));
+    let at = names.iter().position(|name| *name == "InReceives").expect("a column");
+    values[at].parse().expect("a number")
+}
+
+#[test]
+fn an_interface_is_limited_in_the_way_that_the_kernel_has_and_no_longer() {
+    let name = "an_interface_is_limited_in_the_way_that_the_kernel_has_and_no_longer";
+    let Some(mut setup) = setup_with(name, LIMITED) else { return };
+    let agent = &mut setup.agent;
+    agent.start();
+    let means = || serde_json::from_value::<PoliceMeans>(agent.ask("status")?["means"]["police"].clone()).ok();
+    agent.wait("what the kernel has", PATIENCE, || means().is_some());
+    let means = means().expect("tried");
+    println!("{}", means.text());
+    let traffic_control = || {
+        let words = ["tc qdisc show dev edge0", "tc filter show dev edge0 ingress", "ip -o link show type ifb"];
+        words.map(|words| tool(&setup.lab, words)).concat()
+    };
+    let before = traffic_control();
+    let flood = flood(&setup.lab, 50_000, Duration::from_secs(4));
+    agent.wait("the limit in force", PATIENCE, || in_force(agent) == 1);
+    assert_ne!(traffic_control(), before);
+    let seen = |agent: &Agent| {
+        let verdicts = agent.ask("status").expect("an answer")["verdicts"]["edge0"].clone();
+        let reasons: BTreeMap<String, Count> = serde_json::from_value(verdicts).expect("counts");
+        reasons.values().map(|count| count.packets).sum::<u64>()
+    };
+    let (passed_before, seen_before) = (received(&setup.lab), seen(agent));
+    agent.wait("so many more", PATIENCE, || seen(agent) > seen_before + 30_000);
+    let passed = received(&setup.lab) - passed_before;
+    // 30,000 frames of 60 bytes and more in 600 ms: a hundred and the burst of seventy, if nothing holds the flood up.
+    assert!(passed < 3_000, "{passed} packets of 30,000 came through");
+    println!("{passed} packets of 30,000 came through");
+    flood.join().expect("no panic").expect("sent");
+    let told = executions(agent);
+    assert!(told.iter().all(|e| e.outcome == ExecutionOutcome::Applied), "{told:#?}");
+    agent.wait("undone with the attack", PATIENCE, || traffic_control() == before);
+    agent.wait("told", PATIENCE, || executions(agent).len() == 2);
 }
 
 /// From the opening of an incident, by the engine's clock, until the rule stands in the kernel's maps or in nftables.

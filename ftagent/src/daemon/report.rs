@@ -198,6 +198,7 @@ impl Daemon {
             datapath: self.datapath_report(),
             flow_exporters: flows.listeners.clone(),
             tools: self.actions.status(),
+            means: self.host.means(),
             sessions: self.host.sessions().to_vec(),
             profile: self.profiles.status(),
             warnings: self.all_warnings(),

@@ -95,7 +95,24 @@ impl PoliceMeans {
                  spares any number"
             ));
         }
-        Err(format!("this node has no way to limit an interface: {}", self.without().join("; ")))
+        Err(self.text())
+    }
+
+    /// Whether nothing better is wished for.
+    pub fn is_best(&self) -> bool {
+        self.ways.contains(&PoliceWay::Police)
+    }
+
+    /// How an interface is limited, and why not another way.
+    pub fn text(&self) -> String {
+        let without = self.without();
+        match self.ways.first() {
+            Some(way) if without.is_empty() => format!("an interface is limited by {}", way.text()),
+            Some(way) => {
+                format!("an interface is limited by {}, as it cannot be by {}", way.text(), without.join(", nor by "))
+            }
+            None => format!("this node has no way to limit an interface: {}", without.join("; ")),
+        }
     }
 
     /// Which ways are not open, and why: so many words and no more, whatever a node says.
@@ -309,15 +326,15 @@ impl Parameters for TcPoliceInterface {
              management sources",
             self.interface
         ));
-        let without = means.map(PoliceMeans::without).unwrap_or_default();
         shown.warnings.push(match means {
             None => {
                 "shown for a kernel that has act_police; a node whose kernel has not redirects to an ifb with tbf, or \
                      else has a program for it: which, the preview of one of its incidents says"
                     .to_owned()
             }
-            Some(_) if without.is_empty() => format!("on this node by {}", way.text()),
-            Some(_) => format!("on this node by {}, as it cannot by {}", way.text(), without.join(", nor by ")),
+            // Another one may be taken for the number of prefixes that it spares.
+            Some(means) if means.ways.first() != Some(&way) => format!("on this node by {}", way.text()),
+            Some(means) => format!("on this node {}", means.text()),
         });
         if way == PoliceWay::Ifb {
             shown.warnings.push(format!(
