@@ -9,10 +9,12 @@ use std::time::Duration;
 use ftagent::actions::runner::{PATH, Ran, Runner, System};
 use ftagent::engine::Outcome;
 use ftagent_common::api::NodeMeans;
+use ftagent_lab::floods::Dice;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
-use super::real::{dump, survive, survive_plan, tool};
+use super::random::{count, sequence};
+use super::real::{dump, in_lanes, same, survive, survive_plan, tool};
 use super::{LATER_NS, open, outcomes, steps, steps_where, wanted};
 
 /// Runs `test` where the firewalls are installed for it alone; skipped where they were not fetched.
@@ -129,9 +131,11 @@ pub(super) fn prepare_fail2ban() -> Vec<Server> {
     fs::remove_dir_all("/etc/fail2ban/jail.d").ok();
     let server = start("/usr/bin/python3 /usr/bin/fail2ban-server -f start");
     wait_for("fail2ban-client status test");
-    // Its chain comes with the first ban and stays.
-    for words in ["fail2ban-client set test banip 203.0.113.8", "fail2ban-client set test unbanip 203.0.113.8"] {
-        tool(words).unwrap();
+    // Its chains come with the first ban of each family and stay.
+    for source in ["203.0.113.8", "2001:db8::ff"] {
+        for verb in ["banip", "unbanip"] {
+            tool(&format!("fail2ban-client set test {verb} {source}")).unwrap();
+        }
     }
     std::thread::sleep(Duration::from_secs(3));
     vec![server]
@@ -355,4 +359,57 @@ fn fail2ban_is_as_before_after_its_action() {
         let json = r#"{"type":"fail2ban_ban","jail":"test","sources":["198.51.100.7/32","2001:db8::7/128"]}"#;
         survive(json, &jailed);
     });
+}
+
+/// Actions of all three, some with a rule in common, and of the tools below them.
+const TOGETHER: [&str; 9] = [
+    UFW,
+    r#"{"type":"ufw_deny_source","sources":["2001:db8::7/128","10.0.0.0/16"]}"#,
+    r#"{"type":"ufw_deny_protocol","protocol":"gre"}"#,
+    FIREWALLD,
+    r#"{"type":"firewalld_drop_source","sources":["198.51.100.7/32"],"ttl_secs":600}"#,
+    r#"{"type":"fail2ban_ban","jail":"test","sources":["198.51.100.7/32","2001:db8::7/128"]}"#,
+    r#"{"type":"fail2ban_ban","jail":"test","sources":["198.51.100.7/32","198.51.100.8/32"]}"#,
+    r#"{"type":"iptables_drop_source","sources":["198.51.100.7/32"]}"#,
+    r#"{"type":"iptables_drop_protocol","protocol":"udp"}"#,
+];
+
+/// Scripts and servers, which take their time: of the sequences a twentieth.
+#[test]
+fn the_firewalls_are_as_before_after_any_sequence() {
+    in_lanes(u64::from(count(60)).div_ceil(20), |seeds| {
+        if seeds.clone().next().is_some() {
+            inside(move || some_sequences(seeds));
+        }
+    });
+}
+
+fn some_sequences(seeds: impl Iterator<Item = u64>) {
+    prepare_ufw();
+    let _servers = (prepare_firewalld(), prepare_fail2ban());
+    let words = ["firewall-cmd --list-all", "fail2ban-client get test banip"];
+    let whole = || whole_ufw() + &words.map(|words| tool(words).unwrap()).concat();
+    let (before, mut done) = (whole(), 0);
+    for seed in seeds {
+        let dir = tempfile::tempdir().unwrap();
+        let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+        let log = sequence(
+            &mut dice,
+            dir.path(),
+            &TOGETHER,
+            || System,
+            |dice, set| {
+                let all: Vec<_> = set.iter().flat_map(|w| &w.steps).collect();
+                if !all.is_empty() {
+                    System.run(&all[dice.below(all.len() as u64) as usize].undo);
+                }
+            },
+        );
+        same(&format!("seed {seed}: {log:#?}"), &whole(), &before);
+        done += 1;
+        if seed.is_multiple_of(50) {
+            eprintln!("sequence {seed} of the firewalls is over");
+        }
+    }
+    println!("{done} sequences on the real firewalls");
 }

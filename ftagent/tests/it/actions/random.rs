@@ -15,11 +15,12 @@ use uuid::Uuid;
 use super::model::{Model, World};
 use super::{Dead, Death, LATER_NS, LOCAL, Mortal, open, steps, wanted};
 
-/// One sequence of some operations; `runner` makes a runner of the same tools, `meddle` lets somebody else take away one
-/// of our objects.
+/// One sequence of some operations on `actions`; `runner` makes a runner of the same tools, `meddle` lets somebody else
+/// take away one of our objects.
 pub(super) fn sequence<R: Runner>(
     dice: &mut Dice,
     dir: &Path,
+    actions: &[&str],
     runner: impl Fn() -> R,
     mut meddle: impl FnMut(&mut Dice, &[Wanted]),
 ) -> Vec<String> {
@@ -32,12 +33,12 @@ pub(super) fn sequence<R: Runner>(
         now_ns += dice.below(20) * 1_000_000_000;
         match dice.below(10) {
             0..=4 => {
-                let number = dice.below(LOCAL.len() as u64) as usize;
+                let number = dice.below(actions.len() as u64) as usize;
                 match set.iter().position(|w| w.task == Uuid::from_u128(number as u128)) {
                     Some(at) => ending.push(set.remove(at).task),
                     None => {
                         ending.retain(|task| *task != Uuid::from_u128(number as u128));
-                        set.push(wanted(number, steps(LOCAL[number])));
+                        set.push(wanted(number, steps(actions[number])));
                     }
                 }
                 log.push(format!("want {:?}", set.iter().map(|w| w.task.as_u128()).collect::<Vec<_>>()));
@@ -118,6 +119,7 @@ fn a_model_of_the_tools_is_as_before_after_any_sequence() {
         let log = sequence(
             &mut dice,
             dir.path(),
+            &LOCAL,
             || Model(Rc::clone(&world)),
             |dice, set| {
                 take_away(&mut world.borrow_mut(), dice, set);

@@ -1,5 +1,7 @@
 //! The keeper on the real iptables, ipset, ip and sysctl, in a network namespace of each test's own.
 
+use std::iter::StepBy;
+use std::ops::RangeInclusive;
 use std::path::Path;
 use std::process::Command;
 
@@ -79,10 +81,11 @@ pub(super) fn dump() -> String {
     DUMPS.iter().map(of).collect()
 }
 
-fn same(what: &str, now: &str, before: &str) {
+pub(super) fn same(what: &str, now: &str, before: &str) {
     let only =
         |a: &str, b: &str| a.lines().filter(|l| !b.lines().any(|m| m == *l)).map(str::to_owned).collect::<Vec<_>>();
-    assert!(now == before, "{what}: new {:#?}, gone {:#?}", only(now, before), only(before, now));
+    let first = now.lines().zip(before.lines()).find(|(now, before)| now != before);
+    assert!(now == before, "{what}: new {:#?}, gone {:#?}, first {first:?}", only(now, before), only(before, now));
 }
 
 /// Everything that an action must survive on its tool; `dump` is the tool's own word on what it holds.
@@ -254,11 +257,14 @@ fn a_filter_without_its_device_does_not_stay() {
 
 #[test]
 fn the_tools_are_as_before_after_any_sequence() {
-    let sequences = u64::from(count(60));
-    // Tools are waited for more than they work. Those of all namespaces share a lock.
+    in_lanes(u64::from(count(60)), some_sequences);
+}
+
+/// Does so many sequences, a share in each of several threads: tools are waited for more than they work.
+pub(super) fn in_lanes(sequences: u64, some: impl Fn(StepBy<RangeInclusive<u64>>) + Copy + Send) {
     std::thread::scope(|lanes| {
         for first in 1..=LANES {
-            lanes.spawn(move || some_sequences((first..=sequences).step_by(LANES as usize)));
+            lanes.spawn(move || some((first..=sequences).step_by(LANES as usize)));
         }
     });
 }
@@ -275,7 +281,7 @@ fn is_taken_away(step: &ToolStep) -> bool {
 const LANES: u64 = 4;
 
 /// A sequence for each seed, in a namespace of their own.
-fn some_sequences(seeds: impl Iterator<Item = u64> + Send + 'static) {
+fn some_sequences(seeds: StepBy<RangeInclusive<u64>>) {
     inside(|| {
         let (before, mut done) = (dump(), 0);
         for seed in seeds {
@@ -284,6 +290,7 @@ fn some_sequences(seeds: impl Iterator<Item = u64> + Send + 'static) {
             let log = sequence(
                 &mut dice,
                 dir.path(),
+                &LOCAL,
                 || System,
                 |dice, set| {
                     let all: Vec<_> = set.iter().flat_map(|w| &w.steps).filter(|s| is_taken_away(s)).collect();
