@@ -188,6 +188,9 @@ impl<R: Runner> Keeper<R> {
         if let Some(fault) = self.journal.fault() {
             return Err((fault, record));
         }
+        if let Some(other) = self.holder_of_a_place(one) {
+            return Err((format!("another action has the same place: {}", other.run.join(" ")), record));
+        }
         // None of these changes anything: they are run together, and each question is asked once.
         let need = one.steps.iter().find_map(ToolStep::needs);
         let looks: Vec<Look> = one.steps.iter().filter_map(ToolStep::look).chain(need.clone()).collect();
@@ -259,6 +262,16 @@ impl<R: Runner> Keeper<R> {
             }
         }
         Ok(record)
+    }
+
+    /// What another action has where this one would have something else, of places that hold one thing alone.
+    fn holder_of_a_place(&self, one: &Wanted) -> Option<&ToolStep> {
+        let others = self.wanted.iter().filter(|w| w.task != one.task && self.is_done(w.task));
+        let places = |step: &&ToolStep| step.is_by_place() && !step.spares();
+        others.flat_map(|w| &w.steps).filter(places).find(|other| {
+            let ours = one.steps.iter().filter(places);
+            ours.filter(|step| step.object() == other.object()).any(|step| step.run != other.run)
+        })
     }
 
     /// Takes away what stands in the place of a step, of which the journal says then what `entry` says.

@@ -9,14 +9,15 @@ use super::{Ground, Parameters, is_v6, within};
 use crate::api::ParameterError;
 use crate::api::preview::{Preview, argv};
 
-/// Where our filters begin among those of the interface: behind those that people number, which begin at 1. One of a
-/// lower rate comes before one of a higher.
-const PREFERENCE: u32 = 49_187;
+/// Where our filters begin among those of the interface: behind those that people number, which begin at 1, and before
+/// those that the kernel numbers, which are 49,152 and below it (`tcf_auto_prio`, net/sched/cls_api.c). One of a lower
+/// rate comes before one of a higher.
+const PREFERENCE: u32 = 30_100;
 /// Steps of a doubling of the rate, each a preference.
 const STEPS_PER_DOUBLING: u32 = 512;
 
 /// Where filters begin that let pass who is spared: before those.
-const FIRST_PREFERENCE: usize = 49_100;
+const FIRST_PREFERENCE: usize = 30_000;
 /// The most prefixes that are spared: a filter each.
 const MAX_SPARED: usize = 64;
 /// Of a program, which looks them up; they are words of its command.
@@ -267,7 +268,7 @@ fn redirect(interface: &str, place: &str, protocol: &str, ifb: &str, shown: &mut
 /// (`ETH_P_802_EX1`), or with a bucket that is never empty.
 pub fn police_trial(way: PoliceWay) -> Vec<ToolStep> {
     const NOBODYS: &str = "0x88b5";
-    const PLACE: &str = "48998";
+    const PLACE: &str = "29999";
     const DEVICE: &str = "fti-trial";
     let mut shown = Preview::default();
     if way == PoliceWay::Ifb {
@@ -276,7 +277,7 @@ pub fn police_trial(way: PoliceWay) -> Vec<ToolStep> {
     clsact("lo", &mut shown);
     if way != PoliceWay::Program {
         let pass = [&["u32"][..], &EVERYTHING, &PASSES].concat();
-        filter("lo", "48997", NOBODYS, &pass, String::new(), &mut shown);
+        filter("lo", "29998", NOBODYS, &pass, String::new(), &mut shown);
     }
     match way {
         PoliceWay::Police => {
@@ -359,7 +360,8 @@ mod tests {
         let rates = [8_000, 8_191, 8_192, 9_000, 1_000_000, 1_010_000, 999_000_000_000, 1_000_000_000_000];
         let places: Vec<u32> = rates.iter().map(|bps| rate(*bps).preference()).collect();
         assert!(places.is_sorted_by(|a, b| a < b), "{places:?}");
-        assert!(places[0] >= PREFERENCE && *places.last().expect("one") <= u32::from(u16::MAX), "{places:?}");
+        // Behind those of who is spared, and before those that the kernel numbers from 49,152 down.
+        assert!(places[0] > (FIRST_PREFERENCE + MAX_SPARED + 2) as u32 && places[7] < 45_000, "{places:?}");
         assert_eq!(rate(0).preference(), rate(8_000).preference());
     }
 

@@ -250,6 +250,27 @@ fn a_rule_of_ufw_that_somebody_else_has_keeps_the_action_from_cutting_him() {
 }
 
 #[test]
+fn two_actions_never_change_what_is_in_one_place_by_turns() {
+    let (mut keeper, tools, _dir) = scene();
+    let burst = POLICE.replace("8000}", r#"8000,"burst_bytes":2048}"#);
+    let (one, other) = (wanted(1, plan(POLICE, &[A])), wanted(2, plan(&burst, &[A])));
+    keeper.set(vec![one.clone(), other.clone()], []);
+    let acted = keeper.work(0);
+    let [Outcome::Applied, Outcome::Failed(why)] = outcomes(&acted)[..] else { panic!("{acted:#?}") };
+    assert!(why.contains("another action has the same place: tc filter add dev eth0"), "{why}");
+    check_police(&tools.borrow(), &[A]);
+    assert!(keeper.repair(0).is_empty());
+    // Another plan of the first is none of another's, and neither is one of another rate.
+    let faster = wanted(3, plan(&POLICE.replace("8000", "9000"), &[A]));
+    keeper.set(vec![wanted(1, plan(POLICE, &[A, B])), wanted(3, plan(&POLICE.replace("8000", "9000"), &[A, B]))], []);
+    assert_eq!(outcomes(&keeper.work(0)), [&Outcome::Applied, &Outcome::Applied]);
+    keeper.set(vec![faster], []);
+    keeper.work(0);
+    keeper.set(vec![other], []);
+    assert_eq!(outcomes(&keeper.work(0)), [&Outcome::Applied]);
+}
+
+#[test]
 fn a_repair_never_makes_the_police_before_those_who_pass_it() {
     let friends: Vec<String> = (1..=40).map(|n| format!("192.0.2.{n}/32")).collect();
     let friends: Vec<&str> = friends.iter().map(String::as_str).collect();
