@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use bpf_tests::netns::Netns;
 use bpf_tests::skip_without_root;
-use ftagent_common::api::{Action, NodeMeans, Preview, PreviewContext, preview};
+use ftagent_common::api::{Action, NodeMeans, PoliceMeans, PoliceWay, Preview, PreviewContext, police_trial, preview};
 
 /// The dumps of every tool, by its name: what must be as before when all is undone.
 const DUMPS: &[&[&str]] = &[
@@ -18,7 +18,7 @@ const DUMPS: &[&[&str]] = &[
     &["ip", "-6", "rule"],
     &["ip", "-4", "route", "show", "table", "all"],
     &["ip", "-6", "route", "show", "table", "all"],
-    &["tc", "qdisc", "show", "dev", "lo"],
+    &["tc", "qdisc", "show"],
     &["tc", "filter", "show", "dev", "lo", "ingress"],
     &["sysctl", "net.ipv4.tcp_syncookies"],
 ];
@@ -50,7 +50,7 @@ fn dump() -> Vec<String> {
     DUMPS.iter().map(of).collect()
 }
 
-fn shown(json: &str, target: &str) -> Preview {
+fn shown(json: &str, target: &str, node: NodeMeans) -> Preview {
     let action: Action = serde_json::from_str(json).expect(json);
     action.validate().expect(json);
     let context = PreviewContext {
@@ -58,7 +58,7 @@ fn shown(json: &str, target: &str) -> Preview {
         sources: vec!["198.51.100.7".parse().expect("an address"), "2001:db8::7".parse().expect("an address")],
         spoofed: false,
         spared: Vec::new(),
-        node: NodeMeans::default(),
+        node,
     };
     preview(&action, &context)
 }
@@ -85,7 +85,12 @@ fn undo(shown: &Preview, done: &[bool]) {
 
 /// The words whose appearance in some dump shows that the action is in force.
 fn check(json: &str, target: &str, expected: &[&str]) {
-    let shown = shown(json, target);
+    check_at(json, target, expected, NodeMeans::default());
+}
+
+/// The same on a node that has or lacks this.
+fn check_at(json: &str, target: &str, expected: &[&str], node: NodeMeans) {
+    let shown = shown(json, target, node);
     let before = dump();
     let done = carry_out(&shown).unwrap_or_else(|e| panic!("{json}: {e}"));
     let during = dump().join("\n");
@@ -170,22 +175,27 @@ fn iptables() {
 }
 
 #[test]
-fn the_words_of_tc_are_understood_by_it_where_the_kernel_has_a_policer() {
-    if skip_without_root("the_words_of_tc_are_understood_by_it_where_the_kernel_has_a_policer") {
+fn the_words_of_tc_are_understood_by_it_in_each_way_that_the_kernel_has() {
+    if skip_without_root("the_words_of_tc_are_understood_by_it_in_each_way_that_the_kernel_has") {
         return;
     }
     Netns::create("police").expect("a namespace").run(police).expect("the namespace is entered");
 }
 
 fn police() {
-    let json = r#"{"type":"tc_police_interface","interface":"lo","bps":1000000000}"#;
-    let probe = ["tc", "qdisc", "add", "dev", "lo", "clsact"];
-    let filter = "tc filter add dev lo ingress protocol all matchall action police rate 1mbit burst 10000 drop";
-    let able = run(&probe).and_then(|_| run(&filter.split(' ').collect::<Vec<_>>()));
-    run(&["tc", "qdisc", "del", "dev", "lo", "clsact"]).ok();
-    match able {
-        Ok(_) => check(json, V4, &["clsact", "police", "rate 1Gbit"]),
-        Err(why) => println!("skipped: the kernel has no policer: {}", why.lines().next().unwrap_or_default()),
+    // The agent's own command is no tool's.
+    for (way, word) in [(PoliceWay::Police, "police"), (PoliceWay::Ifb, "tbf")] {
+        let trial = police_trial(way);
+        let made = trial.iter().map_while(|step| run(&step.run).map_err(|why| println!("{why}")).ok()).count();
+        trial[..made].iter().rev().for_each(|step| drop(run(&step.undo).expect("undone")));
+        if made < trial.len() {
+            println!("skipped: the kernel has no {}", way.text());
+            continue;
+        }
+        let police = PoliceMeans { ways: vec![way], lacking: Vec::new() };
+        let node = NodeMeans { police: Some(police), ..NodeMeans::default() };
+        let json = r#"{"type":"tc_police_interface","interface":"lo","bps":1000000000}"#;
+        check_at(json, V4, &["clsact", word], node);
     }
 }
 
@@ -213,7 +223,7 @@ fn the_words_of_nftables_are_understood_by_it() {
                 (r#"{"type":"nft_drop_source"}"#, V4),
                 (r#"{"type":"nft_rate_limit_source","pps":100}"#, V4),
             ] {
-                let mut shown = shown(json, target);
+                let mut shown = shown(json, target, NodeMeans::default());
                 let before = run(&["nft", "list", "ruleset"]).expect("the rules");
                 for step in &shown.do_ {
                     run(step).unwrap_or_else(|e| panic!("{json}: {e}"));
