@@ -12,7 +12,6 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Interval;
 use tracing::warn;
 
-use crate::actions::runner::is_installed;
 use crate::below::Device;
 use crate::clock;
 use crate::config::Config;
@@ -21,6 +20,7 @@ use crate::engine::{MANAGEMENT, RuleSet, Session, Settings};
 use crate::host::{HostFacts, host_facts};
 use crate::netlink::Changes;
 use crate::profile::Friends;
+use crate::program::is_installed;
 use crate::sessions::{Sessions, SessionsError};
 use crate::xdp::compile::{FailSafe, Ground as Compiled};
 

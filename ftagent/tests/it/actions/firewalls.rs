@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use ftagent::actions::runner::{PATH, Ran, Runner, System};
+use ftagent::actions::runner::{Ran, Runner, System};
 use ftagent::engine::Outcome;
+use ftagent::program::PATH;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 

@@ -4,8 +4,9 @@ use std::path::Path;
 use std::process::Command;
 
 use ftagent::actions::keeper::Keeper;
-use ftagent::actions::runner::{PATH, Ran, Runner, System};
+use ftagent::actions::runner::{Ran, Runner, System};
 use ftagent::engine::{Outcome, Wanted};
+use ftagent::program::PATH;
 use ftagent_common::api::{SetListing, ToolStep};
 use ftagent_lab::floods::Dice;
 use nix::sched::{CloneFlags, unshare};
