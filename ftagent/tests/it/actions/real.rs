@@ -123,7 +123,7 @@ pub(super) fn survive_plan(json: &str, plan: Vec<ToolStep>, dump: &dyn Fn() -> S
     println!("{json}: {} step(s)", one.steps.len());
 }
 
-fn there(step: &ToolStep) -> Option<bool> {
+pub(super) fn there(step: &ToolStep) -> Option<bool> {
     if let Some(members) = &step.members {
         let (mut listing, mut seen) = (SetListing::default(), Vec::new());
         System.list(&SetListing::argv(&members.set), &mut |line| seen.extend(listing.take(line)));
