@@ -13,7 +13,6 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Interval;
 use tracing::warn;
 
-use crate::actions::runner::is_installed;
 use crate::actions::trial;
 use crate::below::Device;
 use crate::clock;
@@ -23,6 +22,7 @@ use crate::engine::{MANAGEMENT, RuleSet, Session, Settings};
 use crate::host::{HostFacts, host_facts};
 use crate::netlink::Changes;
 use crate::profile::Friends;
+use crate::program::is_installed;
 use crate::sessions::{Sessions, SessionsError};
 use crate::xdp::compile::{FailSafe, Ground as Compiled};
 

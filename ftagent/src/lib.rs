@@ -26,6 +26,7 @@ pub mod object;
 pub mod pcap;
 pub mod persist;
 pub mod profile;
+pub mod program;
 pub mod replay;
 mod secret_file;
 pub mod sessions;

@@ -19,6 +19,7 @@ use super::ToolStatus;
 use super::journal::{Entry, Journal};
 use super::members::{Lacking, members};
 use super::record::Record;
+use super::repair::Amiss;
 use super::runner::{Ran, Runner};
 use super::undo::Undone;
 use crate::engine::{Acted, Outcome, Wanted};
@@ -73,7 +74,9 @@ pub struct Keeper<R> {
     /// Objects whose tool said no when they were to be made: they may not be there, and undoing them may fail.
     pub(super) refused: BTreeSet<String>,
     pub(super) opened_ns: u64,
-    pub(super) told: BTreeMap<Uuid, String>,
+    /// Why what is ending is not undone yet, as it was told.
+    told: BTreeMap<Uuid, String>,
+    pub(super) amiss: BTreeMap<Uuid, Amiss>,
     pub(super) cursor: usize,
     pub(super) renewed_ns: BTreeMap<String, u64>,
     /// When the members of an action in a set are looked at next.
@@ -99,6 +102,7 @@ impl<R: Runner> Keeper<R> {
             refused: BTreeSet::new(),
             opened_ns: now_ns,
             told: BTreeMap::new(),
+            amiss: BTreeMap::new(),
             cursor: 0,
             renewed_ns: BTreeMap::new(),
             next_list_ns: BTreeMap::new(),
@@ -122,7 +126,8 @@ impl<R: Runner> Keeper<R> {
         self.ending = ending.into_iter().collect();
         self.progress.retain(|task, _| self.wanted.iter().any(|w| w.task == *task));
         self.next_list_ns.retain(|(task, _), _| self.wanted.iter().any(|w| w.task == *task));
-        self.told.retain(|task, _| self.wanted.iter().any(|w| w.task == *task) || self.ending.contains(task));
+        self.told.retain(|task, _| self.ending.contains(task));
+        self.amiss.retain(|task, _| self.wanted.iter().any(|w| w.task == *task));
     }
 
     /// Does what is new and undoes what is not wanted.
@@ -136,6 +141,8 @@ impl<R: Runner> Keeper<R> {
             };
             let progress = if outcome == Outcome::Applied { Progress::Done } else { Progress::Failed };
             self.progress.insert(one.task, progress);
+            // Whatever was told of it before.
+            self.amiss.remove(&one.task);
             results.push(record.acted(one.task, outcome));
         }
         self.undo_unwanted(now_ns);

@@ -20,7 +20,7 @@ use super::keeper::{Keeper, LINGER_NS};
 use super::record::Record;
 use super::runner::{Ran, Runner};
 use super::undo::{PAUSE, TRIES, Undone};
-use crate::engine::{Acted, Outcome, Wanted};
+use crate::engine::Wanted;
 
 /// A listing of a large set is work for the machine: it takes a hundredth of the time at most.
 const REST: u64 = 100;
@@ -235,30 +235,20 @@ impl<R: Runner> Keeper<R> {
     }
 
     /// Puts in again what somebody took out or what ran out, and keeps the rest from running out.
-    pub(super) fn repair_members(&mut self, now_ns: u64) -> Vec<Acted> {
+    pub(super) fn repair_members(&mut self, seen: &mut BTreeMap<Uuid, Record>, now_ns: u64) {
         let has_members = |w: &&Wanted| w.steps.iter().any(|step| step.members.is_some());
         let done: Vec<Wanted> =
             self.wanted.iter().filter(has_members).filter(|w| self.is_done(w.task)).cloned().collect();
-        let mut results = Vec::new();
         for one in done {
             let steps: Vec<(usize, &ToolStep)> =
                 one.steps.iter().enumerate().filter(|(_, step)| step.members.is_some()).collect();
-            let mut record = Record::default();
-            let outcome = match self.repair_members_of(one.task, &steps, &mut record, now_ns) {
-                Ok(false) => continue,
-                Ok(true) => match self.told.remove(&one.task) {
-                    Some(_) => Outcome::Amiss(None),
-                    None => continue,
-                },
-                Err(why) if self.told.get(&one.task) == Some(&why) => continue,
-                Err(why) => {
-                    self.told.insert(one.task, why.clone());
-                    Outcome::Amiss(Some(why))
-                }
-            };
-            results.push(record.acted(one.task, outcome));
+            let record = seen.entry(one.task).or_default();
+            match self.repair_members_of(one.task, &steps, record, now_ns) {
+                Ok(false) => {}
+                Ok(true) => self.note(one.task, None, Ok(())),
+                Err(why) => self.note(one.task, None, Err(why)),
+            }
         }
-        results
     }
 
     /// Whether they were looked at.

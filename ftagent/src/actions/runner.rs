@@ -1,26 +1,19 @@
-//! Runs argument vectors: no shell, an environment of two words, an end in any case, and so much output and no more.
+//! Runs the commands of tools, and keeps so much of what they say and no more.
 
-use std::fs::File;
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, Read};
 use std::os::fd::AsFd;
-use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 use ftagent_common::api::{is_so_already, meaning};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::sys::signal::{Signal, killpg};
-use nix::unistd::Pid;
 
 use super::own;
 use crate::clock;
+use crate::program::{End, Program, StartError};
 
-/// Where programs are looked for, whatever the agent was started with.
-pub const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 /// What one command may take. ufw and firewalld, which are scripts, take a second on a busy machine.
-const PATIENCE_NS: u64 = 20_000_000_000;
+const PATIENCE: Duration = Duration::from_secs(20);
 /// Bytes of output that are kept; what comes after is read and forgotten.
 const MAX_OUTPUT: usize = 64 << 10;
 /// For what a program that has ended had said.
@@ -95,113 +88,67 @@ impl Runner for System {
             return own::run(argv);
         }
         let began_ns = clock::mono_ns();
-        wait(start(argv, Stdio::null()), began_ns, None)
+        wait(start(argv, ""), began_ns, None)
     }
 
     fn feed(&mut self, argv: &[String], input: &str) -> Ran {
         let began_ns = clock::mono_ns();
-        // A file that is whole before anybody reads it: nothing is held up, whoever reads how much.
-        let started = whole(input).map_err(|error| format!("{argv:?}: no file for its input: {error}"));
-        wait(started.and_then(|file| start(argv, file.into())), began_ns, None)
+        wait(start(argv, input), began_ns, None)
     }
 
     fn list(&mut self, argv: &[String], hear: &mut dyn FnMut(&str)) -> Ran {
         let began_ns = clock::mono_ns();
-        wait(start(argv, Stdio::null()), began_ns, Some(hear))
+        wait(start(argv, ""), began_ns, Some(hear))
     }
 
     fn look_at(&mut self, all: &[Vec<String>]) -> Vec<Ran> {
         let mut rans = Vec::with_capacity(all.len());
         for some in all.chunks(AT_ONCE) {
             let began_ns = clock::mono_ns();
-            let started: Vec<_> = some.iter().map(|argv| start(argv, Stdio::null())).collect();
+            let started: Vec<_> = some.iter().map(|argv| start(argv, "")).collect();
             rans.extend(started.into_iter().map(|one| wait(one, began_ns, None)));
         }
         rans
     }
 }
 
-/// A file of no folder that holds `input`.
-fn whole(input: &str) -> io::Result<File> {
-    let mut file = File::from(memfd_create(c"input", MFdFlags::MFD_CLOEXEC)?);
-    file.write_all(input.as_bytes())?;
-    file.rewind()?;
-    Ok(file)
+fn start(argv: &[String], input: &str) -> Result<Program, StartError> {
+    Program::start(argv, input, [Stdio::piped(), Stdio::piped()])
 }
 
-fn wait(started: Result<Child, String>, began_ns: u64, hear: Option<&mut dyn FnMut(&str)>) -> Ran {
+fn wait(started: Result<Program, StartError>, began_ns: u64, hear: Option<&mut dyn FnMut(&str)>) -> Ran {
     let (exit, output) = match started {
-        Ok(child) => finish(child, began_ns + PATIENCE_NS, hear),
-        Err(why) => (None, why),
+        Ok(program) => finish(program, PATIENCE, hear),
+        Err(why) => (None, why.to_string()),
     };
     Ran { exit, output, took_us: clock::mono_ns().saturating_sub(began_ns) / 1_000 }
 }
 
-fn start(argv: &[String], input: Stdio) -> Result<Child, String> {
-    let [program, arguments @ ..] = argv else { return Err("there is no command".to_owned()) };
-    // `Command` looks in the parent's search path: ours is fixed.
-    let Some(path) = place_of(program) else {
-        return Err(format!("{program} is not installed: install the package {}", package(program)));
-    };
-    let mut command = Command::new(path);
-    command.args(arguments).env_clear().env("PATH", PATH).env("LC_ALL", "C").current_dir("/");
-    command.stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped());
-    // A group of its own: what it started is killed with it.
-    command.process_group(0);
-    command.spawn().map_err(|error| format!("{program} cannot be started: {error}"))
-}
-
-fn place_of(program: &str) -> Option<PathBuf> {
-    PATH.split(':').map(|dir| Path::new(dir).join(program)).find(|path| path.is_file())
-}
-
-/// Whether this machine has a program.
-pub fn is_installed(program: &str) -> bool {
-    place_of(program).is_some()
-}
-
-/// The package that has a program, in Debian's and most others' words.
-fn package(program: &str) -> &str {
-    match program {
-        "ip6tables" => "iptables",
-        "ip" | "tc" => "iproute2",
-        "firewall-cmd" => "firewalld",
-        "busctl" => "systemd",
-        "fail2ban-client" => "fail2ban",
-        "sysctl" => "procps",
-        other => other,
-    }
-}
-
-/// Reads what it says and waits for its end, until `deadline_ns`.
-fn finish(mut child: Child, deadline_ns: u64, hear: Option<&mut dyn FnMut(&str)>) -> (Option<i32>, String) {
+/// Reads what it says until it ends.
+fn finish(mut program: Program, patience: Duration, hear: Option<&mut dyn FnMut(&str)>) -> (Option<i32>, String) {
     let mut said = Said { kept: Vec::new(), line: Vec::new(), hear };
-    let mut pipes: [Option<Box<dyn Pipe>>; 2] =
-        [child.stdout.take().map(|p| Box::new(p) as _), child.stderr.take().map(|p| Box::new(p) as _)];
-    loop {
-        let left_ns = deadline_ns.saturating_sub(clock::mono_ns());
-        if left_ns == 0 {
-            return give_up(child, &said.kept);
-        }
-        match child.try_wait() {
-            Ok(Some(status)) => {
-                // What a descendant still holds open is not waited for, nor one that goes on writing.
-                let enough_ns = clock::mono_ns() + DRAIN_NS;
-                while clock::mono_ns() < enough_ns && read_ready(&mut pipes, 0, &mut said) {}
-                said.end();
-                let output = String::from_utf8_lossy(&said.kept).into_owned();
-                return match status.code() {
-                    Some(code) => (Some(code), output),
-                    None => (None, format!("it was killed by a signal ({status}): {output}")),
-                };
-            }
-            Ok(None) => {}
-            Err(error) => return (None, format!("its end is not known: {error}")),
-        }
-        let wait_ms = u16::try_from(left_ns / 1_000_000).unwrap_or(u16::MAX).clamp(1, LOOK_MS);
+    let (out, err) = program.pipes();
+    let mut pipes: [Option<Box<dyn Pipe>>; 2] = [out.map(|p| Box::new(p) as _), err.map(|p| Box::new(p) as _)];
+    let end = program.wait(patience, |left| {
+        let wait_ms = u16::try_from(left.as_millis()).unwrap_or(u16::MAX).clamp(1, LOOK_MS);
         if !read_ready(&mut pipes, wait_ms, &mut said) && pipes.iter().all(Option::is_none) {
             std::thread::sleep(Duration::from_micros(200));
         }
+    });
+    if matches!(end, End::Exit(_)) {
+        // What somebody out of its group holds open is not waited for, nor one that goes on writing.
+        let enough_ns = clock::mono_ns() + DRAIN_NS;
+        while clock::mono_ns() < enough_ns && read_ready(&mut pipes, 0, &mut said) {}
+        said.end();
+    }
+    let output = String::from_utf8_lossy(&said.kept).into_owned();
+    match end {
+        End::Exit(status) => match status.code() {
+            Some(code) => (Some(code), output),
+            None => (None, format!("it was killed by a signal ({status}): {output}")),
+        },
+        End::Late => (None, format!("it did not end within {} s and was killed: {output}", patience.as_secs())),
+        End::Unknown(error) => (None, format!("its end is not known: {error}")),
     }
 }
 
@@ -237,17 +184,6 @@ impl Said<'_> {
             self.line.clear();
         }
     }
-}
-
-fn give_up(mut child: Child, kept: &[u8]) -> (Option<i32>, String) {
-    let group = i32::try_from(child.id()).map(Pid::from_raw);
-    // It may have ended just now.
-    if let Ok(Err(error)) = group.map(|group| killpg(group, Signal::SIGKILL)) {
-        tracing::debug!(%error, "a command that took too long was gone when it was to be killed");
-    }
-    drop(child.wait());
-    let secs = PATIENCE_NS / 1_000_000_000;
-    (None, format!("it did not end within {secs} s and was killed: {}", String::from_utf8_lossy(kept)))
 }
 
 trait Pipe: Read + AsFd {}
@@ -303,14 +239,6 @@ mod tests {
     }
 
     #[test]
-    fn the_environment_is_fixed() {
-        let ran = run(&["env"]);
-        let mut lines: Vec<&str> = ran.output.lines().collect();
-        lines.sort_unstable();
-        assert_eq!(lines, ["LC_ALL=C", &format!("PATH={PATH}")]);
-    }
-
-    #[test]
     fn output_without_end_is_cut_and_does_not_block() {
         let ran = run(&["head", "-c", "1000000", "/dev/zero"]);
         assert_eq!((ran.exit, ran.output.len()), (Some(0), MAX_OUTPUT));
@@ -336,46 +264,29 @@ mod tests {
     #[test]
     fn a_missing_program_names_its_package() {
         let ran = run(&["firewall-cmd-of-another-world"]);
-        assert!(ran.exit.is_none() && ran.output.contains("is not installed"), "{ran:?}");
-        assert_eq!(
-            (package("ip6tables"), package("firewall-cmd"), package("tc")),
-            ("iptables", "firewalld", "iproute2")
-        );
+        assert!(ran.exit.is_none() && ran.output.contains("is not installed: install the package"), "{ran:?}");
     }
 
     #[test]
-    fn what_does_not_end_is_killed_with_what_it_started() {
-        let words = ["sh", "-c", "echo begun; sleep 1000 & sleep 1000"].map(str::to_owned);
-        let child = start(&words, Stdio::null()).unwrap();
-        let group = child.id();
+    fn what_does_not_end_is_killed_and_its_words_are_kept() {
         let began_ns = clock::mono_ns();
-        let (exit, output) = finish(child, began_ns + 300_000_000, None);
-        assert!(exit.is_none() && output.contains("begun") && output.contains("killed"), "{output}");
+        let words = ["sh", "-c", "echo begun; sleep 1000 & sleep 1000"].map(str::to_owned);
+        let (exit, output) = finish(start(&words, "").unwrap(), Duration::from_secs(1), None);
+        assert_eq!((exit, output.as_str()), (None, "it did not end within 1 s and was killed: begun\n"));
         assert!(clock::mono_ns() - began_ns < 5_000_000_000);
-        // State and group of each process, behind the name; one that is dead may wait for init to take note of it.
-        let is_alive = |stat: String| {
-            let fields: Vec<&str> = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect();
-            fields.get(2) == Some(&group.to_string().as_str()) && !["Z", "X"].contains(&fields[0])
-        };
-        let any = || {
-            let all = std::fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path().join("stat"));
-            all.filter_map(|path| std::fs::read_to_string(path).ok()).any(is_alive)
-        };
-        let ends = (0..100).any(|_| {
-            std::thread::sleep(Duration::from_millis(20));
-            !any()
-        });
-        assert!(ends, "a descendant of the command goes on");
     }
 
     #[test]
     fn a_descendant_that_keeps_the_output_open_is_not_waited_for() {
         let began_ns = clock::mono_ns();
-        let ran = run(&["sh", "-c", "sleep 5 & echo done"]);
-        assert_eq!((ran.exit, ran.output.as_str()), (Some(0), "done\n"));
-        assert!(clock::mono_ns() - began_ns < 2_000_000_000, "{ran:?}");
-        let ran = run(&["sh", "-c", "timeout 8 yes & echo done; exit 3"]);
+        // In its group, and out of it.
+        for script in ["sleep 5 & echo done", "setsid sleep 5 & echo done"] {
+            let ran = run(&["sh", "-c", script]);
+            assert_eq!((ran.exit, ran.output.as_str()), (Some(0), "done\n"), "{script}");
+        }
+        assert!(clock::mono_ns() - began_ns < 3_000_000_000);
+        let ran = run(&["sh", "-c", "setsid timeout 8 yes & echo done; exit 3"]);
         assert_eq!(ran.exit, Some(3));
-        assert!(clock::mono_ns() - began_ns < 5_000_000_000, "{}", ran.took_us);
+        assert!(clock::mono_ns() - began_ns < 6_000_000_000, "{}", ran.took_us);
     }
 }

@@ -7,6 +7,7 @@ use ftagent_common::api::{PROFILE_CHAINS, Step};
 use super::run::RunError;
 use super::tools::Tools;
 use super::xtables;
+use crate::program::StartError;
 
 const RULE: [&str; 3] = ["firewall-cmd", "--direct", "--add-rule"];
 const CHAIN: [&str; 3] = ["firewall-cmd", "--direct", "--add-chain"];
@@ -116,12 +117,12 @@ pub(super) fn take(tools: &mut Tools) -> Result<(), String> {
 fn is_gone(tools: &mut Tools) -> bool {
     match tools.ask(&["firewall-cmd", "--state"]) {
         Ok(_) => false,
-        Err(RunError::Missing { .. }) => true,
+        Err(RunError::Start(StartError::Missing { .. })) => true,
         // Without the bus nobody can run who is only spoken to by it.
         Err(RunError::Refused { words, .. }) => {
             words.contains("not running") || words.contains("Failed to connect to socket")
         }
-        Err(RunError::Start { .. } | RunError::Late { .. } | RunError::TooLong { .. }) => false,
+        Err(_) => false,
     }
 }
 

@@ -1,21 +1,16 @@
-//! Runs a firewall's program: an argument vector, never a shell, in a fixed environment, for a bounded time.
+//! Runs a firewall's program, and answers all that it says, or why it failed.
 
 use std::fs::File;
-use std::io::{self, Read, Seek, Write};
-use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, ExitStatus};
+use std::io::{self, Read, Seek};
+use std::process::Stdio;
 use std::thread;
 use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::sys::signal::{Signal, killpg};
-use nix::unistd::Pid;
 
-use crate::clock;
+use crate::program::{End, Program, StartError};
 
-/// Where programs are looked for, whoever started the agent.
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Of each of the two outputs; a program that has more to say fails.
 const OUTPUT_BYTES: u64 = 32 << 20;
 /// By so much it may go over, to be found out: the kernel refuses what would go further, a piece at a time.
@@ -26,10 +21,10 @@ const WORDS: usize = 1_000;
 /// Why a program did not do what it was asked for.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum RunError {
-    #[error("{program} is not installed")]
-    Missing { program: String },
-    #[error("{program} cannot be started: {source}")]
-    Start { program: String, source: io::Error },
+    #[error(transparent)]
+    Start(#[from] StartError),
+    #[error("{command}: no room for its output: {source}")]
+    Room { command: String, source: io::Error },
     #[error("{command}: {words}")]
     Refused { command: String, words: String },
     #[error("{command}: no answer within {secs} s, it was ended")]
@@ -43,28 +38,25 @@ pub(super) enum RunError {
 /// # Errors
 /// The program is not there, said no (with its own words), or took longer than `patience`.
 pub(super) fn run(words: &[String], input: &str, patience: Duration) -> Result<String, RunError> {
-    let Some((program, arguments)) = words.split_first() else { return Ok(String::new()) };
-    let mut command = Command::new(program);
-    command.args(arguments).env_clear().env("PATH", PATH).env("LC_ALL", "C.UTF-8").current_dir("/");
-    // Files, and no pipes: whoever goes on in the background with one of them holds up nobody.
-    let fail = |source| RunError::Start { program: program.clone(), source };
-    let (mut out, mut err) = (room().map_err(fail)?, room().map_err(fail)?);
-    command.stdin(whole(input).map_err(fail)?);
-    command.stdout(out.try_clone().map_err(fail)?).stderr(err.try_clone().map_err(fail)?);
-    // A group of its own, so that what it starts ends with it.
-    command.process_group(0);
-    let mut child = command.spawn().map_err(|source| match source.kind() {
-        io::ErrorKind::NotFound => RunError::Missing { program: program.clone() },
-        _ => RunError::Start { program: program.clone(), source },
-    })?;
-    let status = wait(&mut child, patience);
-    let (out, err) = (read(&mut out), read(&mut err));
+    if words.is_empty() {
+        return Ok(String::new());
+    }
     let shown = || words.join(" ");
-    match status {
-        None => Err(RunError::Late { command: shown(), secs: patience.as_secs() }),
-        Some(_) if out.len() as u64 > OUTPUT_BYTES => Err(RunError::TooLong { command: shown() }),
-        Some(status) if status.success() => Ok(String::from_utf8_lossy(&out).into_owned()),
-        Some(status) => {
+    let fail = |source| RunError::Room { command: shown(), source };
+    // Files, and no pipes: whoever goes on in the background with one of them holds up nobody.
+    let (mut out, mut err) = (room().map_err(fail)?, room().map_err(fail)?);
+    let theirs = [Stdio::from(out.try_clone().map_err(fail)?), Stdio::from(err.try_clone().map_err(fail)?)];
+    let mut pause = Duration::from_millis(1);
+    let end = Program::start(words, input, theirs)?.wait(patience, |left| {
+        thread::sleep(pause.min(left));
+        pause = (pause * 2).min(Duration::from_millis(20));
+    });
+    let (out, err) = (read(&mut out), read(&mut err));
+    match end {
+        End::Late | End::Unknown(_) => Err(RunError::Late { command: shown(), secs: patience.as_secs() }),
+        End::Exit(_) if out.len() as u64 > OUTPUT_BYTES => Err(RunError::TooLong { command: shown() }),
+        End::Exit(status) if status.success() => Ok(String::from_utf8_lossy(&out).into_owned()),
+        End::Exit(status) => {
             let said: Vec<u8> = if err.trim_ascii().is_empty() { out } else { err };
             let said: String = String::from_utf8_lossy(&said).trim().chars().take(WORDS).collect();
             let words = if said.is_empty() { status.to_string() } else { said };
@@ -73,15 +65,7 @@ pub(super) fn run(words: &[String], input: &str, patience: Duration) -> Result<S
     }
 }
 
-/// A file in memory that holds `input`.
-fn whole(input: &str) -> io::Result<File> {
-    let mut file = File::from(memfd_create(c"input", MFdFlags::MFD_CLOEXEC)?);
-    file.write_all(input.as_bytes())?;
-    file.rewind()?;
-    Ok(file)
-}
-
-/// One that takes what a program says, and no more than it may say.
+/// A file of no folder that takes what a program says, and no more than it may say.
 fn room() -> io::Result<File> {
     let file = File::from(memfd_create(c"output", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?);
     file.set_len(OUTPUT_BYTES + BEYOND_BYTES)?;
@@ -98,35 +82,10 @@ fn read(file: &mut File) -> Vec<u8> {
     bytes
 }
 
-/// None: it was ended, for it took too long.
-fn wait(child: &mut Child, patience: Duration) -> Option<ExitStatus> {
-    let nanos = u64::try_from(patience.as_nanos()).unwrap_or(u64::MAX);
-    let end_ns = clock::mono_ns().saturating_add(nanos);
-    let mut pause = Duration::from_millis(1);
-    let group = Pid::from_raw(child.id().cast_signed());
-    loop {
-        match child.try_wait() {
-            Ok(Some(status)) => {
-                // Mostly it leaves nothing behind.
-                killpg(group, Signal::SIGKILL).ok();
-                return Some(status);
-            }
-            Ok(None) if clock::mono_ns() < end_ns => {
-                thread::sleep(pause);
-                pause = (pause * 2).min(Duration::from_millis(20));
-            }
-            Ok(None) | Err(_) => {
-                killpg(group, Signal::SIGKILL).ok();
-                child.wait().ok();
-                return None;
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock;
 
     fn words(words: &[&str]) -> Vec<String> {
         words.iter().map(|w| (*w).to_owned()).collect()

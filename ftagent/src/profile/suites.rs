@@ -5,6 +5,7 @@ use ftagent_common::api::{PROFILE_TABLE, Suite};
 use super::course::Current;
 use super::tools::Tools;
 use super::{firewalld, ufw, xtables};
+use crate::program::NOT_INSTALLED;
 
 /// Looks whether the tools are there, before anything is written or run; answers what is left out, if anything is.
 pub(super) fn prepare(tools: &mut Tools, current: &mut Current) -> Result<String, String> {
@@ -53,7 +54,7 @@ pub(super) fn take_leftovers(tools: &mut Tools) -> Vec<String> {
     // firewalld first: it does not let go of what the kernel has no more.
     let taken = [firewalld::take(tools), xtables::take(tools), take_table(tools), ufw::take_blocks(tools)];
     // A tool that is not there made nothing.
-    taken.into_iter().filter_map(Result::err).filter(|why| !why.ends_with("is not installed")).collect()
+    taken.into_iter().filter_map(Result::err).filter(|why| !why.contains(NOT_INSTALLED)).collect()
 }
 
 /// What of it shows in the tools' own dumps; empty parts where there is nothing.

@@ -8,6 +8,7 @@ use super::course::Current;
 use super::run::RunError;
 use super::tools::Tools;
 use super::xtables;
+use crate::program::StartError;
 
 const BEGIN: &str = "# ftagent profile begin\n";
 const END: &str = "# ftagent profile end\n";
@@ -75,7 +76,7 @@ pub(super) fn take(tools: &mut Tools, current: &Current) -> Result<(), String> {
     for step in current.steps.iter().rev().filter(|step| is_of(step, "ufw")) {
         // What is not there is said and is no failure. Without ufw its own notes are all there is of its rules.
         match tools.run(&step.undo, "") {
-            Ok(_) | Err(RunError::Missing { .. }) => {}
+            Ok(_) | Err(RunError::Start(StartError::Missing { .. })) => {}
             Err(error) => left.push(error.to_string()),
         }
     }

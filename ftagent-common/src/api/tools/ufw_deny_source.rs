@@ -39,7 +39,8 @@ impl Parameters for UfwDenySource {
     fn show(&self, on: &Ground<'_>, shown: &mut Preview) {
         for source in on.sources {
             // ufw takes longer to start and to load its rules anew than an attack has time: the same rule is put first in
-            // its chain before that, where ufw replaces it by its own.
+            // its chain before that, where ufw replaces it by its own. Not those of all sources first: each run of ufw takes
+            // from its chains what its files do not have.
             let (program, chain) = user_chain(is_v6(source));
             let whole = source.trunc().to_string();
             let rule = [chain, "-s", &whole, "-j", "DROP"];

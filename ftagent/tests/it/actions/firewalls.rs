@@ -6,15 +6,16 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use ftagent::actions::runner::{PATH, Ran, Runner, System};
+use ftagent::actions::runner::{Ran, Runner, System};
 use ftagent::engine::Outcome;
-use ftagent_common::api::NodeMeans;
+use ftagent::program::PATH;
+use ftagent_common::api::{NodeMeans, ToolStep};
 use ftagent_lab::floods::Dice;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
 use super::random::{count, sequence};
-use super::real::{dump, in_lanes, same, survive, survive_plan, tool};
+use super::real::{dump, in_lanes, same, survive, survive_plan, there, tool};
 use super::{LATER_NS, open, outcomes, steps, steps_where, wanted};
 
 /// Runs `test` where the firewalls are installed for it alone; skipped where they were not fetched.
@@ -208,6 +209,27 @@ fn fails_in_ufw(why: &str) {
     assert!(said.contains(why), "{said}");
     assert!(keeper.stuck().is_empty() && keeper.is_idle_but_wanted(), "{:?}", keeper.stuck());
     assert_eq!(whole_ufw(), before);
+}
+
+/// Why the immediate rule of a source comes right before its own run of ufw, and not with those of all others first.
+#[test]
+fn what_only_the_chains_of_ufw_have_goes_with_its_next_rule() {
+    inside(|| {
+        prepare_ufw();
+        let immediate = |step: &ToolStep| step.run[0].ends_with("tables");
+        let (first, rest): (Vec<ToolStep>, Vec<ToolStep>) = steps(UFW).into_iter().partition(immediate);
+        let other = steps(&UFW.replace("198.51.100.7", "198.51.100.8")).remove(0);
+        let all: Vec<&ToolStep> = first.iter().chain([&other]).collect();
+        assert_eq!(all.len(), 3);
+        for step in &all {
+            assert!(System.run(&step.run).is_success(), "{step:?}");
+        }
+        let are_there = || all.iter().map(|step| there(step)).collect::<Vec<_>>();
+        assert_eq!(are_there(), [Some(true); 3]);
+        // Of both families.
+        assert!(System.run(&rest[0].run).is_success());
+        assert_eq!(are_there(), [Some(true), Some(false), Some(false)]);
+    });
 }
 
 #[test]

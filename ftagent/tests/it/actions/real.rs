@@ -6,8 +6,9 @@ use std::path::Path;
 use std::process::Command;
 
 use ftagent::actions::keeper::Keeper;
-use ftagent::actions::runner::{PATH, Ran, Runner, System};
+use ftagent::actions::runner::{Ran, Runner, System};
 use ftagent::engine::{Outcome, Wanted};
+use ftagent::program::PATH;
 use ftagent_common::api::{NodeMeans, SetListing, ToolStep};
 use ftagent_lab::floods::Dice;
 use nix::sched::{CloneFlags, unshare};
@@ -134,7 +135,7 @@ pub(super) fn survive_plan(json: &str, plan: Vec<ToolStep>, dump: &dyn Fn() -> S
     println!("{json}: {} step(s)", one.steps.len());
 }
 
-fn there(step: &ToolStep) -> Option<bool> {
+pub(super) fn there(step: &ToolStep) -> Option<bool> {
     if let Some(members) = &step.members {
         let (mut listing, mut seen) = (SetListing::default(), Vec::new());
         System.list(&SetListing::argv(&members.set), &mut |line| seen.extend(listing.take(line)));
