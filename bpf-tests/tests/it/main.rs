@@ -26,6 +26,7 @@ mod lab;
 mod lab_command;
 mod ladder;
 mod lists;
+mod many;
 mod policy;
 mod relief;
 mod replay;
