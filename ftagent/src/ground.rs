@@ -136,6 +136,11 @@ impl Host {
         trial::start(state_dir, boot, told);
     }
 
+    /// Waits until it is known how the kernel limits an interface, or nobody tries any more.
+    pub async fn police_tried(&mut self) {
+        while self.police.borrow().is_none() && self.police.changed().await.is_ok() {}
+    }
+
     /// On what it depends how actions are done here.
     pub fn means(&self) -> NodeMeans {
         NodeMeans { lacks_busctl: !is_installed("busctl"), police: self.police.borrow().clone() }

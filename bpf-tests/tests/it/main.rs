@@ -31,6 +31,7 @@ mod policy;
 mod relief;
 mod replay;
 mod run;
+mod service;
 mod sessions;
 mod sources;
 mod stages;

@@ -52,6 +52,8 @@ pub fn start(state_dir: &Path, boot: &str, told: watch::Sender<Option<PoliceMean
 
 /// Tries, remembers and tells.
 fn find_out(runner: impl Runner, state_dir: &Path, boot: String, told: &watch::Sender<Option<PoliceMeans>>) {
+    // Whoever carries out actions makes it too, and comes later.
+    drop(persist::make_dir(&state_dir.join(DIR)));
     let Some(means) = police(runner, state_dir, &boot) else { return };
     tracing::info!(ways = ?means.ways, lacking = ?means.lacking, "how tc_police_interface would be done");
     let answer = Answer { boot, means: means.clone() };

@@ -65,6 +65,8 @@ use web::Web;
 
 /// Between two looks whether the maps are as they should be.
 const REPAIR: Duration = Duration::from_secs(10);
+/// For the first trial of how the kernel limits an interface, which began when the agent did.
+const TRIAL_PATIENCE: Duration = Duration::from_secs(2);
 /// Between two saves of what changed without anybody asking, such as baselines.
 const SAVE: Duration = Duration::from_secs(30);
 /// What the link may take to deliver when the agent stops.
@@ -142,6 +144,8 @@ pub async fn run(config: Config) -> Result<()> {
     let boot = boot_id();
 
     let mut host = Host::watch(&config, &boot).await?;
+    // Beside the loading of the datapath, which takes longer.
+    host.try_police(&config.state_dir, &boot);
     let sessions = sessions::Watch::start(&mut host);
     let settings = host.settings(&config.settings);
     let (engine, mut warnings) = start_engine(&config, settings, started, &boot)?;
@@ -261,7 +265,13 @@ pub async fn run(config: Config) -> Result<()> {
     let mut second = interval(Duration::from_secs(1));
     let mut repair = interval(REPAIR);
     let mut save = interval(SAVE);
-    daemon.host.try_police(&daemon.config.state_dir, &boot);
+    if daemon.host.means().police.is_none() {
+        // Once in a boot: with a plan that the kernel cannot carry out the first attack's action would fail.
+        if tokio::time::timeout(TRIAL_PATIENCE, daemon.host.police_tried()).await.is_err() {
+            warn!(seconds = TRIAL_PATIENCE.as_secs(), "how the kernel limits an interface takes long to find out");
+        }
+        daemon.apply_host();
+    }
     println!("ready");
     crate::notify::ready();
     info!(version = env!("CARGO_PKG_VERSION"), "ready");

@@ -31,6 +31,7 @@ const PACKAGES: &[&str] = &[
     "dbus-bin",
     "dbus-daemon",
     "dbus-system-bus-common",
+    "systemd-container",
 ];
 
 /// CrowdSec, in a folder of its own. Installed it would register with a server on the Internet.
