@@ -24,7 +24,8 @@ mod kernel;
 #[path = "../stages/limit.rs"]
 mod limit;
 
-/// `Rate::cost` and `Rate::burst`, which the loader sets.
+/// What a byte costs, in 1/65,536 of the units of `Rate::cost`: at 1 Tbit/s it is 2 of those. And `Rate::burst`. The
+/// loader sets both.
 #[unsafe(no_mangle)]
 static COST: Global<u64> = Global::new(0);
 #[unsafe(no_mangle)]
@@ -56,11 +57,13 @@ pub fn ftagent_bucket(ctx: TcContext) -> i32 {
         return TC_ACT_UNSPEC;
     }
     let Some(state) = BUCKET.get_ptr_mut(0) else { return TC_ACT_UNSPEC };
-    let rate = Rate { cost: COST.load(), burst: BURST.load(), per_byte: 1, padding: 0 };
+    // A frame has less than a megabyte, and a byte costs less than 2^44 at the lowest rate there is.
+    let cost = u64::from(ctx.len()).wrapping_mul(COST.load()) >> 16;
+    let rate = Rate { cost, burst: BURST.load(), per_byte: 0, padding: 0 };
     // SAFETY: it takes no argument and always succeeds.
     let now_ns = unsafe { bpf_ktime_get_ns() };
     // SAFETY: the pointer is to the word of the map.
-    if unsafe { limit::is_over(&rate, state, now_ns, u64::from(ctx.len())) } { TC_ACT_SHOT } else { TC_ACT_UNSPEC }
+    if unsafe { limit::is_over(&rate, state, now_ns, 0) } { TC_ACT_SHOT } else { TC_ACT_UNSPEC }
 }
 
 #[inline(always)]

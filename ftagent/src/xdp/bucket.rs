@@ -24,6 +24,8 @@ use crate::object;
 const NAME: &str = "ftagent_bucket";
 /// Of ours among the filters of a preference.
 const HANDLE: TcHandle = TcHandle::new(0, 1);
+/// Of a byte's cost behind the point, so that fast rates are as exact as slow ones.
+const COST_BITS: u32 = 16;
 
 /// What an interface may receive.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,11 +42,12 @@ pub struct Bucket {
 }
 
 impl Bucket {
-    /// The rate as the program takes it, the burst to the byte: its clock is exact.
-    fn rate(&self) -> Rate {
-        let rate = Rate::bits(self.bps, 0);
-        // The state runs ahead of the clock, and what is ahead by more than half of the range counts as behind.
-        Rate { burst: rate.cost.saturating_mul(self.burst_bytes.into()).min(u64::MAX / 4), ..rate }
+    /// What a byte costs and how far the state may run ahead of the clock, as the program takes them.
+    fn rate(&self) -> (u64, u64) {
+        let cost = (u128::from(Rate::UNITS_PER_SEC) << COST_BITS) / u128::from((self.bps / 8).max(1));
+        let burst = (cost * u128::from(self.burst_bytes)) >> COST_BITS;
+        // What is ahead by more than half of the range counts as behind.
+        (u64::try_from(cost).unwrap_or(u64::MAX), u64::try_from(burst).unwrap_or(u64::MAX).min(u64::MAX / 4))
     }
 
     /// Loads the program and attaches it; it stays when this process ends.
@@ -55,11 +58,11 @@ impl Bucket {
         if !object::is_built() {
             return Err("this program was built without it: run `cargo xtask setup` and build again".to_owned());
         }
-        let rate = self.rate();
+        let (cost, burst) = self.rate();
         let (four, six): (Vec<_>, Vec<_>) = self.spared.iter().map(IpNet::trunc).partition(|net| net.addr().is_ipv4());
         let support = Support::here();
         let mut loader = EbpfLoader::new();
-        loader.override_global("COST", &rate.cost, true).override_global("BURST", &rate.burst, true);
+        loader.override_global("COST", &cost, true).override_global("BURST", &burst, true);
         for (switch, value) in support.switches() {
             loader.override_global(switch, value, false);
         }
@@ -118,9 +121,18 @@ mod tests {
             burst_bytes,
             spared: Vec::new(),
         };
-        for (bps, burst) in [(8_000, 2_048), (80_000, 4_096), (1_000_000_000, 1_250_000), (100_000_000_000, u32::MAX)] {
-            let rate = bucket(bps, burst).rate();
+        for (bps, burst) in [
+            (8_000, 2_048),
+            (80_000, 4_096),
+            (1_000_000_000, 1_250_000),
+            (33_000_000_000, u32::MAX),
+            (700_000_000_000, u32::MAX),
+        ] {
+            let (cost, ahead) = bucket(bps, burst).rate();
             let frame = 1_000;
+            // As the program has it.
+            let rate = Rate { cost: (frame * cost) >> COST_BITS, burst: ahead, per_byte: 0, padding: 0 };
+            assert!(cost.checked_mul(1 << 20).is_some(), "{bps}: no frame's cost is cut");
             let pass = |from: &mut u64, now_ns| {
                 let mut bytes = 0;
                 while let Some(state) = rate.conform(*from, now_ns, frame) {
@@ -135,15 +147,15 @@ mod tests {
             };
             let mut state = 0;
             let at_once = pass(&mut state, SEC_NS);
-            // One frame goes in while there is any room at all; the cost of a byte is rounded down.
-            let most = (f64::from(burst) * 1.05) as u64 + 2 * frame;
+            // One frame goes in while there is any room at all; costs are rounded down.
+            let most = (f64::from(burst) * 1.001) as u64 + 2 * frame;
             assert!((u64::from(burst)..=most).contains(&at_once), "{bps}: {at_once} of {burst}");
             // A second later there is room for a second's bytes, and never for more than the burst.
             let later = pass(&mut state, 2 * SEC_NS);
             let expected = (bps / 8).min(burst.into());
-            let most = (expected as f64 * 1.05) as u64 + 2 * frame;
+            let most = (expected as f64 * 1.001) as u64 + 2 * frame;
             assert!((expected.saturating_sub(frame)..=most).contains(&later), "{bps}: {later} of {expected}");
         }
-        assert!(bucket(8_000, u32::MAX).rate().burst < u64::MAX / 2);
+        assert!(bucket(8_000, u32::MAX).rate().1 < u64::MAX / 2);
     }
 }
