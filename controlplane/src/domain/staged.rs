@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use ftagent_common::api::{Action, IptablesDropSource, NodeMeans, Order, Preview, PreviewContext, preview};
+use ftagent_common::api::{Action, IptablesDropSource, Order, Preview, PreviewContext, preview};
 use ftagent_common::vocab::IncidentStatus;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -149,10 +149,7 @@ pub fn action_to_stage(
 
 /// The commands of an action whose sources are named.
 pub fn preview_staged(action: &Action, target: IpNet) -> Preview {
-    preview(
-        action,
-        &PreviewContext { target, sources: Vec::new(), spoofed: false, spared: Vec::new(), node: NodeMeans::default() },
-    )
+    preview(action, &PreviewContext::of(target))
 }
 
 #[cfg(test)]

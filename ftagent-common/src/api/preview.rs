@@ -27,6 +27,13 @@ pub struct PreviewContext {
     pub node: NodeMeans,
 }
 
+impl PreviewContext {
+    /// Of an action that names its sources, or of none, against `target`, on a node of which nothing is known.
+    pub fn of(target: IpNet) -> Self {
+        Self { target, sources: Vec::new(), spoofed: false, spared: Vec::new(), node: NodeMeans::default() }
+    }
+}
+
 /// What a node has or lacks on which it depends how an action is done.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]

@@ -156,7 +156,7 @@ impl<R: Runner> Keeper<R> {
 mod tests {
     use std::collections::BTreeSet;
 
-    use ftagent_common::api::{Action, NodeMeans, PreviewContext, preview};
+    use ftagent_common::api::{Action, PreviewContext, preview};
 
     use super::super::journal::Journal;
     use super::super::runner::Ran;
@@ -287,13 +287,7 @@ mod tests {
         let action: Action =
             serde_json::from_str(r#"{"type":"ipset_ban","set":"set","sources":["198.51.100.7/32"]}"#).expect("one");
         let target = "203.0.113.5/32".parse().expect("a prefix");
-        let context = PreviewContext {
-            target,
-            sources: Vec::new(),
-            spoofed: false,
-            spared: Vec::new(),
-            node: NodeMeans::default(),
-        };
+        let context = PreviewContext::of(target);
         let (mut keeper, _dir) = in_force(preview(&action, &context).steps());
         assert_eq!(looks(&mut keeper, 2), Vec::<String>::new());
         keeper.runner.is_mute = true;

@@ -99,7 +99,7 @@ impl<R: Runner> Keeper<R> {
 mod tests {
     use std::os::unix::fs::MetadataExt as _;
 
-    use ftagent_common::api::{Action, NodeMeans, PreviewContext, preview};
+    use ftagent_common::api::{Action, PreviewContext, preview};
     use uuid::Uuid;
 
     use super::super::journal::Journal;
@@ -133,13 +133,7 @@ mod tests {
         let inode = std::fs::metadata(&saved).expect("there").ino();
         let action: Action = serde_json::from_str(r#"{"type":"syn_cookies"}"#).expect("an action");
         let target = "203.0.113.5/32".parse().expect("a prefix");
-        let context = PreviewContext {
-            target,
-            sources: Vec::new(),
-            spoofed: false,
-            spared: Vec::new(),
-            node: NodeMeans::default(),
-        };
+        let context = PreviewContext::of(target);
         let steps = preview(&action, &context).steps();
         let (task, place) = (Uuid::nil(), 0);
         let mut kept: Journal = Journal::open(&journal);

@@ -2,9 +2,7 @@
 
 use std::collections::VecDeque;
 
-use ftagent_common::api::{
-    AckStatus, Action, AllowEntry, CommandAck, NodeCommand, NodeMeans, Order, PreviewContext, preview,
-};
+use ftagent_common::api::{AckStatus, Action, AllowEntry, CommandAck, NodeCommand, Order, PreviewContext, preview};
 use ftagent_common::vocab::{IncidentStatus, Mode};
 use ipnet::IpNet;
 use uuid::Uuid;
@@ -134,13 +132,7 @@ impl Engine {
             let begun = self.begin((incident, target), key, why, action, ttl_secs, now);
             return begun.map(|()| None).map_err(|why| why.to_string());
         }
-        let context = PreviewContext {
-            target,
-            sources: Vec::new(),
-            spoofed: false,
-            spared: Vec::new(),
-            node: NodeMeans::default(),
-        };
+        let context = PreviewContext::of(target);
         let rules = expand(action, &context);
         let friends = Friends::of(&self.effective, &self.allow);
         for (matches, verdict, _) in &rules {

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use ftagent_common::api::{Action, NodeMeans, PreviewContext, SourceShare, VectorShare, preview};
+use ftagent_common::api::{Action, PreviewContext, SourceShare, VectorShare, preview};
 use ftagent_common::vocab::AttackFamily;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -163,13 +163,7 @@ impl Engine {
         if sources.is_empty() {
             return;
         }
-        let context = PreviewContext {
-            target: incident.target,
-            sources: Vec::new(),
-            spoofed: false,
-            spared: Vec::new(),
-            node: NodeMeans::default(),
-        };
+        let context = PreviewContext::of(incident.target);
         let shown = preview(&action, &context);
         let deed = Deed::new(DEED.to_owned(), 0, action, shown.do_, shown.undo);
         let rules = sources.into_iter().map(|s| (Matches::source(s), verdict, Point::Datapath)).collect();

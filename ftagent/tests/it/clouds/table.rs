@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ftagent::engine::{Acted, Outcome};
-use ftagent_common::api::{NodeMeans, PreviewContext, preview};
+use ftagent_common::api::{PreviewContext, preview};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -74,8 +74,7 @@ fn what_is_sent_is_what_is_shown() {
             assert_eq!(site.receiver.by_hand("PUT", &format!("/firewalls/{UUID}"), &firewall).0, 200);
         }
         let target = "203.0.113.5/32".parse().unwrap();
-        let context =
-            PreviewContext { target, sources: vec![], spoofed: false, spared: vec![], node: NodeMeans::default() };
+        let context = PreviewContext::of(target);
         let shown = preview(&case.action(case.sources), &context);
         let mut keeper = site.keeper(case.tool, 0);
         let acted = done(&mut keeper, vec![case.wanted(1, case.sources)], 0);
